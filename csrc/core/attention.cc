@@ -1,0 +1,270 @@
+#include "core/attention.h"
+
+#include <cmath>
+#include <limits>
+
+namespace na {
+namespace {
+
+constexpr int64_t kMostHeadDim = 512;
+// Key positions are 32-bit inside the kernels.
+constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
+
+class AttentionOperation final : public Operation {
+ public:
+  AttentionOperation(const na_attention& attention, Ref<ScoreMod> mod)
+      : Operation(NA_OP_ATTENTION), attention_(attention), mod_(std::move(mod)) {
+    args = &attention_;
+    retain_tensors();
+  }
+  AttentionOperation(const AttentionOperation& other)
+      : Operation(other), attention_(other.attention_), mod_(other.mod_) {
+    args = &attention_;
+    retain_tensors();
+  }
+
+  void each_tensor(Visit visit, void* context) const override {
+    const na_attention& a = attention_;
+    for (const na_tensor* read : {a.q, a.k, a.v, a.sinks, a.extra_k, a.extra_v, a.cu_q, a.cu_k}) {
+      if (read) visit(context, Tensor::of(read), false);
+    }
+    if (mod_) {
+      for (const Ref<Tensor>& bias : mod_->tensors()) visit(context, bias.get(), false);
+    }
+    visit(context, Tensor::of(a.out), true);
+    visit(context, Tensor::of(a.lse), true);
+  }
+  Operation* clone() const override { return new AttentionOperation(*this); }
+
+ private:
+  na_attention attention_;
+  Ref<ScoreMod> mod_;
+};
+
+struct Named {
+  const char* name;
+  Tensor* tensor;
+};
+
+Shape shape_of(const na_tensor& view) { return Shape(view.shape, view.shape + view.rank); }
+Shape token_axes(const na_tensor& view) { return Shape(view.shape + 1, view.shape + view.rank - 2); }
+
+int64_t product(const Shape& shape) {
+  int64_t result = 1;
+  for (int64_t length : shape) result *= length;
+  return result;
+}
+
+Status check_same(const char* what, const Named& a, int64_t a_value, const Named& b, int64_t b_value) {
+  if (a_value == b_value) return {};
+  return error(NA_ERR_SHAPE, "%s of %s is %lld but %s of %s is %lld; q is %s, %s is %s", what, a.name,
+               static_cast<long long>(a_value), what, b.name, static_cast<long long>(b_value),
+               shape_text(a.tensor->view).c_str(), b.name, shape_text(b.tensor->view).c_str());
+}
+
+// A tensor [batch, tokens..., heads, headDim] of the dtype and device of q.
+Status check_tokens(const Named& given, const Named& q, int32_t least_rank, int32_t most_rank) {
+  const na_tensor& view = given.tensor->view;
+  if (view.rank < least_rank || view.rank > most_rank) {
+    return error(NA_ERR_SHAPE, "%s has shape %s; expected [batch, tokens..., heads, headDim] with one to three token axes",
+                 given.name, shape_text(view).c_str());
+  }
+  if (!dtype_is_float(view.dtype)) {
+    return error(NA_ERR_DTYPE, "%s is %s; attention takes float32, float16 or bfloat16", given.name,
+                 dtype_name(view.dtype));
+  }
+  if (view.dtype != q.tensor->view.dtype) {
+    return error(NA_ERR_DTYPE, "%s is %s but q is %s; convert one with to()", given.name, dtype_name(view.dtype),
+                 dtype_name(q.tensor->view.dtype));
+  }
+  if (given.tensor->device() != q.tensor->device()) {
+    return error(NA_ERR_DEVICE, "%s is on %s but q is on %s; move one with to()", given.name,
+                 given.tensor->device()->name.c_str(), q.tensor->device()->name.c_str());
+  }
+  const int32_t last = view.rank - 1;
+  if (view.stride[last] != 1 && view.shape[last] > 1) {
+    return error(NA_ERR_SHAPE, "%s has stride %lld on its last axis; it must be 1: copy it with to()", given.name,
+                 static_cast<long long>(view.stride[last]));
+  }
+  if (view.shape[last] < 1 || view.shape[last] > kMostHeadDim) {
+    return error(NA_ERR_SHAPE, "headDim of %s is %lld; it must be in 1 ... %lld", given.name,
+                 static_cast<long long>(view.shape[last]), static_cast<long long>(kMostHeadDim));
+  }
+  if (product(token_axes(view)) > kMostTokens) {
+    return error(NA_ERR_SHAPE, "%s has %lld tokens; at most %lld are supported", given.name,
+                 static_cast<long long>(product(token_axes(view))), static_cast<long long>(kMostTokens));
+  }
+  return {};
+}
+
+// k and v, or extra.k and extra.v, against q and against each other.
+Status check_keys(const Named& q, const Named& k, const Named& v) {
+  const na_tensor &qv = q.tensor->view, &kv = k.tensor->view, &vv = v.tensor->view;
+  NA_TRY(check_same("batch", q, qv.shape[0], k, kv.shape[0]));
+  NA_TRY(check_same("batch", q, qv.shape[0], v, vv.shape[0]));
+  NA_TRY(check_same("headDim", q, qv.shape[qv.rank - 1], k, kv.shape[kv.rank - 1]));
+  NA_TRY(check_same("kvHeads", k, kv.shape[kv.rank - 2], v, vv.shape[vv.rank - 2]));
+  if (token_axes(kv) != token_axes(vv)) {
+    return error(NA_ERR_SHAPE, "%s has token axes %s but %s has %s", k.name, shape_text(token_axes(kv)).c_str(), v.name,
+                 shape_text(token_axes(vv)).c_str());
+  }
+  const int64_t heads = qv.shape[qv.rank - 2], kv_heads = kv.shape[kv.rank - 2];
+  if (kv_heads < 1 || heads % kv_heads != 0) {
+    return error(NA_ERR_SHAPE,
+                 "q has %lld heads and %s has %lld: each key head serves a whole number of query heads, so heads must be a "
+                 "multiple of kvHeads",
+                 static_cast<long long>(heads), k.name, static_cast<long long>(kv_heads));
+  }
+  return {};
+}
+
+Status check_device(const Named& given, const Device* device) {
+  if (given.tensor->device() == device) return {};
+  return error(NA_ERR_DEVICE, "%s is on %s but q is on %s; move one with to()", given.name,
+               given.tensor->device()->name.c_str(), device->name.c_str());
+}
+
+// A one-axis tensor of a given dtype and, where known, length.
+Status check_vector(const Named& given, int32_t dtype, int64_t length, const Device* device) {
+  const na_tensor& view = given.tensor->view;
+  if (view.dtype != dtype) {
+    return error(NA_ERR_DTYPE, "%s is %s; it must be %s", given.name, dtype_name(view.dtype), dtype_name(dtype));
+  }
+  if (view.rank != 1 || view.shape[0] < 1 || (length >= 0 && view.shape[0] != length)) {
+    return error(NA_ERR_SHAPE, "%s has shape %s; expected [%s]", given.name, shape_text(view).c_str(),
+                 length >= 0 ? std::to_string(length).c_str() : "sequences + 1");
+  }
+  return check_device(given, device);
+}
+
+Status check_ragged(const AttentionArguments& a) {
+  const Device* device = a.q->device();
+  if (!a.cu_q || !a.cu_k) {
+    return error(NA_ERR_OPTION, "cuSeqlens needs both q and k; %s is missing", a.cu_q ? "k" : "q");
+  }
+  NA_TRY(check_vector({"cuSeqlens.q", a.cu_q}, NA_INT32, -1, device));
+  NA_TRY(check_vector({"cuSeqlens.k", a.cu_k}, NA_INT32, a.cu_q->view.shape[0], device));
+  for (const Named& packed : {Named{"q", a.q}, Named{"k", a.k}}) {
+    const na_tensor& view = packed.tensor->view;
+    if (view.rank != 4 || view.shape[0] != 1) {
+      return error(NA_ERR_SHAPE, "cuSeqlens: %s has shape %s; packed sequences need batch 1 and one token axis", packed.name,
+                   shape_text(view).c_str());
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Status check_out(Tensor* out, const Shape& shape, int32_t dtype, const Device* device,
+                 const std::vector<Tensor*>& inputs) {
+  const na_tensor& view = out->view;
+  if (view.dtype != dtype) {
+    return error(NA_ERR_DTYPE, "out is %s; it must be %s", dtype_name(view.dtype), dtype_name(dtype));
+  }
+  if (shape_of(view) != shape) {
+    return error(NA_ERR_SHAPE, "out has shape %s; it must be %s", shape_text(view).c_str(), shape_text(shape).c_str());
+  }
+  NA_TRY(check_device({"out", out}, device));
+  const int32_t last = view.rank - 1;
+  if (view.stride[last] != 1 && view.shape[last] > 1) {
+    return error(NA_ERR_SHAPE, "out has stride %lld on its last axis; it must be 1",
+                 static_cast<long long>(view.stride[last]));
+  }
+  const char *begin, *end;
+  byte_range(view, &begin, &end);
+  for (const Tensor* input : inputs) {
+    const char *from, *to;
+    byte_range(input->view, &from, &to);
+    if (input->storage.get() == out->storage.get() && begin < to && from < end) {
+      return error(NA_ERR_OPTION, "out shares memory with an input (%s); give it memory of its own",
+                   input->describe().c_str());
+    }
+  }
+  return {};
+}
+
+Status attention(const AttentionArguments& a, Stream* stream, AttentionResult* result) {
+  const Named q{"q", a.q}, k{"k", a.k}, v{"v", a.v};
+  Device* device = a.q->device();
+  if (stream->device != device) {
+    return error(NA_ERR_DEVICE, "stream is on %s but q is on %s", stream->device->name.c_str(), device->name.c_str());
+  }
+  NA_TRY(stream->room());
+  for (const Named& tensor : {q, k, v}) NA_TRY(check_tokens(tensor, q, 4, 3 + NA_MAX_AXES));
+  NA_TRY(check_keys(q, k, v));
+
+  const na_tensor& qv = a.q->view;
+  const int64_t heads = qv.shape[qv.rank - 2];
+  std::vector<Tensor*> inputs = {a.q, a.k, a.v};
+  if (a.extra_k || a.extra_v) {
+    if (!a.extra_k || !a.extra_v) return error(NA_ERR_OPTION, "extra needs both k and v; %s is missing", a.extra_k ? "v" : "k");
+    const Named extra_k{"extra.k", a.extra_k}, extra_v{"extra.v", a.extra_v};
+    for (const Named& tensor : {extra_k, extra_v}) NA_TRY(check_tokens(tensor, q, 4, 4));
+    NA_TRY(check_keys(q, extra_k, extra_v));
+    const na_tensor &kv = a.k->view, &vv = a.v->view, &ekv = a.extra_k->view, &evv = a.extra_v->view;
+    NA_TRY(check_same("kvHeads", k, kv.shape[kv.rank - 2], extra_k, ekv.shape[ekv.rank - 2]));
+    NA_TRY(check_same("headDim", v, vv.shape[vv.rank - 1], extra_v, evv.shape[evv.rank - 1]));
+    inputs.insert(inputs.end(), {a.extra_k, a.extra_v});
+  }
+  if (a.sinks) {
+    NA_TRY(check_vector({"sinks", a.sinks}, NA_FLOAT32, heads, device));
+    inputs.push_back(a.sinks);
+  }
+  const bool ragged = a.cu_q || a.cu_k;
+  if (ragged) {
+    NA_TRY(check_ragged(a));
+    inputs.insert(inputs.end(), {a.cu_q, a.cu_k});
+  }
+  if (a.has_scale && !std::isfinite(a.scale)) return error(NA_ERR_OPTION, "scale is %g; it must be a finite number", a.scale);
+  if (a.has_softcap && !(std::isfinite(a.softcap) && a.softcap > 0)) {
+    return error(NA_ERR_OPTION, "softcap is %g; it must be a finite number above 0 (leave it out for no cap)", a.softcap);
+  }
+
+  const ScoreShape score_shape{qv.shape[0],     heads,
+                               product(token_axes(qv)), product(token_axes(a.k->view)),
+                               token_axes(qv),  token_axes(a.k->view),
+                               ragged,          device};
+  Ref<ScoreMod> mod;
+  NA_TRY(ScoreMod::make(a.masks, a.biases, score_shape, &mod));
+  for (const BiasSpec& bias : a.biases) inputs.push_back(bias.tensor);
+
+  Shape out_shape = shape_of(qv);
+  out_shape.back() = a.v->view.shape[a.v->view.rank - 1];
+  if (a.out) NA_TRY(check_out(a.out, out_shape, qv.dtype, device, inputs));
+
+  na_attention call{};
+  call.q = &a.q->view;
+  call.k = &a.k->view;
+  call.v = &a.v->view;
+  const auto view_of = [](Tensor* tensor) { return tensor ? &tensor->view : nullptr; };
+  call.sinks = view_of(a.sinks);
+  call.extra_k = view_of(a.extra_k);
+  call.extra_v = view_of(a.extra_v);
+  call.cu_q = view_of(a.cu_q);
+  call.cu_k = view_of(a.cu_k);
+  if (mod) {
+    call.masks = mod->masks().data();
+    call.biases = mod->biases().data();
+    call.mask_count = static_cast<int32_t>(mod->masks().size());
+    call.bias_count = static_cast<int32_t>(mod->biases().size());
+  }
+  call.scale = static_cast<float>(a.has_scale ? a.scale : 1.0 / std::sqrt(static_cast<double>(qv.shape[qv.rank - 1])));
+  call.softcap = a.has_softcap ? static_cast<float>(a.softcap) : 0.0f;
+  call.tf32 = a.tf32;
+
+  na_error refusal{};
+  if (device->backend->attention_check(device->index, &call, &refusal)) return Status::from(refusal);
+
+  Shape lse_shape = out_shape;
+  lse_shape.pop_back();
+  result->out = Ref<Tensor>(a.out);
+  if (!a.out) NA_TRY(Tensor::allocate(device, qv.dtype, out_shape, false, false, &result->out));
+  NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
+  call.out = &result->out->view;
+  call.lse = &result->lse->view;
+  stream->enqueue(new AttentionOperation(call, std::move(mod)));
+  return {};
+}
+
+}  // namespace na

@@ -1,0 +1,33 @@
+// attention(): checks the arguments, allocates the results and enqueues the operation.
+#pragma once
+
+#include "core/score_mod.h"
+#include "core/stream.h"
+
+namespace na {
+
+struct AttentionArguments {
+  Tensor *q = nullptr, *k = nullptr, *v = nullptr;
+  Tensor *sinks = nullptr, *extra_k = nullptr, *extra_v = nullptr, *cu_q = nullptr, *cu_k = nullptr;
+  Tensor* out = nullptr;
+  std::vector<MaskSpec> masks;
+  std::vector<BiasSpec> biases;
+  double scale = 0;
+  bool has_scale = false;  // otherwise 1/sqrt(headDim)
+  double softcap = 0;
+  bool has_softcap = false;
+  bool tf32 = false;
+};
+
+struct AttentionResult {
+  Ref<Tensor> out, lse;
+};
+
+// Refuses before anything is allocated or enqueued.
+Status attention(const AttentionArguments& arguments, Stream* stream, AttentionResult* result);
+
+// Shared with merge(): checks `out` as given by the caller against what the call writes and reads.
+Status check_out(Tensor* out, const Shape& shape, int32_t dtype, const Device* device,
+                 const std::vector<Tensor*>& inputs);
+
+}  // namespace na

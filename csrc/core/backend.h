@@ -1,0 +1,192 @@
+/*
+ * The table of functions by which a backend offers its devices to the addon.
+ *
+ * Plain C, so that a backend may be a shared library built by another compiler. A backend library exports
+ * node_attention_backend(); it returns NULL when it does not speak the version it is asked for, and the
+ * caller refuses a table whose `abi` or `size` is not its own.
+ *
+ * Threads: every function here is called from JavaScript threads, several at once when there are workers,
+ * and none may wait for queued work. `done` is called by the backend, from a thread of its own.
+ */
+#ifndef NODE_ATTENTION_CORE_BACKEND_H_
+#define NODE_ATTENTION_CORE_BACKEND_H_
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define NA_BACKEND_ABI 1
+#define NA_MAX_RANK 8
+#define NA_MAX_AXES 3 /* token axes */
+
+typedef enum na_code {
+  NA_OK = 0,
+  NA_ERR_SHAPE,
+  NA_ERR_DTYPE,
+  NA_ERR_DEVICE,
+  NA_ERR_OPTION,
+  NA_ERR_DISPOSED,
+  NA_ERR_PENDING,
+  NA_ERR_OUT_OF_MEMORY,
+  NA_ERR_BACKEND,
+  NA_ERR_CUDA
+} na_code;
+
+typedef struct na_error {
+  int32_t code; /* na_code */
+  char message[508];
+} na_error;
+
+typedef enum na_dtype { NA_FLOAT32, NA_FLOAT16, NA_BFLOAT16, NA_INT32, NA_UINT8, NA_INT64 } na_dtype;
+
+/* A strided view. Strides count elements and may be zero (broadcast); an axis of length 0 is legal. */
+typedef struct na_tensor {
+  void* data; /* the first element of the view, on the device of the call */
+  int32_t dtype;
+  int32_t rank;
+  int64_t shape[NA_MAX_RANK];
+  int64_t stride[NA_MAX_RANK];
+} na_tensor;
+
+/* Generalized neighborhood attention, Hassani et al. 2025: one setting per token axis. */
+typedef struct na_neighborhood {
+  int64_t window[NA_MAX_AXES]; /* resolved: -1 has become the extent of the axis, floor-divided by dilation */
+  int64_t stride[NA_MAX_AXES];
+  int64_t dilation[NA_MAX_AXES];
+  uint8_t causal[NA_MAX_AXES];
+  uint8_t wrap[NA_MAX_AXES];
+} na_neighborhood;
+
+typedef enum na_mask_kind { NA_MASK_WINDOW, NA_MASK_NEIGHBORHOOD } na_mask_kind;
+
+typedef struct na_mask {
+  int32_t kind;
+  /* NA_MASK_WINDOW: the query at position p sees keys p - left ... p + right; -1 is unlimited.
+     causal is left = -1, right = 0. Positions are aligned bottom-right: query i stands at i + Lk - Lq. */
+  int64_t left, right;
+  /* NA_MASK_NEIGHBORHOOD: settings[0] for every head, or settings[h] for query head h. */
+  int32_t settings_count;
+  const na_neighborhood* settings;
+} na_mask;
+
+/* float32, broadcast to [batch, heads, Lq, Lk] by zero strides; added to the scaled, capped score. With
+   cuSeqlens, Lq and Lk count the packed tokens. */
+typedef enum na_bias_kind { NA_BIAS_DENSE } na_bias_kind;
+
+typedef struct na_bias {
+  int32_t kind;
+  const na_tensor* tensor;
+} na_bias;
+
+/*
+ * out = softmax(mask(softcap(scale * q k^T) + biases)) v, lse = log of the sum of exponentials.
+ * q [batch, tokens..., heads, headDim], k [batch, tokens..., kvHeads, headDim], v likewise with its own
+ * last axis; out [batch, tokens..., heads, vHeadDim] in the dtype of q; lse float32 [batch, tokens..., heads].
+ * The last axis of q, k, v and out has stride 1 (or length <= 1). Optional tensors are NULL when absent.
+ */
+typedef struct na_attention {
+  const na_tensor *q, *k, *v, *out, *lse;
+  const na_tensor* sinks;                /* float32 [heads] */
+  const na_tensor *extra_k, *extra_v;    /* [batch, n, kvHeads, headDim]: seen by every query */
+  const na_tensor *cu_q, *cu_k;          /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
+  const na_mask* masks;                  /* intersected */
+  const na_bias* biases;                 /* added */
+  int32_t mask_count, bias_count;
+  float scale;
+  float softcap; /* 0: none */
+  int32_t tf32;  /* float32 inputs may be multiplied as tf32 (CUDA) */
+} na_attention;
+
+/* Exact union of attention results over disjoint sets of keys. */
+typedef struct na_merge {
+  int32_t count;
+  const na_tensor* const* outs; /* each of the shape of out */
+  const na_tensor* const* lses; /* each of the shape of lse */
+  const na_tensor *out, *lse;
+} na_merge;
+
+/* dst = src, converted to the dtype of dst; equal shapes, any strides. */
+typedef struct na_copy {
+  const na_tensor *src, *dst;
+} na_copy;
+
+/* A point in a stream: the backend writes the device's clock, in nanoseconds, when it is reached. */
+typedef struct na_mark {
+  int64_t* nanoseconds; /* may be NULL; readable once done was called */
+} na_mark;
+
+typedef enum na_operation_kind { NA_OP_ATTENTION, NA_OP_MERGE, NA_OP_COPY, NA_OP_MARK, NA_OP_GRAPH } na_operation_kind;
+
+typedef struct na_stream na_stream;
+typedef struct na_graph na_graph;
+typedef struct na_operation na_operation;
+
+/*
+ * One queued operation. The caller keeps it, its arguments and all memory they name alive until `done`,
+ * which the backend calls exactly once, in the order of the stream, and after which it touches nothing of
+ * it. When *cancelled becomes non-zero the backend ends the operation as early as it can (outputs are then
+ * undefined) and still calls done.
+ */
+struct na_operation {
+  int32_t kind; /* na_operation_kind */
+  int32_t reserved;
+  const void* args; /* na_attention, na_merge, na_copy, na_mark or na_graph, by kind */
+  void (*done)(na_operation* operation, const na_error* error /* NULL: succeeded */);
+  const int32_t* cancelled; /* read atomically */
+  void* link[2];            /* the backend's own while queued */
+};
+
+/* "All up to and including the sequence-th operation submitted to stream", counting from 1. */
+typedef struct na_wait {
+  na_stream* stream;
+  uint64_t sequence;
+} na_wait;
+
+typedef struct na_device_info {
+  char name[128];
+  char instruction_set[32]; /* "avx512", "sm_90" ... */
+  int32_t threads;          /* worker threads or multiprocessors */
+  int64_t memory_bytes;
+} na_device_info;
+
+typedef struct na_backend {
+  uint32_t abi;  /* NA_BACKEND_ABI */
+  uint32_t size; /* sizeof(na_backend) */
+  const char* name;
+
+  int32_t (*device_count)(void);
+  void (*device_info)(int32_t device, na_device_info* info);
+
+  /* At least 64-byte aligned. `pinned` asks for host memory that the device can copy from and to by itself.
+     Freed only after every operation that names it is done. Freed memory may be pooled for reuse. */
+  int (*memory_allocate)(int32_t device, int64_t bytes, int pinned, int zeroed, void** data, na_error* error);
+  void (*memory_free)(int32_t device, int64_t bytes, int pinned, void* data);
+  int64_t (*memory_pooled)(int32_t device); /* bytes held for reuse */
+
+  int (*stream_create)(int32_t device, na_stream** stream, na_error* error);
+  void (*stream_destroy)(na_stream* stream); /* only when every submitted operation is done */
+
+  /* Refuses what this backend cannot run, and reserves the scratch memory it needs, before anything is enqueued. */
+  int (*attention_check)(int32_t device, const na_attention* attention, na_error* error);
+
+  /* Enqueues. `waits` name points of other streams of the same backend that must be reached first. Cannot fail:
+     a device error is reported through done. */
+  void (*submit)(na_stream* stream, na_operation* operation, const na_wait* waits, int32_t wait_count);
+
+  /* Graphs of the device's own kind. All three NULL: the caller keeps the list and submits it again. Between begin
+     and end, submit records and calls done at the end of the recording. */
+  int (*capture_begin)(na_stream* stream, na_error* error);
+  int (*capture_end)(na_stream* stream, na_graph** graph, na_error* error);
+  void (*graph_destroy)(na_graph* graph);
+} na_backend;
+
+/* Exported by every backend library under this name. */
+typedef const na_backend* (*na_backend_entry)(uint32_t abi);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* NODE_ATTENTION_CORE_BACKEND_H_ */

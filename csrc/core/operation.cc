@@ -1,0 +1,60 @@
+#include "core/operation.h"
+
+namespace na {
+namespace {
+
+void finished(na_operation* base, const na_error* failure) {
+  auto* operation = static_cast<Operation*>(base);
+  const Ref<Timeline> timeline = operation->timeline;
+  operation->destroy();  // memory is free again before anybody learns that the work is done
+  timeline->advance(failure);
+}
+
+}  // namespace
+
+Operation::Operation(na_operation_kind operation_kind) : na_operation{} {
+  kind = operation_kind;
+  done = finished;
+}
+
+Operation::Operation(const Operation& other) : na_operation{} {
+  kind = other.kind;
+  done = other.done;
+}
+
+void Operation::retain_tensors() {
+  each_tensor([](void*, Tensor* tensor, bool) { tensor->retain(); }, nullptr);
+}
+
+void Operation::destroy() {
+  each_tensor([](void*, Tensor* tensor, bool) { tensor->release(); }, nullptr);
+  delete this;
+}
+
+CopyOperation::CopyOperation(Tensor* source, Tensor* target)
+    : Operation(NA_OP_COPY), copy_{&source->view, &target->view} {
+  args = &copy_;
+  retain_tensors();
+}
+
+CopyOperation::CopyOperation(const CopyOperation& other) : Operation(other), copy_(other.copy_) {
+  args = &copy_;
+  retain_tensors();
+}
+
+void CopyOperation::each_tensor(Visit visit, void* context) const {
+  visit(context, Tensor::of(copy_.src), false);
+  visit(context, Tensor::of(copy_.dst), true);
+}
+
+MarkOperation::MarkOperation(Ref<Timestamp> timestamp) : Operation(NA_OP_MARK), timestamp_(std::move(timestamp)) {
+  mark_.nanoseconds = timestamp_ ? &timestamp_->nanoseconds : nullptr;
+  args = &mark_;
+}
+
+MarkOperation::MarkOperation(const MarkOperation& other)
+    : Operation(other), mark_(other.mark_), timestamp_(other.timestamp_) {
+  args = &mark_;
+}
+
+}  // namespace na

@@ -1,0 +1,60 @@
+// What is queued on a stream: a backend operation together with references to all it reads and writes.
+#pragma once
+
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace na {
+
+class Operation : public na_operation {
+ public:
+  using Visit = void (*)(void* context, Tensor* tensor, bool write);
+
+  // Every tensor the operation touches, with the direction.
+  virtual void each_tensor(Visit visit, void* context) const = 0;
+  // The same work again, for graphs. The copy holds references of its own.
+  virtual Operation* clone() const = 0;
+
+  // References are taken once the arguments are set, and given back with the operation itself, from any thread.
+  void retain_tensors();
+  void destroy();
+
+  Ref<Timeline> timeline;  // of the stream it was submitted to
+
+ protected:
+  explicit Operation(na_operation_kind operation_kind);
+  Operation(const Operation& other);
+  virtual ~Operation() = default;
+};
+
+class CopyOperation final : public Operation {
+ public:
+  CopyOperation(Tensor* source, Tensor* target);
+  CopyOperation(const CopyOperation& other);
+  void each_tensor(Visit visit, void* context) const override;
+  Operation* clone() const override { return new CopyOperation(*this); }
+
+ private:
+  na_copy copy_;
+};
+
+// The device's clock at a point of a stream.
+struct Timestamp : RefCounted {
+  int64_t nanoseconds = 0;
+};
+
+// Does nothing; with a timestamp it is an event, with an extra wait it orders streams.
+class MarkOperation final : public Operation {
+ public:
+  explicit MarkOperation(Ref<Timestamp> timestamp);
+  MarkOperation(const MarkOperation& other);
+  void each_tensor(Visit, void*) const override {}
+  Operation* clone() const override { return new MarkOperation(*this); }
+
+ private:
+  na_mark mark_;
+  Ref<Timestamp> timestamp_;
+};
+
+}  // namespace na

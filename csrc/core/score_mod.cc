@@ -1,0 +1,150 @@
+#include "core/score_mod.h"
+
+namespace na {
+namespace {
+
+using Count = long long;
+
+// The value of an axis: the one value given for all, or its own.
+Status per_axis(const char* name, const PerAxis& values, size_t axis, size_t axes, int64_t* value) {
+  if (values.size() != 1 && values.size() != axes) {
+    return error(NA_ERR_OPTION, "neighborhood: %s has %zu values for %zu token axes: give one value or one per axis", name,
+                 values.size(), axes);
+  }
+  *value = values.size() == 1 ? values[0] : values[axis];
+  return {};
+}
+
+Status resolve(const NeighborhoodSpec& spec, const Shape& extents, na_neighborhood* result) {
+  const size_t axes = extents.size();
+  for (size_t a = 0; a < axes; a++) {
+    const int64_t extent = extents[a];
+    int64_t window, stride, dilation, causal, wrap;
+    NA_TRY(per_axis("window", spec.window, a, axes, &window));
+    NA_TRY(per_axis("stride", spec.stride, a, axes, &stride));
+    NA_TRY(per_axis("dilation", spec.dilation, a, axes, &dilation));
+    NA_TRY(per_axis("causal", spec.causal, a, axes, &causal));
+    NA_TRY(per_axis("wrap", spec.wrap, a, axes, &wrap));
+    if (dilation < 1 || dilation > extent) {
+      return error(NA_ERR_OPTION, "neighborhood: dilation %lld of axis %zu is not in 1 ... %lld, the extent", Count(dilation),
+                   a, Count(extent));
+    }
+    if (window == -1) window = extent / dilation;
+    if (window < 1 || window > extent / dilation) {
+      return error(NA_ERR_OPTION,
+                   "neighborhood: window %lld times dilation %lld of axis %zu exceeds its extent %lld: the window is at most "
+                   "%lld, or -1 for all",
+                   Count(window), Count(dilation), a, Count(extent), Count(extent / dilation));
+    }
+    if (stride < 1 || stride > window) {
+      return error(NA_ERR_OPTION, "neighborhood: stride %lld of axis %zu is not in 1 ... %lld, the window", Count(stride), a,
+                   Count(window));
+    }
+    if (wrap && causal) {
+      return error(NA_ERR_OPTION, "neighborhood: axis %zu cannot both wrap and be causal", a);
+    }
+    if (wrap && (extent % dilation != 0 || extent / dilation % stride != 0)) {
+      return error(NA_ERR_OPTION,
+                   "neighborhood: axis %zu wraps, so its extent %lld must be divisible by dilation %lld and what remains by "
+                   "stride %lld",
+                   a, Count(extent), Count(dilation), Count(stride));
+    }
+    result->window[a] = window;
+    result->stride[a] = stride;
+    result->dilation[a] = dilation;
+    result->causal[a] = causal != 0;
+    result->wrap[a] = wrap != 0;
+  }
+  return {};
+}
+
+}  // namespace
+
+Status ScoreMod::make(const std::vector<MaskSpec>& masks, const std::vector<BiasSpec>& biases, const ScoreShape& shape,
+                      Ref<ScoreMod>* result) {
+  if (masks.empty() && biases.empty()) return {};
+  Ref<ScoreMod> mod(new ScoreMod);
+  mod->settings_.reserve(masks.size());  // masks_ points into it
+  for (const MaskSpec& spec : masks) NA_TRY(mod->add_mask(spec, shape));
+  for (size_t i = 0; i < biases.size(); i++) NA_TRY(mod->add_bias(biases[i], shape, i));
+  *result = std::move(mod);
+  return {};
+}
+
+Status ScoreMod::add_mask(const MaskSpec& spec, const ScoreShape& shape) {
+  na_mask mask{};
+  mask.kind = spec.kind;
+  mask.left = spec.left;
+  mask.right = spec.right;
+  if (spec.kind == NA_MASK_WINDOW) {
+    if (spec.left < -1 || spec.right < -1) {
+      return error(NA_ERR_OPTION, "window: left %lld and right %lld must be -1 (unlimited), 0 or more", Count(spec.left),
+                   Count(spec.right));
+    }
+  } else {
+    if (shape.ragged) {
+      return error(NA_ERR_OPTION, "mask: neighborhood needs a grid and cannot be used with cuSeqlens; use window()");
+    }
+    if (shape.query_axes != shape.key_axes) {
+      return error(NA_ERR_SHAPE, "mask: neighborhood needs the same token axes in q and k, not %s and %s",
+                   shape_text(shape.query_axes).c_str(), shape_text(shape.key_axes).c_str());
+    }
+    if (spec.settings.size() != 1 && static_cast<int64_t>(spec.settings.size()) != shape.heads) {
+      return error(NA_ERR_OPTION, "neighborhood: %zu settings for %lld query heads: give one, or one per head",
+                   spec.settings.size(), Count(shape.heads));
+    }
+    std::vector<na_neighborhood> settings(spec.settings.size());
+    // Without queries there is nothing to see, and no extent to check against.
+    if (shape.queries > 0) {
+      for (size_t i = 0; i < settings.size(); i++) NA_TRY(resolve(spec.settings[i], shape.query_axes, &settings[i]));
+    }
+    settings_.push_back(std::move(settings));
+    mask.settings = settings_.back().data();
+    mask.settings_count = static_cast<int32_t>(settings_.back().size());
+  }
+  masks_.push_back(mask);
+  return {};
+}
+
+Status ScoreMod::add_bias(const BiasSpec& spec, const ScoreShape& shape, size_t position) {
+  const na_tensor& given = spec.tensor->view;
+  const char* name = spec.kind == BiasSpec::kKey ? "keyBias" : "denseBias";
+  if (given.dtype != NA_FLOAT32) {
+    return error(NA_ERR_DTYPE, "bias %zu: %s must be float32, not %s", position, name, dtype_name(given.dtype));
+  }
+  if (spec.tensor->device() != shape.device) {
+    return error(NA_ERR_DEVICE, "bias %zu: %s is on %s but q is on %s: move it with to()", position, name,
+                 spec.tensor->device()->name.c_str(), shape.device->name.c_str());
+  }
+  // Where each axis of the given tensor lies among [batch, heads, Lq, Lk].
+  static const int kKeyAxes[4][3] = {{}, {3}, {0, 3}, {0, 1, 3}};
+  static const int kDenseAxes[4] = {0, 1, 2, 3};
+  const int* axes = kDenseAxes + (given.rank <= 4 ? 4 - given.rank : 0);
+  if (spec.kind == BiasSpec::kKey && given.rank >= 1 && given.rank <= 3) axes = kKeyAxes[given.rank];
+  const int64_t full[4] = {shape.batch, shape.heads, shape.queries, shape.keys};
+  na_tensor bias{};
+  bias.data = given.data;
+  bias.dtype = NA_FLOAT32;
+  bias.rank = 4;
+  for (int i = 0; i < 4; i++) bias.shape[i] = full[i];
+  bool fits = given.rank >= 1 && given.rank <= (spec.kind == BiasSpec::kKey ? 3 : 4);
+  for (int i = 0; fits && i < given.rank; i++) {
+    const int axis = axes[i];
+    const bool broadcast = given.shape[i] == 1 && (spec.kind == BiasSpec::kDense || axis != 3);
+    if (given.shape[i] == full[axis]) {
+      bias.stride[axis] = full[axis] == 1 ? 0 : given.stride[i];
+    } else {
+      fits = broadcast;
+    }
+  }
+  if (!fits) {
+    const char* wanted = spec.kind == BiasSpec::kKey ? "[Lk], [batch, Lk] or [batch, heads, Lk]" : "broadcastable";
+    return error(NA_ERR_SHAPE, "bias %zu: %s of shape %s is not %s for [batch, heads, Lq, Lk] = %s", position, name,
+                 shape_text(given).c_str(), wanted, shape_text(full, 4).c_str());
+  }
+  tensors_.push_back(Ref<Tensor>(new Tensor(bias, spec.tensor->storage)));
+  biases_.push_back({NA_BIAS_DENSE, &tensors_.back()->view});
+  return {};
+}
+
+}  // namespace na

@@ -1,0 +1,48 @@
+// A block of memory on a device, shared by tensors, and the points at which it was last written and read.
+#pragma once
+
+#include <vector>
+
+#include "core/device.h"
+#include "core/ref.h"
+#include "core/timeline.h"
+
+namespace na {
+
+class Storage : public RefCounted {
+ public:
+  // Library memory, 64-byte aligned.
+  static Status allocate(Device* device, int64_t bytes, bool pinned, bool zeroed, Ref<Storage>* storage);
+  // Memory of somebody else; `released(owner)` is called, from any thread, when nothing uses it any more.
+  static Ref<Storage> adopt(Device* device, void* data, int64_t bytes, void (*released)(void*), void* owner);
+
+  Device* const device;
+  void* const data;
+  const int64_t bytes;
+  const bool pinned;
+
+  // Bookkeeping of order; touched by the environment's JavaScript thread alone. At most one reader a stream.
+  Point last_write;
+  std::vector<Point> readers;
+
+  bool pending() const { return !last_write.done(); }
+
+  // Handles in JavaScript, and whether an ArrayBuffer was made of this memory. Memory that only an ArrayBuffer holds
+  // is JavaScript's: it is no longer counted among the tensors alive. JavaScript thread alone.
+  void handle_made() { handles_++; }
+  void handle_gone();
+  bool exposed = false;
+
+ protected:
+  ~Storage() override;
+
+ private:
+  Storage(Device* device, void* data, int64_t bytes, bool pinned, void (*released)(void*), void* owner)
+      : device(device), data(data), bytes(bytes), pinned(pinned), released_(released), owner_(owner) {}
+  int64_t handles_ = 0;
+  bool counted_ = true;
+  void (*const released_)(void*);
+  void* const owner_;
+};
+
+}  // namespace na

@@ -1,0 +1,135 @@
+// Element types, the typed arrays that hold them, and conversions between half types and float32.
+
+import { AttentionError } from './errors';
+import { show } from './options';
+
+/** The array of float16 elements: Float16Array where the runtime has it (Node 24 and later), else the bits. */
+export type Float16Elements = typeof globalThis extends { Float16Array: { prototype: infer T } } ? T : Uint16Array;
+
+/** The typed array that holds each element type in JavaScript. bfloat16 has none: its bits lie in a Uint16Array. */
+export interface DTypeMap {
+  float32: Float32Array;
+  float16: Float16Elements;
+  bfloat16: Uint16Array;
+  int32: Int32Array;
+  uint8: Uint8Array;
+  int64: BigInt64Array;
+}
+
+/** Element types. */
+export type DType = keyof DTypeMap;
+
+/** Arrays that tensors are made of and read into. */
+export type TypedArray = DTypeMap[DType];
+
+/** In the order of na_dtype in csrc/core/backend.h. */
+export const dtypes: readonly DType[] = ['float32', 'float16', 'bfloat16', 'int32', 'uint8', 'int64'];
+
+export const isDType = (value: unknown): value is DType => (dtypes as readonly unknown[]).includes(value);
+
+export function checkDType(call: string, value: unknown): DType {
+  if (isDType(value)) return value;
+  throw new AttentionError('ERR_DTYPE', `${call}: dtype is ${show(value)}; use one of ${dtypes.map(show).join(', ')}`);
+}
+
+export const dtypeIndex = (dtype: DType): number => dtypes.indexOf(dtype);
+
+type ArrayClass = new (buffer: ArrayBufferLike, byteOffset: number, length: number) => TypedArray;
+
+const runtimeFloat16Array = (globalThis as { Float16Array?: ArrayClass }).Float16Array;
+
+const arrayClasses: Record<DType, ArrayClass> = {
+  float32: Float32Array,
+  float16: runtimeFloat16Array ?? (Uint16Array as ArrayClass),
+  bfloat16: Uint16Array as ArrayClass,
+  int32: Int32Array,
+  uint8: Uint8Array,
+  int64: BigInt64Array,
+};
+
+export const elementBytes: Record<DType, number> = {
+  float32: 4,
+  float16: 2,
+  bfloat16: 2,
+  int32: 4,
+  uint8: 1,
+  int64: 8,
+};
+
+export function arrayOver<D extends DType>(dtype: D, buffer: ArrayBufferLike, byteOffset: number, length: number) {
+  return new arrayClasses[dtype](buffer, byteOffset, length) as DTypeMap[D];
+}
+
+/**
+ * The element type of a typed array's own contents, given the type the caller wants a tensor of (if any).
+ * A Uint16Array holds the bits of whichever half type is wanted, and must therefore be told.
+ */
+export function arrayDType(call: string, data: unknown, wanted: DType | undefined): DType {
+  if (data instanceof Float32Array) return 'float32';
+  if (runtimeFloat16Array && data instanceof runtimeFloat16Array) return 'float16';
+  if (data instanceof Int32Array) return 'int32';
+  if (data instanceof Uint8Array) return 'uint8';
+  if (data instanceof BigInt64Array) return 'int64';
+  if (data instanceof Uint16Array) {
+    if (wanted === 'float16' || wanted === 'bfloat16') return wanted;
+    throw new AttentionError(
+      'ERR_DTYPE',
+      `${call}: a Uint16Array holds the bits of float16 or bfloat16 and dtype is ${show(wanted)}; pass { dtype: 'float16' } or { dtype: 'bfloat16' }`,
+    );
+  }
+  throw new AttentionError(
+    'ERR_DTYPE',
+    `${call}: data is ${show(data)}; use a Float32Array, Float16Array, Uint16Array, Int32Array, Uint8Array or BigInt64Array`,
+  );
+}
+
+const scratch = new DataView(new ArrayBuffer(4));
+
+function floatBits(value: number): number {
+  scratch.setFloat32(0, value);
+  return scratch.getUint32(0);
+}
+
+function bitsFloat(bits: number): number {
+  scratch.setUint32(0, bits);
+  return scratch.getFloat32(0);
+}
+
+function float16Bits(value: number): number {
+  const bits = floatBits(value);
+  const sign = (bits >>> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00 | ((magnitude >>> 13) & 0x3ff);
+  if (magnitude >= 0x477ff000) return sign | 0x7c00; // 65520 and more round to infinity
+  // Below 2^-14, adding 0.5 in float32 rounds to a multiple of 2^-24, the step of subnormal halves.
+  if (magnitude < 0x38800000) return sign | (floatBits(Math.fround(bitsFloat(magnitude) + 0.5)) - 0x3f000000);
+  const rounded = magnitude + 0xfff + ((magnitude >>> 13) & 1);
+  return sign | ((rounded - 0x38000000) >>> 13);
+}
+
+function float16Value(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >>> 10) & 0x1f;
+  const mantissa = bits & 0x3ff;
+  if (exponent === 0x1f) return mantissa ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  return exponent === 0 ? sign * mantissa * 2 ** -24 : sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
+}
+
+function bfloat16Bits(value: number): number {
+  const bits = floatBits(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return ((bits >>> 16) | 0x40) & 0xffff; // stays NaN
+  return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
+}
+
+/** The bits of the nearest bfloat16 values, ties to even. */
+export const toBfloat16 = (values: Float32Array): Uint16Array => Uint16Array.from(values, bfloat16Bits);
+
+/** The values of bfloat16 bits. */
+export const fromBfloat16 = (bits: Uint16Array): Float32Array =>
+  Float32Array.from(bits, (half) => bitsFloat(half * 0x10000));
+
+/** The bits of the nearest float16 values (IEEE 754 binary16), ties to even. */
+export const toFloat16 = (values: Float32Array): Uint16Array => Uint16Array.from(values, float16Bits);
+
+/** The values of float16 bits. */
+export const fromFloat16 = (bits: Uint16Array): Float32Array => Float32Array.from(bits, float16Value);

@@ -1,0 +1,26 @@
+/** What went wrong, for programs; the message says it for people. */
+export type ErrorCode =
+  | 'ERR_SHAPE'
+  | 'ERR_DTYPE'
+  | 'ERR_DEVICE'
+  | 'ERR_OPTION'
+  | 'ERR_DISPOSED'
+  | 'ERR_PENDING'
+  | 'ERR_OUT_OF_MEMORY'
+  | 'ERR_BACKEND'
+  | 'ERR_CUDA';
+
+/**
+ * Every refusal of this package. Errors in arguments are thrown synchronously, before anything is enqueued; errors of
+ * a device reject the promises that wait for its work.
+ */
+export class AttentionError extends Error {
+  /** What went wrong. */
+  readonly code: ErrorCode;
+
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'AttentionError';
+    this.code = code;
+  }
+}
