@@ -1,0 +1,31 @@
+// Registration of the addon: once in every environment (main thread or worker) that loads it.
+#include "addon/environment.h"
+#include "addon/functions.h"
+
+namespace na {
+namespace {
+
+// setErrorClass(AttentionError): what refusals are thrown as.
+Napi::Value set_error_class(const Napi::CallbackInfo& info) {
+  if (!info[0].IsFunction()) return refuse(info.Env(), error(NA_ERR_OPTION, "setErrorClass needs a class"));
+  Environment::of(info.Env())->set_error_class(info[0].As<Napi::Function>());
+  return info.Env().Undefined();
+}
+
+Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  if (!Environment::create(env)) return exports;
+  exports.Set("version", NODE_ATTENTION_VERSION);
+  export_function<set_error_class>(env, exports, "setErrorClass");
+  export_attention(env, exports);
+  export_devices(env, exports);
+  export_merge(env, exports);
+  export_stream(env, exports);
+  export_tensor(env, exports);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(node_attention, initialise)
+
+}  // namespace na

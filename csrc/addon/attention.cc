@@ -1,0 +1,130 @@
+// attention(): reads the call that lib/attention.ts has put into plain form.
+#include "core/attention.h"
+
+#include "addon/arguments.h"
+#include "addon/functions.h"
+#include "addon/handle.h"
+
+namespace na {
+namespace {
+
+// The tensors that the call reads, held until it is enqueued.
+struct Held {
+  std::vector<Ref<Tensor>> tensors;
+
+  Status take(const Napi::Value& value, const char* name, Tensor** tensor) {
+    Ref<Tensor> held;
+    NA_TRY(unwrap<Tensor>(value, name, &held));
+    *tensor = held.get();
+    tensors.push_back(std::move(held));
+    return {};
+  }
+  // Absent (undefined) is legal.
+  Status take_optional(const Napi::Object& object, const char* key, const char* name, Tensor** tensor) {
+    const Napi::Value value = object.Get(key);
+    return value.IsUndefined() ? Status{} : take(value, name, tensor);
+  }
+};
+
+Status read_setting(const Napi::Value& value, NeighborhoodSpec* setting) {
+  if (!value.IsObject()) return error(NA_ERR_OPTION, "neighborhood: settings must be objects");
+  const auto object = value.As<Napi::Object>();
+  const struct {
+    const char* name;
+    PerAxis* values;
+  } fields[] = {{"window", &setting->window},
+                {"stride", &setting->stride},
+                {"dilation", &setting->dilation},
+                {"causal", &setting->causal},
+                {"wrap", &setting->wrap}};
+  for (const auto& field : fields) {
+    NA_TRY(read_integers(object.Get(field.name), field.name, NA_ERR_OPTION, field.values));
+  }
+  return {};
+}
+
+Status read_mask(const Napi::Value& value, MaskSpec* mask) {
+  if (!value.IsObject()) return error(NA_ERR_OPTION, "mask is not a mask");
+  const auto object = value.As<Napi::Object>();
+  const Napi::Value settings = object.Get("settings");
+  if (settings.IsUndefined()) {
+    mask->kind = NA_MASK_WINDOW;
+    NA_TRY(read_integer(object.Get("left"), "left", NA_ERR_OPTION, &mask->left));
+    return read_integer(object.Get("right"), "right", NA_ERR_OPTION, &mask->right);
+  }
+  mask->kind = NA_MASK_NEIGHBORHOOD;
+  if (!settings.IsArray()) return error(NA_ERR_OPTION, "neighborhood: settings must be an array");
+  const auto array = settings.As<Napi::Array>();
+  mask->settings.resize(array.Length());
+  for (uint32_t i = 0; i < array.Length(); i++) NA_TRY(read_setting(array.Get(i), &mask->settings[i]));
+  return {};
+}
+
+Status read_list(const Napi::Value& value, const char* name, Napi::Array* list) {
+  if (!value.IsArray()) return error(NA_ERR_OPTION, "%s must be a list", name);
+  *list = value.As<Napi::Array>();
+  return {};
+}
+
+Status read_call(const Napi::Object& call, Held* held, AttentionArguments* a) {
+  NA_TRY(held->take(call.Get("q"), "q", &a->q));
+  NA_TRY(held->take(call.Get("k"), "k", &a->k));
+  NA_TRY(held->take(call.Get("v"), "v", &a->v));
+  NA_TRY(held->take_optional(call, "sinks", "sinks", &a->sinks));
+  NA_TRY(held->take_optional(call, "extraK", "extra.k", &a->extra_k));
+  NA_TRY(held->take_optional(call, "extraV", "extra.v", &a->extra_v));
+  NA_TRY(held->take_optional(call, "cuQ", "cuSeqlens.q", &a->cu_q));
+  NA_TRY(held->take_optional(call, "cuK", "cuSeqlens.k", &a->cu_k));
+  NA_TRY(held->take_optional(call, "out", "out", &a->out));
+
+  Napi::Array masks, biases;
+  NA_TRY(read_list(call.Get("masks"), "mask", &masks));
+  a->masks.resize(masks.Length());
+  for (uint32_t i = 0; i < masks.Length(); i++) NA_TRY(read_mask(masks.Get(i), &a->masks[i]));
+  NA_TRY(read_list(call.Get("biases"), "bias", &biases));
+  for (uint32_t i = 0; i < biases.Length(); i++) {
+    const Napi::Value value = biases.Get(i);
+    if (!value.IsObject()) return error(NA_ERR_OPTION, "bias is not a bias");
+    BiasSpec bias;
+    const bool dense = value.As<Napi::Object>().Get("dense").ToBoolean();
+    bias.kind = dense ? BiasSpec::kDense : BiasSpec::kKey;
+    NA_TRY(held->take(value.As<Napi::Object>().Get("tensor"), "bias", &bias.tensor));
+    a->biases.push_back(bias);
+  }
+
+  const Napi::Value scale = call.Get("scale"), softcap = call.Get("softcap");
+  a->has_scale = scale.IsNumber();
+  if (a->has_scale) a->scale = scale.As<Napi::Number>().DoubleValue();
+  a->has_softcap = softcap.IsNumber();
+  if (a->has_softcap) a->softcap = softcap.As<Napi::Number>().DoubleValue();
+  a->tf32 = call.Get("tf32").ToBoolean();
+  return {};
+}
+
+// attention(call): { out, lse }
+Napi::Value call_attention(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!info[0].IsObject()) return refuse(env, error(NA_ERR_OPTION, "attention needs a call"));
+  const auto call = info[0].As<Napi::Object>();
+  Held held;
+  AttentionArguments arguments;
+  NA_REFUSE(env, read_call(call, &held, &arguments));
+  Ref<Stream> stream;
+  const Napi::Value given = call.Get("stream");
+  if (given.IsUndefined()) {
+    NA_REFUSE(env, Environment::of(env)->default_stream(arguments.q->device(), &stream));
+  } else {
+    NA_REFUSE(env, unwrap<Stream>(given, "stream", &stream));
+  }
+  AttentionResult result;
+  NA_REFUSE(env, attention(arguments, stream.get(), &result));
+  return wrap_result(env, std::move(result), arguments.out != nullptr);
+}
+
+}  // namespace
+
+void export_attention(Napi::Env env, Napi::Object exports) {
+  export_function<call_attention>(env, exports, "attention");
+}
+
+}  // namespace na

@@ -1,0 +1,166 @@
+#include "addon/environment.h"
+
+namespace na {
+
+// Waits for a point on behalf of a promise.
+class Environment::PromiseListener final : public Listener {
+ public:
+  PromiseListener(Environment* environment, napi_deferred deferred) : environment_(environment), deferred_(deferred) {}
+  void reached(const Status& status) override {
+    environment_->settle({deferred_, status});
+    delete this;
+  }
+
+ private:
+  const Ref<Environment> environment_;
+  const napi_deferred deferred_;
+};
+
+bool Environment::create(Napi::Env env) {
+  auto* environment = new Environment(env);
+  environment->retain();
+  napi_value name = Napi::String::New(env, "node-attention");
+  const auto call = [](napi_env running, napi_value, void* context, void*) {
+    if (running) static_cast<Environment*>(context)->deliver();  // no environment: it has been closed
+  };
+  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, environment, call,
+                                      &environment->wake_) != napi_ok) {
+    Napi::Error::New(env, "node-attention: cannot create a thread-safe function").ThrowAsJavaScriptException();
+    environment->release();
+    return false;
+  }
+  napi_unref_threadsafe_function(env, environment->wake_);
+  napi_set_instance_data(
+      env, environment, [](napi_env, void* data, void*) { static_cast<Environment*>(data)->release(); }, nullptr);
+  // Registered after the thread-safe function, so that it runs before Node destroys that.
+  napi_add_env_cleanup_hook(
+      env, [](void* data) { static_cast<Environment*>(data)->close(); }, environment);
+  return true;
+}
+
+Environment* Environment::of(napi_env env) {
+  void* data = nullptr;
+  napi_get_instance_data(env, &data);
+  return static_cast<Environment*>(data);
+}
+
+Status Environment::open_stream(Device* device, Ref<Stream>* stream) {
+  sweep_streams();
+  NA_TRY(Stream::open(device, &cancelled_, stream));
+  streams_.push_back(*stream);
+  return {};
+}
+
+Status Environment::own_stream(std::map<Device*, Ref<Stream>>* streams, Device* device, Ref<Stream>* stream) {
+  Ref<Stream>& own = (*streams)[device];
+  if (!own) NA_TRY(open_stream(device, &own));
+  *stream = own;
+  return {};
+}
+
+// Forgets streams that nobody else holds and whose work is done. A stream must not end before its work.
+void Environment::sweep_streams() {
+  for (size_t i = 0; i < streams_.size();) {
+    if (streams_[i]->unique() && streams_[i]->idle()) {
+      streams_[i] = streams_.back();
+      streams_.pop_back();
+    } else {
+      i++;
+    }
+  }
+}
+
+Napi::Value Environment::promise_at(const Point& point) {
+  napi_deferred deferred;
+  napi_value promise;
+  if (napi_create_promise(env_, &deferred, &promise) != napi_ok) return Napi::Value();
+  if (promises_++ == 0) napi_ref_threadsafe_function(env_, wake_);
+  if (point.timeline) {
+    point.timeline->listen(point.sequence, new PromiseListener(this, deferred));
+  } else {
+    settle({deferred, {}});
+  }
+  return Napi::Value(env_, promise);
+}
+
+void Environment::drop_reference(napi_ref reference) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (closed_) return;  // Node frees what is left
+  dropped_.push_back(reference);
+  wake();
+}
+
+void Environment::settle(Settlement settlement) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (closed_) return;
+  settlements_.push_back(std::move(settlement));
+  wake();
+}
+
+// One call for all that gathers until JavaScript has time.
+void Environment::wake() {
+  if (awake_) return;
+  awake_ = napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking) == napi_ok;
+}
+
+void Environment::deliver() {
+  Napi::HandleScope scope(env_);
+  std::vector<Settlement> settlements;
+  std::vector<napi_ref> dropped;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    settlements.swap(settlements_);
+    dropped.swap(dropped_);
+    awake_ = false;
+  }
+  for (napi_ref reference : dropped) napi_delete_reference(env_, reference);
+  promises_ -= static_cast<int64_t>(settlements.size());
+  if (promises_ == 0 && !settlements.empty()) napi_unref_threadsafe_function(env_, wake_);
+  for (const Settlement& settlement : settlements) {
+    // Node may be shutting down JavaScript; a promise that cannot be settled is then nobody's any more.
+    if (settlement.status.ok()) {
+      napi_value undefined;
+      napi_get_undefined(env_, &undefined);
+      napi_resolve_deferred(env_, settlement.deferred, undefined);
+    } else {
+      napi_reject_deferred(env_, settlement.deferred, make_error(settlement.status));
+    }
+  }
+}
+
+void Environment::close() {
+  __atomic_store_n(&cancelled_, 1, __ATOMIC_RELAXED);
+  for (const Ref<Stream>& stream : streams_) stream->join();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    closed_ = true;
+    settlements_.clear();
+    for (napi_ref reference : dropped_) napi_delete_reference(env_, reference);
+    dropped_.clear();
+  }
+  napi_release_threadsafe_function(wake_, napi_tsfn_abort);
+  error_class_.Reset();
+  defaults_.clear();
+  reading_.clear();
+  streams_.clear();
+}
+
+Napi::Value Environment::make_error(const Status& status) {
+  Napi::Env env(env_);
+  const Napi::String message = Napi::String::New(env, status.message);
+  const Napi::String code = Napi::String::New(env, code_name(status.code));
+  if (error_class_.IsEmpty()) {
+    Napi::Object plain = Napi::Error::New(env, status.message).Value();
+    plain.Set("code", code);
+    return plain;
+  }
+  return error_class_.New({code, message});
+}
+
+Napi::Value refuse(Napi::Env env, const Status& status) {
+  const Napi::Value thrown = Environment::of(env)->make_error(status);
+  if (!thrown.IsEmpty()) napi_throw(env, thrown);
+  return Napi::Value();
+}
+
+}  // namespace na

@@ -1,0 +1,126 @@
+// JavaScript objects that hold native ones: plain objects with a type tag, so that a foreign object is recognised
+// and refused. Collected objects let go of what they hold; dispose() does so at once.
+#pragma once
+
+#include "addon/environment.h"
+#include "core/attention.h"
+
+namespace na {
+
+// Made at a point of a stream.
+struct Event : RefCounted {
+  Event(Device* device, Point point, Ref<Timestamp> timestamp)
+      : device(device), point(std::move(point)), timestamp(std::move(timestamp)) {}
+  Device* const device;
+  const Point point;
+  const Ref<Timestamp> timestamp;
+};
+
+template <class T>
+struct HandleType;
+template <>
+struct HandleType<Tensor> {
+  static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x74656e736f720001};
+  static constexpr const char* name = "Tensor";
+};
+template <>
+struct HandleType<Stream> {
+  static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x73747265616d0001};
+  static constexpr const char* name = "Stream";
+};
+template <>
+struct HandleType<Event> {
+  static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6576656e74000001};
+  static constexpr const char* name = "Event";
+};
+template <>
+struct HandleType<Graph> {
+  static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6772617068000001};
+  static constexpr const char* name = "Graph";
+};
+
+inline void handle_made(Tensor& tensor) { tensor.storage->handle_made(); }
+inline void handle_gone(Tensor& tensor) { tensor.storage->handle_gone(); }
+template <class T>
+void handle_made(T&) {}
+template <class T>
+void handle_gone(T&) {}
+
+template <class T>
+struct Handle {
+  Ref<T> object;
+  int64_t external_bytes;  // told to the garbage collector
+  const Ref<Environment> environment;
+
+  void clear(napi_env env) {
+    if (object) handle_gone(*object);
+    object = Ref<T>();
+    int64_t total;
+    if (external_bytes) napi_adjust_external_memory(env, -std::exchange(external_bytes, 0), &total);
+  }
+};
+
+template <class T>
+Napi::Value wrap(Napi::Env env, Ref<T> object, int64_t external_bytes = 0) {
+  napi_value result;
+  if (napi_create_object(env, &result) != napi_ok) return Napi::Value();
+  auto* handle = new Handle<T>{std::move(object), external_bytes, Ref<Environment>(Environment::of(env))};
+  const auto finalize = [](napi_env finalizing, void* data, void*) {
+    auto* held = static_cast<Handle<T>*>(data);
+    held->clear(finalizing);
+    delete held;
+  };
+  if (napi_wrap(env, result, handle, finalize, nullptr, nullptr) != napi_ok) {
+    delete handle;
+    return Napi::Value();
+  }
+  handle_made(*handle->object);
+  napi_type_tag_object(env, result, &HandleType<T>::tag);
+  int64_t total;
+  if (external_bytes) napi_adjust_external_memory(env, external_bytes, &total);
+  return Napi::Value(env, result);
+}
+
+// ERR_OPTION for what is not such a handle, ERR_DISPOSED for one that was disposed of.
+template <class T>
+Status handle_of(const Napi::Value& value, const char* name, Handle<T>** handle) {
+  bool tagged = false;
+  void* data = nullptr;
+  if (!value.IsObject() || napi_check_object_type_tag(value.Env(), value, &HandleType<T>::tag, &tagged) != napi_ok ||
+      !tagged || napi_unwrap(value.Env(), value, &data) != napi_ok) {
+    return error(NA_ERR_OPTION, "%s is not a %s", name, HandleType<T>::name);
+  }
+  *handle = static_cast<Handle<T>*>(data);
+  return {};
+}
+
+template <class T>
+Status unwrap(const Napi::Value& value, const char* name, Ref<T>* object) {
+  Handle<T>* handle = nullptr;
+  NA_TRY(handle_of<T>(value, name, &handle));
+  if (!handle->object) return error(NA_ERR_DISPOSED, "%s was disposed of", name);
+  *object = handle->object;
+  return {};
+}
+
+// { out, lse }; without out when the caller gave it, for then he has its handle.
+inline Napi::Value wrap_result(Napi::Env env, AttentionResult result, bool out_given) {
+  Napi::Object pair = Napi::Object::New(env);
+  if (!out_given) {
+    const int64_t bytes = result.out->storage->bytes;
+    pair.Set("out", wrap(env, std::move(result.out), bytes));
+  }
+  const int64_t bytes = result.lse->storage->bytes;
+  pair.Set("lse", wrap(env, std::move(result.lse), bytes));
+  return pair;
+}
+
+template <class T>
+Napi::Value dispose(const Napi::CallbackInfo& info) {
+  Handle<T>* handle = nullptr;
+  NA_REFUSE(info.Env(), handle_of<T>(info[0], HandleType<T>::name, &handle));
+  handle->clear(info.Env());
+  return info.Env().Undefined();
+}
+
+}  // namespace na

@@ -1,0 +1,45 @@
+// merge(): exact union of attention results.
+#include "core/merge.h"
+
+#include "addon/functions.h"
+#include "addon/handle.h"
+
+namespace na {
+namespace {
+
+// merge(parts, out | undefined, stream | undefined): { out, lse }
+Napi::Value call_merge(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!info[0].IsArray()) return refuse(env, error(NA_ERR_OPTION, "parts must be a list of { out, lse }"));
+  const auto list = info[0].As<Napi::Array>();
+  std::vector<Ref<Tensor>> held;
+  std::vector<MergePart> parts;
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    const Napi::Value part = list.Get(i);
+    const std::string name = "parts[" + std::to_string(i) + "]";
+    if (!part.IsObject()) return refuse(env, error(NA_ERR_OPTION, "%s is not { out, lse }", name.c_str()));
+    Ref<Tensor> out, lse;
+    NA_REFUSE(env, unwrap<Tensor>(part.As<Napi::Object>().Get("out"), (name + ".out").c_str(), &out));
+    NA_REFUSE(env, unwrap<Tensor>(part.As<Napi::Object>().Get("lse"), (name + ".lse").c_str(), &lse));
+    parts.push_back({out.get(), lse.get()});
+    held.insert(held.end(), {out, lse});
+  }
+  if (parts.empty()) return refuse(env, error(NA_ERR_OPTION, "parts is empty; merge needs at least one { out, lse }"));
+  Ref<Tensor> out;
+  Ref<Stream> stream;
+  if (!info[1].IsUndefined()) NA_REFUSE(env, unwrap<Tensor>(info[1], "out", &out));
+  if (info[2].IsUndefined()) {
+    NA_REFUSE(env, Environment::of(env)->default_stream(parts[0].out->device(), &stream));
+  } else {
+    NA_REFUSE(env, unwrap<Stream>(info[2], "stream", &stream));
+  }
+  AttentionResult result;
+  NA_REFUSE(env, merge(parts, out.get(), stream.get(), &result));
+  return wrap_result(env, std::move(result), static_cast<bool>(out));
+}
+
+}  // namespace
+
+void export_merge(Napi::Env env, Napi::Object exports) { export_function<call_merge>(env, exports, "merge"); }
+
+}  // namespace na

@@ -1,0 +1,59 @@
+// Streams and threads of the CPU backend. One pool of threads serves all streams of the process: an operation at
+// the head of its stream, once all it waits for is done, is cut into tasks that any thread may take. Nothing
+// blocks but idle threads.
+#pragma once
+
+#include <pthread.h>
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/backend.h"
+#include "cpu/isa.h"
+#include "cpu/job.h"
+
+namespace na::cpu {
+
+class Scheduler {
+ public:
+  Scheduler(Isa isa, int threads) : isa_(isa), threads_(threads) {}
+
+  // Starts the threads at first use. False when the system refuses.
+  bool start();
+
+  na_stream* create_stream();
+  void destroy_stream(na_stream* stream);
+  void submit(na_stream* stream, na_operation* operation, const na_wait* waits, int32_t wait_count);
+
+ private:
+  // An operation whose tasks are being taken.
+  struct Active {
+    na_stream* stream;
+    na_operation* operation;
+    std::unique_ptr<Job> job;
+    size_t scratch_bytes;
+    int64_t tasks, next, running;
+    bool failed;
+  };
+  struct Scratch;
+
+  static void* thread_main(void* scheduler);
+  void work();
+  void make_ready(na_stream* stream);
+  void begin(na_stream* stream, std::unique_lock<std::mutex>& lock);
+  void finish(na_stream* stream);
+  void run_task(Active* active, Scratch& scratch, std::unique_lock<std::mutex>& lock);
+
+  const Isa isa_;
+  const int threads_;
+  std::mutex mutex_;  // guards everything below and all streams
+  std::condition_variable work_;
+  bool started_ = false;
+  std::deque<na_stream*> ready_;    // their head operation may begin
+  std::deque<Active*> active_;      // have tasks to be taken, in turn
+};
+
+}  // namespace na::cpu

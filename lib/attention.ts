@@ -1,0 +1,126 @@
+import { type Bias, nativeBias } from './biases';
+import { AttentionError } from './errors';
+import { type Mask, nativeMask } from './masks';
+import { type NativeResult, type NativeTensor, native } from './native';
+import { finite, oneOf, options, show } from './options';
+import { type Stream, streamHandle } from './stream';
+import { makeTensor, type Tensor, tensorHandle } from './tensor';
+
+/** Options of {@link attention}. */
+export interface AttentionOptions {
+  /** Which keys a query sees; masks of a list are intersected. Default: all. */
+  mask?: Mask | readonly Mask[];
+  /** Added to the scaled, capped scores; biases of a list are summed. */
+  bias?: Bias | readonly Bias[];
+  /** Factor of the scores; default 1/√headDim. */
+  scale?: number;
+  /** c > 0: a scaled score x becomes c·tanh(x/c), before any bias. */
+  softcap?: number;
+  /** float32 `[heads]`: one more logit in every softmax of a head, without a value; counted in `lse`. */
+  sinks?: Tensor;
+  /** Keys and values `[batch, n, kvHeads, headDim]` that every query sees, in the same softmax, whatever the mask. */
+  extra?: { k: Tensor; v: Tensor };
+  /** int32 `[sequences + 1]`: where packed sequences of a batch of 1 begin and end along the token axis. */
+  cuSeqlens?: { q: Tensor; k: Tensor };
+  /** On CUDA, float32 is 3xTF32; 'tf32' opts into one product. The CPU always computes in float32. */
+  precision?: 'float32' | 'tf32';
+  /** Where to write the output, instead of a new tensor. */
+  out?: Tensor;
+  /** The stream to enqueue on; the default stream of the device unless given. */
+  stream?: Stream;
+}
+
+/** What {@link attention} and {@link merge} return. */
+export interface AttentionResult {
+  /** `[batch, tokens…, heads, headDim of v]`, in the element type of q. */
+  out: Tensor;
+  /** float32 `[batch, tokens…, heads]`: natural logarithm of the sum of exponentials of the scores. */
+  lse: Tensor;
+}
+
+const list = (value: unknown): unknown[] => (value === undefined ? [] : Array.isArray(value) ? value : [value]);
+
+function optionalTensor(value: unknown, name: string): NativeTensor | undefined {
+  return value === undefined ? undefined : tensorHandle(value, name);
+}
+
+function pair<K extends string>(value: unknown, name: string, keys: readonly [K, K]): { [key in K]?: NativeTensor } {
+  if (value === undefined) return {};
+  const given = options(name, value, keys);
+  const result: { [key in K]?: NativeTensor } = {};
+  for (const key of keys) result[key] = tensorHandle(given[key], `${name}.${key}`);
+  return result;
+}
+
+function result(made: NativeResult, out: unknown): AttentionResult {
+  return { out: made.out ? makeTensor(made.out) : (out as Tensor), lse: makeTensor(made.lse) };
+}
+
+/**
+ * Scaled dot-product attention: out = softmax(mask(softcap(scale · q kᵀ) + bias)) v, one pass, without a score matrix.
+ *
+ * q is `[batch, tokens…, heads, headDim]`, k and v are `[batch, tokens…, kvHeads, headDim]` with one to three token
+ * axes; heads is a multiple of kvHeads. Sums are float32 whatever the inputs. A query that sees no key gives 0 and
+ * lse -Infinity. Enqueues and returns at once.
+ *
+ * @throws AttentionError before anything is enqueued.
+ * @see Milakov and Gimelshein 2018 (online softmax); Dao 2023 (FlashAttention-2); Hassani et al. 2025 (GNA).
+ */
+export function attention(q: Tensor, k: Tensor, v: Tensor, opts?: AttentionOptions): AttentionResult {
+  const names = [
+    'mask',
+    'bias',
+    'scale',
+    'softcap',
+    'sinks',
+    'extra',
+    'cuSeqlens',
+    'precision',
+    'out',
+    'stream',
+  ] as const;
+  const given = options('attention', opts, names);
+  const extra = pair(given.extra, 'extra', ['k', 'v']);
+  const cuSeqlens = pair(given.cuSeqlens, 'cuSeqlens', ['q', 'k']);
+  const precision = oneOf('attention', 'precision', given.precision ?? 'float32', ['float32', 'tf32']);
+  const made = native.attention({
+    q: tensorHandle(q, 'q'),
+    k: tensorHandle(k, 'k'),
+    v: tensorHandle(v, 'v'),
+    sinks: optionalTensor(given.sinks, 'sinks'),
+    extraK: extra.k,
+    extraV: extra.v,
+    cuQ: cuSeqlens.q,
+    cuK: cuSeqlens.k,
+    out: optionalTensor(given.out, 'out'),
+    masks: list(given.mask).map((mask) => nativeMask(mask, 'mask')),
+    biases: list(given.bias).map((bias) => nativeBias(bias, 'bias')),
+    scale: given.scale === undefined ? undefined : finite('attention', 'scale', given.scale),
+    softcap: given.softcap === undefined ? undefined : finite('attention', 'softcap', given.softcap),
+    tf32: precision === 'tf32',
+    stream: given.stream === undefined ? undefined : streamHandle(given.stream, 'stream'),
+  });
+  return result(made, given.out);
+}
+
+/** One result of {@link attention}, over some of the keys. */
+export type Part = Pick<AttentionResult, 'out' | 'lse'>;
+
+/**
+ * The result of attention over the union of disjoint sets of keys, from the results over each. Exact up to rounding.
+ * Merging only empty parts gives 0 and -Infinity. Sinks must have been given to one part only.
+ *
+ * @throws AttentionError before anything is enqueued.
+ */
+export function merge(parts: readonly Part[], opts?: { out?: Tensor; stream?: Stream }): AttentionResult {
+  const given = options('merge', opts, ['out', 'stream']);
+  if (!Array.isArray(parts) || parts.length === 0) {
+    throw new AttentionError('ERR_OPTION', `merge: parts is ${show(parts)}; it must be a list of { out, lse }`);
+  }
+  const handles = parts.map((part: unknown, i) => {
+    const { out, lse } = (part ?? {}) as Partial<Part>;
+    return { out: tensorHandle(out, `parts[${i}].out`), lse: tensorHandle(lse, `parts[${i}].lse`) };
+  });
+  const stream = given.stream === undefined ? undefined : streamHandle(given.stream, 'stream');
+  return result(native.merge(handles, optionalTensor(given.out, 'out'), stream), given.out);
+}

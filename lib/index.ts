@@ -1,0 +1,17 @@
+export { type AttentionOptions, type AttentionResult, attention, merge, type Part } from './attention';
+export { type Bias, denseBias, keyBias } from './biases';
+export { type DeviceInfo, type DeviceReason, devices, type MemoryStats, memoryStats } from './devices';
+export {
+  type DType,
+  type DTypeMap,
+  type Float16Elements,
+  fromBfloat16,
+  fromFloat16,
+  type TypedArray,
+  toBfloat16,
+  toFloat16,
+} from './dtype';
+export { AttentionError, type ErrorCode } from './errors';
+export { causal, type Mask, type NeighborhoodOptions, neighborhood, type PerAxis, window } from './masks';
+export { Event, Graph, Stream } from './stream';
+export { type Device, Tensor, type ToOptions } from './tensor';

@@ -1,0 +1,122 @@
+// Masks: which keys a query sees. Values to pass to attention().
+
+import { AttentionError } from './errors';
+import type { NativeMask, NativeNeighborhood } from './native';
+import { boolean, integer, options, show } from './options';
+
+/** The addon's form of a mask. */
+export let nativeMask: (value: unknown, name: string) => NativeMask;
+
+let makeMask: (native: NativeMask) => Mask;
+
+/** Which keys a query sees; made by {@link causal}, {@link window} and {@link neighborhood}. */
+export class Mask {
+  static {
+    nativeMask = (value, name) => {
+      if (value instanceof Mask) return value.#native;
+      throw new AttentionError(
+        'ERR_OPTION',
+        `${name} is ${show(value)}; it must be a mask: causal(), window() or neighborhood()`,
+      );
+    };
+    makeMask = (native) => new Mask(native);
+  }
+
+  readonly #native: NativeMask;
+
+  private constructor(native: NativeMask) {
+    this.#native = native;
+  }
+}
+
+/**
+ * Each query sees the keys up to its own position. With Lq queries and Lk keys, query i stands at i + Lk - Lq.
+ */
+export function causal(): Mask {
+  return makeMask({ left: -1, right: 0 });
+}
+
+/**
+ * The query at position p sees the keys p - left ... p + right; -1 is unlimited. Query i stands at i + Lk - Lq.
+ */
+export function window(opts: { left: number; right: number }): Mask {
+  const { left, right } = options('window', opts, ['left', 'right']);
+  return makeMask({ left: integer('window', 'left', left, -1), right: integer('window', 'right', right, -1) });
+}
+
+/** A value for all token axes, or one for each. */
+export type PerAxis<T> = T | readonly T[];
+
+/** Generalized neighborhood attention along each token axis. */
+export interface NeighborhoodOptions {
+  /** Keys in a window; -1 is the whole axis. */
+  window: PerAxis<number>;
+  /** Neighbouring queries that share one window, 1 (a sliding window) to `window` (blocks); default 1. */
+  stride?: PerAxis<number>;
+  /** Distance between neighbouring keys of a window; default 1. */
+  dilation?: PerAxis<number>;
+  /** Whether queries see no key behind their own position; default false. */
+  causal?: PerAxis<boolean>;
+  /** Whether the axis closes to a ring; default false. */
+  wrap?: PerAxis<boolean>;
+}
+
+const mostAxes = 3;
+
+function perAxis<T>(name: string, value: unknown, check: (name: string, value: unknown) => T): T[] {
+  if (!Array.isArray(value)) return [check(name, value)];
+  if (value.length < 1 || value.length > mostAxes) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `neighborhood: ${name} is ${show(value)}; give one value, or one for each of 1 to ${mostAxes} token axes`,
+    );
+  }
+  return Array.from(value, (entry, axis) => check(`${name}[${axis}]`, entry));
+}
+
+function setting(given: unknown): NativeNeighborhood {
+  const names = ['window', 'stride', 'dilation', 'causal', 'wrap'] as const;
+  const { window, stride = 1, dilation = 1, causal = false, wrap = false } = options('neighborhood', given, names);
+  const size = (name: string, value: unknown) => integer('neighborhood', name, value, 1);
+  const flag = (name: string, value: unknown) => Number(boolean('neighborhood', name, value));
+  const native: NativeNeighborhood = {
+    window: perAxis('window', window, (name, value) => (value === -1 ? -1 : size(name, value))),
+    stride: perAxis('stride', stride, size),
+    dilation: perAxis('dilation', dilation, size),
+    causal: perAxis('causal', causal, flag),
+    wrap: perAxis('wrap', wrap, flag),
+  };
+  const axes = Math.max(...Object.values(native).map((values: number[]) => values.length));
+  for (const [name, values] of Object.entries(native)) {
+    if (values.length !== 1 && values.length !== axes) {
+      throw new AttentionError(
+        'ERR_OPTION',
+        `neighborhood: ${name} has ${values.length} values but another option has ${axes}; give one value or one per axis`,
+      );
+    }
+  }
+  const at = (values: number[], axis: number) => (values.length === 1 ? values[0] : values[axis]) as number;
+  for (let axis = 0; axis < axes; axis++) {
+    const [w, s] = [at(native.window, axis), at(native.stride, axis)];
+    if (w !== -1 && s > w) {
+      throw new AttentionError('ERR_OPTION', `neighborhood: stride ${s} of axis ${axis} exceeds its window ${w}`);
+    }
+    if (at(native.causal, axis) && at(native.wrap, axis)) {
+      throw new AttentionError('ERR_OPTION', `neighborhood: axis ${axis} cannot both wrap and be causal`);
+    }
+  }
+  return native;
+}
+
+/**
+ * Generalized neighborhood attention (Hassani et al. 2025): along each token axis a query sees a window of keys around
+ * its leader, the middle query of its stride group; windows shift inward at the borders. Several axes: a key must lie
+ * in the window of each. A list gives one setting per query head.
+ */
+export function neighborhood(opts: NeighborhoodOptions | readonly NeighborhoodOptions[]): Mask {
+  if (!Array.isArray(opts)) return makeMask({ settings: [setting(opts)] });
+  if (opts.length === 0) {
+    throw new AttentionError('ERR_OPTION', 'neighborhood: the list of settings is empty; give one per query head');
+  }
+  return makeMask({ settings: opts.map(setting) });
+}

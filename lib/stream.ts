@@ -1,0 +1,161 @@
+import { AttentionError } from './errors';
+import { type NativeEvent, type NativeGraph, type NativeStream, native } from './native';
+import { show } from './options';
+import type { Device } from './tensor';
+
+/** The addon's stream behind a Stream; ERR_DISPOSED or ERR_OPTION when there is none. */
+export let streamHandle: (value: unknown, name: string) => NativeStream;
+
+/**
+ * A queue of operations on one device. Operations of one stream run in order, those of different streams side by side,
+ * except that whatever touches a tensor waits for the work that still writes it.
+ *
+ * At most 1048576 operations may wait in a stream; beyond that calls fail with ERR_OUT_OF_MEMORY.
+ */
+export class Stream {
+  static {
+    streamHandle = (value, name) => {
+      if (!(value instanceof Stream)) {
+        throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a Stream`);
+      }
+      return value.#use();
+    };
+  }
+
+  #handle: NativeStream | undefined;
+  readonly #device: Device;
+
+  /** A new stream on a device, 'cpu' unless given. */
+  constructor(device: Device = 'cpu') {
+    if (typeof device !== 'string') {
+      throw new AttentionError('ERR_DEVICE', `Stream: device is ${show(device)}; use 'cpu', 'cuda' or 'cuda:N'`);
+    }
+    this.#device = native.resolveDevice(device) as Device;
+    this.#handle = native.streamCreate(device);
+  }
+
+  /** The device whose operations the stream runs. */
+  get device(): Device {
+    return this.#device;
+  }
+
+  #use(): NativeStream {
+    if (!this.#handle) throw new AttentionError('ERR_DISPOSED', `this Stream on ${this.#device} was disposed of`);
+    return this.#handle;
+  }
+
+  /** Resolves when all that has been enqueued so far is done. */
+  synchronize(): Promise<void> {
+    return native.streamSynchronize(this.#use());
+  }
+
+  /** An event at this point of the stream. */
+  record(): Event {
+    return makeEvent(native.streamRecord(this.#use()));
+  }
+
+  /** Lets what is enqueued from now on begin after the event. */
+  wait(event: Event): void {
+    native.streamWait(this.#use(), eventHandle(event));
+  }
+
+  /**
+   * Records the operations that `fn` enqueues on this stream instead of running them. Their outputs belong to the
+   * graph: each launch overwrites them. Operations on other streams run as ever; `record` and `wait` are refused here.
+   */
+  capture(fn: () => void): Graph {
+    if (typeof fn !== 'function') {
+      throw new AttentionError('ERR_OPTION', `capture: fn is ${show(fn)}; it must be a function`);
+    }
+    const handle = this.#use();
+    native.streamBeginCapture(handle);
+    let result: unknown;
+    try {
+      result = fn();
+    } catch (error) {
+      native.graphDispose(native.streamEndCapture(handle));
+      throw error;
+    }
+    const graph = native.streamEndCapture(handle);
+    if (result instanceof Promise) {
+      native.graphDispose(graph);
+      result.catch(() => {}); // what it does later is not part of the capture, and its failure not ours
+      throw new AttentionError('ERR_OPTION', 'capture: fn returned a promise; it must enqueue synchronously');
+    }
+    return makeGraph(graph, this);
+  }
+
+  /** Lets go of the stream. Queued work still runs to its end. Idempotent. */
+  dispose(): void {
+    if (this.#handle) native.streamDispose(this.#handle);
+    this.#handle = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+let makeEvent: (handle: NativeEvent) => Event;
+let eventHandle: (value: unknown) => NativeEvent;
+
+/** A point of a stream, made by {@link Stream.record}. */
+export class Event {
+  static {
+    makeEvent = (handle) => new Event(handle);
+    eventHandle = (value) => {
+      if (value instanceof Event) return value.#handle;
+      throw new AttentionError('ERR_OPTION', `event is ${show(value)}; it must be an Event`);
+    };
+  }
+
+  readonly #handle: NativeEvent;
+
+  private constructor(handle: NativeEvent) {
+    this.#handle = handle;
+  }
+
+  /** Resolves when the stream has reached this point. */
+  done(): Promise<void> {
+    return native.eventDone(this.#handle);
+  }
+
+  /** Milliseconds by the device's clock from this event to a later one, once both have been reached. */
+  elapsedMs(later: Event): Promise<number> {
+    const end = eventHandle(later);
+    return Promise.all([this.done(), later.done()]).then(() => native.eventElapsedMs(this.#handle, end));
+  }
+}
+
+let makeGraph: (handle: NativeGraph, stream: Stream) => Graph;
+
+/** Operations recorded by {@link Stream.capture}, to be run again and again. */
+export class Graph {
+  static {
+    makeGraph = (handle, stream) => new Graph(handle, stream);
+  }
+
+  #handle: NativeGraph | undefined;
+  readonly #stream: Stream;
+
+  private constructor(handle: NativeGraph, stream: Stream) {
+    this.#handle = handle;
+    this.#stream = stream;
+  }
+
+  /** Enqueues the recorded operations, on the stream they were recorded from unless another of its device is given. */
+  launch(stream: Stream = this.#stream): void {
+    if (!this.#handle) throw new AttentionError('ERR_DISPOSED', 'this Graph was disposed of');
+    native.graphLaunch(this.#handle, streamHandle(stream, 'stream'));
+  }
+
+  /** Lets go of the recorded operations. Idempotent. */
+  dispose(): void {
+    if (this.#handle) native.graphDispose(this.#handle);
+    this.#handle = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
