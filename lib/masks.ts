@@ -86,12 +86,13 @@ function setting(given: unknown): NativeNeighborhood {
     causal: perAxis('causal', causal, flag),
     wrap: perAxis('wrap', wrap, flag),
   };
-  const axes = Math.max(...Object.values(native).map((values: number[]) => values.length));
-  for (const [name, values] of Object.entries(native)) {
+  const lists = Object.entries(native) as [string, number[]][];
+  const [longest, { length: axes }] = lists.reduce((a, b) => (b[1].length > a[1].length ? b : a));
+  for (const [name, values] of lists) {
     if (values.length !== 1 && values.length !== axes) {
       throw new AttentionError(
         'ERR_OPTION',
-        `neighborhood: ${name} has ${values.length} values but another option has ${axes}; give one value or one per axis`,
+        `neighborhood: ${name} has ${values.length} values but ${longest} has ${axes}; give one value or one per axis`,
       );
     }
   }

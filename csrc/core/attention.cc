@@ -1,14 +1,13 @@
 #include "core/attention.h"
 
 #include <cmath>
-#include <limits>
 
 namespace na {
 namespace {
 
 constexpr int64_t kMostHeadDim = 512;
-// Key positions are 32-bit inside the kernels.
-constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
+// Positions, and twice their number, are 32-bit inside the kernels.
+constexpr int64_t kMostTokens = int64_t{1} << 30;
 
 class AttentionOperation final : public Operation {
  public:

@@ -29,6 +29,9 @@ LoadedBackend load_cuda_backend() {
   if (wanted && strcmp(wanted, "cpu") == 0) {
     return unusable("disabled", "NODE_ATTENTION_DEVICE=cpu keeps the CUDA backend closed");
   }
+  if (wanted && *wanted) {
+    return unusable("disabled", std::string("NODE_ATTENTION_DEVICE=") + wanted + " is not known: set it to cpu, or unset it");
+  }
   void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (!driver) {
     const char* text = dlerror();

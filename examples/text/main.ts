@@ -1,0 +1,100 @@
+// npm run demo: a language model without weights. See predict.ts for how it works.
+
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { Presets, SingleBar } from 'cli-progress';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { createMemory, predict } from './predict';
+import { type Result, report } from './report';
+import { type Tokens, tokenize } from './tokenize';
+
+const WINDOWS = [16384, 4096, 1024, 256];
+const DEFAULT_FILE = join(dirname(require.resolve('typescript/package.json')), 'lib', 'lib.dom.d.ts');
+
+interface Options {
+  file?: string;
+  tokens: number;
+  seed: number;
+  dtype: 'float32' | 'float16' | 'bfloat16';
+}
+
+function wholeNumber(least: number) {
+  return (value: string): number => {
+    const number = Number(value);
+    if (value.trim() === '' || !Number.isSafeInteger(number) || number < least) {
+      throw new InvalidArgumentError(`Give a whole number of at least ${least}.`);
+    }
+    return number;
+  };
+}
+
+const program = new Command('npm run demo --')
+  .description(
+    'Predicts every next token of a text from the tokens before it, by attention alone: no weights, no training.\n' +
+      'Full attention is compared with sliding windows.',
+  )
+  .option('--file <path>', "the text to read (default: the TypeScript compiler's lib.dom.d.ts)")
+  .option('--tokens <n>', 'how many tokens of it to use at most', wholeNumber(2), 65536)
+  .option('--seed <n>', 'seed of the random codes', wholeNumber(0), 1)
+  .addOption(
+    new Option('--dtype <dtype>', 'type of keys, queries and values')
+      .choices(['float32', 'float16', 'bfloat16'])
+      .default('bfloat16'),
+  );
+
+async function main(): Promise<void> {
+  const { file = DEFAULT_FILE, tokens: limit, seed, dtype } = program.parse().opts<Options>();
+  const tokens = read(file, limit);
+  const { length } = tokens.ids;
+  console.log(
+    `${file === DEFAULT_FILE ? 'lib.dom.d.ts' : file}: ${count(length)} tokens, ${count(tokens.vocabulary.length)} different; ${dtype}, seed ${seed}`,
+  );
+
+  const memory = createMemory(tokens, seed, dtype);
+  const results: Result[] = [];
+  for (const width of [undefined, ...WINDOWS.filter((width) => width < length)]) {
+    const name = width === undefined ? 'full attention' : `window of ${count(width)}`;
+    const bar = startProgress(name, memory.length);
+    const start = performance.now();
+    const predicted = await predict(memory, width, bar.update);
+    results.push({ width, predicted, seconds: (performance.now() - start) / 1000 });
+    bar.stop();
+  }
+  const [full, ...windows] = results;
+  console.log(`\n${report(tokens, full!, windows)}`);
+}
+
+function read(file: string, limit: number): Tokens {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    return program.error(
+      `error: option '--file <path>' argument '${file}' cannot be read (${code}). Give the path of a text file.`,
+    );
+  }
+  const tokens = tokenize(text, limit);
+  if (tokens.ids.length < 2) {
+    program.error(
+      `error: option '--file <path>' argument '${file}' holds ${tokens.ids.length} tokens. Give a text of at least 2.`,
+    );
+  }
+  return tokens;
+}
+
+/** A progress bar on a terminal, one plain line for each predictor elsewhere. */
+function startProgress(name: string, total: number): { update(done: number): void; stop(): void } {
+  if (!process.stderr.isTTY) {
+    process.stderr.write(`${name}: predicting ${count(total)} tokens\n`);
+    return { update() {}, stop() {} };
+  }
+  const format = '{name} {bar} {percentage} %  {value}/{total} tokens';
+  const bar = new SingleBar({ format, hideCursor: true }, Presets.shades_classic);
+  bar.start(total, 0, { name: name.padEnd(16) });
+  return { update: (done) => bar.update(done), stop: () => bar.stop() };
+}
+
+const count = (n: number) => n.toLocaleString('en-US');
+
+main().catch((error: Error) => program.error(`error: ${error.message}`));

@@ -1,0 +1,86 @@
+// Predicts every next token of a text by one causal attention over all that was read before.
+//
+// The key at position j codes the tokens before j, and its value is the token at j. The query at position i codes the
+// tokens up to and including i, and so matches the keys of earlier places with the same context: their values are the
+// tokens that came next there. Keys and queries are two views of one tensor, one row apart. Causal attention lets query
+// i see the keys up to i, whose values are the tokens up to i, so nothing of the answer, token i + 1, is seen.
+
+import { attention, causal, type DType, Tensor, window } from 'node-attention';
+import { CONTEXT_DIM, contextCodes, gather, randomBits, randomCodes, VALUE_DIM } from './codes';
+import type { Tokens } from './tokenize';
+
+/** Sharpness of the memory: a context that matches in full outweighs chance matches by e to this power. */
+const SHARPNESS = 25;
+/** Sharpness of the final lookup, which is to find the single nearest code. */
+const NEAREST = 1e6;
+/** Queries of one operation. */
+const CHUNK = 2048;
+
+export interface Memory {
+  /** Number of predictions: one less than the tokens of the text. */
+  length: number;
+  keys: Tensor;
+  queries: Tensor;
+  values: Tensor;
+  /** Value code of every vocabulary entry, and its number, as keys and values of the final lookup. */
+  codes: Tensor;
+  numbers: Tensor;
+}
+
+export function createMemory({ ids, vocabulary }: Tokens, seed: number, dtype: DType): Memory {
+  const bits = randomBits(seed);
+  const size = vocabulary.length;
+  const known = ids.subarray(0, -1); // the last token is only ever predicted
+  const { length } = known;
+  const contexts = Tensor.from(contextCodes(bits, known, size), [1, length + 1, 1, CONTEXT_DIM], { dtype });
+  const codes = randomCodes(bits, size, VALUE_DIM);
+  return {
+    length,
+    keys: positions(contexts, 0, length),
+    queries: positions(contexts, 1, length + 1),
+    values: Tensor.from(gather(codes, known, VALUE_DIM), [1, length, 1, VALUE_DIM], { dtype }),
+    codes: Tensor.from(codes, [1, size, 1, VALUE_DIM]),
+    numbers: Tensor.from(
+      Float32Array.from({ length: size }, (_, id) => id),
+      [1, size, 1, 1],
+    ),
+  };
+}
+
+/**
+ * Predicts tokens 1 ... length from those before them, seeing all of them or the last `width` only. All chunks are
+ * queued at once and end in order; `progress` hears how many predictions are done.
+ */
+export async function predict(
+  memory: Memory,
+  width: number | undefined,
+  progress: (done: number) => void = () => {},
+): Promise<Int32Array> {
+  const { length, keys, queries, values, codes, numbers } = memory;
+  const mask = width === undefined ? causal() : window({ left: width - 1, right: 0 });
+  const answers: ReturnType<Tensor['read']>[] = [];
+  for (let start = 0; start < length; start += CHUNK) {
+    // The last query of the chunk stands at the last key: attention aligns them at the end by itself.
+    const end = Math.min(start + CHUNK, length);
+    using remembered = attention(positions(queries, start, end), positions(keys, 0, end), positions(values, 0, end), {
+      mask,
+      scale: SHARPNESS,
+    }).out;
+    // Which code is nearest? That is an attention too, over the vocabulary, so sharp that one entry takes all.
+    using mixture = remembered.to('float32');
+    using nearest = attention(mixture, codes, numbers, { scale: NEAREST }).out;
+    answers.push(nearest.read());
+  }
+  const predicted = new Int32Array(length);
+  for (const [chunk, answer] of answers.entries()) {
+    const found = (await answer) as Float32Array;
+    predicted.set(found.map(Math.round), chunk * CHUNK);
+    progress(chunk * CHUNK + found.length);
+  }
+  return predicted;
+}
+
+/** A view of some positions of a [1, tokens, 1, headDim] tensor. */
+function positions(tensor: Tensor, start: number, stop: number): Tensor {
+  return tensor.slice([0, 1], [start, stop]);
+}

@@ -1,0 +1,127 @@
+// What the predictions are worth: accuracy on several sets of tokens, two simple predictors to compare with, and the
+// finding in one sentence.
+
+import { CONTEXT } from './codes';
+import type { Tokens } from './tokenize';
+
+export interface Result {
+  /** What this predictor saw: the number of tokens of a window, undefined for all. */
+  width: number | undefined;
+  /** Prediction i is for token i + 1. */
+  predicted: Int32Array;
+  seconds: number;
+}
+
+/** How often the predictions are right, over those that `counts` selects; NaN when it selects none. */
+export function accuracy(ids: Int32Array, predicted: Int32Array, counts: (i: number) => boolean = () => true): number {
+  let right = 0;
+  let all = 0;
+  predicted.forEach((id, i) => {
+    if (!counts(i)) return;
+    all++;
+    if (id === ids[i + 1]) right++;
+  });
+  return right / all;
+}
+
+/**
+ * For every prediction, how many positions ago the last `length` tokens were seen before, -1 if never. Where the
+ * distance is `width` or more, the key that remembers the place lies outside a window of that width.
+ */
+export function contextDistances(ids: Int32Array, length = CONTEXT): Int32Array {
+  const last = new Map<string, number>();
+  const distances = new Int32Array(ids.length - 1).fill(-1);
+  for (let i = length - 1; i < distances.length; i++) {
+    const context = ids.subarray(i - length + 1, i + 1).join();
+    const before = last.get(context);
+    // The place where the context ended at `before` is remembered by the key one position later.
+    if (before !== undefined) distances[i] = i - before - 1;
+    last.set(context, i);
+  }
+  return distances;
+}
+
+/** Predicts the token that was the most frequent so far. */
+export function mostFrequent(ids: Int32Array, vocabularySize: number): Int32Array {
+  const counts = new Int32Array(vocabularySize);
+  let best = ids[0]!;
+  return ids.subarray(0, -1).map((id) => {
+    counts[id]!++;
+    if (counts[id]! > counts[best]!) best = id;
+    return best;
+  });
+}
+
+/** Predicts what came after the last place with the same preceding tokens, for the longest context seen before. */
+export function exactLookup(ids: Int32Array, longest = CONTEXT): Int32Array {
+  const predicted = new Int32Array(ids.length - 1).fill(-1);
+  for (let length = 1; length <= longest; length++) {
+    const next = new Map<string, number>();
+    for (let i = length - 1; i < predicted.length; i++) {
+      const context = ids.subarray(i - length + 1, i + 1).join();
+      predicted[i] = next.get(context) ?? predicted[i]!;
+      next.set(context, ids[i + 1]!);
+    }
+  }
+  return predicted;
+}
+
+/** The table and the sentence. `full` is the result that saw everything, `windows` the others, widest first. */
+export function report(tokens: Tokens, full: Result, windows: Result[]): string {
+  const { ids, vocabulary, identifier } = tokens;
+  const isIdentifier = (i: number) => identifier[ids[i + 1]!] === 1;
+  const distances = contextDistances(ids);
+
+  const rows = [['', 'all tokens', 'identifiers', 'tokens/s', 'far tokens', 'window right', 'full right']];
+  const add = (name: string, predicted: Int32Array, ...more: string[]) =>
+    rows.push([name, percent(accuracy(ids, predicted)), percent(accuracy(ids, predicted, isIdentifier)), ...more]);
+
+  const losses = windows.map(({ width, predicted }) => {
+    const isFar = (i: number) => distances[i]! >= width!;
+    return {
+      width: width!,
+      all: accuracy(ids, predicted),
+      share: distances.reduce((count, _, i) => count + Number(isFar(i)), 0) / distances.length,
+      far: accuracy(ids, predicted, isFar),
+      farFull: accuracy(ids, full.predicted, isFar),
+    };
+  });
+  add('full attention', full.predicted, speed(full));
+  windows.forEach((result, w) => {
+    const { width, share, far, farFull } = losses[w]!;
+    add(`window of ${count(width)}`, result.predicted, speed(result), percent(share), percent(far), percent(farFull));
+  });
+  add(`exact lookup, last ${CONTEXT} or fewer`, exactLookup(ids));
+  add('most frequent so far', mostFrequent(ids, vocabulary.length));
+
+  const lines = [
+    table(rows),
+    '',
+    `Far: tokens whose preceding ${CONTEXT} tokens were last seen further back than the window.`,
+  ];
+  const narrowest = losses.at(-1);
+  if (narrowest !== undefined) {
+    const { width, all, share, far, farFull } = narrowest;
+    const whole = accuracy(ids, full.predicted);
+    lines.push(
+      `A window of ${count(width)} tokens gets ${percent(all)} of the tokens right, full attention ${percent(whole)}` +
+        (share > 0
+          ? `; of the ${percent(share)} whose context was last seen further back than the window it gets ${percent(far)} right, ` +
+            `full attention ${percent(farFull)}.`
+          : ', and no context was last seen further back than the window.'),
+    );
+  }
+  return lines.join('\n');
+}
+
+const count = (n: number) => n.toLocaleString('en-US');
+const percent = (share: number) => (Number.isNaN(share) ? '-' : `${(share * 100).toFixed(1)} %`);
+const speed = ({ predicted, seconds }: Result) => count(Math.round(predicted.length / seconds));
+
+/** Columns padded to their widest cell: the first to the left, the others to the right. */
+function table(rows: string[][]): string {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => (row[column] ?? '').length)));
+  const line = (row: string[]) =>
+    row.map((cell, c) => (c === 0 ? cell.padEnd(widths[c]!) : cell.padStart(widths[c]!))).join('   ');
+  return rows.map(line).join('\n');
+}

@@ -1,0 +1,43 @@
+// The event loop stays free while attention runs.
+
+import { performance } from 'node:perf_hooks';
+import { attention, Tensor } from 'node-attention';
+import { expect, test } from 'vitest';
+
+/** How late a 2 ms timer comes, in milliseconds, while `busy` is not settled and for at least `least` ticks. */
+async function lateness(busy: Promise<unknown>, least: number): Promise<number[]> {
+  let running = true;
+  const ended = busy.finally(() => {
+    running = false;
+  });
+  const late: number[] = [];
+  while (running || late.length < least) {
+    const due = performance.now() + 2;
+    await new Promise((resolve) => setTimeout(resolve, 2));
+    late.push(performance.now() - due);
+  }
+  await ended;
+  return late;
+}
+
+const percentile = (sorted: number[], share: number) => sorted[Math.floor(share * (sorted.length - 1))]!;
+
+test('a timer is not late while an attention of a second runs', async () => {
+  const x = Tensor.randn([1, 8192, 8, 64], { seed: 1 });
+  const idle: number[] = [];
+  const busy: number[] = [];
+  // Interleaved, so that both see what else this machine does.
+  for (let round = 0; round < 3; round++) {
+    idle.push(...(await lateness(Promise.resolve(), 100)));
+    const begun = performance.now();
+    const call = attention(x, x, x);
+    expect(performance.now() - begun).toBeLessThan(50); // enqueued, not run
+    const ticks = await lateness(call.out.read(), 1);
+    expect(ticks.length).toBeGreaterThan(20); // it ran long enough to matter
+    busy.push(...ticks);
+  }
+  const [control, measured] = [idle, busy].map((late) => percentile(late.sort((a, b) => a - b), 0.99)) as [number, number];
+  console.log(`timer lateness, 99th percentile: ${measured.toFixed(1)} ms busy, ${control.toFixed(1)} ms idle`);
+  // A few scheduling quanta beside busy threads on a shared machine; a blocked loop would be a second late.
+  expect(measured).toBeLessThan(control + 40);
+}, 120_000);
