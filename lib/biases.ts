@@ -2,7 +2,7 @@
 
 import { AttentionError } from './errors';
 import type { NativeBias } from './native';
-import { show } from './options';
+import { isObject, show } from './options';
 import { type Tensor, tensorHandle } from './tensor';
 
 /** The addon's form of a bias. */
@@ -14,7 +14,7 @@ let makeBias: (tensor: Tensor, dense: boolean, call: string) => Bias;
 export class Bias {
   static {
     nativeBias = (value, name) => {
-      if (value instanceof Bias) return { tensor: tensorHandle(value.#tensor, name), dense: value.#dense };
+      if (isObject(value) && #tensor in value) return { tensor: tensorHandle(value.#tensor, name), dense: value.#dense };
       throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a bias: keyBias() or denseBias()`);
     };
     makeBias = (tensor, dense, call) => {

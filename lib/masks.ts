@@ -2,7 +2,7 @@
 
 import { AttentionError } from './errors';
 import type { NativeMask, NativeNeighborhood } from './native';
-import { boolean, integer, options, show } from './options';
+import { boolean, integer, isObject, options, show } from './options';
 
 /** The addon's form of a mask. */
 export let nativeMask: (value: unknown, name: string) => NativeMask;
@@ -13,7 +13,7 @@ let makeMask: (native: NativeMask) => Mask;
 export class Mask {
   static {
     nativeMask = (value, name) => {
-      if (value instanceof Mask) return value.#native;
+      if (isObject(value) && #native in value) return value.#native;
       throw new AttentionError(
         'ERR_OPTION',
         `${name} is ${show(value)}; it must be a mask: causal(), window() or neighborhood()`,

@@ -11,6 +11,9 @@ declare const brand: unique symbol;
 export interface NativeTensor {
   readonly [brand]: 'tensor';
 }
+export interface NativeExposure {
+  readonly [brand]: 'exposure';
+}
 export interface NativeStream {
   readonly [brand]: 'stream';
 }
@@ -98,13 +101,14 @@ export interface Addon {
   tensorPermute(tensor: NativeTensor, axes: number[]): NativeTensor;
   tensorSlice(tensor: NativeTensor, starts: number[], stops: number[]): NativeTensor;
   tensorInfo(tensor: NativeTensor): NativeTensorInfo;
-  tensorMemory(tensor: NativeTensor): { buffer: ArrayBuffer; byteOffset: number; copied: boolean };
+  tensorMemory(tensor: NativeTensor): { buffer: ArrayBuffer; exposure?: NativeExposure };
   tensorByteOffset(tensor: NativeTensor): number;
   tensorPending(tensor: NativeTensor): boolean;
   tensorWritten(tensor: NativeTensor): Promise<void>;
   tensorTo(tensor: NativeTensor, dtype: number, device: string, stream: NativeStream | null): NativeTensor;
-  tensorReadBack(tensor: NativeTensor): NativeTensor;
+  tensorReadBack(tensor: NativeTensor): { buffer: ArrayBuffer; tensor: NativeTensor };
   tensorDispose(tensor: NativeTensor): void;
+  exposureMoved(exposure: NativeExposure): void;
 
   streamCreate(device: string): NativeStream;
   streamSynchronize(stream: NativeStream): Promise<void>;

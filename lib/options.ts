@@ -2,11 +2,17 @@
 
 import { AttentionError, type ErrorCode } from './errors';
 
+export const isObject = (value: unknown): value is object => typeof value === 'object' && value !== null;
+
 /** How a value looks in an error message. */
-export function show(value: unknown): string {
+export function show(value: unknown, depth = 0): string {
   if (typeof value === 'string') return `'${value}'`;
   if (typeof value === 'bigint') return `${value}n`;
-  if (Array.isArray(value)) return `[${value.slice(0, 8).map(show).join(', ')}${value.length > 8 ? ', ...' : ''}]`;
+  if (Array.isArray(value)) {
+    if (depth > 2) return '[...]';
+    const entries = value.slice(0, 8).map((entry) => show(entry, depth + 1));
+    return `[${entries.join(', ')}${value.length > 8 ? ', ...' : ''}]`;
+  }
   if (value !== null && typeof value === 'object') return `a ${value.constructor?.name ?? 'object'}`;
   if (typeof value === 'function') return 'a function';
   return String(value);
@@ -25,7 +31,7 @@ export function options<K extends string>(
   for (const name of Object.keys(given)) {
     if ((known as readonly string[]).includes(name)) continue;
     const close = known.find((candidate) => candidate.toLowerCase() === name.toLowerCase());
-    const fix = close ? `did you mean '${close}'?` : `known options are ${known.map(show).join(', ') || 'none'}`;
+    const fix = close ? `did you mean '${close}'?` : `known options are ${known.map((name) => show(name)).join(', ')}`;
     throw new AttentionError('ERR_OPTION', `${call}: option '${name}' is not known; ${fix}`);
   }
   const values: { [name in K]?: unknown } = {};
@@ -56,7 +62,7 @@ export function boolean(call: string, name: string, value: unknown): boolean {
 
 export function oneOf<T extends string>(call: string, name: string, value: unknown, allowed: readonly T[]): T {
   if (!(allowed as readonly unknown[]).includes(value)) {
-    throw new AttentionError('ERR_OPTION', `${call}: ${name} is ${show(value)}; use ${allowed.map(show).join(' or ')}`);
+    throw new AttentionError('ERR_OPTION', `${call}: ${name} is ${show(value)}; use ${allowed.map((choice) => show(choice)).join(' or ')}`);
   }
   return value as T;
 }

@@ -1,6 +1,6 @@
 import { AttentionError } from './errors';
 import { type NativeEvent, type NativeGraph, type NativeStream, native } from './native';
-import { show } from './options';
+import { isObject, show } from './options';
 import type { Device } from './tensor';
 
 /** The addon's stream behind a Stream; ERR_DISPOSED or ERR_OPTION when there is none. */
@@ -10,19 +10,20 @@ export let streamHandle: (value: unknown, name: string) => NativeStream;
  * A queue of operations on one device. Operations of one stream run in order, those of different streams side by side,
  * except that whatever touches a tensor waits for the work that still writes it.
  *
- * At most 1048576 operations may wait in a stream; beyond that calls fail with ERR_OUT_OF_MEMORY.
+ * At most 262144 operations may wait in a stream; beyond that calls fail with ERR_OUT_OF_MEMORY.
  */
 export class Stream {
   static {
     streamHandle = (value, name) => {
-      if (!(value instanceof Stream)) {
+      if (!isObject(value) || !(#handle in value)) {
         throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a Stream`);
       }
-      return value.#use();
+      return value.#use(name);
     };
   }
 
   #handle: NativeStream | undefined;
+  #capturing = false;
   readonly #device: Device;
 
   /** A new stream on a device, 'cpu' unless given. */
@@ -39,9 +40,9 @@ export class Stream {
     return this.#device;
   }
 
-  #use(): NativeStream {
-    if (!this.#handle) throw new AttentionError('ERR_DISPOSED', `this Stream on ${this.#device} was disposed of`);
-    return this.#handle;
+  #use(name = 'this Stream'): NativeStream {
+    if (this.#handle) return this.#handle;
+    throw new AttentionError('ERR_DISPOSED', `${name}, a Stream on ${this.#device}, was disposed of; make a new one`);
   }
 
   /** Resolves when all that has been enqueued so far is done. */
@@ -70,11 +71,14 @@ export class Stream {
     const handle = this.#use();
     native.streamBeginCapture(handle);
     let result: unknown;
+    this.#capturing = true;
     try {
       result = fn();
     } catch (error) {
       native.graphDispose(native.streamEndCapture(handle));
       throw error;
+    } finally {
+      this.#capturing = false;
     }
     const graph = native.streamEndCapture(handle);
     if (result instanceof Promise) {
@@ -87,6 +91,9 @@ export class Stream {
 
   /** Lets go of the stream. Queued work still runs to its end. Idempotent. */
   dispose(): void {
+    if (this.#capturing) {
+      throw new AttentionError('ERR_OPTION', 'dispose cannot be called on a stream while it captures; call it after');
+    }
     if (this.#handle) native.streamDispose(this.#handle);
     this.#handle = undefined;
   }
@@ -104,7 +111,7 @@ export class Event {
   static {
     makeEvent = (handle) => new Event(handle);
     eventHandle = (value) => {
-      if (value instanceof Event) return value.#handle;
+      if (isObject(value) && #handle in value) return value.#handle;
       throw new AttentionError('ERR_OPTION', `event is ${show(value)}; it must be an Event`);
     };
   }

@@ -11,8 +11,8 @@ import {
   type TypedArray,
 } from './dtype';
 import { AttentionError } from './errors';
-import { type NativeTensor, native } from './native';
-import { boolean, integer, integers, options, show } from './options';
+import { type NativeExposure, type NativeTensor, native } from './native';
+import { boolean, integer, integers, isObject, options, show } from './options';
 import { type Stream, streamHandle } from './stream';
 
 /** Where a tensor lives: 'cuda' is the first CUDA device. */
@@ -41,6 +41,27 @@ interface Memory {
   readonly shared: ArrayBufferView | undefined;
 }
 
+/**
+ * Memory that a program moves into another ArrayBuffer may end up in another thread. Node does not tell the addon so,
+ * which would free it with this thread.
+ */
+function watchMoves(buffer: ArrayBuffer, exposure: NativeExposure): void {
+  for (const name of ['transfer', 'transferToFixedLength'] as const) {
+    const move = (ArrayBuffer.prototype as unknown as Record<string, undefined | ((...args: unknown[]) => ArrayBuffer)>)[name];
+    if (!move) continue;
+    const watched = function (this: ArrayBuffer, ...args: unknown[]): ArrayBuffer {
+      native.exposureMoved(exposure);
+      return move.apply(this, args);
+    };
+    Object.defineProperty(buffer, name, { value: watched, writable: true, configurable: true });
+  }
+}
+
+/** Empty buffers cannot be told from detached ones by their length. */
+function isDetached(buffer: ArrayBufferLike): boolean {
+  return (buffer as { detached?: boolean }).detached === true;
+}
+
 function checkShape(call: string, shape: unknown): number[] {
   return integers(call, 'shape', shape, 0, 'ERR_SHAPE');
 }
@@ -67,7 +88,7 @@ function moved(onCpu: NativeTensor, dtype: DType, device: Device): NativeTensor 
 export class Tensor<D extends DType = DType> {
   static {
     tensorHandle = (value, name) => {
-      if (!(value instanceof Tensor)) {
+      if (!isObject(value) || !(#handle in value)) {
         throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a Tensor`);
       }
       return value.#use(name);
@@ -84,7 +105,7 @@ export class Tensor<D extends DType = DType> {
   readonly device: Device;
 
   #handle: NativeTensor | undefined;
-  readonly #memory: Memory;
+  #memory: Memory;
   readonly #contiguous: boolean;
 
   private constructor(handle: NativeTensor, memory: Memory) {
@@ -280,10 +301,13 @@ export class Tensor<D extends DType = DType> {
     if (!buffer) {
       const memory = native.tensorMemory(handle);
       buffer = memory.buffer;
-      if (!memory.copied) this.#memory.buffer = buffer;
+      if (memory.exposure) {
+        this.#memory.buffer = buffer;
+        watchMoves(memory.buffer, memory.exposure);
+      }
     }
     const elements = this.#elements();
-    if (buffer.byteLength < offset + elements * elementBytes[this.dtype]) {
+    if (buffer.byteLength < offset + elements * elementBytes[this.dtype] || isDetached(buffer)) {
       throw new AttentionError(
         'ERR_DISPOSED',
         `data: the ArrayBuffer of ${this.#describe()} was detached by JavaScript (transferred); use read()`,
@@ -294,18 +318,19 @@ export class Tensor<D extends DType = DType> {
 
   /** A copy of the elements in the order of the axes, made once the work that writes the tensor is done. */
   read(): Promise<DTypeMap[D]> {
-    const copy = native.tensorReadBack(this.#use());
+    const { buffer, tensor } = native.tensorReadBack(this.#use());
     const elements = this.#elements();
     return native
-      .tensorWritten(copy)
-      .then(() => arrayOver(this.dtype, native.tensorMemory(copy).buffer, 0, elements))
-      .finally(() => native.tensorDispose(copy));
+      .tensorWritten(tensor)
+      .then(() => arrayOver(this.dtype, buffer, 0, elements))
+      .finally(() => native.tensorDispose(tensor));
   }
 
   /** Lets go of the memory, which is freed once queued work no longer uses it. Idempotent. */
   dispose(): void {
     if (this.#handle) native.tensorDispose(this.#handle);
     this.#handle = undefined;
+    this.#memory = { buffer: undefined, shared: undefined }; // views of the same memory have their own reference
   }
 
   [Symbol.dispose](): void {

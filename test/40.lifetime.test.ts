@@ -38,6 +38,32 @@ describe('workers', () => {
     expect((await attention(x, x, x).out.read())[0]).toBe(2); // the pool still serves
   });
 
+  test.each(['queue', 'chain'])('a worker with a long %s ends soon, however busy this thread keeps the pool', async (mode) => {
+    const x = Tensor.randn([1, 4096, 4, 64], { seed: 2 });
+    const streams = Array.from({ length: 6 }, () => new Stream());
+    const work = streams.map((stream) => attention(x, x, x, { stream }).out);
+    const worker = start(mode);
+    await message(worker);
+    for (const stream of streams) work.push(attention(x, x, x, { stream }).out);
+    const begun = performance.now();
+    await worker.terminate();
+    expect(performance.now() - begun).toBeLessThan(1000);
+    await Promise.all(work.map((out) => out.read()));
+  });
+
+  test.skipIf(!('transfer' in ArrayBuffer.prototype))(
+    'memory moved to this thread survives the worker (needs ArrayBuffer.prototype.transfer, Node 22)',
+    async () => {
+      const worker = start('move');
+      const ended = new Promise((resolve) => worker.once('exit', resolve));
+      const moved = new Float32Array((await message(worker)) as ArrayBuffer);
+      await ended;
+      const others = Array.from({ length: 4 }, () => Tensor.from(new Float32Array(1 << 20).fill(99), [1 << 20]));
+      expect(moved.every((value) => value === 7)).toBe(true);
+      for (const other of others) other.dispose();
+    },
+  );
+
   test('work of this thread goes on while workers come and go', async () => {
     const x = Tensor.randn([1, 512, 2, 64], { seed: 1 });
     const expected = await attention(x, x, x).out.read();

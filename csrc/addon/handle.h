@@ -16,6 +16,13 @@ struct Event : RefCounted {
   const Ref<Timestamp> timestamp;
 };
 
+// An ArrayBuffer that shows a storage's memory.
+struct Exposure : RefCounted {
+  explicit Exposure(Ref<Storage> storage) : storage(std::move(storage)) {}
+  Ref<Storage> storage;  // until the buffer is gone
+  bool moved = false;    // into another ArrayBuffer (ArrayBuffer.prototype.transfer)
+};
+
 template <class T>
 struct HandleType;
 template <>
@@ -45,6 +52,12 @@ template <class T>
 void handle_made(T&) {}
 template <class T>
 void handle_gone(T&) {}
+
+template <>
+struct HandleType<Exposure> {
+  static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6578706f73650001};
+  static constexpr const char* name = "Exposure";
+};
 
 template <class T>
 struct Handle {

@@ -12,6 +12,8 @@ namespace {
 
 constexpr const char* kCpu = "cpu";
 
+Shape shape_of(const Tensor& tensor) { return Shape(tensor.view.shape, tensor.view.shape + tensor.view.rank); }
+
 Napi::Value wrap_tensor(Napi::Env env, Ref<Tensor> tensor) {
   const int64_t bytes = tensor->storage->bytes;
   return wrap(env, std::move(tensor), bytes);
@@ -23,23 +25,33 @@ Napi::Value wrap_view(Napi::Env env, Ref<Tensor> tensor) { return wrap(env, std:
 struct ArrayMemory {
   void* data = nullptr;
   size_t elements = 0, bytes = 0;
+  napi_value buffer = nullptr;
 };
 
+size_t element_size(napi_typedarray_type type) {
+  switch (type) {
+    case napi_int8_array:
+    case napi_uint8_array:
+    case napi_uint8_clamped_array: return 1;
+    case napi_int32_array:
+    case napi_uint32_array:
+    case napi_float32_array: return 4;
+    case napi_float64_array:
+    case napi_bigint64_array:
+    case napi_biguint64_array: return 8;
+    default: return 2;  // 16-bit integers and Float16Array, which older headers do not name
+  }
+}
+
 Status read_array(const Napi::Value& value, ArrayMemory* memory) {
-  napi_typedarray_type type;
-  napi_value buffer;
+  // No property is read: a program can give an array any.
+  napi_typedarray_type type = static_cast<napi_typedarray_type>(-1);
   size_t offset = 0;
   if (!value.IsTypedArray() || napi_get_typedarray_info(value.Env(), value, &type, &memory->elements, &memory->data,
-                                                        &buffer, &offset) != napi_ok) {
+                                                        &memory->buffer, &offset) != napi_ok) {
     return error(NA_ERR_DTYPE, "data must be a typed array");
   }
-  napi_value bytes;
-  int64_t length = 0;
-  if (napi_get_named_property(value.Env(), value, "byteLength", &bytes) != napi_ok ||
-      napi_get_value_int64(value.Env(), bytes, &length) != napi_ok || length < 0) {
-    return error(NA_ERR_DTYPE, "data must be a typed array");
-  }
-  memory->bytes = static_cast<size_t>(length);
+  memory->bytes = memory->elements * element_size(type);
   return {};
 }
 
@@ -90,11 +102,35 @@ Napi::Value from(const Napi::CallbackInfo& info) {
   return wrap_tensor(info.Env(), std::move(tensor));
 }
 
-// The typed array that a wrapped tensor keeps alive until no operation reads it any more.
-struct SharedOwner {
+// A JavaScript object whose memory a tensor uses, kept alive until no operation uses it any more.
+struct Owner {
   Ref<Environment> environment;
-  napi_ref array;
+  napi_ref object;
 };
+
+Status adopt(Napi::Env env, Device* cpu, napi_value object, void* data, size_t bytes, Ref<Storage>* storage) {
+  napi_ref reference;
+  if (napi_create_reference(env, object, 1, &reference) != napi_ok) {
+    return error(NA_ERR_BACKEND, "the JavaScript environment is ending");
+  }
+  const auto released = [](void* data) {
+    auto* owner = static_cast<Owner*>(data);
+    owner->environment->drop_reference(owner->object);
+    delete owner;
+  };
+  auto* owner = new Owner{Ref<Environment>(Environment::of(env)), reference};
+  *storage = Storage::adopt(cpu, data, static_cast<int64_t>(bytes), released, owner);
+  return {};
+}
+
+// An ArrayBuffer of JavaScript's own memory.
+Status make_buffer(Napi::Env env, size_t bytes, void** data, napi_value* buffer) {
+  if (napi_create_arraybuffer(env, bytes, data, buffer) == napi_ok) return {};
+  napi_value thrown;  // a RangeError; ours says more
+  napi_get_and_clear_last_exception(env, &thrown);
+  return error(NA_ERR_OUT_OF_MEMORY, "JavaScript cannot allocate an ArrayBuffer of %s",
+               bytes_text(static_cast<int64_t>(bytes)).c_str());
+}
 
 // tensorWrap(array over a SharedArrayBuffer, shape, dtype): no copy
 Napi::Value wrap_shared(const Napi::CallbackInfo& info) {
@@ -107,22 +143,15 @@ Napi::Value wrap_shared(const Napi::CallbackInfo& info) {
   NA_REFUSE(info.Env(), read_dtype(info[2], &dtype));
   NA_REFUSE(info.Env(), find_device(kCpu, &cpu));
   NA_REFUSE(info.Env(), check_fit(memory, dtype, shape));
-  const Napi::Value buffer = info[0].As<Napi::Object>().Get("buffer");
-  if (buffer.IsEmpty() || buffer.IsArrayBuffer() ||
-      memory.bytes != memory.elements * static_cast<size_t>(dtype_size(dtype))) {
+  bool detachable = true;
+  napi_is_arraybuffer(info.Env(), memory.buffer, &detachable);  // false for a SharedArrayBuffer
+  if (detachable || memory.bytes != memory.elements * static_cast<size_t>(dtype_size(dtype))) {
     return refuse(info.Env(), error(NA_ERR_OPTION, "wrap: data must be a %s array over a SharedArrayBuffer; an ArrayBuffer "
                                                    "can be detached, so use Tensor.from or Tensor.empty",
                                     dtype_name(dtype)));
   }
-  napi_ref array;
-  if (napi_create_reference(info.Env(), info[0], 1, &array) != napi_ok) return Napi::Value();
-  auto* owner = new SharedOwner{Ref<Environment>(Environment::of(info.Env())), array};
-  const auto released = [](void* data) {
-    auto* shared = static_cast<SharedOwner*>(data);
-    shared->environment->drop_reference(shared->array);
-    delete shared;
-  };
-  Ref<Storage> storage = Storage::adopt(cpu, memory.data, static_cast<int64_t>(memory.bytes), released, owner);
+  Ref<Storage> storage;
+  NA_REFUSE(info.Env(), adopt(info.Env(), cpu, info[0], memory.data, memory.bytes, &storage));
   return wrap_view(info.Env(), Tensor::over(std::move(storage), dtype, shape));
 }
 
@@ -204,8 +233,31 @@ Napi::Value info_of(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// tensorMemory(tensor): { buffer, byteOffset }, the whole allocation as an ArrayBuffer that keeps it alive, and where
-// the view begins in it. `copied` tells that this runtime refuses external buffers (Electron).
+// Whether Node is ending the environment: then nothing may call into JavaScript.
+bool ending(napi_env env) {
+  napi_value global;
+  bool has = false;
+  return napi_get_global(env, &global) != napi_ok || napi_has_named_property(env, global, "Object", &has) != napi_ok;
+}
+
+void finalize_exposure(napi_env env, void*, void* hint) {
+  auto* exposure = static_cast<Exposure*>(hint);
+  // Moved memory may belong to another thread by now, which Node does not ask when this one ends.
+  if (exposure->moved && ending(env)) exposure->storage->retain();
+  exposure->storage = Ref<Storage>();
+  exposure->release();
+}
+
+// exposureMoved(exposure): JavaScript moves the memory into another ArrayBuffer
+Napi::Value exposure_moved(const Napi::CallbackInfo& info) {
+  Ref<Exposure> exposure;
+  NA_REFUSE(info.Env(), unwrap<Exposure>(info[0], "exposure", &exposure));
+  exposure->moved = true;
+  return info.Env().Undefined();
+}
+
+// tensorMemory(tensor): { buffer, exposure }, the whole allocation as an ArrayBuffer that keeps it alive. Without
+// exposure the buffer is a copy: this runtime refuses external buffers (Electron).
 Napi::Value memory(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<Tensor> tensor;
@@ -214,29 +266,24 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   if (storage->device->name != kCpu) {
     return refuse(env, error(NA_ERR_DEVICE, "data is on %s; use read() or to('cpu')", storage->device->name.c_str()));
   }
-  storage->retain();
-  const auto finalize = [](napi_env, void*, void* held) { static_cast<Storage*>(held)->release(); };
   napi_value buffer;
   const size_t bytes = static_cast<size_t>(storage->bytes);
-  const napi_status made = napi_create_external_arraybuffer(env, storage->data, bytes, finalize, storage, &buffer);
-  bool copied = false;
-  if (made == napi_no_external_buffers_allowed) {
-    void* data = nullptr;
-    copied = napi_create_arraybuffer(env, bytes, &data, &buffer) == napi_ok;
-    if (copied && bytes > 0) memcpy(data, storage->data, bytes);
-  }
+  Napi::Object result = Napi::Object::New(env);
+  Ref<Exposure> exposure(new Exposure(tensor->storage));
+  const napi_status made =
+      napi_create_external_arraybuffer(env, storage->data, bytes, finalize_exposure, exposure.get(), &buffer);
   if (made == napi_ok) {
+    exposure->retain();  // for the finaliser
     storage->exposed = true;
+    result.Set("exposure", wrap(env, std::move(exposure)));
+  } else if (made == napi_no_external_buffers_allowed) {
+    void* data = nullptr;
+    NA_REFUSE(env, make_buffer(env, bytes, &data, &buffer));
+    if (bytes > 0) memcpy(data, storage->data, bytes);
   } else {
-    storage->release();
-  }
-  if (made != napi_ok && !copied) {
     return refuse(env, error(NA_ERR_OUT_OF_MEMORY, "cannot make an ArrayBuffer of %s", bytes_text(storage->bytes).c_str()));
   }
-  Napi::Object result = Napi::Object::New(env);
   result.Set("buffer", Napi::Value(env, buffer));
-  result.Set("byteOffset", static_cast<double>(tensor->byte_offset()));
-  result.Set("copied", copied);
   return result;
 }
 
@@ -261,14 +308,6 @@ Napi::Value written(const Napi::CallbackInfo& info) {
   return Environment::of(info.Env())->promise_at(tensor->storage->last_write);
 }
 
-Status copy_tensor(const Ref<Tensor>& source, int32_t dtype, Device* device, Stream* stream, Ref<Tensor>* target) {
-  NA_TRY(stream->room());
-  const Shape shape(source->view.shape, source->view.shape + source->view.rank);
-  NA_TRY(Tensor::allocate(device, dtype, shape, false, false, target));
-  stream->enqueue(new CopyOperation(source.get(), target->get()));
-  return {};
-}
-
 // tensorTo(tensor, dtype, device, stream | null): a new tensor, filled by the stream
 Napi::Value to(const Napi::CallbackInfo& info) {
   Ref<Tensor> source, target;
@@ -287,21 +326,35 @@ Napi::Value to(const Napi::CallbackInfo& info) {
     return refuse(info.Env(), error(NA_ERR_DEVICE, "stream is on %s but the copy goes from %s to %s",
                                     stream->device->name.c_str(), source->device()->name.c_str(), device->name.c_str()));
   }
-  NA_REFUSE(info.Env(), copy_tensor(source, dtype, device, stream.get(), &target));
+  NA_REFUSE(info.Env(), stream->room());
+  NA_REFUSE(info.Env(), Tensor::allocate(device, dtype, shape_of(*source), false, false, &target));
+  stream->enqueue(new CopyOperation(source.get(), target.get()));
   return wrap_tensor(info.Env(), std::move(target));
 }
 
-// tensorReadBack(tensor): a contiguous copy on the CPU, made as soon as the work that writes the tensor is done,
-// whatever else is queued
+// tensorReadBack(tensor): { buffer, tensor }, an ArrayBuffer of JavaScript's own, and the tensor over it that is being
+// filled: contiguous, as soon as the work that writes the source is done, whatever else is queued
 Napi::Value read_back(const Napi::CallbackInfo& info) {
-  Ref<Tensor> source, target;
+  const Napi::Env env = info.Env();
+  Ref<Tensor> source;
   Ref<Stream> stream;
+  Ref<Storage> storage;
   Device* cpu = nullptr;
-  NA_REFUSE(info.Env(), unwrap<Tensor>(info[0], "tensor", &source));
-  NA_REFUSE(info.Env(), find_device(kCpu, &cpu));
-  NA_REFUSE(info.Env(), Environment::of(info.Env())->reading_stream(source->device(), &stream));
-  NA_REFUSE(info.Env(), copy_tensor(source, source->view.dtype, cpu, stream.get(), &target));
-  return wrap_tensor(info.Env(), std::move(target));
+  NA_REFUSE(env, unwrap<Tensor>(info[0], "tensor", &source));
+  NA_REFUSE(env, find_device(kCpu, &cpu));
+  NA_REFUSE(env, Environment::of(env)->reading_stream(source->device(), &stream));
+  NA_REFUSE(env, stream->room());
+  void* data = nullptr;
+  napi_value buffer;
+  const size_t bytes = static_cast<size_t>(source->elements() * dtype_size(source->view.dtype));
+  NA_REFUSE(env, make_buffer(env, bytes, &data, &buffer));
+  NA_REFUSE(env, adopt(env, cpu, buffer, data, bytes, &storage));
+  Ref<Tensor> target = Tensor::over(std::move(storage), source->view.dtype, shape_of(*source));
+  stream->enqueue(new CopyOperation(source.get(), target.get()));
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("buffer", Napi::Value(env, buffer));
+  result.Set("tensor", wrap_view(env, std::move(target)));
+  return result;
 }
 
 }  // namespace
@@ -322,6 +375,7 @@ void export_tensor(Napi::Env env, Napi::Object exports) {
   export_function<to>(env, exports, "tensorTo");
   export_function<read_back>(env, exports, "tensorReadBack");
   export_function<dispose<Tensor>>(env, exports, "tensorDispose");
+  export_function<exposure_moved>(env, exports, "exposureMoved");
 }
 
 }  // namespace na

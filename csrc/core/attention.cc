@@ -56,8 +56,8 @@ int64_t product(const Shape& shape) {
 
 Status check_same(const char* what, const Named& a, int64_t a_value, const Named& b, int64_t b_value) {
   if (a_value == b_value) return {};
-  return error(NA_ERR_SHAPE, "%s of %s is %lld but %s of %s is %lld; q is %s, %s is %s", what, a.name,
-               static_cast<long long>(a_value), what, b.name, static_cast<long long>(b_value),
+  return error(NA_ERR_SHAPE, "%s of %s is %lld but %s of %s is %lld; %s is %s, %s is %s", what, a.name,
+               static_cast<long long>(a_value), what, b.name, static_cast<long long>(b_value), a.name,
                shape_text(a.tensor->view).c_str(), b.name, shape_text(b.tensor->view).c_str());
 }
 
@@ -215,9 +215,13 @@ Status attention(const AttentionArguments& a, Stream* stream, AttentionResult* r
     NA_TRY(check_ragged(a));
     inputs.insert(inputs.end(), {a.cu_q, a.cu_k});
   }
-  if (a.has_scale && !std::isfinite(a.scale)) return error(NA_ERR_OPTION, "scale is %g; it must be a finite number", a.scale);
-  if (a.has_softcap && !(std::isfinite(a.softcap) && a.softcap > 0)) {
-    return error(NA_ERR_OPTION, "softcap is %g; it must be a finite number above 0 (leave it out for no cap)", a.softcap);
+  // Kernels compute in float32.
+  if (a.has_scale && !std::isfinite(static_cast<float>(a.scale))) {
+    return error(NA_ERR_OPTION, "scale is %g; it must be a finite float32 number", a.scale);
+  }
+  if (a.has_softcap && !(std::isfinite(static_cast<float>(a.softcap)) && static_cast<float>(a.softcap) > 0)) {
+    return error(NA_ERR_OPTION, "softcap is %g; it must be a finite float32 number above 0 (leave it out for no cap)",
+                 a.softcap);
   }
 
   const ScoreShape score_shape{qv.shape[0],     heads,
@@ -252,9 +256,6 @@ Status attention(const AttentionArguments& a, Stream* stream, AttentionResult* r
   call.softcap = a.has_softcap ? static_cast<float>(a.softcap) : 0.0f;
   call.tf32 = a.tf32;
 
-  na_error refusal{};
-  if (device->backend->attention_check(device->index, &call, &refusal)) return Status::from(refusal);
-
   Shape lse_shape = out_shape;
   lse_shape.pop_back();
   result->out = Ref<Tensor>(a.out);
@@ -262,6 +263,8 @@ Status attention(const AttentionArguments& a, Stream* stream, AttentionResult* r
   NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
   call.out = &result->out->view;
   call.lse = &result->lse->view;
+  na_error refusal{};
+  if (device->backend->attention_check(device->index, &call, &refusal)) return Status::from(refusal);
   stream->enqueue(new AttentionOperation(call, std::move(mod)));
   return {};
 }

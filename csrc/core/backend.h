@@ -6,7 +6,7 @@
  * caller refuses a table whose `abi` or `size` is not its own.
  *
  * Threads: every function here is called from JavaScript threads, several at once when there are workers,
- * and none may wait for queued work. `done` is called by the backend, from a thread of its own.
+ * and none may wait for queued work. `done` is called by the backend, from any thread, submit's included.
  */
 #ifndef NODE_ATTENTION_CORE_BACKEND_H_
 #define NODE_ATTENTION_CORE_BACKEND_H_
@@ -117,10 +117,9 @@ typedef struct na_mark {
   int64_t* nanoseconds; /* may be NULL; readable once done was called */
 } na_mark;
 
-typedef enum na_operation_kind { NA_OP_ATTENTION, NA_OP_MERGE, NA_OP_COPY, NA_OP_MARK, NA_OP_GRAPH } na_operation_kind;
+typedef enum na_operation_kind { NA_OP_ATTENTION, NA_OP_MERGE, NA_OP_COPY, NA_OP_MARK } na_operation_kind;
 
 typedef struct na_stream na_stream;
-typedef struct na_graph na_graph;
 typedef struct na_operation na_operation;
 
 /*
@@ -132,7 +131,7 @@ typedef struct na_operation na_operation;
 struct na_operation {
   int32_t kind; /* na_operation_kind */
   int32_t reserved;
-  const void* args; /* na_attention, na_merge, na_copy, na_mark or na_graph, by kind */
+  const void* args; /* na_attention, na_merge, na_copy or na_mark, by kind */
   void (*done)(na_operation* operation, const na_error* error /* NULL: succeeded */);
   const int32_t* cancelled; /* read atomically */
   void* link[2];            /* the backend's own while queued */
@@ -175,11 +174,9 @@ typedef struct na_backend {
      a device error is reported through done. */
   void (*submit)(na_stream* stream, na_operation* operation, const na_wait* waits, int32_t wait_count);
 
-  /* Graphs of the device's own kind. All three NULL: the caller keeps the list and submits it again. Between begin
-     and end, submit records and calls done at the end of the recording. */
-  int (*capture_begin)(na_stream* stream, na_error* error);
-  int (*capture_end)(na_stream* stream, na_graph** graph, na_error* error);
-  void (*graph_destroy)(na_graph* graph);
+  /* To be called after *cancelled was set for all that the stream still holds: ends, from this thread, each operation
+     that nobody runs and that waits for nothing. Returns how many. What runs ends by itself. */
+  int64_t (*stream_drain)(na_stream* stream);
 } na_backend;
 
 /* Exported by every backend library under this name. */

@@ -29,7 +29,7 @@ class Graph : public RefCounted {
 class Stream : public RefCounted {
  public:
   // The most operations that may wait in one stream.
-  static constexpr uint64_t kQueueLimit = uint64_t{1} << 20;
+  static constexpr uint64_t kQueueLimit = uint64_t{1} << 18;
 
   // `cancelled` is the environment's flag; it outlives every operation.
   static Status open(Device* device, const int32_t* cancelled, Ref<Stream>* stream);
@@ -50,7 +50,11 @@ class Stream : public RefCounted {
 
   Point last() const { return {timeline_, submitted_}; }
   bool idle() const { return timeline_->done(submitted_); }
-  void join() const { timeline_->join(submitted_); }  // blocks; for the end of an environment
+
+  // For the end of an environment, once its operations are cancelled. drain() ends what is not running and returns
+  // whether there was any; join() blocks until the rest has ended.
+  bool drain() const { return device->backend->stream_drain(timeline_->stream) != 0; }
+  void join() const { timeline_->join(submitted_); }
 
   Device* const device;
 

@@ -84,9 +84,9 @@ Ref<Tensor> Tensor::over(Ref<Storage> storage, int32_t dtype, const Shape& shape
 int64_t Tensor::elements() const { return count(view); }
 
 bool Tensor::contiguous() const {
+  if (elements() == 0) return true;
   int64_t expected = 1;
   for (int32_t i = view.rank - 1; i >= 0; i--) {
-    if (view.shape[i] == 0) return true;
     if (view.shape[i] == 1) continue;
     if (view.stride[i] != expected) return false;
     expected *= view.shape[i];
@@ -118,25 +118,23 @@ Status Tensor::reshape(const Shape& shape, Ref<Tensor>* result) const {
   }
   na_tensor reshaped = contiguous_view(view.data, view.dtype, shape);
   if (!contiguous()) {
-    // Walk both shapes from the last axis. Old axes that a new axis spans must be evenly spaced.
+    // Walk both shapes from the last axis. New axes are cut from runs of old axes that are evenly spaced as one.
     int32_t old_axis = view.rank - 1;
-    int64_t room = 1, stride = 1;  // what is left of the current run of old axes, and its stride
+    int64_t room = 1, stride = 1;  // what is left of the current run, and its stride
     for (int32_t axis = reshaped.rank - 1; axis >= 0; axis--) {
-      if (reshaped.shape[axis] == 1) continue;
-      int64_t needed = reshaped.shape[axis];
+      const int64_t needed = reshaped.shape[axis];
+      if (needed == 1) continue;
       if (room == 1) {
         while (view.shape[old_axis] == 1) old_axis--;
         room = view.shape[old_axis];
         stride = view.stride[old_axis--];
-      }
-      while (needed > room && old_axis >= 0) {
-        if (view.shape[old_axis] != 1) {
+        for (; old_axis >= 0; old_axis--) {
+          if (view.shape[old_axis] == 1) continue;
           if (view.stride[old_axis] != stride * room) break;
           room *= view.shape[old_axis];
         }
-        old_axis--;
       }
-      if (needed > room || room % needed != 0) {
+      if (room % needed != 0) {
         return error(NA_ERR_SHAPE, "cannot reshape %s to %s without a copy: its axes are not evenly spaced; use to() first",
                      describe().c_str(), shape_text(shape).c_str());
       }

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -27,11 +28,18 @@ struct Configuration {
 
 // Processors this process may run on.
 int available_processors() {
+  int count = 1;
 #ifdef __linux__
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) count = CPU_COUNT(&set);
 #endif
-  return 1;
+  // A control group may grant less: microseconds in each period ("max" does not parse as a number).
+  std::ifstream group("/sys/fs/cgroup/cpu.max");
+  int64_t quota = 0, period = 0;
+  if (group >> quota >> period && quota > 0 && period > 0) {
+    count = static_cast<int>(std::min<int64_t>(count, (quota + period - 1) / period));
+  }
+  return count;
 }
 
 Configuration configure() {
@@ -124,17 +132,25 @@ int stream_create(int32_t, na_stream** stream, na_error* failure) {
 
 void stream_destroy(na_stream* stream) { scheduler().destroy_stream(stream); }
 
-// The CPU runs all that core/attention.cc lets through; threads make their scratch memory themselves.
-int attention_check(int32_t, const na_attention*, na_error*) { return NA_OK; }
+// The CPU runs all that core/attention.cc lets through, given scratch memory.
+int attention_check(int32_t, const na_attention* attention, na_error* failure) {
+  const size_t bytes = attention_scratch_bytes(*attention, configuration().isa);
+  if (scheduler().reserve(bytes)) return NA_OK;
+  failure->code = NA_ERR_OUT_OF_MEMORY;
+  snprintf(failure->message, sizeof(failure->message), "no scratch memory for %d threads, %zu bytes each",
+           configuration().threads, bytes);
+  return failure->code;
+}
 
 void submit(na_stream* stream, na_operation* operation, const na_wait* waits, int32_t wait_count) {
   scheduler().submit(stream, operation, waits, wait_count);
 }
 
+int64_t stream_drain(na_stream* stream) { return scheduler().drain(stream); }
+
 const na_backend kTable = {
     NA_BACKEND_ABI, sizeof(na_backend), "cpu",         device_count,   device_info,     memory_allocate, memory_free,
-    memory_pooled,  stream_create,      stream_destroy, attention_check, submit,          nullptr,         nullptr,
-    nullptr,
+    memory_pooled,  stream_create,      stream_destroy, attention_check, submit,          stream_drain,
 };
 
 }  // namespace

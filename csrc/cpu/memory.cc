@@ -62,6 +62,16 @@ void give_back(void* data, int64_t size) {
   }
 }
 
+void empty_pool() {
+  Pool& p = pool();
+  std::lock_guard<std::mutex> lock(p.mutex);
+  for (const auto& [size, blocks] : p.free) {
+    for (void* block : blocks) give_back(block, size);
+  }
+  p.free.clear();
+  p.pooled = 0;
+}
+
 }  // namespace
 
 int64_t physical_memory() {
@@ -94,6 +104,10 @@ void* allocate(int64_t bytes, bool zeroed) {
   }
   const bool reused = data != nullptr;
   if (!reused) data = fresh(size);
+  if (!data) {
+    empty_pool();
+    data = fresh(size);
+  }
   if (!data) {
     std::lock_guard<std::mutex> lock(p.mutex);
     p.used -= size;

@@ -3,7 +3,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#include <cstdio>
+#include <algorithm>
 #include <cstdlib>
 
 #include "cpu/attention.h"
@@ -25,8 +25,9 @@ struct na_stream {
     uint64_t sequence;
     na_stream* stream;
     na_operation* operation;
+    bool operator<(const Waiter& other) const { return sequence > other.sequence; }
   };
-  std::vector<Waiter> waiters;  // operations of other streams that wait for this one
+  std::vector<Waiter> waiters;  // operations of other streams that wait for this one: a heap, the earliest first
 };
 
 namespace na::cpu {
@@ -34,6 +35,7 @@ namespace {
 
 // Pool threads give way to the event loop and to whatever else the user runs.
 constexpr int kNice = 5;
+constexpr size_t kPage = 4096;
 
 na_operation* next_of(const na_operation* operation) { return static_cast<na_operation*>(operation->link[0]); }
 uintptr_t waits_of(const na_operation* operation) { return reinterpret_cast<uintptr_t>(operation->link[1]); }
@@ -45,6 +47,13 @@ int64_t now_nanoseconds() {
   return int64_t{1000000000} * time.tv_sec + time.tv_nsec;
 }
 
+na_operation* take_head(na_stream* stream) {
+  na_operation* operation = stream->head;
+  stream->head = next_of(operation);
+  if (!stream->head) stream->tail = nullptr;
+  return operation;
+}
+
 void mark(const na_operation* operation) {
   int64_t* nanoseconds = static_cast<const na_mark*>(operation->args)->nanoseconds;
   if (nanoseconds) *nanoseconds = now_nanoseconds();
@@ -52,35 +61,34 @@ void mark(const na_operation* operation) {
 
 }  // namespace
 
-// A thread's own memory, grown to what the largest job so far asked for.
-struct Scheduler::Scratch {
-  void* data = nullptr;
-  size_t bytes = 0;
-
-  bool reserve(size_t wanted) {
-    if (wanted <= bytes) return true;
-    const size_t rounded = (wanted + 4095) / 4096 * 4096;
-    void* grown = aligned_alloc(4096, rounded);
-    if (!grown) return false;
-    free(data);
-    data = grown;
-    bytes = rounded;
-    return true;
-  }
-};
-
 bool Scheduler::start() {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (started_) return true;
-  int running = 0;
-  for (int i = 0; i < threads_; i++) {
+  for (; started_ < threads_; started_++) {
     pthread_t thread;
-    if (pthread_create(&thread, nullptr, thread_main, this) != 0) break;
+    if (pthread_create(&thread, nullptr, thread_main, this) != 0) return false;
     pthread_detach(thread);
-    running++;
   }
-  started_ = running == threads_;
-  return started_;
+  return true;
+}
+
+// New blocks for all threads, or none: a thread takes one that fits before its next task.
+bool Scheduler::reserve(size_t bytes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (bytes <= reserved_) return true;
+  const size_t rounded = (bytes + kPage - 1) / kPage * kPage;
+  std::vector<void*> blocks;
+  for (int i = 0; i < threads_; i++) {
+    void* block = aligned_alloc(kPage, rounded);
+    if (!block) {
+      for (void* made : blocks) free(made);
+      return false;
+    }
+    blocks.push_back(block);
+  }
+  for (void* unused : fresh_scratch_) free(unused);
+  fresh_scratch_ = std::move(blocks);
+  reserved_ = rounded;
+  return true;
 }
 
 void* Scheduler::thread_main(void* scheduler) {
@@ -109,7 +117,9 @@ void Scheduler::submit(na_stream* stream, na_operation* operation, const na_wait
   uintptr_t pending = 0;
   for (int32_t i = 0; i < wait_count; i++) {
     if (waits[i].stream->completed < waits[i].sequence) {
-      waits[i].stream->waiters.push_back({waits[i].sequence, stream, operation});
+      auto& waiters = waits[i].stream->waiters;
+      waiters.push_back({waits[i].sequence, stream, operation});
+      std::push_heap(waiters.begin(), waiters.end());
       pending++;
     }
   }
@@ -159,22 +169,16 @@ void Scheduler::work() {
 
 // Begins the head operation of a stream: marks are done here, the rest is cut into tasks.
 void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
-  na_operation* operation = stream->head;
-  stream->head = next_of(operation);
-  if (!stream->head) stream->tail = nullptr;
+  na_operation* operation = take_head(stream);
   lock.unlock();
 
   std::unique_ptr<Job> job;
-  size_t scratch_bytes = 0;
   int64_t tasks = 0;
   if (!Cancel(operation->cancelled).requested()) {
     switch (operation->kind) {
-      case NA_OP_ATTENTION: {
-        const auto& attention = *static_cast<const na_attention*>(operation->args);
-        job = attention_job(attention, isa_, threads_);
-        scratch_bytes = attention_scratch_bytes(attention);
+      case NA_OP_ATTENTION:
+        job = attention_job(*static_cast<const na_attention*>(operation->args), isa_, threads_);
         break;
-      }
       case NA_OP_MERGE: job = merge_job(*static_cast<const na_merge*>(operation->args)); break;
       case NA_OP_COPY: job = copy_job(*static_cast<const na_copy*>(operation->args)); break;
       default: mark(operation);
@@ -184,7 +188,7 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
 
   if (tasks > 0) {
     lock.lock();
-    active_.push_back(new Active{stream, operation, std::move(job), scratch_bytes, tasks, 0, 0, false});
+    active_.push_back(new Active{stream, operation, std::move(job), tasks, 0, 0});
     if (tasks > 1) work_.notify_all();
     return;
   }
@@ -200,24 +204,55 @@ void Scheduler::run_task(Active* active, Scratch& scratch, std::unique_lock<std:
   active->running++;
   active_.pop_front();
   if (active->next < active->tasks) active_.push_back(active);  // concurrent streams take turns
+  if (scratch.bytes < reserved_) {
+    free(scratch.data);
+    scratch = {fresh_scratch_.back(), reserved_};
+    fresh_scratch_.pop_back();
+  }
   lock.unlock();
   const Cancel cancel(active->operation->cancelled);
-  const bool reserved = scratch.reserve(active->scratch_bytes);
-  if (reserved && !cancel.requested()) active->job->run(task, scratch.data, cancel);
+  if (!cancel.requested()) active->job->run(task, scratch.data, cancel);
   lock.lock();
-  active->failed |= !reserved;
   active->running--;
-  if (active->running > 0 || active->next < active->tasks) return;
+  if (active->running == 0 && active->next == active->tasks) end(active, lock);
+}
 
-  na_error failure{NA_ERR_OUT_OF_MEMORY, "no scratch memory for a thread of the CPU backend"};
-  const bool failed = active->failed;
+// All tasks of an operation have ended. The lock is held on entry and on return.
+void Scheduler::end(Active* active, std::unique_lock<std::mutex>& lock) {
   na_stream* stream = active->stream;
   lock.unlock();
   active->job.reset();  // before done: it reads what the operation names
-  active->operation->done(active->operation, failed ? &failure : nullptr);
+  active->operation->done(active->operation, nullptr);
   delete active;
   lock.lock();
   finish(stream);
+}
+
+int64_t Scheduler::drain(na_stream* stream) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  int64_t ended = 0;
+  const auto active = std::find_if(active_.begin(), active_.end(), [&](Active* a) { return a->stream == stream; });
+  if (active != active_.end()) {
+    Active* stopped = *active;
+    active_.erase(active);
+    stopped->next = stopped->tasks;  // the threads that still run a task of it will end it
+    if (stopped->running == 0) {
+      end(stopped, lock);
+      ended++;
+    }
+  }
+  for (;;) {
+    // finish() has put the stream in line if there is more that could begin.
+    const auto place = std::find(ready_.begin(), ready_.end(), stream);
+    if (place == ready_.end()) return ended;
+    ready_.erase(place);
+    na_operation* operation = take_head(stream);
+    lock.unlock();
+    operation->done(operation, nullptr);
+    lock.lock();
+    finish(stream);
+    ended++;
+  }
 }
 
 // After `done`: lets go those who waited for the operation, and the next one of the stream. The lock is held.
@@ -225,17 +260,12 @@ void Scheduler::finish(na_stream* stream) {
   stream->completed++;
   stream->busy = false;
   auto& waiters = stream->waiters;
-  for (size_t i = 0; i < waiters.size();) {
-    if (waiters[i].sequence > stream->completed) {
-      i++;
-      continue;
-    }
-    na_operation* operation = waiters[i].operation;
-    na_stream* waiting = waiters[i].stream;
-    waiters[i] = waiters.back();
+  while (!waiters.empty() && waiters.front().sequence <= stream->completed) {
+    const na_stream::Waiter waiter = waiters.front();
+    std::pop_heap(waiters.begin(), waiters.end());
     waiters.pop_back();
-    set_waits(operation, waits_of(operation) - 1);
-    make_ready(waiting);
+    set_waits(waiter.operation, waits_of(waiter.operation) - 1);
+    make_ready(waiter.stream);
   }
   make_ready(stream);
   if (stream->destroyed && !stream->busy) delete stream;

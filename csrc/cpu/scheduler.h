@@ -24,9 +24,13 @@ class Scheduler {
   // Starts the threads at first use. False when the system refuses.
   bool start();
 
+  // Makes sure that every thread has scratch memory of that size by its next task. False when there is no memory.
+  bool reserve(size_t bytes);
+
   na_stream* create_stream();
   void destroy_stream(na_stream* stream);
   void submit(na_stream* stream, na_operation* operation, const na_wait* waits, int32_t wait_count);
+  int64_t drain(na_stream* stream);
 
  private:
   // An operation whose tasks are being taken.
@@ -34,11 +38,13 @@ class Scheduler {
     na_stream* stream;
     na_operation* operation;
     std::unique_ptr<Job> job;
-    size_t scratch_bytes;
     int64_t tasks, next, running;
-    bool failed;
   };
-  struct Scratch;
+  // A thread's own memory.
+  struct Scratch {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
 
   static void* thread_main(void* scheduler);
   void work();
@@ -46,12 +52,15 @@ class Scheduler {
   void begin(na_stream* stream, std::unique_lock<std::mutex>& lock);
   void finish(na_stream* stream);
   void run_task(Active* active, Scratch& scratch, std::unique_lock<std::mutex>& lock);
+  void end(Active* active, std::unique_lock<std::mutex>& lock);
 
   const Isa isa_;
   const int threads_;
   std::mutex mutex_;  // guards everything below and all streams
   std::condition_variable work_;
-  bool started_ = false;
+  int started_ = 0;
+  size_t reserved_ = 0;                // scratch bytes that every thread has or may take
+  std::vector<void*> fresh_scratch_;  // blocks of reserved_ bytes, for threads whose own are smaller
   std::deque<na_stream*> ready_;    // their head operation may begin
   std::deque<Active*> active_;      // have tasks to be taken, in turn
 };
