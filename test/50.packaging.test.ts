@@ -1,0 +1,257 @@
+// What users get: the package from import and require, the addon's binary, the set-up of a checkout, the program.
+
+import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
+import {
+  appendFileSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { delimiter, dirname, join, resolve } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+const root = resolve(__dirname, '..');
+const addon = join(root, 'build/Release/node_attention.node');
+const scratch = mkdtempSync(join(tmpdir(), 'node-attention-'));
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+function run(command: string, args: string[], cwd = root, env: NodeJS.ProcessEnv = {}): SpawnSyncReturns<string> {
+  return spawnSync(command, args, { cwd, env: { ...process.env, ...env }, encoding: 'utf8' });
+}
+
+/** The output of a program that must succeed. */
+function output(...args: Parameters<typeof run>): string {
+  const { status, stdout, stderr, error } = run(...args);
+  expect(status, stderr || String(error)).toBe(0);
+  return stdout;
+}
+
+describe('the packed package', () => {
+  const consumer = join(scratch, 'consumer');
+  const installed = join(consumer, 'node_modules/node-attention');
+  let files: string[];
+
+  // Installed as npm would, but from local folders; the binary is the one of this checkout.
+  beforeAll(() => {
+    mkdirSync(installed, { recursive: true });
+    const [pack] = JSON.parse(output('npm', ['pack', '--json', '--pack-destination', scratch]));
+    files = pack.files.map((file: { path: string }) => file.path);
+    output('tar', ['xf', join(scratch, pack.filename), '-C', installed, '--strip-components=1']);
+    for (const name of ['node-gyp-build', 'commander', '@types', 'typescript', 'undici-types']) {
+      symlinkSync(join(root, 'node_modules', name), join(consumer, 'node_modules', name));
+    }
+  });
+
+  const program = `
+    const t = attention(Tensor.from(new Float32Array([1]), [1, 1, 1, 1]), Tensor.from(new Float32Array([2]), [1, 1, 1, 1]),
+      Tensor.from(new Float32Array([3]), [1, 1, 1, 1]));
+    t.out.read().then((values) => console.log(values[0]));`;
+  const env = { NODE_ATTENTION_PREBUILD: root };
+
+  it.each([
+    ['import', 'module', `import { attention, Tensor } from 'node-attention';`],
+    ['require', 'commonjs', `const { attention, Tensor } = require('node-attention');`],
+  ])('works from %s', (_, type, load) => {
+    expect(output(process.execPath, [`--input-type=${type}`, '-e', load + program], consumer, env)).toBe('3\n');
+  });
+
+  it.each([
+    ['import', 'mts', `import { Tensor, type DType } from 'node-attention';`],
+    [
+      'require',
+      'cts',
+      `import attention = require('node-attention');\nimport Tensor = attention.Tensor;\ntype DType = attention.DType;`,
+    ],
+  ])('has types from %s', (_, extension, load) => {
+    const check = (use: string) => {
+      writeFileSync(
+        join(consumer, `use.${extension}`),
+        `${load}\nconst t: Tensor<DType> = Tensor.zeros([1]);\n${use}\n`,
+      );
+      const flags = [
+        '--noEmit',
+        '--strict',
+        '--module',
+        'node16',
+        '--target',
+        'es2022',
+        '--lib',
+        'es2022,esnext.disposable',
+      ];
+      return run(
+        process.execPath,
+        [join(root, 'node_modules/typescript/bin/tsc'), ...flags, `use.${extension}`],
+        consumer,
+      );
+    };
+    expect(check('t.shape satisfies readonly number[];').stdout).toBe('');
+    expect(check('t.shape satisfies string;').stdout).toContain(`use.${extension}(`);
+  });
+
+  it('holds what is needed to run and to build it, and nothing else', () => {
+    const folders = new Set(files.map((file) => file.split('/')[0]));
+    expect([...folders].sort()).toEqual(
+      [
+        'CMakeLists.txt',
+        'LICENSE',
+        'README.md',
+        'bin',
+        'binding.gyp',
+        'csrc',
+        'dist',
+        'package.json',
+        'sources.json',
+      ].sort(),
+    );
+    expect(files).toContain('dist/index.d.ts');
+    expect(files).toContain('csrc/core/backend.h');
+  });
+
+  it('runs nothing when it is installed', () => {
+    const { gypfile, scripts } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8'));
+    expect(gypfile).toBe(false);
+    expect(Object.keys(scripts).filter((name) => /install|^prepare$/.test(name))).toEqual([]);
+  });
+});
+
+describe.runIf(process.platform === 'linux')('the addon', () => {
+  it('exports nothing but its registration', () => {
+    const symbols = output('nm', ['-D', '--defined-only', addon]).trim().split('\n');
+    expect(symbols.map((line) => line.split(' ').at(-1)).sort()).toEqual([
+      'napi_register_module_v1',
+      'node_api_module_get_api_version_v1',
+    ]);
+  });
+
+  it('asks for no executable stack and is never unloaded', () => {
+    expect(output('readelf', ['-lW', addon])).toMatch(/GNU_STACK.* RW +0x/);
+    expect(output('readelf', ['-dW', addon])).toMatch(/FLAGS_1.*NODELETE/);
+  });
+
+  // The linker keeps one copy of an inline function for all files: were it the one compiled for AVX-512, then a CPU
+  // without AVX-512 would run it.
+  it('shares no function between instruction sets', () => {
+    const sets = JSON.parse(readFileSync(join(root, 'sources.json'), 'utf8')).cpu_isa;
+    const objects = readdirSync(join(root, 'build'), { recursive: true, encoding: 'utf8' }).filter((path) =>
+      Object.values<{ sources: string[] }>(sets).some((set) =>
+        set.sources.some((source) => path.endsWith(`${source}.o`) || path.endsWith(source.replace(/cc$/, 'o'))),
+      ),
+    );
+    expect(objects.length).toBeGreaterThanOrEqual(process.arch === 'x64' ? 4 : 1);
+    for (const object of objects) {
+      const weak = output('nm', ['-C', '--defined-only', join(root, 'build', object)])
+        .split('\n')
+        .filter((line) => /^\S+ [VWu] /.test(line));
+      expect(weak, object).toEqual([]);
+    }
+  });
+});
+
+describe('loading the addon', () => {
+  it('reports what the dynamic linker says of a damaged file', () => {
+    const folder = join(scratch, 'damaged');
+    mkdirSync(join(folder, 'build/Release'), { recursive: true });
+    writeFileSync(
+      join(folder, 'build/Release/node_attention.node'),
+      'no ELF file, but long enough to be read as one '.repeat(9),
+    );
+    const script = `try { require('node-attention') } catch (e) { console.log(e.name, e.code, e.message, e.cause.code) }`;
+    const text = output(process.execPath, ['-e', script], root, { NODE_ATTENTION_PREBUILD: folder });
+    expect(text).toContain('AttentionError ERR_BACKEND');
+    expect(text).toContain(join(folder, 'build/Release/node_attention.node'));
+    expect(text).toMatch(process.platform === 'linux' ? /invalid ELF header/ : /ERR_DLOPEN_FAILED/);
+
+    const doctor = run(process.execPath, ['dist/cli.js', 'doctor'], root, { NODE_ATTENTION_PREBUILD: folder });
+    expect(doctor.stdout).toContain('load-failed');
+    expect(doctor.status).toBe(1);
+  });
+});
+
+describe('doctor', () => {
+  const doctor = (env: NodeJS.ProcessEnv) => run(process.execPath, ['dist/cli.js', 'doctor'], root, env);
+
+  it('prints the processor, the instruction set and the threads', () => {
+    const { stdout, status } = doctor({ NODE_ATTENTION_CPU: 'generic', NODE_ATTENTION_THREADS: '1' });
+    expect(stdout).toMatch(/^cpu +ok: ./m);
+    expect(stdout).toMatch(/instruction set generic, 1 thread/);
+    expect(status).toBe(0);
+  });
+
+  it.each([{ NODE_ATTENTION_CPU: 'mmx' }, { NODE_ATTENTION_THREADS: '-3' }])('refuses %o', (env) => {
+    const { stdout, status } = doctor(env);
+    expect(stdout).toContain(Object.keys(env)[0]);
+    expect(stdout).toContain(Object.values(env)[0]);
+    expect(status).toBe(1);
+  });
+});
+
+describe('setup', () => {
+  const copy = join(scratch, 'copy');
+  const tools = join(scratch, 'tools');
+
+  beforeAll(() => {
+    for (const path of output('git', ['ls-files', '-co', '--exclude-standard', '-z']).split('\0').filter(Boolean)) {
+      mkdirSync(dirname(join(copy, path)), { recursive: true });
+      copyFileSync(join(root, path), join(copy, path));
+    }
+    symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'));
+    mkdirSync(tools);
+    symlinkSync(process.execPath, join(tools, 'node'));
+  });
+
+  /** Runs it where only `commands` can be found. */
+  function setup(...commands: string[]): SpawnSyncReturns<string> {
+    const folder = mkdtempSync(join(scratch, 'path-'));
+    for (const command of commands) {
+      const from = process.env.PATH!.split(delimiter).find((path) => existsSync(join(path, command)))!;
+      symlinkSync(join(from, command), join(folder, command));
+    }
+    return run(process.execPath, ['scripts/setup.mjs'], copy, { PATH: folder, npm_execpath: '' });
+  }
+
+  const lines = (text: string) => text.split('\n').filter(Boolean);
+
+  it.each([
+    ['a C++ compiler', [], /C\+\+17 compiler is missing; install .*Debian: g\+\+; Fedora: gcc-c\+\+; macOS: /],
+    ['CMake', ['c++', 'as', 'make'], /CMake .* is missing; install .*Debian, Fedora: cmake; macOS: /],
+    ['make', ['c++', 'as', 'cmake'], /make is missing; install .*Debian, Fedora: make; macOS: /],
+  ])('says in one sentence that %s is missing', (_, commands, sentence) => {
+    const { status, stdout, stderr } = setup(...commands);
+    expect(status).toBe(1);
+    expect(lines(stdout + stderr)).toEqual([expect.stringMatching(sentence)]);
+  });
+
+  it('says in one sentence that npm is missing', () => {
+    rmSync(join(copy, 'node_modules'));
+    const { status, stderr } = setup('c++');
+    symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'));
+    expect(status).toBe(1);
+    expect(lines(stderr)).toEqual([expect.stringMatching(/npm is missing; install .*Debian: npm; Fedora: nodejs-npm/)]);
+  });
+
+  it('does nothing when all is up to date, and only what has changed otherwise', () => {
+    for (const folder of ['build/Release', 'dist']) cpSync(join(root, folder), join(copy, folder), { recursive: true });
+    copyFileSync(join(root, 'build/setup.json'), join(copy, 'build/setup.json'));
+    const built = () => statSync(join(copy, 'dist/index.js')).mtimeMs;
+    const before = built();
+    expect(setup()).toMatchObject({ status: 0, stdout: '', stderr: '' });
+    expect(built()).toBe(before);
+
+    appendFileSync(join(copy, 'lib/index.ts'), '// changed\n');
+    expect(setup().stdout).toMatch(/^compiling TypeScript \.\.\. [\d.]+ s\n$/);
+    expect(built()).toBeGreaterThan(before);
+    expect(setup()).toMatchObject({ status: 0, stdout: '', stderr: '' });
+
+    appendFileSync(join(copy, 'csrc/core/status.cc'), '// changed\n');
+    expect(setup()).toMatchObject({ status: 1, stderr: expect.stringContaining('C++17 compiler') });
+  });
+});

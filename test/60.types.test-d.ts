@@ -1,0 +1,159 @@
+// The types of the public contract: what callers may write, and what the compiler refuses.
+
+import {
+  AttentionError,
+  attention,
+  type Bias,
+  causal,
+  type Device,
+  type DType,
+  denseBias,
+  devices,
+  type ErrorCode,
+  type Event,
+  type Graph,
+  keyBias,
+  type Mask,
+  memoryStats,
+  merge,
+  neighborhood,
+  Stream,
+  Tensor,
+  window,
+} from 'node-attention';
+import { describe, expectTypeOf, it } from 'vitest';
+
+const t = Tensor.zeros([1, 2, 3, 4]);
+
+describe('tensors', () => {
+  it('name every element type and device', () => {
+    expectTypeOf<DType>().toEqualTypeOf<'float32' | 'float16' | 'bfloat16' | 'int32' | 'uint8' | 'int64'>();
+    expectTypeOf<Device>().toEqualTypeOf<'cpu' | 'cuda' | `cuda:${number}`>();
+  });
+
+  it('carry their element type into the arrays they give', () => {
+    expectTypeOf(Tensor.empty([1], { dtype: 'int64' }).data).toEqualTypeOf<BigInt64Array>();
+    expectTypeOf(Tensor.empty([1], { dtype: 'bfloat16' }).read()).resolves.toEqualTypeOf<Uint16Array>();
+    expectTypeOf(Tensor.zeros([1])).toEqualTypeOf<Tensor<'float32'>>();
+    expectTypeOf(Tensor.randn([1], { seed: 1 })).toEqualTypeOf<Tensor<'float32'>>();
+    expectTypeOf(Tensor.from(new Float32Array(1), [1], { dtype: 'float16' })).toEqualTypeOf<Tensor<'float16'>>();
+    expectTypeOf(t.to('uint8').dtype).toEqualTypeOf<'uint8'>();
+    expectTypeOf(t.to('cuda:1')).toEqualTypeOf<Tensor<'float32'>>();
+    expectTypeOf(t.to({ device: 'cpu', stream: new Stream() })).toExtend<Tensor>();
+  });
+
+  it('keep it in views', () => {
+    expectTypeOf(t.reshape([24]).permute(0).slice([0, 1])).toEqualTypeOf<Tensor<'float32'>>();
+  });
+
+  it('have read-only properties', () => {
+    expectTypeOf(t).toExtend<{
+      readonly shape: readonly number[];
+      readonly strides: readonly number[];
+      readonly device: Device;
+      readonly byteLength: number;
+      readonly disposed: boolean;
+    }>();
+    expectTypeOf(t).toExtend<Disposable>();
+    // @ts-expect-error: a shape is changed by reshape
+    t.shape = [24];
+    // @ts-expect-error: nor in place
+    t.shape[0] = 24;
+  });
+
+  it('are made by functions that check their options', () => {
+    // @ts-expect-error: the dtype of memory without contents must be given
+    Tensor.empty([1], {});
+    // @ts-expect-error: random numbers need a seed
+    Tensor.randn([1]);
+    // @ts-expect-error: no such element type
+    Tensor.zeros([1], { dtype: 'float64' });
+    // @ts-expect-error: no tensor of a plain array
+    Tensor.from([1, 2], [2]);
+    // @ts-expect-error: no such option
+    Tensor.zeros([1], { type: 'int32' });
+  });
+});
+
+describe('attention', () => {
+  it('gives out and lse', () => {
+    expectTypeOf(attention(t, t, t)).toExtend<{ out: Tensor; lse: Tensor }>();
+    expectTypeOf(merge([attention(t, t, t)])).toExtend<{ out: Tensor; lse: Tensor }>();
+  });
+
+  it('takes masks and biases, one or several, and every option', () => {
+    expectTypeOf([causal(), window({ left: 1, right: -1 }), neighborhood({ window: 3 })]).toEqualTypeOf<Mask[]>();
+    expectTypeOf([keyBias(t), denseBias(t)]).toEqualTypeOf<Bias[]>();
+    attention(t, t, t, {
+      mask: [
+        causal(),
+        neighborhood([{ window: [3, -1], stride: 1, dilation: [1, 2], causal: [true, false], wrap: false }]),
+      ],
+      bias: keyBias(t),
+      scale: 1,
+      softcap: 30,
+      sinks: t,
+      extra: { k: t, v: t },
+      cuSeqlens: { q: t, k: t },
+      precision: 'tf32',
+      out: t,
+      stream: new Stream('cpu'),
+    });
+  });
+
+  it('refuses what it does not know', () => {
+    // @ts-expect-error: no such option
+    attention(t, t, t, { masks: causal() });
+    // @ts-expect-error: a mask is made by a function
+    attention(t, t, t, { mask: 'causal' });
+    // @ts-expect-error: a bias is not a tensor
+    attention(t, t, t, { bias: t });
+    // @ts-expect-error: keys and values come together
+    attention(t, t, t, { extra: { k: t } });
+    // @ts-expect-error: both sides of a window are given
+    window({ left: 1 });
+    // @ts-expect-error: a neighborhood has a window
+    neighborhood({ stride: 1 });
+  });
+});
+
+describe('streams', () => {
+  it('wait by promises, never by blocking', () => {
+    const stream = new Stream();
+    expectTypeOf(stream.synchronize()).toEqualTypeOf<Promise<void>>();
+    expectTypeOf(stream.record()).toEqualTypeOf<Event>();
+    expectTypeOf(stream.record().done()).toEqualTypeOf<Promise<void>>();
+    expectTypeOf(stream.record().elapsedMs(stream.record())).toEqualTypeOf<Promise<number>>();
+    expectTypeOf(stream.capture(() => {})).toEqualTypeOf<Graph>();
+    expectTypeOf<Graph['launch']>().toEqualTypeOf<(stream?: Stream) => void>();
+    expectTypeOf(stream.dispose()).toBeVoid();
+  });
+});
+
+describe('devices, memory, errors', () => {
+  it('say what is there', () => {
+    expectTypeOf(devices()[0]!.usable).toEqualTypeOf<boolean>();
+    expectTypeOf(memoryStats('cpu')).toEqualTypeOf<{
+      live: number;
+      bytes: number;
+      peakBytes: number;
+      pooledBytes: number;
+    }>();
+  });
+
+  it('carry a code', () => {
+    expectTypeOf<AttentionError>().toExtend<Error>();
+    expectTypeOf(new AttentionError('ERR_SHAPE', '').code).toEqualTypeOf<ErrorCode>();
+    expectTypeOf<ErrorCode>().toEqualTypeOf<
+      | 'ERR_SHAPE'
+      | 'ERR_DTYPE'
+      | 'ERR_DEVICE'
+      | 'ERR_OPTION'
+      | 'ERR_DISPOSED'
+      | 'ERR_PENDING'
+      | 'ERR_OUT_OF_MEMORY'
+      | 'ERR_BACKEND'
+      | 'ERR_CUDA'
+    >();
+  });
+});
