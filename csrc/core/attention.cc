@@ -108,7 +108,7 @@ Status check_keys(const Named& q, const Named& k, const Named& v) {
                  shape_text(token_axes(vv)).c_str());
   }
   const int64_t heads = qv.shape[qv.rank - 2], kv_heads = kv.shape[kv.rank - 2];
-  if (kv_heads < 1 || heads % kv_heads != 0) {
+  if (heads < 1 || kv_heads < 1 || heads % kv_heads != 0) {
     return error(NA_ERR_SHAPE,
                  "q has %lld heads and %s has %lld: each key head serves a whole number of query heads, so heads must be a "
                  "multiple of kvHeads",
