@@ -1,0 +1,416 @@
+#include "cpu/attention.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/executor/problem.h"
+
+namespace na::cpu {
+namespace {
+
+// Blocks are what registers hold; key tiles are sized for the first-level cache, query tiles for the second.
+constexpr Geometry kGeneric = {4 * 2, 16, 64, 1, 4}, kAvx2 = {8 * 2, 8, 64, 1, 6}, kAvx512 = {16 * 4, 8, 64, 1, 4},
+                   kAmx = {16 * 2, 16, 256, 32, 16};
+
+// Tiles below which they are made smaller, so that there is work for many threads. Not counted by the threads there
+// are: where tiles end decides in which order sums are made, and results are the same for any number of threads.
+constexpr int64_t kFewTiles = 32;
+
+Geometry geometry_of(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2: return kAvx2;
+    case Isa::kAvx512: return kAvx512;
+    case Isa::kAmx: return kAmx;
+    default: return kGeneric;
+  }
+}
+
+using Run = void (*)(const Problem&, Tile&, Sums&);
+
+Run run_of(Isa isa) {
+  switch (isa) {
+#if defined(__x86_64__)
+    case Isa::kAvx2: return run_avx2;
+    case Isa::kAvx512: return run_avx512;
+    case Isa::kAmx: return run_amx;
+#endif
+    default: return run_generic;
+  }
+}
+
+// AMX multiplies bfloat16; for the rest it is AVX-512.
+Isa isa_for(Isa isa, int dtype) { return isa == Isa::kAmx && dtype != NA_BFLOAT16 ? Isa::kAvx512 : isa; }
+
+// Tensors are [batch, tokens..., heads, headDim].
+Rows rows_of(const na_tensor& tensor, int heads_axis) {
+  const int64_t bytes = tensor.dtype == NA_FLOAT32 ? 4 : 2;
+  Rows rows = {};
+  rows.data = static_cast<char*>(tensor.data);
+  rows.batch = tensor.stride[0] * bytes;
+  rows.head = tensor.stride[heads_axis] * bytes;
+  for (int a = 0; a + 1 < heads_axis; a++) rows.token[a] = tensor.stride[a + 1] * bytes;
+  return rows;
+}
+
+bool collapses(const Rows& rows, const int64_t* extent, int axes) {
+  bool yes = true;
+  for (int a = 0; a + 1 < axes; a++) yes &= rows.token[a] == rows.token[a + 1] * extent[a + 1];
+  return yes;
+}
+
+// A problem together with the arrays it points to.
+struct Description {
+  Problem problem = {};
+  std::vector<Bias> biases;
+  std::vector<TilePlan> plans;  // one, or one per head
+  std::vector<std::vector<Constraint>> constraints;
+  std::vector<std::vector<Term>> terms;
+
+  Description(const na_attention& a, Geometry geometry) {
+    Problem& p = problem;
+    const na_tensor &q = *a.q, &k = *a.k;
+    p.dtype = q.dtype;
+    p.batch = q.shape[0];
+    p.heads = q.shape[q.rank - 2];
+    p.kv_heads = k.shape[k.rank - 2];
+    p.group = p.heads / p.kv_heads;
+    p.head_dim = static_cast<int>(q.shape[q.rank - 1]);
+    p.value_dim = static_cast<int>(a.v->shape[a.v->rank - 1]);
+    p.query_axes = q.rank - 3;
+    p.key_axes = k.rank - 3;
+    p.queries = p.keys = 1;
+    for (int i = 0; i < p.query_axes; i++) p.queries *= p.query_extent[i] = q.shape[i + 1];
+    for (int i = 0; i < p.key_axes; i++) p.keys *= p.key_extent[i] = k.shape[i + 1];
+    p.q = rows_of(q, q.rank - 2);
+    p.k = rows_of(k, k.rank - 2);
+    p.v = rows_of(*a.v, a.v->rank - 2);
+    p.out = rows_of(*a.out, a.out->rank - 2);
+    p.lse = rows_of(*a.lse, a.lse->rank - 1);
+    if (a.extra_k) {
+      p.extra_k = rows_of(*a.extra_k, 2);
+      p.extra_v = rows_of(*a.extra_v, 2);
+      p.extra = a.extra_k->shape[1];
+    }
+    if (a.sinks) {
+      p.sinks = static_cast<const float*>(a.sinks->data);
+      p.sink_stride = a.sinks->stride[0];
+    }
+    for (int i = 0; i < a.bias_count; i++) {
+      const na_tensor& bias = *a.biases[i].tensor;
+      biases.push_back({static_cast<const float*>(bias.data), bias.stride[0], bias.stride[1], bias.stride[2], bias.stride[3]});
+    }
+    p.biases = biases.data();
+    p.bias_count = a.bias_count;
+    p.scale = a.scale;
+    p.cap = a.softcap;
+    p.geometry = geometry;
+    p.head_pitch = (p.head_dim + geometry.head_step - 1) / geometry.head_step * geometry.head_step;
+    p.value_pitch = (p.value_dim + geometry.value_step - 1) / geometry.value_step * geometry.value_step;
+    make_plans(a);
+  }
+
+ private:
+  void make_plans(const na_attention& a) {
+    Problem& p = problem;
+    bool grid = false;
+    int64_t settings = 1;
+    for (int i = 0; i < a.mask_count; i++) {
+      grid |= a.masks[i].kind == NA_MASK_NEIGHBORHOOD;
+      if (a.masks[i].kind == NA_MASK_NEIGHBORHOOD) settings = std::max<int64_t>(settings, a.masks[i].settings_count);
+    }
+    if (!grid && collapses(p.k, p.key_extent, p.key_axes) && collapses(p.v, p.key_extent, p.key_axes)) {
+      p.k.token[0] = p.k.token[p.key_axes - 1];
+      p.v.token[0] = p.v.token[p.key_axes - 1];
+      p.key_axes = 1;
+      p.key_extent[0] = p.keys;
+    }
+    plans.resize(settings);
+    constraints.resize(settings);
+    terms.resize(settings);
+    for (int64_t head = 0; head < settings; head++) {
+      make_plan(a, head, grid, plans[head], constraints[head], terms[head]);
+      plans[head].heads = settings > 1 ? 1 : static_cast<int>(p.group);
+      p.constraints = std::max(p.constraints, plans[head].constraint_count);
+    }
+  }
+
+  static const na_neighborhood& setting(const na_mask& mask, int64_t head) {
+    return mask.settings[mask.settings_count > 1 ? head : 0];
+  }
+
+  void make_plan(const na_attention& a, int64_t head, bool grid, TilePlan& plan, std::vector<Constraint>& all,
+                 std::vector<Term>& terms) {
+    const Problem& p = problem;
+    plan = {};
+    plan.axes = grid ? p.query_axes : 1;
+    std::fill(plan.dilation, plan.dilation + kMaxAxes, 1);
+    std::fill(plan.primary, plan.primary + kMaxAxes, -1);
+
+    // The first neighborhood bounds the walk on every axis; without one, windows do where positions are an axis.
+    const na_neighborhood* first = nullptr;
+    for (int i = 0; i < a.mask_count && !first; i++) {
+      if (a.masks[i].kind == NA_MASK_NEIGHBORHOOD) first = &setting(a.masks[i], head);
+    }
+    if (first) {
+      for (int axis = 0; axis < p.key_axes; axis++) {
+        plan.dilation[axis] = first->dilation[axis];
+        plan.primary[axis] = static_cast<int>(all.size());
+        all.push_back({axis, first->wrap[axis] != 0, first->dilation[axis]});
+      }
+    } else if (a.mask_count > 0 && p.key_axes == 1) {
+      plan.primary[0] = 0;
+      all.push_back({0, false, 1});
+    }
+    plan.primaries = static_cast<int>(all.size());
+
+    for (int i = 0; i < a.mask_count; i++) {
+      const na_mask& mask = a.masks[i];
+      Term term = {};
+      if (mask.kind == NA_MASK_WINDOW) {
+        const int axis = p.key_axes == 1 ? 0 : -1;
+        term.constraint = constraint_for(all, {axis, false, 1}, false);
+        term.left = mask.left;
+        term.right = mask.right;
+        terms.push_back(term);
+        continue;
+      }
+      const na_neighborhood& s = setting(mask, head);
+      for (int axis = 0; axis < p.key_axes; axis++) {
+        // A wrapping interval cannot be intersected with another and still be one: it has a constraint of its own.
+        term.constraint = &s == first && s.wrap[axis] ? plan.primary[axis]
+                                                      : constraint_for(all, {axis, s.wrap[axis] != 0, s.dilation[axis]}, s.wrap[axis] != 0);
+        term.neighborhood = true;
+        term.window = s.window[axis];
+        term.stride = s.stride[axis];
+        term.causal = s.causal[axis] != 0;
+        terms.push_back(term);
+      }
+    }
+    plan.constraints = all.data();
+    plan.constraint_count = static_cast<int>(all.size());
+    plan.terms = terms.data();
+    plan.term_count = static_cast<int>(terms.size());
+  }
+
+  static int constraint_for(std::vector<Constraint>& all, Constraint wanted, bool own) {
+    for (size_t i = 0; i < all.size() && !own; i++) {
+      if (all[i].axis == wanted.axis && all[i].dilation == wanted.dilation && !all[i].wrap) return static_cast<int>(i);
+    }
+    all.push_back(wanted);
+    return static_cast<int>(all.size()) - 1;
+  }
+};
+
+// The box of a query tile of at most `lanes` tokens: whole strides, since those share their windows, and the axis
+// grown whose windows it widens least.
+void choose_box(const Problem& problem, TilePlan& plan, const Term* terms, int64_t lanes) {
+  int64_t length[kMaxAxes], window[kMaxAxes] = {}, tokens = 1;
+  for (int a = 0; a < plan.axes; a++) {
+    length[a] = (problem.query_extent[a] + plan.dilation[a] - 1) / plan.dilation[a];
+    plan.box[a] = 1;
+    for (int t = 0; t < plan.term_count; t++) {
+      if (terms[t].constraint != plan.primary[a] || !terms[t].neighborhood) continue;
+      window[a] = terms[t].window;
+      plan.box[a] = std::min(terms[t].stride, length[a]);
+    }
+    tokens *= plan.box[a];
+  }
+  for (int a = 0; a < plan.axes && tokens > lanes; a++) {
+    tokens /= plan.box[a];
+    plan.box[a] = std::max<int64_t>(1, std::min(plan.box[a], lanes / tokens));
+    tokens *= plan.box[a];
+  }
+  for (;;) {
+    int best = -1;
+    double least = 0;
+    for (int a = 0; a < plan.axes; a++) {
+      const int64_t grown = std::min(2 * plan.box[a], length[a]);
+      if (grown == plan.box[a] || tokens / plan.box[a] * grown > lanes) continue;
+      const double widening = static_cast<double>(window[a] + grown) / static_cast<double>(window[a] + plan.box[a]) /
+                              (static_cast<double>(grown) / static_cast<double>(plan.box[a]));
+      if (best < 0 || widening <= least) {
+        best = a;
+        least = widening;
+      }
+    }
+    if (best < 0) break;
+    tokens /= plan.box[best];
+    plan.box[best] = std::min(2 * plan.box[best], length[best]);
+    tokens *= plan.box[best];
+  }
+  // What is left of the lanes goes to the innermost axis that has room.
+  for (int a = plan.axes - 1; a >= 0; a--) {
+    const int64_t most = std::max<int64_t>(1, std::min(length[a], lanes / (tokens / plan.box[a])));
+    tokens = tokens / plan.box[a] * most;
+    plan.box[a] = most;
+  }
+}
+
+class AttentionJob final : public Job {
+ public:
+  AttentionJob(const na_attention& attention, Isa isa)
+      : attention_(attention),
+        description_(attention, geometry_of(isa_for(isa, attention.q->dtype))),
+        run_(run_of(isa_for(isa, attention.q->dtype))) {}
+
+  int64_t prepare() override {
+    const Problem& p = description_.problem;
+    if (p.batch == 0 || p.queries == 0) return 0;
+    size_tiles();
+    if (attention_.cu_q) {
+      list_ragged();
+      return static_cast<int64_t>(list_.size());
+    }
+    first_task_.push_back(0);
+    for (const TilePlan& plan : description_.plans) {
+      first_task_.push_back(first_task_.back() + tile_count(plan, extent(plan)) * p.batch * units(plan));
+    }
+    return first_task_.back();
+  }
+
+  void run(int64_t task, void* scratch, const Cancel& cancel) override {
+    const Problem& p = description_.problem;
+    Tile tile;
+    tile.cancel = &cancel;
+    int64_t unit;
+    if (attention_.cu_q) {
+      const Entry& entry = list_[task];
+      tile.plan = &description_.plans[0];
+      tile.index = entry.tile;
+      tile.batch = 0;
+      tile.query_origin = query_start_[entry.sequence];
+      tile.queries = query_start_[entry.sequence + 1] - tile.query_origin;
+      tile.key_origin = key_start_[entry.sequence];
+      tile.keys = key_start_[entry.sequence + 1] - tile.key_origin;
+      unit = entry.unit;
+    } else {
+      size_t plan = 0;
+      while (task >= first_task_[plan + 1]) plan++;
+      tile.plan = &description_.plans[plan];
+      const int64_t per_tile = p.batch * units(*tile.plan), rest = task - first_task_[plan];
+      // Later queries see more keys when there is causality: the last tile goes first.
+      tile.index = tile_count(*tile.plan, extent(*tile.plan)) - 1 - rest / per_tile;
+      tile.batch = rest % per_tile % p.batch;
+      tile.query_origin = tile.key_origin = 0;
+      tile.queries = p.queries;
+      tile.keys = p.keys;
+      unit = description_.plans.size() > 1 ? static_cast<int64_t>(plan) : rest % per_tile / p.batch;
+    }
+    if (description_.plans.size() > 1) {
+      tile.kv_head = unit / p.group;
+      tile.head = unit;
+      tile.heads = 1;
+    } else {
+      const int64_t per_group = units(*tile.plan) / p.kv_heads, first = unit % per_group * tile.plan->heads;
+      tile.kv_head = unit / per_group;
+      tile.head = tile.kv_head * p.group + first;
+      tile.heads = static_cast<int>(std::min<int64_t>(tile.plan->heads, p.group - first));
+    }
+    Sums sums;
+    begin_tile(p, tile, sums, scratch);
+    if (tile.lanes > 0) run_(p, tile, sums);
+  }
+
+ private:
+  struct Entry {
+    int32_t sequence, tile, unit;
+    int64_t work;
+  };
+
+  const int64_t* extent(const TilePlan& plan) const {
+    return plan.axes == 1 ? &description_.problem.queries : description_.problem.query_extent;
+  }
+
+  // Sets of heads that share tiles. With a plan per head, a plan has one.
+  int64_t units(const TilePlan& plan) const {
+    const Problem& p = description_.problem;
+    if (description_.plans.size() > 1) return 1;
+    return p.kv_heads * ((p.group + plan.heads - 1) / plan.heads);
+  }
+
+  // Tiles as large as the geometry allows, unless threads would go without.
+  void size_tiles() {
+    Problem& p = description_.problem;
+    int64_t longest = p.queries;
+    if (attention_.cu_q) {
+      read_offsets();
+      longest = 1;
+      for (size_t s = 0; s + 1 < query_start_.size(); s++) longest = std::max(longest, query_start_[s + 1] - query_start_[s]);
+    }
+    for (size_t i = 0; i < description_.plans.size(); i++) {
+      TilePlan& plan = description_.plans[i];
+      const Term* terms = description_.terms[i].data();
+      int64_t lanes = int64_t{p.geometry.lanes} * p.geometry.blocks;
+      bool grid = plan.axes > 1;
+      for (int t = 0; t < plan.term_count; t++) grid |= terms[t].neighborhood;
+      if (plan.axes > 1) lanes = p.geometry.lanes;  // the windows of a larger box have less in common
+      const int64_t rows = p.batch * p.heads * p.queries;
+      while (lanes > p.geometry.lanes && rows / lanes < kFewTiles) lanes /= 2;
+      // Heads of one group are packed into a tile when the queries do not fill it.
+      if (description_.plans.size() == 1) {
+        plan.heads = static_cast<int>(std::min<int64_t>(p.group, std::max<int64_t>(1, lanes / longest)));
+      }
+      if (grid) {
+        choose_box(p, plan, terms, lanes / plan.heads);
+      } else {
+        plan.box[0] = std::max<int64_t>(1, std::min(longest, lanes / plan.heads));
+      }
+    }
+  }
+
+  // Offsets are not checked at call time: what they say is bent to be ascending and within the tensors.
+  void read_offsets() {
+    const auto read = [](const na_tensor& offsets, int64_t most, std::vector<int64_t>& starts) {
+      int64_t last = 0;
+      starts.clear();
+      for (int64_t i = 0; i < offsets.shape[0]; i++) {
+        const int64_t given = static_cast<const int32_t*>(offsets.data)[i * offsets.stride[0]];
+        last = std::min(most, std::max(last, given));
+        starts.push_back(last);
+      }
+    };
+    read(*attention_.cu_q, description_.problem.queries, query_start_);
+    read(*attention_.cu_k, description_.problem.keys, key_start_);
+    // Rows before the first sequence and after the last belong to none and see nothing.
+    query_start_.insert(query_start_.begin(), 0);
+    query_start_.push_back(description_.problem.queries);
+    key_start_.insert(key_start_.begin(), key_start_.front());
+    key_start_.push_back(key_start_.back());
+  }
+
+  void list_ragged() {
+    const TilePlan& plan = description_.plans[0];
+    const int64_t unit_count = units(plan);
+    for (size_t s = 0; s + 1 < query_start_.size(); s++) {
+      const int64_t queries = query_start_[s + 1] - query_start_[s], keys = key_start_[s + 1] - key_start_[s];
+      const int64_t tiles = tile_count(plan, &queries);
+      for (int64_t tile = 0; tile < tiles; tile++) {
+        for (int64_t unit = 0; unit < unit_count; unit++) {
+          // A later tile sees at least as much as an earlier one under causality, and costs the same without.
+          const int64_t work = (keys - queries + (tile + 1) * plan.box[0]);
+          list_.push_back({static_cast<int32_t>(s), static_cast<int32_t>(tile), static_cast<int32_t>(unit), work});
+        }
+      }
+    }
+    std::stable_sort(list_.begin(), list_.end(), [](const Entry& a, const Entry& b) { return a.work > b.work; });
+  }
+
+  const na_attention& attention_;
+  Description description_;
+  const Run run_;
+  std::vector<int64_t> first_task_;  // of each plan
+  std::vector<int64_t> query_start_, key_start_;
+  std::vector<Entry> list_;
+};
+
+}  // namespace
+
+size_t attention_scratch_bytes(const na_attention& attention, Isa isa) {
+  return scratch_bytes(Description(attention, geometry_of(isa_for(isa, attention.q->dtype))).problem);
+}
+
+std::unique_ptr<Job> attention_job(const na_attention& attention, Isa isa) {
+  return std::make_unique<AttentionJob>(attention, isa);
+}
+
+}  // namespace na::cpu

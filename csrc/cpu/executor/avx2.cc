@@ -1,0 +1,10 @@
+#define NA_WIDTH 8
+#define NA_VECTORS 2
+#define NA_ROWS 6
+#include "cpu/executor/tile.h"
+
+namespace na::cpu {
+
+void run_avx2(const Problem& problem, Tile& tile, Sums& sums) { run_tile(problem, tile, sums); }
+
+}  // namespace na::cpu

@@ -1,0 +1,172 @@
+// A block of query lanes and what is done to its scores [key][lane], whatever multiplied them: softcap, biases, masks.
+// Included once by each instruction set, which defines NA_VECTORS, the vectors of lanes in a block.
+#pragma once
+
+#include "cpu/executor/convert.h"
+#include "cpu/executor/problem.h"
+#include "cpu/executor/vector.h"
+
+namespace na::cpu {
+namespace {
+
+constexpr int kVectors = NA_VECTORS, kLanes = kVectors * kWidth;
+
+struct Block {
+  int index, lanes;
+  const float* q;
+  float *out, *maximum, *total;  // out is [value][lane]
+};
+
+Block block_of(const Problem& problem, const Tile& tile, const Sums& sums, int index) {
+  const int rest = tile.lanes - index * kLanes;
+  return {index,
+          rest < kLanes ? rest : kLanes,
+          sums.q + static_cast<int64_t>(index) * kLanes * problem.head_pitch,
+          sums.out + static_cast<int64_t>(index) * kLanes * problem.value_pitch,
+          sums.maximum + index * kLanes,
+          sums.total + index * kLanes};
+}
+
+// A block starts with nothing, or with its sinks: one more logit, without a value.
+void begin_block(const Problem& problem, const Tile& tile, const Block& block) {
+  __builtin_memset(block.out, 0, sizeof(float) * kLanes * static_cast<size_t>(problem.value_pitch));
+  for (int lane = 0; lane < kLanes; lane++) {
+    float sink = -kInfinity;
+    if (problem.sinks && lane < block.lanes) {
+      sink = problem.sinks[tile.lane_head[block.index * kLanes + lane] * problem.sink_stride];
+    }
+    block.maximum[lane] = to_log2(sink);
+    block.total[lane] = sink == -kInfinity ? 0.0f : 1.0f;
+  }
+}
+
+template <int kUsed>
+void scale_scores(float factor, int keys, float* scores) {
+  for (int key = 0; key < keys; key++) {
+    for (int u = 0; u < kUsed; u++) {
+      float* at = scores + key * kLanes + u * kWidth;
+      store(at, load(at) * broadcast(factor));
+    }
+  }
+}
+
+// Softcap, as a multiple of log2(e) from here on.
+template <int kUsed>
+void cap_scores(float cap, int keys, float* scores) {
+  const Vector size = broadcast(cap * kLog2E);
+  for (int key = 0; key < keys; key++) {
+    for (int u = 0; u < kUsed; u++) {
+      float* at = scores + key * kLanes + u * kWidth;
+      store(at, size * tanh(load(at)));
+    }
+  }
+}
+
+// Adds one bias to a block's scores of keys [from, from + keys). `columns` is scratch for one that differs between lanes.
+template <int kUsed>
+void add_bias(const Bias& bias, const Tile& tile, const Block& block, int from, int keys, float* columns,
+              float* scores) {
+  const int first = block.index * kLanes;
+  const int64_t* index = tile.key + from;
+  const float* data = bias.data + tile.batch * bias.batch;
+  if (bias.query == 0 && (bias.head == 0 || tile.heads == 1)) {
+    data += tile.head * bias.head;
+    for (int key = 0; key < keys; key++) {
+      const Vector value = to_log2(broadcast(data[index[key] * bias.key]));
+      for (int u = 0; u < kUsed; u++) {
+        float* at = scores + key * kLanes + u * kWidth;
+        store(at, load(at) + value);
+      }
+    }
+    return;
+  }
+  for (int group = 0; group < kUsed; group++) {
+    const float* row[kWidth];
+    for (int lane = 0; lane < kWidth; lane++) {
+      // Lanes beyond the last repeat it, so that nothing outside the tensor is read.
+      const int at = first + (group * kWidth + lane < block.lanes ? group * kWidth + lane : block.lanes - 1);
+      row[lane] = data + tile.lane_head[at] * bias.head + tile.lane_query[at] * bias.query;
+    }
+    int key = 0;
+    while (key < keys) {
+      bool run = bias.key == 1 && key + kWidth <= keys;
+      for (int i = 1; i < kWidth && run; i++) run = index[key + i] == index[key] + i;
+      if (run) {
+        Vector square[kWidth];
+        for (int lane = 0; lane < kWidth; lane++) square[lane] = load(row[lane] + index[key]);
+        transpose(square);
+        for (int i = 0; i < kWidth; i++) store(columns + (key + i) * kLanes + group * kWidth, square[i]);
+        key += kWidth;
+      } else {
+        for (int lane = 0; lane < kWidth; lane++) {
+          columns[key * kLanes + group * kWidth + lane] = row[lane][index[key] * bias.key];
+        }
+        key++;
+      }
+    }
+  }
+  for (int key = 0; key < keys; key++) {
+    for (int u = 0; u < kUsed; u++) {
+      float* at = scores + key * kLanes + u * kWidth;
+      store(at, load(at) + to_log2(load(columns + key * kLanes + u * kWidth)));
+    }
+  }
+}
+
+// Minus infinity where the lane does not see the key; `top` becomes the largest score with it.
+template <int kUsed>
+void apply_mask(const Tile& tile, const Block& block, int from, int keys, float* scores, Vector* top) {
+  const int first = block.index * kLanes, constraints = tile.plan->constraint_count;
+  for (int key = 0; key < keys; key++) {
+    Integers seen[kUsed];
+    for (int u = 0; u < kUsed; u++) seen[u] = broadcast(-1);
+    for (int c = tile.first_constraint; c < constraints; c++) {
+      const Integers code = broadcast(tile.code[c][from + key]), wrap = broadcast(tile.wrap[c]);
+      for (int u = 0; u < kUsed; u++) {
+        Integers offset = difference(code, load(tile.low[c] + first + u * kWidth));
+        if (tile.wrap[c] != 0) offset += (offset >> 31) & wrap;
+        seen[u] &= below(offset, load(tile.length[c] + first + u * kWidth));
+      }
+    }
+    for (int u = 0; u < kUsed; u++) {
+      float* at = scores + key * kLanes + u * kWidth;
+      const Vector score = select(seen[u], load(at), broadcast(-kInfinity));
+      store(at, score);
+      top[u] = larger(score, top[u]);
+    }
+  }
+}
+
+template <int kUsed>
+void largest_scores(int keys, const float* scores, Vector* top) {
+  for (int key = 0; key < keys; key++) {
+    for (int u = 0; u < kUsed; u++) top[u] = larger(load(scores + key * kLanes + u * kWidth), top[u]);
+  }
+}
+
+// O^T divided by the sums, and the log-sum-exp; a row without keys has neither sum nor maximum.
+void finish_block(const Problem& problem, const Tile& tile, const Block& block) {
+  for (int first = 0; first < block.lanes; first += kWidth) {
+    const int at = block.index * kLanes + first, lanes = block.lanes - first < kWidth ? block.lanes - first : kWidth;
+    const Vector total = load(block.total + first);
+    const Integers empty = total == Vector{};
+    const Vector share = broadcast(1.0f) / total;
+    for (int value = 0; value < problem.value_dim; value += kWidth) {
+      const int columns = problem.value_dim - value;
+      Vector square[kWidth];
+      for (int i = 0; i < kWidth; i++) {
+        square[i] = Vector{};
+        if (i < columns) square[i] = select(empty, Vector{}, load(block.out + (value + i) * kLanes + first) * share);
+      }
+      transpose(square);
+      for (int i = 0; i < lanes; i++) store_elements(problem.dtype, tile.lane_out[at + i], value, columns, square[i]);
+    }
+    for (int i = 0; i < lanes; i++) {
+      const float sum = block.total[first + i];
+      *tile.lane_lse[at + i] = sum == 0 ? -kInfinity : block.maximum[first + i] * kLn2 + __builtin_logf(sum);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace na::cpu

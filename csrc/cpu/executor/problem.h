@@ -1,0 +1,165 @@
+// What the parts of the executor share: plain data, so that code compiled for different instruction sets
+// has no inline function in common (the linker would keep one copy of it, for whichever set).
+//
+// One attention is cut into tiles: a tile is a set of query rows, the lanes, that share a stream of key
+// tiles. plan.cc says which rows and which keys; tile.h, compiled once per instruction set, does the sums.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace na::cpu {
+
+constexpr int kMaxAxes = 3;
+
+// Sizes of an instruction set: a block is what the registers hold at once, a tile is one or more blocks.
+struct Geometry {
+  int lanes;   // query rows in a block
+  int blocks;  // at most, in a tile
+  int keys;    // at most, in a key tile
+  int head_step, value_step;  // headDim is padded to a multiple of these
+};
+
+// Where the rows of a tensor are; strides in bytes.
+struct Rows {
+  char* data;
+  int64_t batch, head;
+  int64_t token[kMaxAxes];
+};
+
+struct Bias {
+  const float* data;
+  int64_t batch, head, query, key;  // strides in elements
+};
+
+// "The code of the key lies in the lane's interval", the form that every mask takes. On an axis with dilation the
+// code of coordinate x is (x % dilation) * code_stride + x / dilation, so that a dilation group is contiguous.
+struct Constraint {
+  int axis;  // of the keys; -1: the flat position
+  bool wrap;
+  int64_t dilation;
+};
+
+// What one mask says on one axis; the terms of a constraint are intersected.
+struct Term {
+  int constraint;
+  bool neighborhood;                // else a window on flat positions
+  int64_t left, right;              // window
+  int64_t window, stride;           // neighborhood
+  bool causal;
+};
+
+// How the tokens of one setting of masks are cut into query tiles: boxes within dilation groups.
+struct TilePlan {
+  int axes;  // 1, queries counted flat, unless there is a neighborhood
+  int64_t dilation[kMaxAxes];
+  int64_t box[kMaxAxes];
+  int heads;                // query heads in a tile, all of one key head
+  int primary[kMaxAxes];    // the constraint that bounds the keys visited along an axis; -1: none
+  int primaries;            // constraints [0, primaries) are those
+  int constraint_count, term_count;
+  const Constraint* constraints;
+  const Term* terms;
+};
+
+struct Problem {
+  int dtype;
+  int64_t batch, heads, kv_heads, group;
+  int head_dim, value_dim;
+  int query_axes, key_axes;
+  int64_t query_extent[kMaxAxes], key_extent[kMaxAxes];
+  int64_t queries, keys;
+  Rows q, k, v, out, lse, extra_k, extra_v;
+  int64_t extra;
+  const float* sinks;
+  int64_t sink_stride;
+  const Bias* biases;
+  int bias_count;
+  float scale;
+  float cap;  // 0: none
+  Geometry geometry;
+  int head_pitch, value_pitch;  // head_dim and value_dim, padded as the instruction set likes
+  int constraints;  // at most, in any plan
+};
+
+class Cancel;
+
+// One task. The job says which, begin_tile() fills the lanes, next_keys() one key tile after the other. The arrays
+// are in scratch memory.
+struct Tile {
+  const TilePlan* plan;
+  const Cancel* cancel;
+  int64_t index;  // of the tile among those of its plan
+  int64_t batch, kv_head, head;
+  int heads;
+  int64_t query_origin, queries, key_origin, keys;  // of the sequence; origins are 0 unless ragged
+
+  int lanes, blocks;  // in use
+  int32_t* lane_head;
+  int64_t* lane_query;
+  char** lane_q;
+  char** lane_out;
+  float** lane_lse;
+  int32_t** low;     // [constraint][lane]
+  int32_t** length;  // [constraint][lane]
+  int32_t* wrap;     // [constraint]; 0: none
+  int64_t* code_stride;
+
+  // Per constraint and block: what any lane sees, what all lanes see.
+  int32_t **any_low, **any_high, **all_low, **all_high;
+
+  // The keys at hand.
+  int count;
+  bool extra;            // neither masked nor biased
+  int first_constraint;  // those before it hold for every key and lane
+  const char** k;
+  const char** v;
+  int64_t* key;    // flat index, for biases
+  int32_t** code;  // [constraint][key], from first_constraint
+  int32_t *code_low, *code_high;
+
+  // The walk: extra keys, then keys that all lanes see, then the rest.
+  int phase;
+  int64_t extra_done;
+  int64_t residue[kMaxAxes], dilation[kMaxAxes], group_length[kMaxAxes];  // along the key axes
+  int64_t any_begin[kMaxAxes], any_end[kMaxAxes], all_begin[kMaxAxes], all_end[kMaxAxes];
+  int64_t at[kMaxAxes];
+};
+
+// How the keys of the current tile lie to a block.
+enum class Sight { kNone, kPartial, kFull };
+
+// Scratch memory of the sums. A block of a tile has its queries, and its output so far, with lanes innermost.
+struct Sums {
+  float* q;         // [block][head_pitch][lane]
+  float* out;       // [block][value_pitch][lane]
+  float* maximum;   // [block][lane], in units of log2
+  float* total;     // [block][lane]
+  float* scores;    // [key][lane], of one block
+  float* bias;      // likewise
+  float* k;         // [key][head_pitch], where k is not float32
+  float* v;         // [key][value_pitch]
+  const float** k_row;
+  float* rows;        // some rows of q or out, row_pitch() apart
+  uint16_t* weights;  // AMX: [key / 2][lane][key % 2]
+};
+
+constexpr int kRowsAtOnce = 16;
+int row_pitch(const Problem& problem);
+size_t scratch_bytes(const Problem& problem);
+
+// Fills the lanes; `tile` and `sums` point into scratch from then on.
+void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch);
+bool next_keys(const Problem& problem, Tile& tile);  // false: no more, or cancelled
+Sight sight(const Tile& tile, int block);
+// Of some of the keys at hand, all of them masked by codes.
+Sight sight(const Tile& tile, int block, int first, int count);
+int64_t tile_count(const TilePlan& plan, const int64_t* extent);
+
+// The sums of one tile, on each instruction set.
+void run_generic(const Problem& problem, Tile& tile, Sums& sums);
+void run_avx2(const Problem& problem, Tile& tile, Sums& sums);
+void run_avx512(const Problem& problem, Tile& tile, Sums& sums);
+void run_amx(const Problem& problem, Tile& tile, Sums& sums);
+
+}  // namespace na::cpu

@@ -1,0 +1,259 @@
+// A tile of few queries, decoding above all: lanes of queries would stay empty, and time goes into reading K and V once.
+// So vectors lie along headDim, and along the keys in the softmax; elements are widened in registers.
+// Included once by each instruction set.
+#pragma once
+
+#include "cpu/executor/convert.h"
+#include "cpu/executor/problem.h"
+#include "cpu/executor/vector.h"
+
+namespace na::cpu {
+namespace {
+
+// With more queries than this, lanes are as good.
+constexpr int kFewQueries = kWidth / 2;
+
+// Queries whose sums are in registers at once, and columns of K and V that are widened at once: two vectors.
+constexpr int kTogether = kWidth == 16 ? 4 : 2, kPair = 2 * kWidth;
+
+struct Pair {
+  Vector first, second;
+};
+
+// kPair elements of a row, or the `count` that are left of it and zeros. Those of bfloat16, two in a word, come as the
+// even and then the odd ones, which takes no shuffle; q and out are kept in that order until the end.
+template <int kType, bool kAsWords = false>
+NA_INLINE Pair load_pair(const char* row, int at, int count) {
+  constexpr int kBytes = kType == NA_FLOAT32 ? 4 : 2;
+  alignas(64) char rest[kPair * kBytes];
+  const char* from = row + static_cast<int64_t>(at) * kBytes;
+  if (count < kPair) {
+    __builtin_memset(rest, 0, sizeof(rest));
+    __builtin_memcpy(rest, from, static_cast<size_t>(count) * kBytes);
+    from = rest;
+  }
+  if constexpr (kAsWords) {
+    return {load(reinterpret_cast<const float*>(from)), Vector{}};
+  } else if constexpr (kType == NA_BFLOAT16) {
+    const Naturals words = (Naturals)load(reinterpret_cast<const int32_t*>(from));
+    return {(Vector)(words << 16), (Vector)(words & 0xffff0000)};
+  } else {
+    return {load_elements<kType>(from, 0, kWidth), load_elements<kType>(from, kWidth, kWidth)};
+  }
+}
+
+template <int kType>
+NA_INLINE void store_pair(char* row, int at, int count, Pair pair) {
+  if (kType == NA_BFLOAT16) pair = {zip_low(pair.first, pair.second), zip_high(pair.first, pair.second)};
+  store_elements(kType, row, at, count, pair.first);
+  if (count > kWidth) store_elements(kType, row, at + kWidth, count - kWidth, pair.second);
+}
+
+// The sum of each of kWidth vectors, in order: halves are folded onto each other until one vector is left.
+NA_INLINE Vector sums_of(Vector (&of)[kWidth]) {
+  for (int count = kWidth; count > 1; count /= 2) {
+    for (int i = 0; i < count / 2; i++) {
+      of[i] = zip_low(of[i], of[i + count / 2]) + zip_high(of[i], of[i + count / 2]);
+    }
+  }
+  return of[0];
+}
+
+// A pair of vectors of q, as it is multiplied: in the order of load_pair(), or as it is where pairs of bfloat16 are
+// multiplied as such.
+#if defined(__AVX512BF16__)
+constexpr bool kMultipliesPairs = true;
+NA_INLINE Vector multiply_words(Vector a, Vector b, Vector c) {
+  return (Vector)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+}
+#else
+constexpr bool kMultipliesPairs = false;
+NA_INLINE Vector multiply_words(Vector, Vector, Vector c) { return c; }
+#endif
+
+template <int kType>
+constexpr bool kWords = kMultipliesPairs && kType == NA_BFLOAT16;
+
+// Products of kWidth / kQueries keys and kQueries queries.
+template <int kType, int kQueries>
+NA_INLINE void score_keys(const char* const* rows, const float* q, int pitch, int head_dim, float* scores, int score_pitch) {
+  constexpr int kKeys = kWidth / kQueries;
+  Vector sum[kWidth] = {};
+  const auto add = [&](int d, int count) {
+    Pair columns[kQueries];
+    for (int i = 0; i < kQueries; i++) columns[i] = {load(q + i * pitch + d), load(q + i * pitch + d + kWidth)};
+    for (int key = 0; key < kKeys; key++) {
+      const Pair element = load_pair<kType, kWords<kType>>(rows[key], d, count);
+      for (int i = 0; i < kQueries; i++) {
+        Vector& to = sum[i * kKeys + key];
+        if constexpr (kWords<kType>) {
+          to = multiply_words(element.first, columns[i].first, to);
+        } else {
+          to = multiply_add(element.second, columns[i].second, multiply_add(element.first, columns[i].first, to));
+        }
+      }
+    }
+  };
+  int d = 0;
+  for (; d + kPair <= head_dim; d += kPair) add(d, kPair);
+  if (d < head_dim) add(d, head_dim - d);
+  const Vector all = sums_of(sum);
+  for (int i = 0; i < kQueries; i++) {
+    __builtin_memcpy(scores + i * score_pitch, reinterpret_cast<const float*>(&all) + i * kKeys, sizeof(float) * kKeys);
+  }
+}
+
+template <int kType, int kQueries>
+void score_queries(const Tile& tile, const float* q, int pitch, int head_dim, int padded, float* scores, int score_pitch) {
+  for (int key = 0; key < padded; key += kWidth / kQueries) {
+    score_keys<kType, kQueries>(tile.k + key, q, pitch, head_dim, scores + key, score_pitch);
+  }
+}
+
+// Adds the keys at hand to kQueries rows of output, kPairs pairs of columns from `at`; the last has `count` left.
+template <int kType, int kQueries, int kPairs>
+NA_INLINE void output_columns(const Tile& tile, const float* weights, int pitch, int at, int count, float* out, int out_pitch) {
+  Vector sum[kQueries][2 * kPairs];
+  for (int q = 0; q < kQueries; q++) {
+    for (int u = 0; u < 2 * kPairs; u++) sum[q][u] = load(out + q * out_pitch + at + u * kWidth);
+  }
+  for (int key = 0; key < tile.count; key++) {
+    Pair value[kPairs];
+    for (int u = 0; u < kPairs; u++) value[u] = load_pair<kType>(tile.v[key], at + u * kPair, count);
+    for (int q = 0; q < kQueries; q++) {
+      const Vector weight = broadcast(weights[q * pitch + key]);
+      for (int u = 0; u < kPairs; u++) {
+        sum[q][2 * u] = multiply_add(value[u].first, weight, sum[q][2 * u]);
+        sum[q][2 * u + 1] = multiply_add(value[u].second, weight, sum[q][2 * u + 1]);
+      }
+    }
+  }
+  for (int q = 0; q < kQueries; q++) {
+    for (int u = 0; u < 2 * kPairs; u++) store(out + q * out_pitch + at + u * kWidth, sum[q][u]);
+  }
+}
+
+template <int kType, int kQueries>
+void output_queries(const Problem& problem, const Tile& tile, const float* weights, int pitch, float* out, int out_pitch) {
+  int at = 0;
+  for (; at + 2 * kPair <= problem.value_dim; at += 2 * kPair) {
+    output_columns<kType, kQueries, 2>(tile, weights, pitch, at, kPair, out, out_pitch);
+  }
+  for (; at + kPair <= problem.value_dim; at += kPair) {
+    output_columns<kType, kQueries, 1>(tile, weights, pitch, at, kPair, out, out_pitch);
+  }
+  if (at < problem.value_dim) {
+    output_columns<kType, kQueries, 1>(tile, weights, pitch, at, problem.value_dim - at, out, out_pitch);
+  }
+}
+
+// Calls run(together, lane) for sets of queries, kMost of them at once as long as there are so many.
+template <int kNumber>
+struct Together {
+  static constexpr int kCount = kNumber;
+};
+
+template <int kMost, typename Run>
+NA_INLINE void by_queries(int lanes, const Run& run, int lane = 0) {
+  for (; lane + kMost <= lanes; lane += kMost) run(Together<kMost>(), lane);
+  if constexpr (kMost > 1) by_queries<kMost / 2>(lanes, run, lane);
+}
+
+// The products of one query become what the softmax sees: scaled, capped, biased, masked. Keys are padded to whole
+// vectors.
+void finish_scores(const Problem& problem, const Tile& tile, int lane, int padded, float* scores) {
+  const float factor = problem.cap != 0 ? problem.scale / problem.cap : problem.scale * kLog2E;
+  for (int key = 0; key < padded; key += kWidth) store(scores + key, load(scores + key) * broadcast(factor));
+  if (problem.cap != 0) {
+    for (int key = 0; key < padded; key += kWidth) {
+      store(scores + key, broadcast(problem.cap * kLog2E) * tanh(load(scores + key)));
+    }
+  }
+  for (int b = 0; b < problem.bias_count && !tile.extra; b++) {
+    const Bias& bias = problem.biases[b];
+    const float* row = bias.data + tile.batch * bias.batch + tile.lane_head[lane] * bias.head + tile.lane_query[lane] * bias.query;
+    for (int key = 0; key < tile.count; key++) scores[key] += to_log2(row[tile.key[key] * bias.key]);
+  }
+  for (int key = tile.count; key < padded; key++) scores[key] = -kInfinity;
+  for (int c = tile.first_constraint; c < tile.plan->constraint_count; c++) {
+    const Integers low = broadcast(tile.low[c][lane]), length = broadcast(tile.length[c][lane]);
+    const Integers wrap = broadcast(tile.wrap[c]);
+    for (int key = 0; key < padded; key += kWidth) {
+      Integers offset = difference(load(tile.code[c] + key), low);
+      offset += (offset >> 31) & wrap;
+      store(scores + key, select(below(offset, length), load(scores + key), broadcast(-kInfinity)));
+    }
+  }
+}
+
+NA_INLINE float largest_of(Vector x) {
+  float largest = x[0];
+  for (int i = 1; i < kWidth; i++) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+
+template <int kType>
+void run_rows(const Problem& problem, Tile& tile, Sums& sums) {
+  const int pitch = row_pitch(problem), key_pitch = problem.geometry.keys;
+  float* const q = sums.rows;
+  float* const out = sums.rows + kFewQueries * pitch;
+  float maximum[kFewQueries], total[kFewQueries];
+  __builtin_memset(sums.rows, 0, sizeof(float) * 2 * kFewQueries * static_cast<size_t>(pitch));
+  for (int lane = 0; lane < tile.lanes; lane++) {
+    for (int d = 0; d < problem.head_dim; d += kPair) {
+      const Pair pair = load_pair<kType, kWords<kType>>(tile.lane_q[lane], d, problem.head_dim - d);
+      store(q + lane * pitch + d, pair.first);
+      store(q + lane * pitch + d + kWidth, pair.second);
+    }
+    const float sink = problem.sinks ? problem.sinks[tile.lane_head[lane] * problem.sink_stride] : -kInfinity;
+    maximum[lane] = to_log2(sink);
+    total[lane] = sink == -kInfinity ? 0.0f : 1.0f;
+  }
+  while (next_keys(problem, tile)) {
+    const int padded = (tile.count + kWidth - 1) / kWidth * kWidth;
+    for (int key = tile.count; key < padded; key++) tile.k[key] = tile.k[tile.count - 1];
+    by_queries<kTogether>(tile.lanes, [&](auto together, int lane) {
+      score_queries<kType, decltype(together)::kCount>(tile, q + lane * pitch, pitch, problem.head_dim, padded,
+                                                       sums.scores + lane * key_pitch, key_pitch);
+    });
+    for (int lane = 0; lane < tile.lanes; lane++) {
+      float* scores = sums.scores + lane * key_pitch;
+      finish_scores(problem, tile, lane, padded, scores);
+      Vector top = broadcast(maximum[lane]), sum = {};
+      for (int key = 0; key < padded; key += kWidth) top = larger(load(scores + key), top);
+      const float largest = largest_of(top), zero = largest == -kInfinity ? 0.0f : largest;
+      for (int key = 0; key < padded; key += kWidth) {
+        const Vector weight = exp2(load(scores + key) - broadcast(zero));
+        sum += weight;
+        store(scores + key, weight);
+      }
+      if (largest > maximum[lane]) {
+        const Vector decay = exp2(broadcast(maximum[lane] - zero));
+        for (int value = 0; value < pitch; value += kWidth) {
+          store(out + lane * pitch + value, load(out + lane * pitch + value) * decay);
+        }
+        total[lane] *= decay[0];
+        maximum[lane] = largest;
+      }
+      for (int i = 0; i < kWidth; i++) total[lane] += sum[i];
+    }
+    by_queries<kTogether>(tile.lanes, [&](auto together, int lane) {
+      output_queries<kType, decltype(together)::kCount>(problem, tile, sums.scores + lane * key_pitch, key_pitch,
+                                                        out + lane * pitch, pitch);
+    });
+  }
+  for (int lane = 0; lane < tile.lanes; lane++) {
+    float* row = out + lane * pitch;
+    const float share = 1.0f / total[lane];
+    const bool empty = total[lane] == 0;
+    for (int value = 0; value < problem.value_dim; value += kPair) {
+      const Vector first = load(row + value) * broadcast(share), second = load(row + value + kWidth) * broadcast(share);
+      store_pair<kType>(tile.lane_out[lane], value, problem.value_dim - value,
+                        {empty ? Vector{} : first, empty ? Vector{} : second});
+    }
+    *tile.lane_lse[lane] = total[lane] == 0 ? -kInfinity : maximum[lane] * kLn2 + __builtin_logf(total[lane]);
+  }
+}
+
+}  // namespace
+}  // namespace na::cpu

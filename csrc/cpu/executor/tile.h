@@ -1,0 +1,226 @@
+// The sums of one tile of queries: scores, online softmax and output, one key tile after the other. Compiled once
+// for each instruction set, which defines NA_WIDTH, NA_VECTORS and NA_ROWS.
+//
+// Lanes are queries: a vector holds the same thing for several queries, so that softmax and masks are vertical, and a
+// row of K or V need not be packed: each of its elements is broadcast against a vector of Q^T or P^T.
+//   scores  S^T[key][lane]   = sum over d of K[key][d]   * Q^T[d][lane]
+//   output  O^T[value][lane] += sum over keys of V[key][value] * P^T[key][lane]
+#pragma once
+
+#include "cpu/executor/block.h"
+#include "cpu/executor/convert.h"
+#include "cpu/executor/rows.h"
+
+namespace na::cpu {
+namespace {
+
+// Registers hold kVectors x kRows sums: kVectors vectors of lanes for kRows keys or value columns.
+constexpr int kRows = NA_ROWS;
+
+// kCount scores per lane, and their maximum with `top`.
+template <int kUsed, int kCount>
+NA_INLINE void score_rows(const float* const* k, const float* q, int head_dim, float* scores, Vector* top) {
+  Vector sum[kCount][kUsed] = {};
+  const float* row[kCount];
+  for (int r = 0; r < kCount; r++) row[r] = k[r];
+  for (int d = 0; d < head_dim; d++) {
+    Vector lanes[kUsed];
+    for (int v = 0; v < kUsed; v++) lanes[v] = load(q + d * kLanes + v * kWidth);
+    for (int r = 0; r < kCount; r++) {
+      const Vector element = broadcast(row[r][d]);
+      for (int v = 0; v < kUsed; v++) sum[r][v] = multiply_add(element, lanes[v], sum[r][v]);
+    }
+  }
+  for (int r = 0; r < kCount; r++) {
+    for (int v = 0; v < kUsed; v++) {
+      store(scores + r * kLanes + v * kWidth, sum[r][v]);
+      top[v] = larger(sum[r][v], top[v]);
+    }
+  }
+}
+
+// kRows rows of output: what was there times `decay`, plus those of this key tile. v is [key][kRows].
+template <int kUsed>
+NA_INLINE void output_rows(const float* weights, int keys, const float* v, float* out, const Vector* decay) {
+  Vector sum[kRows][kUsed];
+  for (int r = 0; r < kRows; r++) {
+    for (int u = 0; u < kUsed; u++) sum[r][u] = load(out + r * kLanes + u * kWidth) * decay[u];
+  }
+  for (int key = 0; key < keys; key++) {
+    Vector lanes[kUsed];
+    for (int u = 0; u < kUsed; u++) lanes[u] = load(weights + key * kLanes + u * kWidth);
+    for (int r = 0; r < kRows; r++) {
+      const Vector element = broadcast(v[key * kRows + r]);
+      for (int u = 0; u < kUsed; u++) sum[r][u] = multiply_add(element, lanes[u], sum[r][u]);
+    }
+  }
+  for (int r = 0; r < kRows; r++) {
+    for (int u = 0; u < kUsed; u++) store(out + r * kLanes + u * kWidth, sum[r][u]);
+  }
+}
+
+// The keys that are left when kRows does not divide them.
+template <int kUsed, int kCount>
+void score_rest(int count, const float* const* k, const float* q, int head_dim, float* scores, Vector* top) {
+  if constexpr (kCount > 0) {
+    if (count == kCount) return score_rows<kUsed, kCount>(k, q, head_dim, scores, top);
+    score_rest<kUsed, kCount - 1>(count, k, q, head_dim, scores, top);
+  }
+}
+
+// V is kept in panels of kRows columns, [panel][key][column]; where the panel that begins at column `value` is.
+NA_INLINE int64_t panel(const Problem& problem, int value) { return static_cast<int64_t>(value) * problem.geometry.keys; }
+
+// Scores become weights, 2^(score - maximum); what is summed so far is to be scaled by `decay`.
+template <int kUsed>
+void soften(const Block& block, int keys, const Vector* top, float* scores, Vector* decay) {
+  Vector zero[kUsed], sum[kUsed] = {};
+  for (int u = 0; u < kUsed; u++) {
+    const Vector before = load(block.maximum + u * kWidth);
+    // Without any key so far there is no maximum, and every weight is 0.
+    zero[u] = select(top[u] == broadcast(-kInfinity), Vector{}, top[u]);
+    decay[u] = exp2(before - zero[u]);
+    store(block.maximum + u * kWidth, top[u]);
+  }
+  for (int key = 0; key < keys; key++) {
+    for (int u = 0; u < kUsed; u++) {
+      float* at = scores + key * kLanes + u * kWidth;
+      const Vector weight = exp2(load(at) - zero[u]);
+      sum[u] += weight;
+      store(at, weight);
+    }
+  }
+  for (int u = 0; u < kUsed; u++) {
+    store(block.total + u * kWidth, multiply_add(load(block.total + u * kWidth), decay[u], sum[u]));
+  }
+}
+
+// Fetches the rows of a key of the next key tile into the second-level cache, on the guess that it lies as far behind
+// this one as the tile is long. A wrong guess costs nothing but the fetch.
+NA_INLINE void fetch_ahead(const Problem& problem, const Tile& tile, int key) {
+  const int bytes = problem.dtype == NA_FLOAT32 ? 4 : 2, last = tile.count - 1;
+  const char* k = tile.k[key] + (tile.k[last] - tile.k[0]) + (tile.k[1] - tile.k[0]);
+  const char* v = tile.v[key] + (tile.v[last] - tile.v[0]) + (tile.v[1] - tile.v[0]);
+  for (int at = 0; at < problem.head_dim * bytes; at += 64) __builtin_prefetch(k + at, 0, 2);
+  for (int at = 0; at < problem.value_dim * bytes; at += 64) __builtin_prefetch(v + at, 0, 2);
+}
+
+// One block against the keys at hand.
+template <int kUsed>
+void step(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, Sight seen) {
+  const int keys = tile.count, head_dim = problem.head_dim;
+  const bool biased = problem.bias_count > 0 && !tile.extra;
+  // Every block of the tile fetches its share of the next keys.
+  const int share = (keys * kRows + tile.blocks * keys - 1) / (tile.blocks * keys);
+  int fetched = keys > 1 ? keys * block.index / tile.blocks : keys;
+  Vector top[kUsed], decay[kUsed];
+  for (int u = 0; u < kUsed; u++) top[u] = load(block.maximum + u * kWidth);
+
+  if (problem.cap == 0 && !biased && seen == Sight::kFull) {
+    int key = 0;
+    for (; key + kRows <= keys; key += kRows) {
+      for (int i = 0; i < share && fetched < keys; i++) fetch_ahead(problem, tile, fetched++);
+      score_rows<kUsed, kRows>(sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, top);
+    }
+    score_rest<kUsed, kRows - 1>(keys - key, sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, top);
+  } else {
+    Vector unused[kUsed] = {};
+    int key = 0;
+    for (; key + kRows <= keys; key += kRows) {
+      for (int i = 0; i < share && fetched < keys; i++) fetch_ahead(problem, tile, fetched++);
+      score_rows<kUsed, kRows>(sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, unused);
+    }
+    score_rest<kUsed, kRows - 1>(keys - key, sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, unused);
+    if (problem.cap != 0) cap_scores<kUsed>(problem.cap, keys, sums.scores);
+    for (int b = 0; b < problem.bias_count && biased; b++) {
+      add_bias<kUsed>(problem.biases[b], tile, block, 0, keys, sums.bias, sums.scores);
+    }
+    if (seen == Sight::kPartial) {
+      apply_mask<kUsed>(tile, block, 0, keys, sums.scores, top);
+    } else {
+      largest_scores<kUsed>(keys, sums.scores, top);
+    }
+  }
+
+  soften<kUsed>(block, keys, top, sums.scores, decay);
+
+  for (int value = 0; value < problem.value_pitch; value += kRows) {
+    output_rows<kUsed>(sums.scores, keys, sums.v + panel(problem, value), block.out + value * kLanes, decay);
+  }
+}
+
+template <int kUsed = kVectors>
+void step_used(int used, const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, Sight seen) {
+  if constexpr (kUsed > 0) {
+    if (used == kUsed) return step<kUsed>(problem, tile, sums, block, seen);
+    step_used<kUsed - 1>(used, problem, tile, sums, block, seen);
+  }
+}
+
+// Q^T of a block, scaled; lanes without a query are zero.
+void pack_queries(const Problem& problem, const Tile& tile, const Block& block, float* q) {
+  const float factor = problem.cap != 0 ? problem.scale / problem.cap : problem.scale * kLog2E;
+  for (int first = 0; first < kLanes; first += kWidth) {
+    char* const* rows = tile.lane_q + block.index * kLanes + first;
+    const int lanes = block.lanes - first;
+    for (int d = 0; d < problem.head_dim; d += kWidth) {
+      const int columns = problem.head_dim - d;
+      Vector square[kWidth];
+      for (int i = 0; i < kWidth; i++) {
+        square[i] = i < lanes ? load_elements(problem.dtype, rows[i], d, columns) * broadcast(factor) : Vector{};
+      }
+      transpose(square);
+      for (int i = 0; i < kWidth && i < columns; i++) store(q + (d + i) * kLanes + first, square[i]);
+    }
+  }
+}
+
+// Brings the keys at hand where the sums read them, in float32: K in contiguous rows, since rows in memory may be a
+// multiple of the cache's period apart, V in panels, with zeros up to the value pitch.
+void load_keys(const Problem& problem, const Tile& tile, const Sums& sums) {
+  for (int value = problem.value_dim; value < problem.value_pitch; value++) sums.rows[value] = 0;
+  for (int key = 0; key < tile.count; key++) {
+    float* row = sums.k + static_cast<int64_t>(key) * problem.head_pitch;
+    widen(problem.dtype, tile.k[key], problem.head_dim, row);
+    sums.k_row[key] = row;
+    const float* values = reinterpret_cast<const float*>(tile.v[key]);
+    if (problem.dtype != NA_FLOAT32 || problem.value_pitch != problem.value_dim) {
+      widen(problem.dtype, tile.v[key], problem.value_dim, sums.rows);
+      values = sums.rows;
+    }
+    for (int value = 0; value < problem.value_pitch; value += kRows) {
+      __builtin_memcpy(sums.v + panel(problem, value) + key * kRows, values + value, sizeof(float) * kRows);
+    }
+  }
+}
+
+void run_few_queries(const Problem& problem, Tile& tile, Sums& sums) {
+  if (problem.dtype == NA_FLOAT32) return run_rows<NA_FLOAT32>(problem, tile, sums);
+  if (problem.dtype == NA_FLOAT16) return run_rows<NA_FLOAT16>(problem, tile, sums);
+  run_rows<NA_BFLOAT16>(problem, tile, sums);
+}
+
+void run_tile(const Problem& problem, Tile& tile, Sums& sums) {
+  if (tile.lanes <= kFewQueries) return run_few_queries(problem, tile, sums);
+  const int blocks = tile.blocks;
+  for (int b = 0; b < blocks; b++) {
+    const Block block = block_of(problem, tile, sums, b);
+    pack_queries(problem, tile, block, const_cast<float*>(block.q));
+    begin_block(problem, tile, block);
+  }
+  while (next_keys(problem, tile)) {
+    bool loaded = false;
+    for (int b = 0; b < blocks; b++) {
+      const Sight seen = sight(tile, b);
+      if (seen == Sight::kNone) continue;
+      if (!loaded) load_keys(problem, tile, sums);
+      loaded = true;
+      const Block block = block_of(problem, tile, sums, b);
+      step_used((block.lanes + kWidth - 1) / kWidth, problem, tile, sums, block, seen);
+    }
+  }
+  for (int b = 0; b < blocks; b++) finish_block(problem, tile, block_of(problem, tile, sums, b));
+}
+
+}  // namespace
+}  // namespace na::cpu
