@@ -14,7 +14,8 @@ let makeBias: (tensor: Tensor, dense: boolean, call: string) => Bias;
 export class Bias {
   static {
     nativeBias = (value, name) => {
-      if (isObject(value) && #tensor in value) return { tensor: tensorHandle(value.#tensor, name), dense: value.#dense };
+      if (isObject(value) && #tensor in value)
+        return { tensor: tensorHandle(value.#tensor, name), dense: value.#dense };
       throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a bias: keyBias() or denseBias()`);
     };
     makeBias = (tensor, dense, call) => {

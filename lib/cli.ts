@@ -32,8 +32,5 @@ function doctor(): void {
 }
 
 const program = new Command('node-attention').description('Attention kernels for Node.js');
-program
-  .command('doctor')
-  .description('say which devices can be used, and why others cannot')
-  .action(doctor);
+program.command('doctor').description('say which devices can be used, and why others cannot').action(doctor);
 program.parse();

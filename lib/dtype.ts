@@ -29,7 +29,10 @@ export const isDType = (value: unknown): value is DType => (dtypes as readonly u
 
 export function checkDType(call: string, value: unknown): DType {
   if (isDType(value)) return value;
-  throw new AttentionError('ERR_DTYPE', `${call}: dtype is ${show(value)}; use one of ${dtypes.map((dtype) => show(dtype)).join(', ')}`);
+  throw new AttentionError(
+    'ERR_DTYPE',
+    `${call}: dtype is ${show(value)}; use one of ${dtypes.map((dtype) => show(dtype)).join(', ')}`,
+  );
 }
 
 export const dtypeIndex = (dtype: DType): number => dtypes.indexOf(dtype);

@@ -62,7 +62,10 @@ export function boolean(call: string, name: string, value: unknown): boolean {
 
 export function oneOf<T extends string>(call: string, name: string, value: unknown, allowed: readonly T[]): T {
   if (!(allowed as readonly unknown[]).includes(value)) {
-    throw new AttentionError('ERR_OPTION', `${call}: ${name} is ${show(value)}; use ${allowed.map((choice) => show(choice)).join(' or ')}`);
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: ${name} is ${show(value)}; use ${allowed.map((choice) => show(choice)).join(' or ')}`,
+    );
   }
   return value as T;
 }

@@ -47,7 +47,9 @@ interface Memory {
  */
 function watchMoves(buffer: ArrayBuffer, exposure: NativeExposure): void {
   for (const name of ['transfer', 'transferToFixedLength'] as const) {
-    const move = (ArrayBuffer.prototype as unknown as Record<string, undefined | ((...args: unknown[]) => ArrayBuffer)>)[name];
+    const move = (
+      ArrayBuffer.prototype as unknown as Record<string, undefined | ((...args: unknown[]) => ArrayBuffer)>
+    )[name];
     if (!move) continue;
     const watched = function (this: ArrayBuffer, ...args: unknown[]): ArrayBuffer {
       native.exposureMoved(exposure);
@@ -160,7 +162,10 @@ export class Tensor<D extends DType = DType> {
   ): Tensor<D> {
     const { dtype: wanted, device = 'cpu' } = options('Tensor.wrap', opts, ['dtype', 'device']);
     if (checkDevice('Tensor.wrap', device) !== 'cpu') {
-      throw new AttentionError('ERR_DEVICE', `Tensor.wrap: device is ${show(device)}; only 'cpu' memory can be wrapped`);
+      throw new AttentionError(
+        'ERR_DEVICE',
+        `Tensor.wrap: device is ${show(device)}; only 'cpu' memory can be wrapped`,
+      );
     }
     const given = wanted === undefined ? undefined : checkDType('Tensor.wrap', wanted);
     const dtype = arrayDType('Tensor.wrap', data, given);
@@ -287,7 +292,10 @@ export class Tensor<D extends DType = DType> {
       throw new AttentionError('ERR_DEVICE', `data: the tensor is on ${this.device}; use read() or to('cpu')`);
     }
     if (native.tensorPending(handle)) {
-      throw new AttentionError('ERR_PENDING', `data: work still writes ${this.#describe()}; await read() or its stream`);
+      throw new AttentionError(
+        'ERR_PENDING',
+        `data: work still writes ${this.#describe()}; await read() or its stream`,
+      );
     }
     if (!this.#contiguous) {
       throw new AttentionError(

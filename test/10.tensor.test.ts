@@ -1,7 +1,15 @@
 // Construction, views, memory and disposal of tensors.
 
 import fc from 'fast-check';
-import { AttentionError, attention, type DType, memoryStats, type Tensor as T, Tensor } from 'node-attention';
+import {
+  AttentionError,
+  attention,
+  type DType,
+  memoryStats,
+  type Tensor as T,
+  Tensor,
+  type TypedArray,
+} from 'node-attention';
 import { describe, expect, test } from 'vitest';
 
 const thrown = (fn: () => unknown): AttentionError => {
@@ -34,7 +42,7 @@ describe('construction', () => {
     expect([...(tensor as T<'float32'>).data]).toEqual([1, 2, 3, 4, 5, 6]);
   });
 
-  test.each<[DType, InstanceType<any>]>([
+  test.each<[DType, TypedArray]>([
     ['int32', Int32Array.of(-1, 2)],
     ['uint8', Uint8Array.of(1, 255)],
     ['int64', BigInt64Array.of(-1n, 2n)],
@@ -93,7 +101,12 @@ describe('construction', () => {
     ['count overflows', () => Tensor.zeros([2 ** 30, 2 ** 30]), 'ERR_SHAPE', /1073741824/],
     ['count overflows behind 0', () => Tensor.zeros([0, 2 ** 40, 2 ** 40]), 'ERR_SHAPE', /more .* than can be counted/],
     ['too many axes', () => Tensor.zeros(Array(9).fill(1)), 'ERR_SHAPE', /9 axes/],
-    ['more than the machine has', () => Tensor.zeros([2 ** 44]), 'ERR_OUT_OF_MEMORY', /TiB.*tensors are alive.*dispose/],
+    [
+      'more than the machine has',
+      () => Tensor.zeros([2 ** 44]),
+      'ERR_OUT_OF_MEMORY',
+      /TiB.*tensors are alive.*dispose/,
+    ],
     ['bits without a type', () => Tensor.from(new Uint16Array(2), [2]), 'ERR_DTYPE', /Uint16Array.*dtype/],
     ['unknown array', () => Tensor.from(new Float64Array(2) as never, [2]), 'ERR_DTYPE', /Float64Array/],
     ['unknown dtype', () => Tensor.zeros([2], { dtype: 'float64' as never }), 'ERR_DTYPE', /'float64'/],
@@ -166,7 +179,10 @@ describe('views', () => {
   });
 
   test('axes that are evenly spaced as one are cut anew without a copy', async () => {
-    const even = Tensor.from(Float32Array.from({ length: 48 }, (_, i) => i), [4, 6, 2]).slice([0, 4], [0, 6], [0, 1]);
+    const even = Tensor.from(
+      Float32Array.from({ length: 48 }, (_, i) => i),
+      [4, 6, 2],
+    ).slice([0, 4], [0, 6], [0, 1]);
     expect([...(await even.reshape([6, 4]).read())]).toEqual(Array.from({ length: 24 }, (_, i) => 2 * i));
   });
 
@@ -282,21 +298,24 @@ describe('memory', () => {
     expect(memoryStats().peakBytes).toBeGreaterThanOrEqual(before.bytes + 4000);
   });
 
-  test.skipIf(!globalThis.gc)('disposed handles hold no memory, even when data was used (needs --expose-gc)', async () => {
-    const handles: Tensor[] = [];
-    const before = process.memoryUsage().rss;
-    for (let i = 0; i < 40; i++) {
-      const tensor = Tensor.empty([2 ** 22], { dtype: 'float32' });
-      tensor.data.fill(i);
-      tensor.dispose();
-      handles.push(tensor);
-      globalThis.gc?.();
-      await new Promise((resolve) => setImmediate(resolve));
-    }
-    // 40 times 16 MiB, of which the pool may keep 256 MiB.
-    expect(process.memoryUsage().rss - before).toBeLessThan(400 * 2 ** 20);
-    expect(handles.every((tensor) => tensor.disposed)).toBe(true);
-  });
+  test.skipIf(!globalThis.gc)(
+    'disposed handles hold no memory, even when data was used (needs --expose-gc)',
+    async () => {
+      const handles: Tensor[] = [];
+      const before = process.memoryUsage().rss;
+      for (let i = 0; i < 40; i++) {
+        const tensor = Tensor.empty([2 ** 22], { dtype: 'float32' });
+        tensor.data.fill(i);
+        tensor.dispose();
+        handles.push(tensor);
+        globalThis.gc?.();
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      // 40 times 16 MiB, of which the pool may keep 256 MiB.
+      expect(process.memoryUsage().rss - before).toBeLessThan(400 * 2 ** 20);
+      expect(handles.every((tensor) => tensor.disposed)).toBe(true);
+    },
+  );
 
   test('inputs may be disposed of while work reads them', async () => {
     const q = Tensor.randn([1, 700, 2, 64], { seed: 3 });

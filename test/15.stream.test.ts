@@ -1,6 +1,6 @@
 // Streams, events and graphs.
 
-import { AttentionError, attention, type AttentionResult, merge, Stream, Tensor } from 'node-attention';
+import { AttentionError, type AttentionResult, attention, merge, Stream, Tensor } from 'node-attention';
 import { describe, expect, test } from 'vitest';
 
 const code = (fn: () => unknown): string | undefined => {
@@ -75,7 +75,10 @@ describe('order', () => {
     const order: number[] = [];
     const waits = Array.from({ length: 50 }, (_, i) => {
       attention(x, x, x, { stream });
-      return stream.record().done().then(() => order.push(i));
+      return stream
+        .record()
+        .done()
+        .then(() => order.push(i));
     });
     await Promise.all(waits);
     expect(order).toEqual(Array.from({ length: 50 }, (_, i) => i));

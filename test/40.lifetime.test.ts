@@ -38,18 +38,21 @@ describe('workers', () => {
     expect((await attention(x, x, x).out.read())[0]).toBe(2); // the pool still serves
   });
 
-  test.each(['queue', 'chain'])('a worker with a long %s ends soon, however busy this thread keeps the pool', async (mode) => {
-    const x = Tensor.randn([1, 4096, 4, 64], { seed: 2 });
-    const streams = Array.from({ length: 6 }, () => new Stream());
-    const work = streams.map((stream) => attention(x, x, x, { stream }).out);
-    const worker = start(mode);
-    await message(worker);
-    for (const stream of streams) work.push(attention(x, x, x, { stream }).out);
-    const begun = performance.now();
-    await worker.terminate();
-    expect(performance.now() - begun).toBeLessThan(1000);
-    await Promise.all(work.map((out) => out.read()));
-  });
+  test.each(['queue', 'chain'])(
+    'a worker with a long %s ends soon, however busy this thread keeps the pool',
+    async (mode) => {
+      const x = Tensor.randn([1, 4096, 4, 64], { seed: 2 });
+      const streams = Array.from({ length: 6 }, () => new Stream());
+      const work = streams.map((stream) => attention(x, x, x, { stream }).out);
+      const worker = start(mode);
+      await message(worker);
+      for (const stream of streams) work.push(attention(x, x, x, { stream }).out);
+      const begun = performance.now();
+      await worker.terminate();
+      expect(performance.now() - begun).toBeLessThan(1000);
+      await Promise.all(work.map((out) => out.read()));
+    },
+  );
 
   test.skipIf(!('transfer' in ArrayBuffer.prototype))(
     'memory moved to this thread survives the worker (needs ArrayBuffer.prototype.transfer, Node 22)',
@@ -98,18 +101,21 @@ describe('exit', () => {
 });
 
 describe('collection', () => {
-  test.skipIf(!globalThis.gc)('tensors, streams and events may be collected while queued (needs --expose-gc)', async () => {
-    const expected = await attention(...inputs()).out.read();
-    const results: Tensor<'float32'>[] = [];
-    for (let i = 0; i < 20; i++) {
-      const stream = new Stream();
-      stream.record();
-      results.push(attention(...inputs(), { stream }).out as Tensor<'float32'>);
-      globalThis.gc?.();
-      await null;
-    }
-    for (const out of results) expect(await out.read()).toEqual(expected);
-  });
+  test.skipIf(!globalThis.gc)(
+    'tensors, streams and events may be collected while queued (needs --expose-gc)',
+    async () => {
+      const expected = await attention(...inputs()).out.read();
+      const results: Tensor<'float32'>[] = [];
+      for (let i = 0; i < 20; i++) {
+        const stream = new Stream();
+        stream.record();
+        results.push(attention(...inputs(), { stream }).out as Tensor<'float32'>);
+        globalThis.gc?.();
+        await null;
+      }
+      for (const out of results) expect(await out.read()).toEqual(expected);
+    },
+  );
 
   const inputs = () => {
     const x = Tensor.wrap(new Float32Array(new SharedArrayBuffer(4 * 256 * 64)).fill(0.25), [1, 256, 1, 64]);

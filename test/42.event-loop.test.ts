@@ -36,7 +36,12 @@ test('a timer is not late while an attention of a second runs', async () => {
     expect(ticks.length).toBeGreaterThan(20); // it ran long enough to matter
     busy.push(...ticks);
   }
-  const [control, measured] = [idle, busy].map((late) => percentile(late.sort((a, b) => a - b), 0.99)) as [number, number];
+  const [control, measured] = [idle, busy].map((late) =>
+    percentile(
+      late.sort((a, b) => a - b),
+      0.99,
+    ),
+  ) as [number, number];
   console.log(`timer lateness, 99th percentile: ${measured.toFixed(1)} ms busy, ${control.toFixed(1)} ms idle`);
   // A few scheduling quanta beside busy threads on a shared machine; a blocked loop would be a second late.
   expect(measured).toBeLessThan(control + 40);

@@ -50,8 +50,15 @@ describe('the CUDA backend', () => {
 
   test('without a driver', async () => {
     const { cuda, error } = await probe({});
-    expect(cuda).toMatchObject({ usable: false, reason: 'no-driver', message: expect.stringMatching(/libcuda\.so\.1/) });
-    expect(error).toMatchObject({ code: 'ERR_DEVICE', message: expect.stringMatching(/'cuda'.*no-driver.*use device 'cpu'/) });
+    expect(cuda).toMatchObject({
+      usable: false,
+      reason: 'no-driver',
+      message: expect.stringMatching(/libcuda\.so\.1/),
+    });
+    expect(error).toMatchObject({
+      code: 'ERR_DEVICE',
+      message: expect.stringMatching(/'cuda'.*no-driver.*use device 'cpu'/),
+    });
   });
 
   test.each<[string, Record<string, string>, RegExp]>([

@@ -33,8 +33,7 @@ bool Environment::create(Napi::Env env) {
   napi_set_instance_data(
       env, environment, [](napi_env, void* data, void*) { static_cast<Environment*>(data)->release(); }, nullptr);
   // Registered after the thread-safe function, so that it runs before Node destroys that.
-  napi_add_env_cleanup_hook(
-      env, [](void* data) { static_cast<Environment*>(data)->close(); }, environment);
+  napi_add_env_cleanup_hook(env, [](void* data) { static_cast<Environment*>(data)->close(); }, environment);
   return true;
 }
 

@@ -69,9 +69,9 @@ class Environment : public RefCounted {
 // Throws the status as an AttentionError; returns an empty value for the caller to return.
 Napi::Value refuse(Napi::Env env, const Status& status);
 
-#define NA_REFUSE(env, expression)                            \
-  do {                                                        \
-    ::na::Status na_status_ = (expression);                   \
+#define NA_REFUSE(env, expression)                              \
+  do {                                                          \
+    ::na::Status na_status_ = (expression);                     \
     if (!na_status_.ok()) return ::na::refuse(env, na_status_); \
   } while (0)
 

@@ -85,8 +85,8 @@ Napi::Value event_elapsed(const Napi::CallbackInfo& info) {
   NA_REFUSE(info.Env(), unwrap<Event>(info[0], "event", &first));
   NA_REFUSE(info.Env(), unwrap<Event>(info[1], "later", &later));
   if (first->device != later->device) {
-    return refuse(info.Env(), error(NA_ERR_DEVICE, "events of %s and %s have no common clock", first->device->name.c_str(),
-                                    later->device->name.c_str()));
+    return refuse(info.Env(), error(NA_ERR_DEVICE, "events of %s and %s have no common clock",
+                                    first->device->name.c_str(), later->device->name.c_str()));
   }
   if (!first->point.done() || !later->point.done()) {
     return refuse(info.Env(), error(NA_ERR_PENDING, "an event has not been reached; await done() first"));

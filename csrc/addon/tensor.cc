@@ -60,8 +60,8 @@ Status check_fit(const ArrayMemory& memory, int32_t dtype, const Shape& shape) {
   NA_TRY(shape_bytes(shape, dtype, &bytes));
   const int64_t wanted = bytes / dtype_size(dtype);
   if (static_cast<int64_t>(memory.elements) != wanted) {
-    return error(NA_ERR_SHAPE, "data has %zu elements but shape %s has %lld", memory.elements, shape_text(shape).c_str(),
-                 static_cast<long long>(wanted));
+    return error(NA_ERR_SHAPE, "data has %zu elements but shape %s has %lld", memory.elements,
+                 shape_text(shape).c_str(), static_cast<long long>(wanted));
   }
   return {};
 }
@@ -146,8 +146,9 @@ Napi::Value wrap_shared(const Napi::CallbackInfo& info) {
   bool detachable = true;
   napi_is_arraybuffer(info.Env(), memory.buffer, &detachable);  // false for a SharedArrayBuffer
   if (detachable || memory.bytes != memory.elements * static_cast<size_t>(dtype_size(dtype))) {
-    return refuse(info.Env(), error(NA_ERR_OPTION, "wrap: data must be a %s array over a SharedArrayBuffer; an ArrayBuffer "
-                                                   "can be detached, so use Tensor.from or Tensor.empty",
+    return refuse(info.Env(), error(NA_ERR_OPTION,
+                                    "wrap: data must be a %s array over a SharedArrayBuffer; an ArrayBuffer "
+                                    "can be detached, so use Tensor.from or Tensor.empty",
                                     dtype_name(dtype)));
   }
   Ref<Storage> storage;
@@ -168,7 +169,8 @@ Napi::Value randn(const Napi::CallbackInfo& info) {
   NA_REFUSE(info.Env(), read_dtype(info[2], &dtype));
   NA_REFUSE(info.Env(), find_device(kCpu, &cpu));
   if (!dtype_is_float(dtype)) {
-    return refuse(info.Env(), error(NA_ERR_DTYPE, "dtype is %s; randn makes float32, float16 or bfloat16", dtype_name(dtype)));
+    return refuse(info.Env(),
+                  error(NA_ERR_DTYPE, "dtype is %s; randn makes float32, float16 or bfloat16", dtype_name(dtype)));
   }
   NA_REFUSE(info.Env(), Tensor::allocate(cpu, dtype, shape, false, false, &tensor));
   const ConvertRow convert = convert_row(NA_FLOAT32, dtype);
@@ -281,7 +283,8 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
     NA_REFUSE(env, make_buffer(env, bytes, &data, &buffer));
     if (bytes > 0) memcpy(data, storage->data, bytes);
   } else {
-    return refuse(env, error(NA_ERR_OUT_OF_MEMORY, "cannot make an ArrayBuffer of %s", bytes_text(storage->bytes).c_str()));
+    return refuse(env,
+                  error(NA_ERR_OUT_OF_MEMORY, "cannot make an ArrayBuffer of %s", bytes_text(storage->bytes).c_str()));
   }
   result.Set("buffer", Napi::Value(env, buffer));
   return result;
@@ -323,8 +326,9 @@ Napi::Value to(const Napi::CallbackInfo& info) {
     NA_REFUSE(info.Env(), unwrap<Stream>(info[3], "stream", &stream));
   }
   if (stream->device != device && stream->device != source->device()) {
-    return refuse(info.Env(), error(NA_ERR_DEVICE, "stream is on %s but the copy goes from %s to %s",
-                                    stream->device->name.c_str(), source->device()->name.c_str(), device->name.c_str()));
+    return refuse(info.Env(),
+                  error(NA_ERR_DEVICE, "stream is on %s but the copy goes from %s to %s", stream->device->name.c_str(),
+                        source->device()->name.c_str(), device->name.c_str()));
   }
   NA_REFUSE(info.Env(), stream->room());
   NA_REFUSE(info.Env(), Tensor::allocate(device, dtype, shape_of(*source), false, false, &target));

@@ -65,7 +65,8 @@ Status check_same(const char* what, const Named& a, int64_t a_value, const Named
 Status check_tokens(const Named& given, const Named& q, int32_t least_rank, int32_t most_rank) {
   const na_tensor& view = given.tensor->view;
   if (view.rank < least_rank || view.rank > most_rank) {
-    return error(NA_ERR_SHAPE, "%s has shape %s; expected [batch, tokens..., heads, headDim] with one to three token axes",
+    return error(NA_ERR_SHAPE,
+                 "%s has shape %s; expected [batch, tokens..., heads, headDim] with one to three token axes",
                  given.name, shape_text(view).c_str());
   }
   if (!dtype_is_float(view.dtype)) {
@@ -109,10 +110,11 @@ Status check_keys(const Named& q, const Named& k, const Named& v) {
   }
   const int64_t heads = qv.shape[qv.rank - 2], kv_heads = kv.shape[kv.rank - 2];
   if (heads < 1 || kv_heads < 1 || heads % kv_heads != 0) {
-    return error(NA_ERR_SHAPE,
-                 "q has %lld heads and %s has %lld: each key head serves a whole number of query heads, so heads must be a "
-                 "multiple of kvHeads",
-                 static_cast<long long>(heads), k.name, static_cast<long long>(kv_heads));
+    return error(
+        NA_ERR_SHAPE,
+        "q has %lld heads and %s has %lld: each key head serves a whole number of query heads, so heads must be a "
+        "multiple of kvHeads",
+        static_cast<long long>(heads), k.name, static_cast<long long>(kv_heads));
   }
   return {};
 }
@@ -146,8 +148,8 @@ Status check_ragged(const AttentionArguments& a) {
   for (const Named& packed : {Named{"q", a.q}, Named{"k", a.k}}) {
     const na_tensor& view = packed.tensor->view;
     if (view.rank != 4 || view.shape[0] != 1) {
-      return error(NA_ERR_SHAPE, "cuSeqlens: %s has shape %s; packed sequences need batch 1 and one token axis", packed.name,
-                   shape_text(view).c_str());
+      return error(NA_ERR_SHAPE, "cuSeqlens: %s has shape %s; packed sequences need batch 1 and one token axis",
+                   packed.name, shape_text(view).c_str());
     }
   }
   return {};
@@ -197,7 +199,8 @@ Status attention(const AttentionArguments& a, Stream* stream, AttentionResult* r
   const int64_t heads = qv.shape[qv.rank - 2];
   std::vector<Tensor*> inputs = {a.q, a.k, a.v};
   if (a.extra_k || a.extra_v) {
-    if (!a.extra_k || !a.extra_v) return error(NA_ERR_OPTION, "extra needs both k and v; %s is missing", a.extra_k ? "v" : "k");
+    if (!a.extra_k || !a.extra_v)
+      return error(NA_ERR_OPTION, "extra needs both k and v; %s is missing", a.extra_k ? "v" : "k");
     const Named extra_k{"extra.k", a.extra_k}, extra_v{"extra.v", a.extra_v};
     for (const Named& tensor : {extra_k, extra_v}) NA_TRY(check_tokens(tensor, q, 4, 4));
     NA_TRY(check_keys(q, extra_k, extra_v));
@@ -224,10 +227,14 @@ Status attention(const AttentionArguments& a, Stream* stream, AttentionResult* r
                  a.softcap);
   }
 
-  const ScoreShape score_shape{qv.shape[0],     heads,
-                               product(token_axes(qv)), product(token_axes(a.k->view)),
-                               token_axes(qv),  token_axes(a.k->view),
-                               ragged,          device};
+  const ScoreShape score_shape{qv.shape[0],
+                               heads,
+                               product(token_axes(qv)),
+                               product(token_axes(a.k->view)),
+                               token_axes(qv),
+                               token_axes(a.k->view),
+                               ragged,
+                               device};
   Ref<ScoreMod> mod;
   NA_TRY(ScoreMod::make(a.masks, a.biases, score_shape, &mod));
   for (const BiasSpec& bias : a.biases) inputs.push_back(bias.tensor);

@@ -88,11 +88,11 @@ typedef struct na_bias {
  */
 typedef struct na_attention {
   const na_tensor *q, *k, *v, *out, *lse;
-  const na_tensor* sinks;                /* float32 [heads] */
-  const na_tensor *extra_k, *extra_v;    /* [batch, n, kvHeads, headDim]: seen by every query */
-  const na_tensor *cu_q, *cu_k;          /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
-  const na_mask* masks;                  /* intersected */
-  const na_bias* biases;                 /* added */
+  const na_tensor* sinks;             /* float32 [heads] */
+  const na_tensor *extra_k, *extra_v; /* [batch, n, kvHeads, headDim]: seen by every query */
+  const na_tensor *cu_q, *cu_k;       /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
+  const na_mask* masks;               /* intersected */
+  const na_bias* biases;              /* added */
   int32_t mask_count, bias_count;
   float scale;
   float softcap; /* 0: none */

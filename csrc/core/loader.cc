@@ -30,7 +30,8 @@ LoadedBackend load_cuda_backend() {
     return unusable("disabled", "NODE_ATTENTION_DEVICE=cpu keeps the CUDA backend closed");
   }
   if (wanted && *wanted) {
-    return unusable("disabled", std::string("NODE_ATTENTION_DEVICE=") + wanted + " is not known: set it to cpu, or unset it");
+    return unusable("disabled",
+                    std::string("NODE_ATTENTION_DEVICE=") + wanted + " is not known: set it to cpu, or unset it");
   }
   void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (!driver) {
@@ -48,7 +49,8 @@ LoadedBackend load_cuda_backend() {
   }
   if (driver_version < kOldestDriver) {
     return unusable("driver-too-old", "the NVIDIA driver speaks CUDA " + std::to_string(driver_version / 1000) + "." +
-                                          std::to_string(driver_version % 1000 / 10) + "; install one for 12.8 or newer");
+                                          std::to_string(driver_version % 1000 / 10) +
+                                          "; install one for 12.8 or newer");
   }
   if (initialise(0) || count(&devices) || devices == 0) {
     return unusable("no-device", "the NVIDIA driver is installed but reports no device");
@@ -67,7 +69,8 @@ LoadedBackend load_cuda_backend() {
     return unusable("load-failed", path + " was built for another version of node-attention: reinstall the package");
   }
   if (table->device_count() == 0) {
-    return unusable("unsupported-arch", "no device has an architecture that " + path + " was built for (sm_80 or newer)");
+    return unusable("unsupported-arch",
+                    "no device has an architecture that " + path + " was built for (sm_80 or newer)");
   }
   return {table, "ok", ""};
 }

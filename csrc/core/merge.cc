@@ -73,8 +73,9 @@ Status merge(const std::vector<MergePart>& parts, Tensor* out, Stream* stream, A
       return error(NA_ERR_DTYPE, "parts[%zu].lse is %s; it must be float32", i, dtype_name(part_lse.dtype));
     }
     if (shape_of(part_out) != out_shape || shape_of(part_lse) != lse_shape) {
-      return error(NA_ERR_SHAPE, "parts[%zu] has out %s and lse %s; expected %s and %s", i, shape_text(part_out).c_str(),
-                   shape_text(part_lse).c_str(), shape_text(out_shape).c_str(), shape_text(lse_shape).c_str());
+      return error(NA_ERR_SHAPE, "parts[%zu] has out %s and lse %s; expected %s and %s", i,
+                   shape_text(part_out).c_str(), shape_text(part_lse).c_str(), shape_text(out_shape).c_str(),
+                   shape_text(lse_shape).c_str());
     }
     for (Tensor* tensor : {parts[i].out, parts[i].lse}) {
       if (tensor->device() != device) {

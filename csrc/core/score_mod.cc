@@ -8,8 +8,8 @@ using Count = long long;
 // The value of an axis: the one value given for all, or its own.
 Status per_axis(const char* name, const PerAxis& values, size_t axis, size_t axes, int64_t* value) {
   if (values.size() != 1 && values.size() != axes) {
-    return error(NA_ERR_OPTION, "neighborhood: %s has %zu values for %zu token axes: give one value or one per axis", name,
-                 values.size(), axes);
+    return error(NA_ERR_OPTION, "neighborhood: %s has %zu values for %zu token axes: give one value or one per axis",
+                 name, values.size(), axes);
   }
   *value = values.size() == 1 ? values[0] : values[axis];
   return {};
@@ -26,28 +26,30 @@ Status resolve(const NeighborhoodSpec& spec, const Shape& extents, na_neighborho
     NA_TRY(per_axis("causal", spec.causal, a, axes, &causal));
     NA_TRY(per_axis("wrap", spec.wrap, a, axes, &wrap));
     if (dilation < 1 || dilation > extent) {
-      return error(NA_ERR_OPTION, "neighborhood: dilation %lld of axis %zu is not in 1 ... %lld, the extent", Count(dilation),
-                   a, Count(extent));
+      return error(NA_ERR_OPTION, "neighborhood: dilation %lld of axis %zu is not in 1 ... %lld, the extent",
+                   Count(dilation), a, Count(extent));
     }
     if (window == -1) window = extent / dilation;
     if (window < 1 || window > extent / dilation) {
-      return error(NA_ERR_OPTION,
-                   "neighborhood: window %lld times dilation %lld of axis %zu exceeds its extent %lld: the window is at most "
-                   "%lld, or -1 for all",
-                   Count(window), Count(dilation), a, Count(extent), Count(extent / dilation));
+      return error(
+          NA_ERR_OPTION,
+          "neighborhood: window %lld times dilation %lld of axis %zu exceeds its extent %lld: the window is at most "
+          "%lld, or -1 for all",
+          Count(window), Count(dilation), a, Count(extent), Count(extent / dilation));
     }
     if (stride < 1 || stride > window) {
-      return error(NA_ERR_OPTION, "neighborhood: stride %lld of axis %zu is not in 1 ... %lld, the window", Count(stride), a,
-                   Count(window));
+      return error(NA_ERR_OPTION, "neighborhood: stride %lld of axis %zu is not in 1 ... %lld, the window",
+                   Count(stride), a, Count(window));
     }
     if (wrap && causal) {
       return error(NA_ERR_OPTION, "neighborhood: axis %zu cannot both wrap and be causal", a);
     }
     if (wrap && (extent % dilation != 0 || extent / dilation % stride != 0)) {
-      return error(NA_ERR_OPTION,
-                   "neighborhood: axis %zu wraps, so its extent %lld must be divisible by dilation %lld and what remains by "
-                   "stride %lld",
-                   a, Count(extent), Count(dilation), Count(stride));
+      return error(
+          NA_ERR_OPTION,
+          "neighborhood: axis %zu wraps, so its extent %lld must be divisible by dilation %lld and what remains by "
+          "stride %lld",
+          a, Count(extent), Count(dilation), Count(stride));
     }
     result->window[a] = window;
     result->stride[a] = stride;
@@ -78,8 +80,8 @@ Status ScoreMod::add_mask(const MaskSpec& spec, const ScoreShape& shape) {
   mask.right = spec.right;
   if (spec.kind == NA_MASK_WINDOW) {
     if (spec.left < -1 || spec.right < -1) {
-      return error(NA_ERR_OPTION, "window: left %lld and right %lld must be -1 (unlimited), 0 or more", Count(spec.left),
-                   Count(spec.right));
+      return error(NA_ERR_OPTION, "window: left %lld and right %lld must be -1 (unlimited), 0 or more",
+                   Count(spec.left), Count(spec.right));
     }
   } else {
     if (shape.ragged) {

@@ -18,7 +18,8 @@ struct Status {
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-Status error(na_code code, const char* format, ...);
+Status
+error(na_code code, const char* format, ...);
 
 const char* code_name(na_code code);  // "ERR_SHAPE" ...
 
@@ -26,9 +27,9 @@ const char* code_name(na_code code);  // "ERR_SHAPE" ...
 std::string bytes_text(int64_t bytes);
 
 // For functions that return Status: hand a refusal on to the caller.
-#define NA_TRY(expression)                  \
-  do {                                      \
-    ::na::Status na_status_ = (expression); \
+#define NA_TRY(expression)                   \
+  do {                                       \
+    ::na::Status na_status_ = (expression);  \
     if (!na_status_.ok()) return na_status_; \
   } while (0)
 

@@ -135,7 +135,8 @@ Status Tensor::reshape(const Shape& shape, Ref<Tensor>* result) const {
         }
       }
       if (room % needed != 0) {
-        return error(NA_ERR_SHAPE, "cannot reshape %s to %s without a copy: its axes are not evenly spaced; use to() first",
+        return error(NA_ERR_SHAPE,
+                     "cannot reshape %s to %s without a copy: its axes are not evenly spaced; use to() first",
                      describe().c_str(), shape_text(shape).c_str());
       }
       reshaped.stride[axis] = stride;
@@ -177,8 +178,8 @@ Status Tensor::slice(const std::vector<int64_t>& starts, const std::vector<int64
   int64_t offset = 0;
   for (size_t i = 0; i < starts.size(); i++) {
     if (starts[i] < 0 || starts[i] > stops[i] || stops[i] > view.shape[i]) {
-      return error(NA_ERR_SHAPE, "slice: [%lld, %lld] is not a range of axis %zu of %s", static_cast<long long>(starts[i]),
-                   static_cast<long long>(stops[i]), i, describe().c_str());
+      return error(NA_ERR_SHAPE, "slice: [%lld, %lld] is not a range of axis %zu of %s",
+                   static_cast<long long>(starts[i]), static_cast<long long>(stops[i]), i, describe().c_str());
     }
     sliced.shape[i] = stops[i] - starts[i];
     offset += starts[i] * view.stride[i];

@@ -29,9 +29,7 @@ class Tensor : public RefCounted {
   Device* device() const { return storage->device; }
   int64_t elements() const;
   bool contiguous() const;
-  int64_t byte_offset() const {
-    return static_cast<const char*>(view.data) - static_cast<const char*>(storage->data);
-  }
+  int64_t byte_offset() const { return static_cast<const char*>(view.data) - static_cast<const char*>(storage->data); }
   std::string describe() const;  // "float32 [1, 4, 8, 64] on cpu"
 
   // The tensor that holds a view handed to a backend.
@@ -44,7 +42,9 @@ class Tensor : public RefCounted {
 // Checks rank and lengths, and that the bytes can be counted: ERR_SHAPE otherwise.
 Status shape_bytes(const Shape& shape, int32_t dtype, int64_t* bytes);
 std::string shape_text(const int64_t* shape, int32_t rank);
-inline std::string shape_text(const Shape& shape) { return shape_text(shape.data(), static_cast<int32_t>(shape.size())); }
+inline std::string shape_text(const Shape& shape) {
+  return shape_text(shape.data(), static_cast<int32_t>(shape.size()));
+}
 inline std::string shape_text(const na_tensor& view) { return shape_text(view.shape, view.rank); }
 
 // First and one past the last byte that a view can touch; equal when it is empty.

@@ -19,8 +19,8 @@
 struct na_stream {
   na_operation *head = nullptr, *tail = nullptr;  // not yet begun
   uint64_t completed = 0;
-  bool busy = false;      // an operation has begun and is not finished, or the stream is in ready_
-  bool destroyed = false; // to be deleted when no longer busy
+  bool busy = false;       // an operation has begun and is not finished, or the stream is in ready_
+  bool destroyed = false;  // to be deleted when no longer busy
   struct Waiter {
     uint64_t sequence;
     na_stream* stream;
@@ -176,9 +176,7 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
   int64_t tasks = 0;
   if (!Cancel(operation->cancelled).requested()) {
     switch (operation->kind) {
-      case NA_OP_ATTENTION:
-        job = attention_job(*static_cast<const na_attention*>(operation->args), isa_);
-        break;
+      case NA_OP_ATTENTION: job = attention_job(*static_cast<const na_attention*>(operation->args), isa_); break;
       case NA_OP_MERGE: job = merge_job(*static_cast<const na_merge*>(operation->args)); break;
       case NA_OP_COPY: job = copy_job(*static_cast<const na_copy*>(operation->args)); break;
       default: mark(operation);

@@ -59,10 +59,10 @@ class Scheduler {
   std::mutex mutex_;  // guards everything below and all streams
   std::condition_variable work_;
   int started_ = 0;
-  size_t reserved_ = 0;                // scratch bytes that every thread has or may take
+  size_t reserved_ = 0;               // scratch bytes that every thread has or may take
   std::vector<void*> fresh_scratch_;  // blocks of reserved_ bytes, for threads whose own are smaller
-  std::deque<na_stream*> ready_;    // their head operation may begin
-  std::deque<Active*> active_;      // have tasks to be taken, in turn
+  std::deque<na_stream*> ready_;      // their head operation may begin
+  std::deque<Active*> active_;        // have tasks to be taken, in turn
 };
 
 }  // namespace na::cpu
