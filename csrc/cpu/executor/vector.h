@@ -22,8 +22,9 @@ constexpr int kWidth = NA_WIDTH;
 typedef float Vector __attribute__((vector_size(4 * NA_WIDTH)));
 typedef int32_t Integers __attribute__((vector_size(4 * NA_WIDTH)));
 typedef uint32_t Naturals __attribute__((vector_size(4 * NA_WIDTH)));
-typedef float LooseVector __attribute__((vector_size(4 * NA_WIDTH), aligned(4), may_alias));
-typedef int32_t LooseIntegers __attribute__((vector_size(4 * NA_WIDTH), aligned(4), may_alias));
+// In memory, where a row of bfloat16 may begin at any even address.
+typedef float LooseVector __attribute__((vector_size(4 * NA_WIDTH), aligned(2), may_alias));
+typedef int32_t LooseIntegers __attribute__((vector_size(4 * NA_WIDTH), aligned(2), may_alias));
 
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 constexpr float kInfinity = __builtin_inff(), kMostFloat = 3.40282347e38f;
