@@ -1,0 +1,117 @@
+// What is measured: batch 1, 8 heads, as many key heads.
+
+import { type MaskSpec, seesOnGrid } from '../test/support/oracle';
+
+export const HEADS = 8;
+
+export type Kind = 'dense' | 'causal' | 'decode' | 'window' | 'neighborhood' | 'neighborhood2d' | 'strided2d';
+
+export interface Case {
+  name: string;
+  kind: Kind;
+  dtype: 'float32' | 'bfloat16';
+  /** Token axes of the queries and of the keys. */
+  queries: number[];
+  keys: number[];
+  headDim: number;
+  mask?: MaskSpec;
+}
+
+const SIZES = [512, 1024, 2048, 4096];
+const HEAD_DIMS = [64, 128];
+const DTYPES = ['float32', 'bfloat16'] as const;
+
+const along = (window: number, stride = 1) => ({ window, stride, dilation: 1, causal: false, wrap: false });
+
+export function makeCase(kind: Kind, dtype: Case['dtype'], size: number, headDim: number): Case {
+  const grid = kind === 'neighborhood2d' || kind === 'strided2d';
+  const side = Math.sqrt(size);
+  const keys = grid ? [side, side] : [size];
+  const masks: { [kind in Kind]?: MaskSpec } = {
+    causal: { left: -1, right: 0 },
+    window: { left: size / 8 - 1, right: 0 },
+    neighborhood: { heads: [[along(size / 8)]] },
+    neighborhood2d: { heads: [[along(side / 4), along(side / 4)]] },
+    strided2d: { heads: [[along(side / 4, side / 8), along(side / 4, side / 8)]] },
+  };
+  const name = `${dtype} ${kind} S=${keys.join('x')} D=${headDim}`;
+  return { name, kind, dtype, queries: kind === 'decode' ? [1] : keys, keys, headDim, mask: masks[kind] };
+}
+
+/** Every case, or (`quick`) one of each kind. */
+export function allCases(quick: boolean): Case[] {
+  if (quick) {
+    return [
+      makeCase('dense', 'float32', 1024, 64),
+      makeCase('causal', 'float32', 1024, 64),
+      makeCase('decode', 'float32', 1024, 64),
+      makeCase('dense', 'bfloat16', 1024, 64),
+      makeCase('causal', 'bfloat16', 1024, 64),
+      makeCase('window', 'float32', 1024, 64),
+      makeCase('neighborhood', 'float32', 1024, 64),
+      makeCase('strided2d', 'float32', 1024, 64),
+    ];
+  }
+  const cases: Case[] = [];
+  for (const kind of ['dense', 'causal', 'decode', 'window', 'neighborhood', 'neighborhood2d', 'strided2d'] as const) {
+    for (const dtype of DTYPES) {
+      for (const headDim of HEAD_DIMS) {
+        const sizes = kind.endsWith('2d') ? [4096] : SIZES;
+        for (const size of sizes) cases.push(makeCase(kind, dtype, size, headDim));
+      }
+    }
+  }
+  return cases;
+}
+
+export const count = (axes: readonly number[]): number => axes.reduce((product, extent) => product * extent, 1);
+
+/** Whether the flat query i sees the flat key j. */
+export function sees({ queries, keys, mask }: Case, i: number, j: number): boolean {
+  if (!mask) return true;
+  if ('heads' in mask) return seesOnGrid(i, j, keys, mask.heads[0]!);
+  const position = i + count(keys) - count(queries);
+  return (mask.left === -1 || j >= position - mask.left) && (mask.right === -1 || j <= position + mask.right);
+}
+
+/**
+ * A tile of the share below: so many tokens along one axis, or along each of two. That is the block of queries and keys
+ * at which the executor decides whether to look at all.
+ */
+const TILE = { 1: 64, 2: 8 } as const;
+
+export interface Share {
+  /** Of all pairs of a query and a key, those that the mask lets see each other. */
+  visible: number;
+  /** Of all pairs of a query tile and a key tile, those with a visible pair of tokens. */
+  tiles: number;
+}
+
+/** Masks are products over the axes, and so are their shares. */
+export function shareOf({ keys, queries, mask }: Case): Share {
+  const tile = TILE[keys.length as 1 | 2];
+  const share = { visible: 1, tiles: 1 };
+  if (!mask) return share;
+  keys.forEach((extent, a) => {
+    const length = queries[a]!;
+    const along: Case['mask'] = 'heads' in mask ? { heads: [[mask.heads[0]![a]!]] } : mask;
+    const axis = { queries: [length], keys: [extent], mask: along } as Case;
+    const tiles = new Set<number>();
+    let visible = 0;
+    for (let i = 0; i < length; i++) {
+      for (let j = 0; j < extent; j++) {
+        if (!sees(axis, i, j)) continue;
+        visible++;
+        tiles.add(Math.floor(i / tile) * extent + Math.floor(j / tile));
+      }
+    }
+    share.visible *= visible / (length * extent);
+    share.tiles *= tiles.size / (Math.ceil(length / tile) * Math.ceil(extent / tile));
+  });
+  return share;
+}
+
+/** Floating-point operations: two products, a multiplication and an addition each, for every visible pair. */
+export function flopsOf(test: Case, { visible }: Share): number {
+  return 4 * HEADS * count(test.queries) * count(test.keys) * visible * test.headDim;
+}

@@ -1,0 +1,86 @@
+// Whether a contestant computed attention at all: sampled rows against the float64 oracle of the tests, and no element
+// anywhere that is not a number.
+
+import { uniform } from '../test/support/numbers';
+import { expected } from '../test/support/tolerance';
+import { type Case, count, HEADS, sees } from './cases';
+import type { Inputs } from './inputs';
+import type { Contestant } from './measure';
+
+const SAMPLES = 12;
+
+interface Row {
+  query: number;
+  head: number;
+  out: Float64Array;
+  tolerance: number;
+}
+
+/** What sampled rows should be, and how far from it a float32 or bfloat16 evaluation may be (test/support/tolerance.ts). */
+function expectedRows(test: Case, inputs: Inputs): Row[] {
+  const last = count(test.queries) - 1;
+  const random = uniform(1);
+  return Array.from({ length: SAMPLES }, (_, n) => {
+    // The first row and the last one, where masks end, and others.
+    const query = n === 0 ? 0 : n === 1 ? last : Math.floor(random() * (last + 1));
+    const head = n % HEADS;
+    const seen: number[] = [];
+    for (let j = 0; j < count(test.keys); j++) if (sees(test, query, j)) seen.push(j);
+    const rows = (values: Float32Array, tokens: number[]) => ({
+      shape: [1, tokens.length, 1, test.headDim],
+      data: Float64Array.from({ length: tokens.length * test.headDim }, (_, i) => {
+        const token = tokens[Math.floor(i / test.headDim)]!;
+        return values[(token * HEADS + head) * test.headDim + (i % test.headDim)]!;
+      }),
+    });
+    const { out, tolerance } = expected(
+      { q: rows(inputs.q, [query]), k: rows(inputs.k, seen), v: rows(inputs.v, seen) },
+      test.dtype,
+    );
+    return { query, head, out, tolerance: tolerance.out };
+  });
+}
+
+/** What is wrong with an output; undefined if nothing is. */
+function faultOf(output: ArrayLike<number>, rows: readonly Row[], { queries, headDim }: Case): string | undefined {
+  const length = count(queries) * HEADS * headDim;
+  if (output.length !== length) return `it has ${output.length} elements instead of ${length}`;
+  const odd = Array.prototype.findIndex.call(output, (value) => !Number.isFinite(value));
+  if (odd !== -1) return `element ${odd} of all is ${output[odd]}`;
+  for (const { query, head, out, tolerance } of rows) {
+    for (let c = 0; c < headDim; c++) {
+      const value = output[(query * HEADS + head) * headDim + c];
+      if (Math.abs(value! - out[c]!) <= tolerance) continue;
+      return (
+        `query ${query}, head ${head}, element ${c} is ${value}; ` +
+        `it must be within ${tolerance.toExponential(1)} of ${out[c]!.toPrecision(9)}`
+      );
+    }
+  }
+  return undefined;
+}
+
+export interface Fault {
+  contestant: string;
+  fault: string;
+}
+
+/** Has each contestant compute once; those whose output is right, and what is wrong with the others. */
+export async function examine(
+  contestants: readonly Contestant[],
+  inputs: Inputs,
+): Promise<{ right: Contestant[]; faults: Fault[] }> {
+  const right: Contestant[] = [];
+  const faults: Fault[] = [];
+  const known = new Map<Case, Row[]>();
+  for (const contestant of contestants) {
+    const { name, test } = contestant;
+    const rows = known.get(test) ?? expectedRows(test, inputs);
+    known.set(test, rows);
+    await contestant.run(1);
+    const fault = faultOf(await contestant.output(), rows, test);
+    if (fault === undefined) right.push(contestant);
+    else faults.push({ contestant: name, fault });
+  }
+  return { right, faults };
+}

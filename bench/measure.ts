@@ -1,0 +1,94 @@
+// Contestants take turns: in each round every one of them runs a batch, in a rotating order, so that whatever changes
+// about the machine from minute to minute changes for all of them.
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Case } from './cases';
+import type { LoadWatch } from './load';
+import { median } from './statistics';
+
+export interface Contestant {
+  name: string;
+  /** What it computes. */
+  test: Case;
+  /** Runs so many times, one after the other; the milliseconds of each run from call to result. */
+  run(times: number): Promise<number[]>;
+  /** The result of the latest run, [tokens, heads, headDim] in the order of the inputs. */
+  output(): Promise<ArrayLike<number>>;
+  close(): Promise<void>;
+}
+
+export interface Plan {
+  rounds: number;
+  /** How long a batch lasts at least. */
+  batchMs: number;
+}
+
+export interface Measurement {
+  /** For each contestant, the median milliseconds of a run in each round. */
+  samples: number[][];
+  /** Rounds that were kept although others used the machine, for want of quiet ones. */
+  disturbed: number;
+  /** Rounds that were thrown away. */
+  repeated: number;
+}
+
+/** Others may use this much of one processor in a round. */
+const MOST_LOAD = 0.06;
+/** Rounds are repeated at most until this many times the wanted number have run. */
+const PATIENCE = 3;
+/** ONNX Runtime's threads spin for 25 ms after their last task, unless told not to. The next contestant waits that out. */
+const SETTLE_MS = 40;
+
+/** Runs `times` runs in this process. */
+export async function timeRuns(times: number, run: () => Promise<void>): Promise<number[]> {
+  const elapsed: number[] = [];
+  for (let i = 0; i < times; i++) {
+    const start = performance.now();
+    await run();
+    elapsed.push(performance.now() - start);
+  }
+  return elapsed;
+}
+
+export async function interleave(
+  contestants: readonly Contestant[],
+  { rounds, batchMs }: Plan,
+  load: LoadWatch,
+): Promise<Measurement> {
+  const runs: number[] = [];
+  for (const contestant of contestants) {
+    const warm = median(await contestant.run(3));
+    runs.push(Math.ceil(Math.min(1000, Math.max(1, batchMs / warm))));
+  }
+  const all: Round[] = [];
+  while (all.length < PATIENCE * rounds && all.filter(isQuiet).length < rounds) {
+    const times = new Array<number>(contestants.length);
+    load.start();
+    for (let turn = 0; turn < contestants.length; turn++) {
+      const i = (turn + all.length) % contestants.length;
+      await sleep(SETTLE_MS);
+      if (runs[i]! > 1) await contestants[i]!.run(1); // the caches hold what the one before it used
+      times[i] = median(await contestants[i]!.run(runs[i]!));
+    }
+    all.push({ times, load: load.stop() });
+  }
+  const kept = quietest(all, rounds);
+  return {
+    samples: contestants.map((_, i) => kept.map(({ times }) => times[i]!)),
+    disturbed: kept.filter((round) => !isQuiet(round)).length,
+    repeated: all.length - kept.length,
+  };
+}
+
+export interface Round {
+  times: number[];
+  load: number;
+}
+
+const isQuiet = ({ load }: Round) => load <= MOST_LOAD;
+
+/** As many rounds as wanted, the ones with the least load, in the order they ran. Never chosen by their times. */
+export function quietest(rounds: readonly Round[], wanted: number): Round[] {
+  const chosen = new Set([...rounds].sort((a, b) => a.load - b.load).slice(0, wanted));
+  return rounds.filter((round) => chosen.has(round));
+}

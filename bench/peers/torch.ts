@@ -1,0 +1,87 @@
+// PyTorch's scaled_dot_product_attention in a child process, torch_peer.py, which runs when it is asked to and times
+// itself from call to result, so that neither the pipe nor the conversion of inputs counts.
+
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { type Case, count, HEADS } from '../cases';
+import type { Inputs } from '../inputs';
+import type { Contestant } from '../measure';
+
+/** The version of PyTorch that a Python has; throws a sentence that names the fix if it has none. */
+export function torchVersion(python: string): string {
+  const { status, stdout, stderr, error } = spawnSync(python, ['-c', 'import torch; print(torch.__version__)'], {
+    encoding: 'utf8',
+  });
+  if (status === 0) return stdout.trim();
+  const reason = error?.message ?? (stderr.trim().split('\n').at(-1) || `it ended with status ${status}`);
+  throw new Error(
+    `--torch: '${python}' has no PyTorch (${reason}). ` +
+      `Install it (${python} -m pip install torch), or name a Python that has it: --torch /path/to/python`,
+  );
+}
+
+export class TorchPeer {
+  readonly #child: ChildProcess;
+  readonly #answers: AsyncIterator<string>;
+  readonly #folder = mkdtempSync(join(tmpdir(), 'node-attention-bench-'));
+
+  constructor(python: string, threads: number) {
+    this.#child = spawn(python, [join(__dirname, 'torch_peer.py'), String(threads)], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+      env: { ...process.env, OMP_NUM_THREADS: String(threads) },
+    });
+    process.once('exit', () => rmSync(this.#folder, { recursive: true }));
+    this.#child.stdin!.on('error', () => {}); // the missing answer says it
+    this.#answers = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
+  }
+
+  get pid(): number {
+    return this.#child.pid!;
+  }
+
+  async contestant(test: Case, inputs: Inputs): Promise<Contestant> {
+    const names = ['q', 'k', 'v'] as const;
+    for (const name of names) writeFileSync(join(this.#folder, name), inputs[name]);
+    await this.#ask({
+      command: 'load',
+      folder: this.#folder,
+      dtype: test.dtype,
+      is_causal: test.kind === 'causal',
+      heads: HEADS,
+      head_dim: test.headDim,
+      queries: count(test.queries),
+      keys: count(test.keys),
+    });
+    for (const name of names) rmSync(join(this.#folder, name));
+    return {
+      name: 'pytorch',
+      test,
+      run: async (times) => (await this.#ask({ command: 'run', times })).elapsed as number[],
+      output: async () => {
+        const path = join(this.#folder, 'out');
+        writeFileSync(path, new Float32Array(inputs.q.length));
+        await this.#ask({ command: 'output', path });
+        const bytes = readFileSync(path);
+        rmSync(path);
+        return new Float32Array(bytes.buffer, bytes.byteOffset, inputs.q.length);
+      },
+      close: async () => {},
+    };
+  }
+
+  async close(): Promise<void> {
+    this.#child.stdin!.end();
+    if (this.#child.exitCode === null && this.#child.signalCode === null) await once(this.#child, 'exit');
+  }
+
+  async #ask(request: object): Promise<Record<string, unknown>> {
+    this.#child.stdin!.write(`${JSON.stringify(request)}\n`);
+    const { value, done } = await this.#answers.next();
+    if (done) throw new Error('PyTorch ended before it answered; its own message is above');
+    return JSON.parse(value);
+  }
+}

@@ -1,0 +1,227 @@
+// The benchmark's own judgement: its statistics, its rounds, and that it does not time what computes something else.
+
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { type Case, flopsOf, makeCase, shareOf } from '../bench/cases';
+import { examine } from '../bench/check';
+import { makeInputs } from '../bench/inputs';
+import { type Contestant, interleave, quietest } from '../bench/measure';
+import { library } from '../bench/peers/library';
+import { onnxruntime } from '../bench/peers/onnxruntime';
+import { rowOf } from '../bench/report';
+import { medianRatio, quantile, summarize } from '../bench/statistics';
+import { judge } from '../bench/targets';
+
+describe('statistics', () => {
+  it('interpolates quantiles, whatever the order', () => {
+    expect(quantile([4, 1, 3, 2], 0)).toBe(1);
+    expect(quantile([4, 1, 3, 2], 0.25)).toBe(1.75);
+    expect(quantile([4, 1, 3, 2], 1)).toBe(4);
+    expect(summarize([10, 9, 1, 2, 3])).toEqual({ median: 3, q1: 2, q3: 9, count: 5 });
+    expect(summarize([7])).toEqual({ median: 7, q1: 7, q3: 7, count: 1 });
+    expect(() => quantile([], 0.5)).toThrow('no samples');
+  });
+
+  it('takes ratios within rounds, so that a slow machine cancels', () => {
+    // Twice as slow in every round, while the machine itself slows down tenfold after the first.
+    expect(medianRatio([2, 20, 20], [1, 10, 10])).toBe(2);
+    expect(medianRatio([1, 20, 30], [1, 10, 10])).toBe(2); // not 20 / 10 of the medians by luck: 1, 2, 3
+    expect(() => medianRatio([1, 2], [1])).toThrow('2 rounds of one, 1 of the other');
+  });
+});
+
+const test = makeCase('causal', 'float32', 64, 16);
+
+/** Each run takes as long as its name says, and is written down. */
+function fake(name: string, log: string[] = [], values: ArrayLike<number> = [], of: Case = test): Contestant {
+  return {
+    name,
+    test: of,
+    async run(times) {
+      log.push(name);
+      return new Array(times).fill(Number(name));
+    },
+    output: async () => values,
+    close: async () => {},
+  };
+}
+
+describe('rounds', () => {
+  const plan = { rounds: 4, batchMs: 3 };
+  const loads = (...values: number[]) => ({ start() {}, stop: () => values.shift() ?? 0 });
+
+  it('lets contestants take turns in a rotating order', async () => {
+    const log: string[] = [];
+    const { samples, disturbed, repeated } = await interleave([fake('5', log), fake('7', log)], plan, loads());
+    expect(log.join(' ')).toBe('5 7 5 7 7 5 5 7 7 5'); // the first two calibrate
+    expect(samples).toEqual([new Array(4).fill(5), new Array(4).fill(7)]);
+    expect([disturbed, repeated]).toEqual([0, 0]);
+  });
+
+  it('fills a batch with short runs, after one that warms the caches', async () => {
+    const runs: number[] = [];
+    const short = {
+      ...fake('1'),
+      async run(times: number) {
+        runs.push(times);
+        return new Array(times).fill(1);
+      },
+    };
+    await interleave([short], { rounds: 2, batchMs: 3 }, loads());
+    expect(runs).toEqual([3, 1, 3, 1, 3]);
+  });
+
+  it('repeats rounds in which others used the machine', async () => {
+    const busy = await interleave([fake('5')], plan, loads(0.5, 0, 0.07, 0));
+    expect([busy.samples[0]!.length, busy.disturbed, busy.repeated]).toEqual([4, 0, 2]);
+  });
+
+  it('keeps the quietest ones when there is no end of it, and says so', async () => {
+    const values = [0.9, 0.3, 0, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4, 0, 0.1, 0.95];
+    const busy = await interleave([fake('5')], plan, loads(...values));
+    expect([busy.samples[0]!.length, busy.disturbed, busy.repeated]).toEqual([4, 2, 8]);
+    const rounds = values.map((load, n) => ({ load, times: [n] }));
+    expect(quietest(rounds, 4).map(({ times }) => times[0])).toEqual([2, 4, 9, 10]); // in their order
+  });
+});
+
+describe('outputs', () => {
+  const inputs = makeInputs(test);
+
+  it('of this library and of ONNX Runtime pass', async () => {
+    for (const kind of ['dense', 'causal', 'decode'] as const) {
+      const each = makeCase(kind, 'float32', 64, 16);
+      const given = makeInputs(each);
+      const contestants = [library('node-attention', each, given), await onnxruntime(each, given, 1)];
+      const { right, faults } = await examine(contestants, given);
+      for (const contestant of contestants) await contestant.close();
+      expect(faults).toEqual([]);
+      expect(right).toEqual(contestants);
+    }
+  });
+
+  it('of this library pass for every mask and element type', async () => {
+    for (const dtype of ['float32', 'bfloat16'] as const) {
+      for (const kind of ['window', 'neighborhood', 'neighborhood2d', 'strided2d'] as const) {
+        const each = makeCase(kind, dtype, 64, 16);
+        const given = makeInputs(each);
+        const contestant = library('node-attention', each, given);
+        expect((await examine([contestant], given)).faults).toEqual([]);
+        await contestant.close();
+      }
+    }
+  });
+
+  it('that are wrong are refused: another mask, a small error, NaN, nothing', async () => {
+    const own = library('node-attention', test, inputs);
+    await own.run(1);
+    const out = Float32Array.from(await own.output());
+    await own.close();
+    const unmasked = library('unmasked', { ...test, mask: undefined }, inputs);
+    const faulty = [
+      { ...unmasked, test },
+      fake(
+        '1',
+        [],
+        out.map((x) => x + 1e-4),
+      ),
+      fake(
+        '2',
+        [],
+        out.map((x, i) => (i === out.length - 1 ? Number.NaN : x)),
+      ),
+      fake('3', [], []),
+    ];
+    const { right, faults } = await examine([fake('0', [], out), ...faulty], inputs);
+    await unmasked.close();
+    expect(right.map(({ name }) => name)).toEqual(['0']);
+    expect(faults.map(({ contestant }) => contestant)).toEqual(['unmasked', '1', '2', '3']);
+    expect(faults[1]!.fault).toMatch(/^query 0, head 0, element 0 is \S+; it must be within \S+ of \S+$/);
+    expect(faults[2]!.fault).toBe(`element ${out.length - 1} of all is NaN`);
+    expect(faults[3]!.fault).toBe(`it has 0 elements instead of ${out.length}`);
+  });
+});
+
+describe('shares', () => {
+  const share = (kind: Case['kind'], size: number) => shareOf(makeCase(kind, 'float32', size, 64));
+
+  it('count pairs and tiles', () => {
+    expect(share('dense', 512)).toEqual({ visible: 1, tiles: 1 });
+    expect(share('causal', 512)).toEqual({ visible: 513 / 1024, tiles: 36 / 64 });
+    // 64 keys back: a tile of 64 queries reaches into the tile before its own.
+    expect(share('window', 512)).toEqual({ visible: (64 * 512 - (64 * 63) / 2) / 512 ** 2, tiles: 15 / 64 });
+    // 16 keys of 64 on each axis. A tile of 8 queries sees 23, which lie in 3 tiles (2 where windows stop at the border).
+    const { visible, tiles } = share('neighborhood2d', 4096);
+    expect(visible).toBe(1 / 16);
+    expect(tiles).toBeCloseTo((22 / 64) ** 2, 12);
+  });
+
+  it('give the work: 4 D operations for each visible pair and head', () => {
+    const decode = makeCase('decode', 'float32', 512, 64);
+    expect(flopsOf(decode, shareOf(decode))).toBe(4 * 8 * 512 * 64);
+    expect(flopsOf(test, shareOf(test))).toBe(4 * 8 * ((64 * 65) / 2) * 16);
+  });
+});
+
+describe('targets', () => {
+  const row = (kind: Case['kind'], contestants: string[], samples: number[][]) => {
+    const each = makeCase(kind, 'float32', 4096, 64);
+    const share = shareOf(each);
+    const outcome = { test: each, threads: 1, instructionSet: 'amx', share, flops: 2e9, contestants, samples };
+    return rowOf({ ...outcome, faults: [], disturbed: 0, repeated: 0 }, { avx512: 200, amx: 3000 });
+  };
+
+  it('are judged by the worst row', () => {
+    const rows = [
+      row('dense', ['node-attention', 'onnxruntime'], [[10], [20]]),
+      row('dense', ['node-attention', 'onnxruntime'], [[10], [9]]),
+    ];
+    expect(rows[0]).toMatchObject({
+      gflops: 200,
+      peak: 200,
+      floorMs: 10,
+      faster: { onnxruntime: 2, pytorch: undefined },
+    });
+    const verdicts = judge(rows);
+    expect(verdicts[0]).toMatchObject({ verdict: 'missed', rows: 2, reached: 1, worst: { figure: 0.9 } });
+    expect(verdicts.at(-1)).toMatchObject({ verdict: 'not measured', rows: 0 });
+    expect(judge([rows[0]!, { ...rows[0]!, disturbed: 3 }])[0]).toMatchObject({ rows: 2, reached: 2, disturbed: 1 });
+    expect(judge(rows.slice(0, 1))[0]).toMatchObject({ verdict: 'reached', rows: 1, reached: 1 });
+  });
+
+  it('compare masks with the share of tiles of the unmasked time', () => {
+    const { tiles } = shareOf(makeCase('window', 'float32', 4096, 64));
+    const good = row('window', ['node-attention', 'unmasked'], [[110 * tiles], [100]]);
+    const bad = row('window', ['node-attention', 'unmasked'], [[120 * tiles], [100]]);
+    expect(good.overTiles).toBeCloseTo(1.1, 9);
+    expect(judge([good]).at(-1)).toMatchObject({ verdict: 'reached' });
+    expect(judge([good, bad]).at(-1)).toMatchObject({ verdict: 'missed', reached: 1 });
+  });
+
+  it('are not met by a contestant whose output was wrong', () => {
+    const without = row('dense', ['onnxruntime'], [[9]]);
+    expect(without.gflops).toBeUndefined();
+    expect(judge([without])[0]).toMatchObject({ verdict: 'not measured' });
+  });
+});
+
+describe('npm run bench', () => {
+  const bench = (...args: string[]) => {
+    const tsx = join(__dirname, '../node_modules/tsx/dist/cli.mjs');
+    const main = join(__dirname, '../bench/main.ts');
+    return spawnSync(process.execPath, [tsx, main, 'cpu', ...args], { encoding: 'utf8' });
+  };
+
+  it('names the fix when there is no PyTorch', () => {
+    const { status, stderr } = bench('--quick', '--torch', '/no/such/python');
+    expect(status).toBe(1);
+    expect(stderr).toContain("'/no/such/python' has no PyTorch");
+    expect(stderr).toContain('/no/such/python -m pip install torch');
+  });
+
+  it('refuses a filter that leaves nothing, and thread counts that are none', () => {
+    expect(bench('--filter', 'float8').stderr).toContain("no case contains 'float8'");
+    expect(bench('--threads', '0').stderr).toContain('Give whole numbers of at least 1');
+  });
+});
