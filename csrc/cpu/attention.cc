@@ -9,12 +9,12 @@ namespace na::cpu {
 namespace {
 
 // Blocks are what registers hold; key tiles are sized for the first-level cache, query tiles for the second.
-constexpr Geometry kGeneric = {4 * 2, 16, 64, 1, 4}, kAvx2 = {8 * 2, 8, 64, 1, 6}, kAvx512 = {16 * 4, 8, 64, 1, 4},
+constexpr Geometry kGeneric = {4 * 2, 16, 64, 1, 4}, kAvx2 = {8 * 2, 8, 64, 1, 6}, kAvx512 = {16 * 4, 16, 64, 1, 4},
                    kAmx = {16 * 2, 16, 256, 32, 16};
 
-// Tiles below which they are made smaller, so that there is work for many threads. Not counted by the threads there
-// are: where tiles end decides in which order sums are made, and results are the same for any number of threads.
-constexpr int64_t kFewTiles = 32;
+// Tiles per thread below which tiles are made smaller, so that threads end at about the same time. Where tiles end
+// decides in which order masked sums are made: with masks, results differ by rounding between numbers of threads.
+constexpr int64_t kTilesPerThread = 4;
 
 Geometry geometry_of(Isa isa) {
   switch (isa) {
@@ -97,7 +97,8 @@ struct Description {
     }
     for (int i = 0; i < a.bias_count; i++) {
       const na_tensor& bias = *a.biases[i].tensor;
-      biases.push_back({static_cast<const float*>(bias.data), bias.stride[0], bias.stride[1], bias.stride[2], bias.stride[3]});
+      biases.push_back(
+          {static_cast<const float*>(bias.data), bias.stride[0], bias.stride[1], bias.stride[2], bias.stride[3]});
     }
     p.biases = biases.data();
     p.bias_count = a.bias_count;
@@ -177,8 +178,9 @@ struct Description {
       const na_neighborhood& s = setting(mask, head);
       for (int axis = 0; axis < p.key_axes; axis++) {
         // A wrapping interval cannot be intersected with another and still be one: it has a constraint of its own.
-        term.constraint = &s == first && s.wrap[axis] ? plan.primary[axis]
-                                                      : constraint_for(all, {axis, s.wrap[axis] != 0, s.dilation[axis]}, s.wrap[axis] != 0);
+        term.constraint = &s == first && s.wrap[axis]
+                              ? plan.primary[axis]
+                              : constraint_for(all, {axis, s.wrap[axis] != 0, s.dilation[axis]}, s.wrap[axis] != 0);
         term.neighborhood = true;
         term.window = s.window[axis];
         term.stride = s.stride[axis];
@@ -248,10 +250,11 @@ void choose_box(const Problem& problem, TilePlan& plan, const Term* terms, int64
 
 class AttentionJob final : public Job {
  public:
-  AttentionJob(const na_attention& attention, Isa isa)
+  AttentionJob(const na_attention& attention, Isa isa, int threads)
       : attention_(attention),
         description_(attention, geometry_of(isa_for(isa, attention.q->dtype))),
-        run_(run_of(isa_for(isa, attention.q->dtype))) {}
+        run_(run_of(isa_for(isa, attention.q->dtype))),
+        threads_(threads) {}
 
   int64_t prepare() override {
     const Problem& p = description_.problem;
@@ -335,7 +338,8 @@ class AttentionJob final : public Job {
     if (attention_.cu_q) {
       read_offsets();
       longest = 1;
-      for (size_t s = 0; s + 1 < query_start_.size(); s++) longest = std::max(longest, query_start_[s + 1] - query_start_[s]);
+      for (size_t s = 0; s + 1 < query_start_.size(); s++)
+        longest = std::max(longest, query_start_[s + 1] - query_start_[s]);
     }
     for (size_t i = 0; i < description_.plans.size(); i++) {
       TilePlan& plan = description_.plans[i];
@@ -345,7 +349,7 @@ class AttentionJob final : public Job {
       for (int t = 0; t < plan.term_count; t++) grid |= terms[t].neighborhood;
       if (plan.axes > 1) lanes = p.geometry.lanes;  // the windows of a larger box have less in common
       const int64_t rows = p.batch * p.heads * p.queries;
-      while (lanes > p.geometry.lanes && rows / lanes < kFewTiles) lanes /= 2;
+      while (lanes > p.geometry.lanes && rows / lanes < kTilesPerThread * threads_) lanes /= 2;
       // Heads of one group are packed into a tile when the queries do not fill it.
       if (description_.plans.size() == 1) {
         plan.heads = static_cast<int>(std::min<int64_t>(p.group, std::max<int64_t>(1, lanes / longest)));
@@ -398,6 +402,7 @@ class AttentionJob final : public Job {
   const na_attention& attention_;
   Description description_;
   const Run run_;
+  const int threads_;
   std::vector<int64_t> first_task_;  // of each plan
   std::vector<int64_t> query_start_, key_start_;
   std::vector<Entry> list_;
@@ -409,8 +414,8 @@ size_t attention_scratch_bytes(const na_attention& attention, Isa isa) {
   return scratch_bytes(Description(attention, geometry_of(isa_for(isa, attention.q->dtype))).problem);
 }
 
-std::unique_ptr<Job> attention_job(const na_attention& attention, Isa isa) {
-  return std::make_unique<AttentionJob>(attention, isa);
+std::unique_ptr<Job> attention_job(const na_attention& attention, Isa isa, int threads) {
+  return std::make_unique<AttentionJob>(attention, isa, threads);
 }
 
 }  // namespace na::cpu

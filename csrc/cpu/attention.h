@@ -14,6 +14,6 @@ namespace na::cpu {
 size_t attention_scratch_bytes(const na_attention& attention, Isa isa);
 
 // The arguments are already checked, except for the values in cu_q and cu_k, and outlive the job.
-std::unique_ptr<Job> attention_job(const na_attention& attention, Isa isa);
+std::unique_ptr<Job> attention_job(const na_attention& attention, Isa isa, int threads);
 
 }  // namespace na::cpu

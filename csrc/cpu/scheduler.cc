@@ -176,7 +176,9 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
   int64_t tasks = 0;
   if (!Cancel(operation->cancelled).requested()) {
     switch (operation->kind) {
-      case NA_OP_ATTENTION: job = attention_job(*static_cast<const na_attention*>(operation->args), isa_); break;
+      case NA_OP_ATTENTION:
+        job = attention_job(*static_cast<const na_attention*>(operation->args), isa_, threads_);
+        break;
       case NA_OP_MERGE: job = merge_job(*static_cast<const na_merge*>(operation->args)); break;
       case NA_OP_COPY: job = copy_job(*static_cast<const na_copy*>(operation->args)); break;
       default: mark(operation);

@@ -1,27 +1,30 @@
-// Prints the number of threads and a digest of results; test/24 runs this with several numbers of threads.
+// Prints the number of threads and digests of results without and with masks; test/24 runs this with several numbers of
+// threads.
 
 import { createHash } from 'node:crypto';
 import { attention, causal, devices, neighborhood, Tensor } from 'node-attention';
 
 async function main(): Promise<void> {
-  const hash = createHash('sha256');
+  const [plain, masked] = [createHash('sha256'), createHash('sha256')];
   for (const dtype of ['float32', 'float16', 'bfloat16'] as const) {
     const make = (tokens: number, heads: number, seed: number) => Tensor.randn([2, tokens, heads, 64], { seed, dtype });
     const [q, k, v] = [make(333, 4, 1), make(333, 2, 2), make(333, 2, 3)];
     const [one, many, more] = [make(1, 4, 4), make(3000, 2, 5), make(3000, 2, 6)];
-    for (const { out, lse } of [
-      attention(q, k, v),
-      attention(q, k, v, { mask: causal() }),
-      attention(q, k, v, { mask: neighborhood({ window: 31, stride: 4, dilation: 3 }) }),
-      attention(one, many, more), // one query, many keys: where a split over keys is tempting
-    ]) {
+    for (const [hash, { out, lse }] of [
+      [plain, attention(q, k, v)],
+      [plain, attention(one, many, more)], // one query, many keys: where a split over keys is tempting
+      [masked, attention(q, k, v, { mask: causal() })],
+      [masked, attention(q, k, v, { mask: neighborhood({ window: 31, stride: 4, dilation: 3 }) })],
+    ] as const) {
       for (const tensor of [out, lse]) {
         const { buffer, byteOffset, byteLength } = await tensor.read();
         hash.update(new Uint8Array(buffer, byteOffset, byteLength));
       }
     }
   }
-  console.log(`${devices().find(({ device }) => device === 'cpu')?.threads} ${hash.digest('hex')}`);
+  console.log(
+    `${devices().find(({ device }) => device === 'cpu')?.threads} ${plain.digest('hex')} ${masked.digest('hex')}`,
+  );
 }
 
 void main();

@@ -114,8 +114,8 @@ void raise_maximum(const Problem& problem, const Block& block, const Vector* top
 
 // The bfloat16 of an even and an odd key, side by side in each lane.
 NA_INLINE void store_weights(uint16_t* to, Vector even, Vector odd) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
-                                         20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
   _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, halves));
 }

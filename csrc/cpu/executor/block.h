@@ -62,7 +62,8 @@ void cap_scores(float cap, int keys, float* scores) {
   }
 }
 
-// Adds one bias to a block's scores of keys [from, from + keys). `columns` is scratch for one that differs between lanes.
+// Adds one bias to a block's scores of keys [from, from + keys). `columns` is scratch for one that differs between
+// lanes.
 template <int kUsed>
 void add_bias(const Bias& bias, const Tile& tile, const Block& block, int from, int keys, float* columns,
               float* scores) {

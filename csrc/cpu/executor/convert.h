@@ -154,7 +154,8 @@ NA_INLINE void store_elements(int dtype, char* row, int at, int count, Vector x)
   } else {
     narrow_vector<NA_BFLOAT16>(x, to);
   }
-  if (count < kWidth) __builtin_memcpy(row + static_cast<int64_t>(at) * bytes, rest, static_cast<size_t>(count * bytes));
+  if (count < kWidth)
+    __builtin_memcpy(row + static_cast<int64_t>(at) * bytes, rest, static_cast<size_t>(count * bytes));
 }
 
 }  // namespace

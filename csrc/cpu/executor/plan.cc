@@ -280,7 +280,8 @@ void add_run(const Problem& problem, Tile& tile, int64_t u, int count) {
     k += (x[a] + tile.key_origin) * problem.k.token[a];  // an origin other than 0 comes with one axis only
     v += (x[a] + tile.key_origin) * problem.v.token[a];
   }
-  const int64_t step = tile.dilation[inner], k_step = step * problem.k.token[inner], v_step = step * problem.v.token[inner];
+  const int64_t step = tile.dilation[inner], k_step = step * problem.k.token[inner],
+                v_step = step * problem.v.token[inner];
   const char *k_row = problem.k.data + k, *v_row = problem.v.data + v;
   const char **to_k = tile.k + from, **to_v = tile.v + from;
   for (int i = 0; i < count; i++) {
@@ -430,7 +431,8 @@ void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   }
   // Lanes without a query see nothing, so that what they hold has no influence on their block.
   for (int c = 0; c < plan.constraint_count; c++) {
-    for (int lane = tile.lanes; lane < tile.blocks * problem.geometry.lanes; lane++) tile.low[c][lane] = tile.length[c][lane] = 0;
+    for (int lane = tile.lanes; lane < tile.blocks * problem.geometry.lanes; lane++)
+      tile.low[c][lane] = tile.length[c][lane] = 0;
   }
   set_walk(problem, tile, first, reach);
   if (tile.phase == 1 && !start_phase(problem, tile, 1)) start_phase(problem, tile, 2);

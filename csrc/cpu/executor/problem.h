@@ -14,9 +14,9 @@ constexpr int kMaxAxes = 3;
 
 // Sizes of an instruction set: a block is what the registers hold at once, a tile is one or more blocks.
 struct Geometry {
-  int lanes;   // query rows in a block
-  int blocks;  // at most, in a tile
-  int keys;    // at most, in a key tile
+  int lanes;                  // query rows in a block
+  int blocks;                 // at most, in a tile
+  int keys;                   // at most, in a key tile
   int head_step, value_step;  // headDim is padded to a multiple of these
 };
 
@@ -43,9 +43,9 @@ struct Constraint {
 // What one mask says on one axis; the terms of a constraint are intersected.
 struct Term {
   int constraint;
-  bool neighborhood;                // else a window on flat positions
-  int64_t left, right;              // window
-  int64_t window, stride;           // neighborhood
+  bool neighborhood;       // else a window on flat positions
+  int64_t left, right;     // window
+  int64_t window, stride;  // neighborhood
   bool causal;
 };
 
@@ -54,9 +54,9 @@ struct TilePlan {
   int axes;  // 1, queries counted flat, unless there is a neighborhood
   int64_t dilation[kMaxAxes];
   int64_t box[kMaxAxes];
-  int heads;                // query heads in a tile, all of one key head
-  int primary[kMaxAxes];    // the constraint that bounds the keys visited along an axis; -1: none
-  int primaries;            // constraints [0, primaries) are those
+  int heads;              // query heads in a tile, all of one key head
+  int primary[kMaxAxes];  // the constraint that bounds the keys visited along an axis; -1: none
+  int primaries;          // constraints [0, primaries) are those
   int constraint_count, term_count;
   const Constraint* constraints;
   const Term* terms;
@@ -79,7 +79,7 @@ struct Problem {
   float cap;  // 0: none
   Geometry geometry;
   int head_pitch, value_pitch;  // head_dim and value_dim, padded as the instruction set likes
-  int constraints;  // at most, in any plan
+  int constraints;              // at most, in any plan
 };
 
 class Cancel;
@@ -131,14 +131,14 @@ enum class Sight { kNone, kPartial, kFull };
 
 // Scratch memory of the sums. A block of a tile has its queries, and its output so far, with lanes innermost.
 struct Sums {
-  float* q;         // [block][head_pitch][lane]
-  float* out;       // [block][value_pitch][lane]
-  float* maximum;   // [block][lane], in units of log2
-  float* total;     // [block][lane]
-  float* scores;    // [key][lane], of one block
-  float* bias;      // likewise
-  float* k;         // [key][head_pitch], where k is not float32
-  float* v;         // [key][value_pitch]
+  float* q;        // [block][head_pitch][lane]
+  float* out;      // [block][value_pitch][lane]
+  float* maximum;  // [block][lane], in units of log2
+  float* total;    // [block][lane]
+  float* scores;   // [key][lane], of one block
+  float* bias;     // likewise
+  float* k;        // [key][head_pitch], where k is not float32
+  float* v;        // [key][value_pitch]
   const float** k_row;
   float* rows;        // some rows of q or out, row_pitch() apart
   uint16_t* weights;  // AMX: [key / 2][lane][key % 2]

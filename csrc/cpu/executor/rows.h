@@ -1,6 +1,6 @@
-// A tile of few queries, decoding above all: lanes of queries would stay empty, and time goes into reading K and V once.
-// So vectors lie along headDim, and along the keys in the softmax; elements are widened in registers.
-// Included once by each instruction set.
+// A tile of few queries, decoding above all: lanes of queries would stay empty, and time goes into reading K and V
+// once. So vectors lie along headDim, and along the keys in the softmax; elements are widened in registers. Included
+// once by each instruction set.
 #pragma once
 
 #include "cpu/executor/convert.h"
@@ -76,7 +76,8 @@ constexpr bool kWords = kMultipliesPairs && kType == NA_BFLOAT16;
 
 // Products of kWidth / kQueries keys and kQueries queries.
 template <int kType, int kQueries>
-NA_INLINE void score_keys(const char* const* rows, const float* q, int pitch, int head_dim, float* scores, int score_pitch) {
+NA_INLINE void score_keys(const char* const* rows, const float* q, int pitch, int head_dim, float* scores,
+                          int score_pitch) {
   constexpr int kKeys = kWidth / kQueries;
   Vector sum[kWidth] = {};
   const auto add = [&](int d, int count) {
@@ -104,7 +105,8 @@ NA_INLINE void score_keys(const char* const* rows, const float* q, int pitch, in
 }
 
 template <int kType, int kQueries>
-void score_queries(const Tile& tile, const float* q, int pitch, int head_dim, int padded, float* scores, int score_pitch) {
+void score_queries(const Tile& tile, const float* q, int pitch, int head_dim, int padded, float* scores,
+                   int score_pitch) {
   for (int key = 0; key < padded; key += kWidth / kQueries) {
     score_keys<kType, kQueries>(tile.k + key, q, pitch, head_dim, scores + key, score_pitch);
   }
@@ -112,7 +114,8 @@ void score_queries(const Tile& tile, const float* q, int pitch, int head_dim, in
 
 // Adds the keys at hand to kQueries rows of output, kPairs pairs of columns from `at`; the last has `count` left.
 template <int kType, int kQueries, int kPairs>
-NA_INLINE void output_columns(const Tile& tile, const float* weights, int pitch, int at, int count, float* out, int out_pitch) {
+NA_INLINE void output_columns(const Tile& tile, const float* weights, int pitch, int at, int count, float* out,
+                              int out_pitch) {
   Vector sum[kQueries][2 * kPairs];
   for (int q = 0; q < kQueries; q++) {
     for (int u = 0; u < 2 * kPairs; u++) sum[q][u] = load(out + q * out_pitch + at + u * kWidth);
@@ -134,7 +137,8 @@ NA_INLINE void output_columns(const Tile& tile, const float* weights, int pitch,
 }
 
 template <int kType, int kQueries>
-void output_queries(const Problem& problem, const Tile& tile, const float* weights, int pitch, float* out, int out_pitch) {
+void output_queries(const Problem& problem, const Tile& tile, const float* weights, int pitch, float* out,
+                    int out_pitch) {
   int at = 0;
   for (; at + 2 * kPair <= problem.value_dim; at += 2 * kPair) {
     output_columns<kType, kQueries, 2>(tile, weights, pitch, at, kPair, out, out_pitch);
@@ -171,7 +175,8 @@ void finish_scores(const Problem& problem, const Tile& tile, int lane, int padde
   }
   for (int b = 0; b < problem.bias_count && !tile.extra; b++) {
     const Bias& bias = problem.biases[b];
-    const float* row = bias.data + tile.batch * bias.batch + tile.lane_head[lane] * bias.head + tile.lane_query[lane] * bias.query;
+    const float* row =
+        bias.data + tile.batch * bias.batch + tile.lane_head[lane] * bias.head + tile.lane_query[lane] * bias.query;
     for (int key = 0; key < tile.count; key++) scores[key] += to_log2(row[tile.key[key] * bias.key]);
   }
   for (int key = tile.count; key < padded; key++) scores[key] = -kInfinity;

@@ -69,7 +69,9 @@ void score_rest(int count, const float* const* k, const float* q, int head_dim, 
 }
 
 // V is kept in panels of kRows columns, [panel][key][column]; where the panel that begins at column `value` is.
-NA_INLINE int64_t panel(const Problem& problem, int value) { return static_cast<int64_t>(value) * problem.geometry.keys; }
+NA_INLINE int64_t panel(const Problem& problem, int value) {
+  return static_cast<int64_t>(value) * problem.geometry.keys;
+}
 
 // Scores become weights, 2^(score - maximum); what is summed so far is to be scaled by `decay`.
 template <int kUsed>
@@ -95,31 +97,17 @@ void soften(const Block& block, int keys, const Vector* top, float* scores, Vect
   }
 }
 
-// Fetches the rows of a key of the next key tile into the second-level cache, on the guess that it lies as far behind
-// this one as the tile is long. A wrong guess costs nothing but the fetch.
-NA_INLINE void fetch_ahead(const Problem& problem, const Tile& tile, int key) {
-  const int bytes = problem.dtype == NA_FLOAT32 ? 4 : 2, last = tile.count - 1;
-  const char* k = tile.k[key] + (tile.k[last] - tile.k[0]) + (tile.k[1] - tile.k[0]);
-  const char* v = tile.v[key] + (tile.v[last] - tile.v[0]) + (tile.v[1] - tile.v[0]);
-  for (int at = 0; at < problem.head_dim * bytes; at += 64) __builtin_prefetch(k + at, 0, 2);
-  for (int at = 0; at < problem.value_dim * bytes; at += 64) __builtin_prefetch(v + at, 0, 2);
-}
-
 // One block against the keys at hand.
 template <int kUsed>
 void step(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, Sight seen) {
   const int keys = tile.count, head_dim = problem.head_dim;
   const bool biased = problem.bias_count > 0 && !tile.extra;
-  // Every block of the tile fetches its share of the next keys.
-  const int share = (keys * kRows + tile.blocks * keys - 1) / (tile.blocks * keys);
-  int fetched = keys > 1 ? keys * block.index / tile.blocks : keys;
   Vector top[kUsed], decay[kUsed];
   for (int u = 0; u < kUsed; u++) top[u] = load(block.maximum + u * kWidth);
 
   if (problem.cap == 0 && !biased && seen == Sight::kFull) {
     int key = 0;
     for (; key + kRows <= keys; key += kRows) {
-      for (int i = 0; i < share && fetched < keys; i++) fetch_ahead(problem, tile, fetched++);
       score_rows<kUsed, kRows>(sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, top);
     }
     score_rest<kUsed, kRows - 1>(keys - key, sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, top);
@@ -127,7 +115,6 @@ void step(const Problem& problem, const Tile& tile, const Sums& sums, const Bloc
     Vector unused[kUsed] = {};
     int key = 0;
     for (; key + kRows <= keys; key += kRows) {
-      for (int i = 0; i < share && fetched < keys; i++) fetch_ahead(problem, tile, fetched++);
       score_rows<kUsed, kRows>(sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, unused);
     }
     score_rest<kUsed, kRows - 1>(keys - key, sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, unused);
