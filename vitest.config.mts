@@ -5,6 +5,7 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     pool: 'forks', // the addon on the main thread of its own process, with --expose-gc for the lifetime tests
     execArgv: ['--expose-gc'],
+    fileParallelism: false, // the library uses all processors, and some tests measure time
     testTimeout: 60_000,
     typecheck: { enabled: true, include: ['test/**/*.test-d.ts'], tsconfig: 'tsconfig.test.json' },
   },
