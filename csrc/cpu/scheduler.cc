@@ -148,7 +148,11 @@ void Scheduler::make_ready(na_stream* stream) {
   if (stream->busy || !stream->head || waits_of(stream->head) != 0) return;
   stream->busy = true;
   ready_.push_back(stream);
-  work_.notify_one();
+  if (stream->head->kind == NA_OP_MARK) {
+    work_.notify_one();
+  } else {
+    work_.notify_all();  // now rather than when there are tasks: a thread takes as long to wake as a small task
+  }
 }
 
 void Scheduler::work() {
