@@ -3,7 +3,7 @@ import { AttentionError } from './errors';
 import { type Mask, nativeMask } from './masks';
 import { type NativeResult, type NativeTensor, native } from './native';
 import { finite, oneOf, options, show } from './options';
-import { type Stream, streamHandle } from './stream';
+import { optionalStream, type Stream } from './stream';
 import { makeTensor, type Tensor, tensorHandle } from './tensor';
 
 /** Options of {@link attention}. */
@@ -98,7 +98,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, opts?: AttentionOptio
     scale: given.scale === undefined ? undefined : finite('attention', 'scale', given.scale),
     softcap: given.softcap === undefined ? undefined : finite('attention', 'softcap', given.softcap),
     tf32: precision === 'tf32',
-    stream: given.stream === undefined ? undefined : streamHandle(given.stream, 'stream'),
+    stream: optionalStream(given.stream),
   });
   return result(made, given.out);
 }
@@ -121,6 +121,5 @@ export function merge(parts: readonly Part[], opts?: { out?: Tensor; stream?: St
     const { out, lse } = (part ?? {}) as Partial<Part>;
     return { out: tensorHandle(out, `parts[${i}].out`), lse: tensorHandle(lse, `parts[${i}].lse`) };
   });
-  const stream = given.stream === undefined ? undefined : streamHandle(given.stream, 'stream');
-  return result(native.merge(handles, optionalTensor(given.out, 'out'), stream), given.out);
+  return result(native.merge(handles, optionalTensor(given.out, 'out'), optionalStream(given.stream)), given.out);
 }

@@ -105,7 +105,7 @@ export interface Addon {
   tensorByteOffset(tensor: NativeTensor): number;
   tensorPending(tensor: NativeTensor): boolean;
   tensorWritten(tensor: NativeTensor): Promise<void>;
-  tensorTo(tensor: NativeTensor, dtype: number, device: string, stream: NativeStream | null): NativeTensor;
+  tensorTo(tensor: NativeTensor, dtype: number, device: string, stream: NativeStream | undefined): NativeTensor;
   tensorReadBack(tensor: NativeTensor): { buffer: ArrayBuffer; tensor: NativeTensor };
   tensorDispose(tensor: NativeTensor): void;
   exposureMoved(exposure: NativeExposure): void;

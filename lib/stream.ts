@@ -6,6 +6,10 @@ import type { Device } from './tensor';
 /** The addon's stream behind a Stream; ERR_DISPOSED or ERR_OPTION when there is none. */
 export let streamHandle: (value: unknown, name: string) => NativeStream;
 
+/** The addon's stream of an option that may be left out. */
+export const optionalStream = (value: unknown): NativeStream | undefined =>
+  value === undefined ? undefined : streamHandle(value, 'stream');
+
 /**
  * A queue of operations on one device. Operations of one stream run in order, those of different streams side by side,
  * except that whatever touches a tensor waits for the work that still writes it.

@@ -13,7 +13,7 @@ import {
 import { AttentionError } from './errors';
 import { type NativeExposure, type NativeTensor, native } from './native';
 import { boolean, integer, integers, isObject, options, show } from './options';
-import { type Stream, streamHandle } from './stream';
+import { optionalStream, type Stream } from './stream';
 
 /** Where a tensor lives: 'cuda' is the first CUDA device. */
 export type Device = 'cpu' | 'cuda' | `cuda:${number}`;
@@ -76,7 +76,7 @@ function checkDevice(call: string, device: unknown): Device {
 /** A tensor made on the CPU, moved to the device it is wanted on. */
 function moved(onCpu: NativeTensor, dtype: DType, device: Device): NativeTensor {
   if (device === 'cpu') return onCpu;
-  const target = native.tensorTo(onCpu, dtypeIndex(dtype), device, null);
+  const target = native.tensorTo(onCpu, dtypeIndex(dtype), device, undefined);
   native.tensorDispose(onCpu);
   return target;
 }
@@ -275,8 +275,7 @@ export class Tensor<D extends DType = DType> {
     const given = options('to', wanted, ['device', 'dtype', 'stream']);
     const dtype = given.dtype === undefined ? this.dtype : checkDType('to', given.dtype);
     const device = given.device === undefined ? this.device : checkDevice('to', given.device);
-    const stream = given.stream === undefined ? null : streamHandle(given.stream, 'stream');
-    return makeTensor(native.tensorTo(handle, dtypeIndex(dtype), device, stream));
+    return makeTensor(native.tensorTo(handle, dtypeIndex(dtype), device, optionalStream(given.stream)));
   }
 
   /**

@@ -110,12 +110,7 @@ Napi::Value call_attention(const Napi::CallbackInfo& info) {
   AttentionArguments arguments;
   NA_REFUSE(env, read_call(call, &held, &arguments));
   Ref<Stream> stream;
-  const Napi::Value given = call.Get("stream");
-  if (given.IsUndefined()) {
-    NA_REFUSE(env, Environment::of(env)->default_stream(arguments.q->device(), &stream));
-  } else {
-    NA_REFUSE(env, unwrap<Stream>(given, "stream", &stream));
-  }
+  NA_REFUSE(env, stream_of(call.Get("stream"), arguments.q->device(), &stream));
   AttentionResult result;
   NA_REFUSE(env, attention(arguments, stream.get(), &result));
   return wrap_result(env, std::move(result), arguments.out != nullptr);

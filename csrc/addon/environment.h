@@ -21,8 +21,6 @@ class Environment : public RefCounted {
   static bool create(Napi::Env env);  // at module initialisation; false leaves a JavaScript exception
   static Environment* of(napi_env env);
 
-  napi_env env() const { return env_; }
-
   // Streams. The default stream of a device, and one more for reading tensors back, are made at first use.
   Status open_stream(Device* device, Ref<Stream>* stream);
   Status default_stream(Device* device, Ref<Stream>* stream) { return own_stream(&defaults_, device, stream); }

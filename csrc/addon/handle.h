@@ -45,6 +45,11 @@ struct HandleType<Graph> {
   static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6772617068000001};
   static constexpr const char* name = "Graph";
 };
+template <>
+struct HandleType<Exposure> {
+  static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6578706f73650001};
+  static constexpr const char* name = "Exposure";
+};
 
 inline void handle_made(Tensor& tensor) { tensor.storage->handle_made(); }
 inline void handle_gone(Tensor& tensor) { tensor.storage->handle_gone(); }
@@ -52,12 +57,6 @@ template <class T>
 void handle_made(T&) {}
 template <class T>
 void handle_gone(T&) {}
-
-template <>
-struct HandleType<Exposure> {
-  static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6578706f73650001};
-  static constexpr const char* name = "Exposure";
-};
 
 template <class T>
 struct Handle {
@@ -114,6 +113,12 @@ Status unwrap(const Napi::Value& value, const char* name, Ref<T>* object) {
   if (!handle->object) return error(NA_ERR_DISPOSED, "%s was disposed of", name);
   *object = handle->object;
   return {};
+}
+
+// The stream of a call: the one given, or the default stream of the device.
+inline Status stream_of(const Napi::Value& given, Device* device, Ref<Stream>* stream) {
+  if (given.IsUndefined()) return Environment::of(given.Env())->default_stream(device, stream);
+  return unwrap<Stream>(given, "stream", stream);
 }
 
 // { out, lse }; without out when the caller gave it, for then he has its handle.

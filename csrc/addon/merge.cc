@@ -28,11 +28,7 @@ Napi::Value call_merge(const Napi::CallbackInfo& info) {
   Ref<Tensor> out;
   Ref<Stream> stream;
   if (!info[1].IsUndefined()) NA_REFUSE(env, unwrap<Tensor>(info[1], "out", &out));
-  if (info[2].IsUndefined()) {
-    NA_REFUSE(env, Environment::of(env)->default_stream(parts[0].out->device(), &stream));
-  } else {
-    NA_REFUSE(env, unwrap<Stream>(info[2], "stream", &stream));
-  }
+  NA_REFUSE(env, stream_of(info[2], parts[0].out->device(), &stream));
   AttentionResult result;
   NA_REFUSE(env, merge(parts, out.get(), stream.get(), &result));
   return wrap_result(env, std::move(result), static_cast<bool>(out));

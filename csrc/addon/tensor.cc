@@ -12,8 +12,6 @@ namespace {
 
 constexpr const char* kCpu = "cpu";
 
-Shape shape_of(const Tensor& tensor) { return Shape(tensor.view.shape, tensor.view.shape + tensor.view.rank); }
-
 Napi::Value wrap_tensor(Napi::Env env, Ref<Tensor> tensor) {
   const int64_t bytes = tensor->storage->bytes;
   return wrap(env, std::move(tensor), bytes);
@@ -311,7 +309,7 @@ Napi::Value written(const Napi::CallbackInfo& info) {
   return Environment::of(info.Env())->promise_at(tensor->storage->last_write);
 }
 
-// tensorTo(tensor, dtype, device, stream | null): a new tensor, filled by the stream
+// tensorTo(tensor, dtype, device, stream | undefined): a new tensor, filled by the stream
 Napi::Value to(const Napi::CallbackInfo& info) {
   Ref<Tensor> source, target;
   int32_t dtype = 0;
@@ -320,18 +318,14 @@ Napi::Value to(const Napi::CallbackInfo& info) {
   NA_REFUSE(info.Env(), unwrap<Tensor>(info[0], "tensor", &source));
   NA_REFUSE(info.Env(), read_dtype(info[1], &dtype));
   NA_REFUSE(info.Env(), read_device(info[2], &device));
-  if (info[3].IsNull()) {
-    NA_REFUSE(info.Env(), Environment::of(info.Env())->default_stream(device, &stream));
-  } else {
-    NA_REFUSE(info.Env(), unwrap<Stream>(info[3], "stream", &stream));
-  }
+  NA_REFUSE(info.Env(), stream_of(info[3], device, &stream));
   if (stream->device != device && stream->device != source->device()) {
     return refuse(info.Env(),
                   error(NA_ERR_DEVICE, "stream is on %s but the copy goes from %s to %s", stream->device->name.c_str(),
                         source->device()->name.c_str(), device->name.c_str()));
   }
   NA_REFUSE(info.Env(), stream->room());
-  NA_REFUSE(info.Env(), Tensor::allocate(device, dtype, shape_of(*source), false, false, &target));
+  NA_REFUSE(info.Env(), Tensor::allocate(device, dtype, shape_of(source->view), false, false, &target));
   stream->enqueue(new CopyOperation(source.get(), target.get()));
   return wrap_tensor(info.Env(), std::move(target));
 }
@@ -353,7 +347,7 @@ Napi::Value read_back(const Napi::CallbackInfo& info) {
   const size_t bytes = static_cast<size_t>(source->elements() * dtype_size(source->view.dtype));
   NA_REFUSE(env, make_buffer(env, bytes, &data, &buffer));
   NA_REFUSE(env, adopt(env, cpu, buffer, data, bytes, &storage));
-  Ref<Tensor> target = Tensor::over(std::move(storage), source->view.dtype, shape_of(*source));
+  Ref<Tensor> target = Tensor::over(std::move(storage), source->view.dtype, shape_of(source->view));
   stream->enqueue(new CopyOperation(source.get(), target.get()));
   Napi::Object result = Napi::Object::New(env);
   result.Set("buffer", Napi::Value(env, buffer));

@@ -45,7 +45,6 @@ struct Named {
   Tensor* tensor;
 };
 
-Shape shape_of(const na_tensor& view) { return Shape(view.shape, view.shape + view.rank); }
 Shape token_axes(const na_tensor& view) { return Shape(view.shape + 1, view.shape + view.rank - 2); }
 
 int64_t product(const Shape& shape) {

@@ -40,8 +40,6 @@ class MergeOperation final : public Operation {
   std::vector<const na_tensor*> outs_, lses_;
 };
 
-Shape shape_of(const na_tensor& view) { return Shape(view.shape, view.shape + view.rank); }
-
 }  // namespace
 
 Status merge(const std::vector<MergePart>& parts, Tensor* out, Stream* stream, AttentionResult* result) {

@@ -41,6 +41,7 @@ class Tensor : public RefCounted {
 
 // Checks rank and lengths, and that the bytes can be counted: ERR_SHAPE otherwise.
 Status shape_bytes(const Shape& shape, int32_t dtype, int64_t* bytes);
+inline Shape shape_of(const na_tensor& view) { return Shape(view.shape, view.shape + view.rank); }
 std::string shape_text(const int64_t* shape, int32_t rank);
 inline std::string shape_text(const Shape& shape) {
   return shape_text(shape.data(), static_cast<int32_t>(shape.size()));

@@ -263,24 +263,14 @@ void load_keys(const Problem& problem, const Tile& tile, const Sums& sums) {
 void run_amx(const Problem& problem, Tile& tile, Sums& sums) {
   if (tile.lanes <= kFewQueries / 2) return run_rows<NA_BFLOAT16>(problem, tile, sums);
   configure_tiles();
-  const int blocks = tile.blocks;
-  for (int b = 0; b < blocks; b++) {
-    const Block block = block_of(problem, tile, sums, b);
-    pack_queries(problem, tile, block, reinterpret_cast<uint16_t*>(sums.rows),
-                 reinterpret_cast<uint32_t*>(const_cast<float*>(block.q)));
-    begin_block(problem, tile, block);
-  }
-  while (next_keys(problem, tile)) {
-    bool loaded = false;
-    for (int b = 0; b < blocks; b++) {
-      const Sight seen = sight(tile, b);
-      if (seen == Sight::kNone) continue;
-      if (!loaded) load_keys(problem, tile, sums);
-      loaded = true;
-      step(problem, tile, sums, block_of(problem, tile, sums, b), seen);
-    }
-  }
-  for (int b = 0; b < blocks; b++) finish_block(problem, tile, block_of(problem, tile, sums, b));
+  run_blocks(
+      problem, tile, sums,
+      [&](const Block& block) {
+        pack_queries(problem, tile, block, reinterpret_cast<uint16_t*>(sums.rows),
+                     reinterpret_cast<uint32_t*>(const_cast<float*>(block.q)));
+      },
+      [&] { load_keys(problem, tile, sums); },
+      [&](const Block& block, Sight seen) { step(problem, tile, sums, block, seen); });
   _tile_release();
 }
 

@@ -169,5 +169,28 @@ void finish_block(const Problem& problem, const Tile& tile, const Block& block) 
   }
 }
 
+// The walk of a tile: each block begins, takes its part of one key tile after the other, and ends. Keys are loaded once
+// for all blocks, and not at all when none of them sees any.
+template <typename Pack, typename Load, typename Step>
+NA_INLINE void run_blocks(const Problem& problem, Tile& tile, const Sums& sums, const Pack& pack, const Load& load_keys,
+                          const Step& step) {
+  for (int b = 0; b < tile.blocks; b++) {
+    const Block block = block_of(problem, tile, sums, b);
+    pack(block);
+    begin_block(problem, tile, block);
+  }
+  while (next_keys(problem, tile)) {
+    bool loaded = false;
+    for (int b = 0; b < tile.blocks; b++) {
+      const Sight seen = sight(tile, b);
+      if (seen == Sight::kNone) continue;
+      if (!loaded) load_keys();
+      loaded = true;
+      step(block_of(problem, tile, sums, b), seen);
+    }
+  }
+  for (int b = 0; b < tile.blocks; b++) finish_block(problem, tile, block_of(problem, tile, sums, b));
+}
+
 }  // namespace
 }  // namespace na::cpu

@@ -189,24 +189,12 @@ void run_few_queries(const Problem& problem, Tile& tile, Sums& sums) {
 
 void run_tile(const Problem& problem, Tile& tile, Sums& sums) {
   if (tile.lanes <= kFewQueries) return run_few_queries(problem, tile, sums);
-  const int blocks = tile.blocks;
-  for (int b = 0; b < blocks; b++) {
-    const Block block = block_of(problem, tile, sums, b);
-    pack_queries(problem, tile, block, const_cast<float*>(block.q));
-    begin_block(problem, tile, block);
-  }
-  while (next_keys(problem, tile)) {
-    bool loaded = false;
-    for (int b = 0; b < blocks; b++) {
-      const Sight seen = sight(tile, b);
-      if (seen == Sight::kNone) continue;
-      if (!loaded) load_keys(problem, tile, sums);
-      loaded = true;
-      const Block block = block_of(problem, tile, sums, b);
-      step_used((block.lanes + kWidth - 1) / kWidth, problem, tile, sums, block, seen);
-    }
-  }
-  for (int b = 0; b < blocks; b++) finish_block(problem, tile, block_of(problem, tile, sums, b));
+  run_blocks(
+      problem, tile, sums, [&](const Block& block) { pack_queries(problem, tile, block, const_cast<float*>(block.q)); },
+      [&] { load_keys(problem, tile, sums); },
+      [&](const Block& block, Sight seen) {
+        step_used((block.lanes + kWidth - 1) / kWidth, problem, tile, sums, block, seen);
+      });
 }
 
 }  // namespace
