@@ -75,8 +75,8 @@ export function sees({ queries, keys, mask }: Case, i: number, j: number): boole
 }
 
 /**
- * A tile of the share below: so many tokens along one axis, or along each of two. That is the block of queries and keys
- * at which the executor decides whether to look at all.
+ * A tile of the share below: so many tokens along one axis, or along each of two. It is the block of queries that AVX-512
+ * holds in registers, by as many keys; what executors in fact skip may be finer (16 by 16) or coarser.
  */
 const TILE = { 1: 64, 2: 8 } as const;
 

@@ -3,7 +3,7 @@
 
 import { attention, causal, neighborhood, Tensor, window } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-import { maskOf } from './support/library';
+import { check, maskOf, tensorOf } from './support/library';
 import { count, decode, type Float, normal, uniform } from './support/numbers';
 import { type Axis, type MaskSpec, seesAlong, seesOnGrid } from './support/oracle';
 
@@ -166,13 +166,50 @@ describe('neighborhood', () => {
     [[30, 48, 18], plain([3, 2, 8], [2, 1, 5], [8, 18, 2])],
   ];
 
-  it.each(edges)('grid %j, %j: every combination of causal axes', async (grid, { window, stride, dilation }) => {
+  /** Equal scores, so that a row of the output is the mean of the values seen. */
+  async function expectMeans(dtype: 'float32' | 'bfloat16', grid: number[], axes: Axis[]): Promise<void> {
     const L = count(grid);
     const dim = 3;
-    const v = normal(uniform(L), 'float32', [1, ...grid, 1, dim]);
+    const v = normal(uniform(L), dtype, [1, ...grid, 1, dim]);
     const largest = v.data.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
-    const q = Tensor.zeros([1, ...grid, 1, 2]);
-    const values = Tensor.from(Float32Array.from(v.data), v.shape);
+    const q = Tensor.zeros([1, ...grid, 1, 2], { dtype });
+    const values = tensorOf(v, dtype);
+    const { out, lse } = attention(q, q, values, { mask: maskOf({ heads: [axes] }) });
+    const mean = decode(dtype, await out.read());
+    const logs = (await lse.read()) as Float32Array;
+    // Along each axis, the coordinates seen from each coordinate; their product is what a query sees.
+    const along = grid.map((extent, a) => {
+      const all = Array.from({ length: extent }, (_, j) => j);
+      return all.map((i) => all.filter((j) => seesAlong(i, j, extent, axes[a]!)));
+    });
+    for (let i = 0; i < L; i++) {
+      let keys = [0];
+      let rest = L;
+      grid.forEach((extent, a) => {
+        rest /= extent;
+        const seen = along[a]![Math.floor(i / rest) % extent]!;
+        keys = keys.flatMap((key) => seen.map((j) => key * extent + j));
+      });
+      if (Math.round(Math.exp(logs[i]!)) !== keys.length) {
+        throw new Error(`query ${i}: lse ${logs[i]} counts ${Math.exp(logs[i]!)}, not ${keys.length}`);
+      }
+      for (let c = 0; c < dim; c++) {
+        let sum = 0;
+        for (const key of keys) sum += v.data[key * dim + c]!;
+        const want = sum / keys.length;
+        const error = Math.abs(mean[i * dim + c]! - want);
+        // The textbook bound of a float32 sum of n terms in any order, and as much for weights and the division; half a
+        // unit in the last place for the rounding of the result.
+        const rounding = dtype === 'bfloat16' ? 2 ** -8 * Math.abs(want) : 0;
+        if (!(error <= (keys.length + 8) * 2 ** -24 * largest + rounding)) {
+          throw new Error(`query ${i}: ${mean[i * dim + c]} is not the mean ${want}`);
+        }
+      }
+    }
+    for (const tensor of [q, values, out, lse]) tensor.dispose();
+  }
+
+  it.each(edges)('grid %j, %j: every combination of causal axes', async (grid, { window, stride, dilation }) => {
     for (let bits = 0; bits < 2 ** grid.length; bits++) {
       const axes = grid.map((_, a) => ({
         window: window[a]!,
@@ -181,38 +218,30 @@ describe('neighborhood', () => {
         causal: ((bits >> a) & 1) === 1,
         wrap: false,
       }));
-      const { out, lse } = attention(q, q, values, { mask: maskOf({ heads: [axes] }) });
-      const [mean, logs] = [await out.read(), (await lse.read()) as Float32Array];
-      // Along each axis, the coordinates seen from each coordinate; their product is what a query sees.
-      const along = grid.map((extent, a) => {
-        const all = Array.from({ length: extent }, (_, j) => j);
-        return all.map((i) => all.filter((j) => seesAlong(i, j, extent, axes[a]!)));
-      });
-      for (let i = 0; i < L; i++) {
-        let keys = [0];
-        let rest = L;
-        grid.forEach((extent, a) => {
-          rest /= extent;
-          const seen = along[a]![Math.floor(i / rest) % extent]!;
-          keys = keys.flatMap((key) => seen.map((j) => key * extent + j));
-        });
-        if (Math.round(Math.exp(logs[i]!)) !== keys.length) {
-          throw new Error(
-            `causal ${bits}, query ${i}: lse ${logs[i]} counts ${Math.exp(logs[i]!)}, not ${keys.length}`,
-          );
-        }
-        for (let c = 0; c < dim; c++) {
-          let sum = 0;
-          for (const key of keys) sum += v.data[key * dim + c]!;
-          const error = Math.abs(Number(mean[i * dim + c]) - sum / keys.length);
-          // The textbook bound of a float32 sum of n terms in any order, and as much for weights and the division.
-          if (!(error <= (keys.length + 8) * 2 ** -24 * largest)) {
-            throw new Error(`causal ${bits}, query ${i}: ${mean[i * dim + c]} is not the mean ${sum / keys.length}`);
-          }
-        }
-      }
-      out.dispose();
-      lse.dispose();
+      for (const dtype of ['float32', 'bfloat16'] as const) await expectMeans(dtype, grid, axes);
+    }
+  });
+
+  const rings: [number[], { window: number[]; stride: number[]; dilation: number[] }][] = [
+    [[256], plain([40], [1], [1])],
+    [[300], plain([290], [1], [1])],
+    [[1100], plain([65], [1], [1])],
+    [[1200], plain([30], [6], [2])],
+    [[50, 26], plain([9, 11], [1, 1], [1, 1])],
+    [[64, 24], plain([20, 7], [4, 3], [2, 1])],
+    [[12, 14, 10], plain([5, 6, 3], [3, 1, 2], [1, 2, 1])],
+  ];
+
+  it.each(rings)('grid %j, %j: every combination of wrapping axes', async (grid, { window, stride, dilation }) => {
+    for (let bits = 1; bits < 2 ** grid.length; bits++) {
+      const axes = grid.map((_, a) => ({
+        window: window[a]!,
+        stride: stride[a]!,
+        dilation: dilation[a]!,
+        causal: false,
+        wrap: ((bits >> a) & 1) === 1,
+      }));
+      for (const dtype of ['float32', 'bfloat16'] as const) await expectMeans(dtype, grid, axes);
     }
   });
 });
@@ -283,6 +312,19 @@ describe('causal and window', () => {
   it('count the tokens of a grid in order', async () => {
     expect(await visible({ mask: causal() }, [2, 3], [2, 3])).toEqual(rows(6, 6, (i, j) => j <= i));
   });
+
+  it.each(['float32', 'bfloat16'] as const)(
+    'see parts of rows of a grid that are apart in memory, %s',
+    async (dtype) => {
+      const random = uniform(6);
+      for (const queries of [2, 40]) {
+        const q = normal(random, dtype, [1, 1, queries, 1, 8]);
+        const [k, v] = [normal(random, dtype, [1, 3, 400, 1, 8]), normal(random, dtype, [1, 3, 400, 1, 8])];
+        await check({ q, k, v, masks: [{ left: 99, right: 0 }] }, dtype, 3);
+        await check({ q, k, v, masks: [{ left: 450, right: 0 }] }, dtype, 4);
+      }
+    },
+  );
 });
 
 describe('lists', () => {

@@ -9,8 +9,8 @@ namespace na::cpu {
 namespace {
 
 // Blocks are what registers hold; key tiles are sized for the first-level cache, query tiles for the second.
-constexpr Geometry kGeneric = {4 * 2, 16, 64, 1, 4}, kAvx2 = {8 * 2, 8, 64, 1, 6}, kAvx512 = {16 * 4, 16, 64, 1, 4},
-                   kAmx = {16 * 2, 16, 256, 32, 16};
+constexpr Geometry kGeneric = {4, 4 * 2, 16, 64, 1, 4}, kAvx2 = {8, 8 * 2, 8, 64, 1, 6},
+                   kAvx512 = {16, 16 * 4, 16, 64, 1, 4}, kAmx = {16, 16 * 2, 32, 256, 32, 16};
 
 // Tiles per thread below which tiles are made smaller, so that threads end at about the same time. Where tiles end
 // decides in which order masked sums are made: with masks, results differ by rounding between numbers of threads.
@@ -203,8 +203,8 @@ struct Description {
   }
 };
 
-// The box of a query tile of at most `lanes` tokens: whole strides, since those share their windows, and the axis
-// grown whose windows it widens least.
+// The box of a block of at most `lanes` tokens: whole strides, since those share their windows, and the axis grown
+// whose windows it widens least.
 void choose_box(const Problem& problem, TilePlan& plan, const Term* terms, int64_t lanes) {
   int64_t length[kMaxAxes], window[kMaxAxes] = {}, tokens = 1;
   for (int a = 0; a < plan.axes; a++) {
@@ -246,6 +246,15 @@ void choose_box(const Problem& problem, TilePlan& plan, const Term* terms, int64
     tokens = tokens / plan.box[a] * most;
     plan.box[a] = most;
   }
+}
+
+// Boxes of blocks in a row along the first axis become the tile: they share most keys, and what each of them does not
+// see it skips.
+void stack_boxes(const Problem& problem, TilePlan& plan, int64_t lanes) {
+  int64_t tokens = 1;
+  for (int a = 0; a < plan.axes; a++) tokens *= plan.box[a];
+  const int64_t length = (problem.query_extent[0] + plan.dilation[0] - 1) / plan.dilation[0];
+  plan.box[0] = std::min(length, plan.box[0] * std::max<int64_t>(1, lanes / tokens));
 }
 
 class AttentionJob final : public Job {
@@ -347,7 +356,6 @@ class AttentionJob final : public Job {
       int64_t lanes = int64_t{p.geometry.lanes} * p.geometry.blocks;
       bool grid = plan.axes > 1;
       for (int t = 0; t < plan.term_count; t++) grid |= terms[t].neighborhood;
-      if (plan.axes > 1) lanes = p.geometry.lanes;  // the windows of a larger box have less in common
       const int64_t rows = p.batch * p.heads * p.queries;
       while (lanes > p.geometry.lanes && rows / lanes < kTilesPerThread * threads_) lanes /= 2;
       // Heads of one group are packed into a tile when the queries do not fill it.
@@ -355,7 +363,9 @@ class AttentionJob final : public Job {
         plan.heads = static_cast<int>(std::min<int64_t>(p.group, std::max<int64_t>(1, lanes / longest)));
       }
       if (grid) {
-        choose_box(p, plan, terms, lanes / plan.heads);
+        const int64_t tokens = lanes / plan.heads;
+        choose_box(p, plan, terms, std::min<int64_t>(tokens, p.geometry.lanes));
+        stack_boxes(p, plan, tokens);
       } else {
         plan.box[0] = std::max<int64_t>(1, std::min(longest, lanes / plan.heads));
       }

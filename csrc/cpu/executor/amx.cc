@@ -13,6 +13,9 @@ namespace {
 // A chunk of keys is two tile registers of rows, and one tile register deep.
 constexpr int kChunk = 32, kTileRows = 16, kDeep = 32;
 
+// Rows of keys to come that are fetched with each chunk.
+constexpr int kFetched = 8;
+
 // A maximum may be stale by a factor of 2^kSlack: weights then stay far from overflow, what they are divided by
 // holds the same factor, and the output so far need hardly ever be rescaled.
 constexpr float kSlack = 8.0f;
@@ -148,19 +151,20 @@ NA_INLINE void soften(const Block& block, int keys, float factor, const float* s
 }
 
 // One block against the keys at hand.
-void step(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, Sight seen) {
-  const bool biased = problem.bias_count > 0 && !tile.extra, plain = problem.cap == 0 && !biased;
+void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& block, Sight seen) {
+  const bool biased = problem.bias_count > 0 && !tile.extra, plain = problem.cap == 0 && !biased && problem.scale != 0;
   const float scale = problem.scale < 0 ? -problem.scale : problem.scale;
   const uint16_t* k = reinterpret_cast<const uint16_t*>(sums.k);
   const uint16_t* q = reinterpret_cast<const uint16_t*>(block.q);
+  const int vectors = (block.lanes + kWidth - 1) / kWidth;
   int done = 0;  // keys whose weights are in the output already
   int ready = 0;
   for (int first = 0; first < tile.count; first += kChunk, ready += kChunk) {
     const int keys = tile.count - first < kChunk ? tile.count - first : kChunk;
     float* scores = sums.scores;
     uint16_t* weights = sums.weights + first * kLanes;
-    const Sight chunk = seen == Sight::kFull ? seen : sight(tile, block.index, first, keys);
-    if (chunk == Sight::kNone) {
+    const Sight chunk = seen.hiding == 0 ? seen : sight(problem, tile, block.index, first, keys);
+    if (chunk.from == chunk.to) {
       if (done == ready) {
         done += kChunk;
       } else {
@@ -168,9 +172,12 @@ void step(const Problem& problem, const Tile& tile, const Sums& sums, const Bloc
       }
       continue;
     }
+    // All vectors of the block are multiplied, also one that sees none of these keys: every constraint masks it.
+    const uint32_t hiding = chunk.to - chunk.from < vectors ? ~0u : chunk.hiding;
+    for (int i = 0; i < kFetched; i++) fetch_ahead(problem, tile);
     multiply_scores(k + static_cast<int64_t>(first) * problem.head_pitch, problem.head_pitch, q, scores);
     float factor = scale * kLog2E;
-    if (!plain || chunk == Sight::kPartial) {
+    if (!plain) {
       scale_scores<kVectors>(problem.cap != 0 ? scale / problem.cap : factor, keys, scores);
       factor = 1;
       if (problem.cap != 0) cap_scores<kVectors>(problem.cap, keys, scores);
@@ -181,14 +188,15 @@ void step(const Problem& problem, const Tile& tile, const Sums& sums, const Bloc
     Vector top[kVectors];
     Integers higher = {};
     for (int u = 0; u < kVectors; u++) top[u] = broadcast(-kInfinity);
-    if (chunk == Sight::kPartial) {
-      apply_mask<kVectors>(tile, block, first, keys, scores, top);
-    } else {
-      largest_scores<kVectors>(keys, scores, top);
-    }
+    if (hiding != 0) apply_mask<kVectors>(tile, block, hiding, first, keys, scores);
+    largest_scores<kVectors>(keys, scores, top);
     for (int u = 0; u < kVectors; u++) {
       top[u] *= broadcast(factor);
-      higher |= top[u] > load(block.maximum + u * kWidth) + broadcast(kSlack);
+      // A lane without a maximum has summed nothing that a new one would scale.
+      const Vector before = load(block.maximum + u * kWidth);
+      const Vector maximum = select(before == broadcast(-kInfinity), top[u], before);
+      store(block.maximum + u * kWidth, maximum);
+      higher |= top[u] > maximum + broadcast(kSlack);
     }
     if (any(higher)) {
       if (done < ready) multiply_output(problem, sums, block, done, ready);

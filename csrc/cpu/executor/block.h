@@ -12,7 +12,7 @@ namespace {
 constexpr int kVectors = NA_VECTORS, kLanes = kVectors * kWidth;
 
 struct Block {
-  int index, lanes;
+  int index, first, lanes;  // the first of its lanes among those of the tile, and how many are in use
   const float* q;
   float *out, *maximum, *total;  // out is [value][lane]
 };
@@ -20,6 +20,7 @@ struct Block {
 Block block_of(const Problem& problem, const Tile& tile, const Sums& sums, int index) {
   const int rest = tile.lanes - index * kLanes;
   return {index,
+          index * kLanes,
           rest < kLanes ? rest : kLanes,
           sums.q + static_cast<int64_t>(index) * kLanes * problem.head_pitch,
           sums.out + static_cast<int64_t>(index) * kLanes * problem.value_pitch,
@@ -33,7 +34,7 @@ void begin_block(const Problem& problem, const Tile& tile, const Block& block) {
   for (int lane = 0; lane < kLanes; lane++) {
     float sink = -kInfinity;
     if (problem.sinks && lane < block.lanes) {
-      sink = problem.sinks[tile.lane_head[block.index * kLanes + lane] * problem.sink_stride];
+      sink = problem.sinks[tile.lane_head[block.first + lane] * problem.sink_stride];
     }
     block.maximum[lane] = to_log2(sink);
     block.total[lane] = sink == -kInfinity ? 0.0f : 1.0f;
@@ -67,7 +68,7 @@ void cap_scores(float cap, int keys, float* scores) {
 template <int kUsed>
 void add_bias(const Bias& bias, const Tile& tile, const Block& block, int from, int keys, float* columns,
               float* scores) {
-  const int first = block.index * kLanes;
+  const int first = block.first;
   const int64_t* index = tile.key + from;
   const float* data = bias.data + tile.batch * bias.batch;
   if (bias.query == 0 && (bias.head == 0 || tile.heads == 1)) {
@@ -114,30 +115,39 @@ void add_bias(const Bias& bias, const Tile& tile, const Block& block, int from, 
   }
 }
 
-// Minus infinity where the lane does not see the key; `top` becomes the largest score with it.
+// Minus infinity where one of the constraints hides the key from the lane.
 template <int kUsed>
-void apply_mask(const Tile& tile, const Block& block, int from, int keys, float* scores, Vector* top) {
-  const int first = block.index * kLanes, constraints = tile.plan->constraint_count;
-  for (int key = 0; key < keys; key++) {
-    Integers seen[kUsed];
-    for (int u = 0; u < kUsed; u++) seen[u] = broadcast(-1);
-    for (int c = tile.first_constraint; c < constraints; c++) {
-      const Integers code = broadcast(tile.code[c][from + key]), wrap = broadcast(tile.wrap[c]);
-      for (int u = 0; u < kUsed; u++) {
-        Integers offset = difference(code, load(tile.low[c] + first + u * kWidth));
-        if (tile.wrap[c] != 0) offset += (offset >> 31) & wrap;
-        seen[u] &= below(offset, load(tile.length[c] + first + u * kWidth));
-      }
-    }
+void apply_mask(const Tile& tile, const Block& block, uint32_t hiding, int from, int keys, float* scores) {
+  for (int c = 0; c < tile.constraints; c++) {
+    if (!(hiding >> (c < kLastBit ? c : kLastBit) & 1)) continue;
+    const int32_t* code = tile.code[c] + from;
+    const int32_t wrap = tile.wrap[c];
+    Integers low[kUsed], length[kUsed];
     for (int u = 0; u < kUsed; u++) {
-      float* at = scores + key * kLanes + u * kWidth;
-      const Vector score = select(seen[u], load(at), broadcast(-kInfinity));
-      store(at, score);
-      top[u] = larger(score, top[u]);
+      low[u] = load(tile.low[c] + block.first + u * kWidth);
+      length[u] = load(tile.length[c] + block.first + u * kWidth);
+    }
+    for (int key = 0; key < keys; key++) {
+      for (int u = 0; u < kUsed; u++) {
+        float* at = scores + key * kLanes + u * kWidth;
+        Integers offset = difference(broadcast(code[key]), low[u]);
+        if (wrap != 0) offset += (offset >> 31) & broadcast(wrap);
+        store(at, select(below(offset, length[u]), load(at), broadcast(-kInfinity)));
+      }
     }
   }
 }
 
+// Fetches one more row of the keys to come, and of their values, into the second-level cache. To be called now and then
+// while sums are made, which wait for no memory.
+NA_INLINE void fetch_ahead(const Problem& problem, Tile& tile) {
+  if (tile.fetched == tile.ahead) return;
+  const int bytes = problem.dtype == NA_FLOAT32 ? 4 : 2, row = tile.fetched++;
+  for (int at = 0; at < problem.head_dim * bytes; at += 64) __builtin_prefetch(tile.ahead_k[row] + at, 0, 2);
+  for (int at = 0; at < problem.value_dim * bytes; at += 64) __builtin_prefetch(tile.ahead_v[row] + at, 0, 2);
+}
+
+// The maximum of `top` and of all scores.
 template <int kUsed>
 void largest_scores(int keys, const float* scores, Vector* top) {
   for (int key = 0; key < keys; key++) {
@@ -148,24 +158,46 @@ void largest_scores(int keys, const float* scores, Vector* top) {
 // O^T divided by the sums, and the log-sum-exp; a row without keys has neither sum nor maximum.
 void finish_block(const Problem& problem, const Tile& tile, const Block& block) {
   for (int first = 0; first < block.lanes; first += kWidth) {
-    const int at = block.index * kLanes + first, lanes = block.lanes - first < kWidth ? block.lanes - first : kWidth;
+    const int at_lane = block.first + first, lanes = block.lanes - first < kWidth ? block.lanes - first : kWidth;
     const Vector total = load(block.total + first);
     const Integers empty = total == Vector{};
     const Vector share = broadcast(1.0f) / total;
-    for (int value = 0; value < problem.value_dim; value += kWidth) {
-      const int columns = problem.value_dim - value;
+    const auto column = [&](int value) {
+      if (value >= problem.value_dim) return Vector{};
+      return select(empty, Vector{}, load(block.out + value * kLanes + first) * share);
+    };
+    // Columns become rows; two of 16 bits go side by side first.
+    const int together = problem.dtype == NA_FLOAT32 ? 1 : 2;
+    for (int value = 0; value < problem.value_dim; value += together * kWidth) {
       Vector square[kWidth];
       for (int i = 0; i < kWidth; i++) {
-        square[i] = Vector{};
-        if (i < columns) square[i] = select(empty, Vector{}, load(block.out + (value + i) * kLanes + first) * share);
+        const int at = value + together * i;
+        square[i] = column(at);
+        if (together == 1) continue;
+        square[i] = (Vector)(to_halves(problem.dtype, square[i]) | to_halves(problem.dtype, column(at + 1)) << 16);
       }
       transpose(square);
-      for (int i = 0; i < lanes; i++) store_elements(problem.dtype, tile.lane_out[at + i], value, columns, square[i]);
+      const int bytes = (problem.value_dim - value) * 4 / together;
+      for (int i = 0; i < lanes; i++) {
+        char* to = tile.lane_out[at_lane + i] + value * 4 / together;
+        if (bytes >= 4 * kWidth) {
+          store(reinterpret_cast<float*>(to), square[i]);
+        } else {
+          __builtin_memcpy(to, &square[i], static_cast<size_t>(bytes));
+        }
+      }
     }
-    for (int i = 0; i < lanes; i++) {
-      const float sum = block.total[first + i];
-      *tile.lane_lse[at + i] = sum == 0 ? -kInfinity : block.maximum[first + i] * kLn2 + __builtin_logf(sum);
-    }
+    const Vector sums = multiply_add(load(block.maximum + first), broadcast(kLn2), log(total));
+    const Vector lse = select(empty, broadcast(-kInfinity), sums);
+    for (int i = 0; i < lanes; i++) *tile.lane_lse[at_lane + i] = lse[i];
+  }
+}
+
+// Fetches the rows of out that a block is about to write: stores alone wait for one after the other.
+void fetch_out(const Problem& problem, const Tile& tile, const Block& block) {
+  const int bytes = (problem.dtype == NA_FLOAT32 ? 4 : 2) * problem.value_dim;
+  for (int lane = 0; lane < block.lanes; lane++) {
+    for (int at = 0; at < bytes; at += 64) __builtin_prefetch(tile.lane_out[block.first + lane] + at, 1);
   }
 }
 
@@ -182,14 +214,17 @@ NA_INLINE void run_blocks(const Problem& problem, Tile& tile, const Sums& sums, 
   while (next_keys(problem, tile)) {
     bool loaded = false;
     for (int b = 0; b < tile.blocks; b++) {
-      const Sight seen = sight(tile, b);
-      if (seen == Sight::kNone) continue;
+      const Sight seen = sight(problem, tile, b, 0, tile.count);
+      if (seen.from == seen.to) continue;
       if (!loaded) load_keys();
       loaded = true;
       step(block_of(problem, tile, sums, b), seen);
     }
   }
-  for (int b = 0; b < tile.blocks; b++) finish_block(problem, tile, block_of(problem, tile, sums, b));
+  for (int b = 0; b < tile.blocks; b++) {
+    if (b + 1 < tile.blocks) fetch_out(problem, tile, block_of(problem, tile, sums, b + 1));
+    finish_block(problem, tile, block_of(problem, tile, sums, b));
+  }
 }
 
 }  // namespace

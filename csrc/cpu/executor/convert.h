@@ -121,6 +121,20 @@ NA_INLINE void narrow_vector(Vector x, char* to) {
 #endif
 }
 
+// float16 or bfloat16 in the lower halves of the elements.
+NA_INLINE Naturals to_halves(int dtype, Vector x) {
+  if (dtype == NA_BFLOAT16) return to_bfloat16(x);
+#if NA_WIDTH == 16
+  return (Naturals)_mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)x, 0));
+#elif NA_WIDTH == 8
+  return (Naturals)_mm256_cvtepu16_epi32(_mm256_cvtps_ph((__m256)x, 0));
+#else
+  Naturals result;
+  for (int i = 0; i < kWidth; i++) result[i] = to_float16(x[i]);
+  return result;
+#endif
+}
+
 // kWidth elements of a row, or the `count` that are left of it and zeros.
 template <int kType>
 NA_INLINE Vector load_elements(const char* row, int at, int count) {

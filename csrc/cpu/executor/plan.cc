@@ -1,6 +1,7 @@
 // Which rows a query tile has, which keys they visit, and the masks of both: closed forms, evaluated once per lane.
 #include <initializer_list>
 #include <limits>
+#include <utility>
 
 #include "core/backend.h"
 #include "cpu/executor/problem.h"
@@ -59,14 +60,13 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   tile.wrap = arena.take<int32_t>(constraints);
   tile.code_stride = arena.take<int64_t>(constraints);
   for (int32_t*** ranges : {&tile.any_low, &tile.any_high, &tile.all_low, &tile.all_high}) {
-    *ranges = arena.table<int32_t>(constraints, g.blocks);
+    *ranges = arena.table<int32_t>(constraints, lanes / g.width);
   }
-  tile.k = arena.take<const char*>(g.keys);
-  tile.v = arena.take<const char*>(g.keys);
-  tile.key = arena.take<int64_t>(g.keys);
-  tile.code = arena.table<int32_t>(constraints, g.keys);
-  tile.code_low = arena.take<int32_t>(constraints);
-  tile.code_high = arena.take<int32_t>(constraints);
+  for (const char*** rows : {&tile.k, &tile.v, &tile.ahead_k, &tile.ahead_v}) *rows = arena.take<const char*>(g.keys);
+  for (int64_t** key : {&tile.key, &tile.ahead_key}) *key = arena.take<int64_t>(g.keys);
+  for (int32_t*** code : {&tile.code, &tile.ahead_code}) *code = arena.table<int32_t>(constraints, g.keys);
+  tile.code_low = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
+  tile.code_high = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
   sums.q = arena.take<float>(lanes * problem.head_pitch);
   sums.out = arena.take<float>(lanes * problem.value_pitch);
   sums.maximum = arena.take<float>(lanes);
@@ -114,29 +114,71 @@ int64_t tiles_per_group(const TilePlan& plan, int axis, int64_t extent) {
   return ceil_div(ceil_div(extent, plan.dilation[axis]), plan.box[axis]);
 }
 
-void lane_addresses(const Problem& problem, Tile& tile, int lane) {
-  int64_t rest = tile.query_origin + tile.lane_query[lane];
-  const int64_t head = tile.lane_head[lane];
-  int64_t q = tile.batch * problem.q.batch + head * problem.q.head;
-  int64_t out = tile.batch * problem.out.batch + head * problem.out.head;
-  int64_t lse = tile.batch * problem.lse.batch + head * problem.lse.head;
-  for (int a = problem.query_axes - 1; a >= 0; a--) {
-    const int64_t x = rest % problem.query_extent[a];
-    rest /= problem.query_extent[a];
-    q += x * problem.q.token[a];
-    out += x * problem.out.token[a];
-    lse += x * problem.lse.token[a];
+// The queries of a tile: first coordinate and count along each axis of the plan.
+struct Box {
+  int64_t first[kMaxAxes] = {}, count[kMaxAxes] = {}, tokens = 1;
+};
+
+Box box_of(const Problem& problem, const Tile& tile) {
+  const TilePlan& plan = *tile.plan;
+  Box box;
+  int64_t rest = tile.index;
+  for (int a = plan.axes - 1; a >= 0; a--) {
+    const int64_t extent = plan.axes == 1 ? tile.queries : problem.query_extent[a];
+    const int64_t per_group = tiles_per_group(plan, a, extent);
+    const int64_t on_axis = rest % (plan.dilation[a] * per_group);
+    rest /= plan.dilation[a] * per_group;
+    const int64_t residue = on_axis / per_group, origin = on_axis % per_group * plan.box[a];
+    box.first[a] = residue + origin * plan.dilation[a];
+    box.count[a] = larger(0, smaller(plan.box[a], ceil_div(extent - residue, plan.dilation[a]) - origin));
+    box.tokens *= box.count[a];
   }
-  tile.lane_q[lane] = problem.q.data + q;
-  tile.lane_out[lane] = problem.out.data + out;
-  tile.lane_lse[lane] = reinterpret_cast<float*>(problem.lse.data + lse);
+  return box;
+}
+
+// Which query each lane is, and where its rows are. Coordinates count through the box or, where the plan has fewer axes
+// than the queries, through all of the tensor.
+void set_lanes(const Problem& problem, Tile& tile, const Box& box) {
+  const TilePlan& plan = *tile.plan;
+  const int axes = problem.query_axes;
+  const bool flat = plan.axes < axes;
+  int64_t start[kMaxAxes], begin[kMaxAxes], end[kMaxAxes], step[kMaxAxes], rest = box.first[0];
+  for (int a = axes - 1; a >= 0; a--) {
+    begin[a] = flat ? 0 : tile.query_origin + box.first[a];  // an origin other than 0 comes with one axis only
+    step[a] = flat ? 1 : plan.dilation[a];
+    end[a] = flat ? problem.query_extent[a] : begin[a] + box.count[a] * step[a];
+    start[a] = flat ? rest % problem.query_extent[a] : begin[a];
+    rest /= problem.query_extent[a];
+  }
+  int lane = 0;
+  for (int64_t head = tile.head; head < tile.head + tile.heads; head++) {
+    int64_t x[kMaxAxes];
+    for (int a = 0; a < axes; a++) x[a] = start[a];
+    for (int64_t token = 0; token < box.tokens; token++, lane++) {
+      int64_t q = tile.batch * problem.q.batch + head * problem.q.head;
+      int64_t out = tile.batch * problem.out.batch + head * problem.out.head;
+      int64_t lse = tile.batch * problem.lse.batch + head * problem.lse.head, query = 0;
+      for (int a = 0; a < axes; a++) {
+        q += x[a] * problem.q.token[a];
+        out += x[a] * problem.out.token[a];
+        lse += x[a] * problem.lse.token[a];
+        query = query * problem.query_extent[a] + x[a];
+      }
+      tile.lane_q[lane] = problem.q.data + q;
+      tile.lane_out[lane] = problem.out.data + out;
+      tile.lane_lse[lane] = reinterpret_cast<float*>(problem.lse.data + lse);
+      tile.lane_query[lane] = query;
+      tile.lane_head[lane] = static_cast<int32_t>(head);
+      for (int a = axes - 1; a >= 0 && (x[a] += step[a]) >= end[a]; a--) x[a] = begin[a];
+    }
+  }
 }
 
 // What all lanes together visit, while it is being gathered.
 struct Reach {
-  Range any[kMaxAxes], all[kMaxAxes];  // along the primary constraints, by key axis
-  Range flat;                          // of constraints on flat positions that are not primary
-  bool empty_lane = false, seen = false;
+  Range any[kMaxAxes];         // along the primary constraints, by key axis
+  Range flat = {0, kHighest};  // of the constraint on flat positions
+  bool empty_lane = false, seen = true;
 };
 
 // The extent of a key axis; a ragged batch has one axis, as long as the sequence.
@@ -144,120 +186,137 @@ int64_t key_extent(const Problem& problem, const Tile& tile, int axis) {
   return problem.key_axes == 1 ? tile.keys : problem.key_extent[axis];
 }
 
-// The intervals of one lane; x are the coordinates of its query.
-void lane_intervals(const Problem& problem, Tile& tile, int lane, const int64_t* x, Reach& reach) {
-  const TilePlan& plan = *tile.plan;
-  const int block = lane / problem.geometry.lanes;
-  const int64_t position = tile.lane_query[lane] + tile.keys - tile.queries;
-  Range local[kMaxAxes] = {}, flat = {0, tile.keys};
-  bool empty = false;
-  for (int c = 0; c < plan.constraint_count; c++) {
-    const Constraint& constraint = plan.constraints[c];
-    int64_t residue = 0, index = 0, length = tile.keys;
-    if (constraint.axis >= 0) {
-      length = key_extent(problem, tile, constraint.axis);
-      if (constraint.dilation > 1) {
-        residue = x[constraint.axis] % constraint.dilation;
-        length = ceil_div(length - residue, constraint.dilation);
-      }
-      index = x[constraint.axis] / constraint.dilation;
-    }
-    Range range = {0, length};
-    for (int t = 0; t < plan.term_count; t++) {
-      const Term& term = plan.terms[t];
-      if (term.constraint != c) continue;
-      if (!term.neighborhood) {
-        range.intersect(window_range(term, position, length));
-      } else if (constraint.wrap) {
-        range = neighborhood_range(term, true, index, length);  // a wrapping constraint has one term
-      } else {
-        range.intersect(neighborhood_range(term, false, index, length));
-      }
-    }
-    if (c < plan.primaries) local[constraint.axis] = range;
-    if (constraint.axis < 0) flat = range;
-    int64_t low = range.begin;
-    if (constraint.wrap) low = (low % length + length) % length;
-    tile.low[c][lane] = static_cast<int32_t>(residue * tile.code_stride[c] + low);
-    tile.length[c][lane] = static_cast<int32_t>(range.end - range.begin);
-    empty |= range.end <= range.begin;
-  }
-  for (int c = 0; c < plan.constraint_count; c++) {
-    if (empty) {
-      tile.length[c][lane] = 0;
-      tile.all_high[c][block] = kLowest;
-    } else if (tile.wrap[c] != 0) {
-      tile.any_low[c][block] = kLowest;
-      tile.any_high[c][block] = kHighest;
-      tile.all_high[c][block] = kLowest;
+// What a query sees under a constraint: one at `position` among all, or at `index` of a dilation group of the given
+// length.
+Range lane_range(const TilePlan& plan, int c, int64_t index, int64_t position, int64_t length) {
+  Range range = {0, length};
+  for (int t = 0; t < plan.term_count; t++) {
+    const Term& term = plan.terms[t];
+    if (term.constraint != c) continue;
+    if (!term.neighborhood) {
+      range.intersect(window_range(term, position, length));
+    } else if (plan.constraints[c].wrap) {
+      range = neighborhood_range(term, true, index, length);  // a wrapping constraint has one term
     } else {
-      const int32_t low = tile.low[c][lane], high = low + tile.length[c][lane];
-      tile.any_low[c][block] = static_cast<int32_t>(smaller(tile.any_low[c][block], low));
-      tile.any_high[c][block] = static_cast<int32_t>(larger(tile.any_high[c][block], high));
-      tile.all_low[c][block] = static_cast<int32_t>(larger(tile.all_low[c][block], low));
-      tile.all_high[c][block] = static_cast<int32_t>(smaller(tile.all_high[c][block], high));
+      range.intersect(neighborhood_range(term, false, index, length));
     }
   }
-  reach.empty_lane |= empty;
-  if (empty) return;
-  for (int a = 0; a < problem.key_axes; a++) {
-    if (plan.primary[a] < 0) continue;
-    if (!reach.seen) {
-      reach.any[a] = reach.all[a] = local[a];
-    } else {
-      reach.any[a] = {smaller(reach.any[a].begin, local[a].begin), larger(reach.any[a].end, local[a].end)};
-      reach.all[a] = {larger(reach.all[a].begin, local[a].begin), smaller(reach.all[a].end, local[a].end)};
-    }
-  }
-  reach.flat = reach.seen ? Range{smaller(reach.flat.begin, flat.begin), larger(reach.flat.end, flat.end)} : flat;
-  reach.seen = true;
+  return range;
 }
 
-// The box of keys to walk, and the box within it that all lanes see.
+// The intervals of all lanes under one constraint. They depend on the coordinate along its axis alone, or on the flat
+// position of the query.
+void set_intervals(const Problem& problem, Tile& tile, int c, const Box& box, Reach& reach) {
+  const TilePlan& plan = *tile.plan;
+  const Constraint& constraint = plan.constraints[c];
+  const int axis = constraint.axis;
+  int64_t count = box.tokens, inner = 1;
+  if (axis >= 0) {
+    count = box.count[axis];
+    for (int a = axis + 1; a < plan.axes; a++) inner *= box.count[a];
+  }
+  const int64_t outer = tile.lanes / (count * inner);
+  const bool primary = c < plan.primaries;
+  Range any = {kHighest, kLowest};
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t x = axis < 0 ? 0 : box.first[axis] + i * plan.dilation[axis];
+    const int64_t query = axis < 0 ? tile.lane_query[i] - tile.query_origin : x;
+    int64_t residue = 0, index = x, length = axis < 0 ? tile.keys : key_extent(problem, tile, axis);
+    if (constraint.dilation > 1) {
+      residue = x % constraint.dilation;
+      index = x / constraint.dilation;
+      length = ceil_div(length - residue, constraint.dilation);
+    }
+    const Range range = lane_range(plan, c, index, query + tile.keys - tile.queries, length);
+    if (range.end > range.begin) {
+      any = {smaller(any.begin, range.begin), larger(any.end, range.end)};
+    } else {
+      reach.empty_lane = true;
+    }
+    int64_t low = range.begin;
+    if (!primary) {
+      if (constraint.wrap) low = (low % length + length) % length;
+      low += residue * tile.code_stride[c];
+    }
+    for (int64_t o = 0; o < outer; o++) {
+      for (int64_t lane = (o * count + i) * inner, end = lane + inner; lane < end; lane++) {
+        tile.low[c][lane] = static_cast<int32_t>(low);
+        tile.length[c][lane] = static_cast<int32_t>(range.end - range.begin);
+      }
+    }
+  }
+  if (primary) reach.any[axis] = any;
+  if (axis < 0) reach.flat = any;
+}
+
+// A lane that sees nothing under one constraint sees nothing.
+void clear_empty_lanes(Tile& tile, Reach& reach) {
+  const int constraints = tile.plan->constraint_count;
+  reach.seen = false;
+  for (int lane = 0; lane < tile.lanes; lane++) {
+    bool empty = false;
+    for (int c = 0; c < constraints; c++) empty |= tile.length[c][lane] == 0;
+    for (int c = 0; c < constraints && empty; c++) tile.length[c][lane] = 0;
+    reach.seen |= !empty;
+  }
+}
+
+// What the lanes of each vector see together.
+void vector_intervals(const Problem& problem, Tile& tile) {
+  const int width = problem.geometry.width, vectors = (tile.lanes + width - 1) / width;
+  for (int c = 0; c < tile.plan->constraint_count; c++) {
+    const int32_t *low = tile.low[c], *length = tile.length[c];
+    // What lies across the seam of a wrapping axis is not an interval of codes.
+    const int axis = tile.plan->constraints[c].axis;
+    const int64_t walked = c < tile.plan->primaries ? tile.begin[axis] + tile.wrap[c] : kLowest;
+    for (int v = 0; v < vectors; v++) {
+      const int begin = v * width, end = static_cast<int>(smaller(begin + width, tile.lanes));
+      int32_t any_low = kHighest, any_high = kLowest, all_low = kLowest, all_high = kHighest;
+      for (int lane = begin; lane < end; lane++) {
+        // A lane that sees nothing has the interval without numbers.
+        const bool empty = length[lane] == 0;
+        const int32_t from = empty ? kHighest : low[lane], to = empty ? kLowest : low[lane] + length[lane];
+        any_low = from < any_low ? from : any_low;
+        any_high = to > any_high ? to : any_high;
+        all_low = from > all_low ? from : all_low;
+        all_high = to < all_high ? to : all_high;
+      }
+      if (tile.wrap[c] != 0 && any_high > walked) {
+        any_low = all_high = kLowest;
+        any_high = kHighest;
+      }
+      tile.any_low[c][v] = any_low;
+      tile.any_high[c][v] = any_high;
+      tile.all_low[c][v] = all_low;
+      tile.all_high[c][v] = all_high;
+    }
+  }
+}
+
+// The box of keys to walk.
 void set_walk(const Problem& problem, Tile& tile, const int64_t* query, const Reach& reach) {
   const TilePlan& plan = *tile.plan;
-  bool hole = !reach.empty_lane;
+  bool some = reach.seen;
   for (int a = 0; a < problem.key_axes; a++) {
     const Constraint* primary = plan.primary[a] < 0 ? nullptr : &plan.constraints[plan.primary[a]];
     const int64_t d = primary ? primary->dilation : 1;
     tile.dilation[a] = d;
     tile.residue[a] = d > 1 ? query[a] % d : 0;
     const int64_t length = tile.group_length[a] = ceil_div(key_extent(problem, tile, a) - tile.residue[a], d);
-    Range any = {0, length}, all = any;
-    if (!reach.seen && plan.constraint_count > 0) {
-      any = all = {0, 0};
-    } else if (primary) {
-      any = reach.any[a];
-      all = reach.all[a];
-      if (primary->wrap) any.end = smaller(any.end, any.begin + length);
-    }
-    if (a == 0 && reach.seen && !(primary && primary->wrap)) {
+    Range any = primary ? reach.any[a] : Range{0, length};
+    if (primary && primary->wrap) {
+      any.end = smaller(any.end, any.begin + length);
+    } else if (a == 0) {
       int64_t inner = 1;
       for (int i = 1; i < problem.key_axes; i++) inner *= problem.key_extent[i];
       const int64_t first = reach.flat.begin / inner, last = ceil_div(reach.flat.end, inner);
       any.intersect({ceil_div(first - tile.residue[a], d), ceil_div(last - tile.residue[a], d)});
     }
-    all.begin = larger(all.begin, any.begin);
-    all.end = smaller(all.end, any.end);
-    hole &= all.begin < all.end;
-    tile.any_begin[a] = any.begin;
-    tile.any_end[a] = any.end;
-    tile.all_begin[a] = all.begin;
-    tile.all_end[a] = all.end;
+    some &= any.begin < any.end;
+    tile.begin[a] = tile.at[a] = any.begin;
+    tile.end[a] = any.end;
   }
-  for (int a = 0; a < problem.key_axes && !hole; a++) tile.all_begin[a] = tile.all_end[a] = tile.any_begin[a];
-}
-
-// Sets the walk to the first key of the box of the phase; false if the box is empty.
-bool start_phase(const Problem& problem, Tile& tile, int phase) {
-  tile.phase = phase;
-  bool some = true;
-  for (int a = 0; a < problem.key_axes; a++) {
-    tile.at[a] = phase == 1 ? tile.all_begin[a] : tile.any_begin[a];
-    some &= tile.at[a] < (phase == 1 ? tile.all_end[a] : tile.any_end[a]);
-  }
-  if (!some) tile.phase = phase + 1;
-  return some;
+  if (!some) tile.at[0] = tile.end[0];
 }
 
 int64_t coordinate(const Tile& tile, int axis, int64_t u) {
@@ -270,7 +329,7 @@ int64_t coordinate(const Tile& tile, int axis, int64_t u) {
 // Adds keys u ... u + count - 1 of the innermost axis, of which none lies across the seam of a wrapping axis.
 void add_run(const Problem& problem, Tile& tile, int64_t u, int count) {
   const TilePlan& plan = *tile.plan;
-  const int inner = problem.key_axes - 1, from = tile.count;
+  const int inner = problem.key_axes - 1, from = tile.ahead;
   int64_t x[kMaxAxes], flat = 0;
   int64_t k = tile.batch * problem.k.batch + tile.kv_head * problem.k.head;
   int64_t v = tile.batch * problem.v.batch + tile.kv_head * problem.v.head;
@@ -283,23 +342,26 @@ void add_run(const Problem& problem, Tile& tile, int64_t u, int count) {
   const int64_t step = tile.dilation[inner], k_step = step * problem.k.token[inner],
                 v_step = step * problem.v.token[inner];
   const char *k_row = problem.k.data + k, *v_row = problem.v.data + v;
-  const char **to_k = tile.k + from, **to_v = tile.v + from;
+  const char **to_k = tile.ahead_k + from, **to_v = tile.ahead_v + from;
   for (int i = 0; i < count; i++) {
     to_k[i] = k_row + i * k_step;
     to_v[i] = v_row + i * v_step;
   }
-  int64_t* to_key = tile.key + from;
+  int64_t* to_key = tile.ahead_key + from;
   for (int i = 0; i < count; i++) to_key[i] = tile.key_origin + flat + i * step;
-  for (int c = tile.first_constraint; c < plan.constraint_count; c++) {
+  for (int c = 0; c < plan.constraint_count; c++) {
     const Constraint& constraint = plan.constraints[c];
     const int a = constraint.axis;
-    int32_t* code = tile.code[c] + from;
+    int32_t* code = tile.ahead_code[c] + from;
     int64_t start = flat, increment = step;
-    if (a >= 0) {
+    if (c < plan.primaries) {
+      start = a < inner ? tile.at[a] : u;
+      increment = a < inner ? 0 : 1;
+    } else if (a >= 0) {
       start = x[a] % constraint.dilation * tile.code_stride[c] + x[a] / constraint.dilation;
       increment = a < inner ? 0 : step == constraint.dilation ? 1 : step;
     }
-    if (a == inner && constraint.dilation > 1 && step != constraint.dilation) {
+    if (c >= plan.primaries && a == inner && constraint.dilation > 1 && step != constraint.dilation) {
       for (int i = 0; i < count; i++) {
         const int64_t at = x[a] + i * step;
         code[i] = static_cast<int32_t>(at % constraint.dilation * tile.code_stride[c] + at / constraint.dilation);
@@ -307,46 +369,24 @@ void add_run(const Problem& problem, Tile& tile, int64_t u, int count) {
     } else {
       for (int i = 0; i < count; i++) code[i] = static_cast<int32_t>(start + i * increment);
     }
-    for (int i = 0; i < count; i++) {
-      tile.code_low[c] = static_cast<int32_t>(smaller(tile.code_low[c], code[i]));
-      tile.code_high[c] = static_cast<int32_t>(larger(tile.code_high[c], code[i]));
-    }
   }
-  tile.count += count;
+  tile.ahead += count;
 }
 
-// Walks on until the key tile is full or the box of the phase is done.
+// Walks on until a key tile is full or the box is done.
 void walk(const Problem& problem, Tile& tile) {
   const int inner = problem.key_axes - 1;
-  const int64_t* begin = tile.phase == 1 ? tile.all_begin : tile.any_begin;
-  const int64_t* end = tile.phase == 1 ? tile.all_end : tile.any_end;
-  while (tile.count < problem.geometry.keys) {
-    int64_t stop = end[inner];
+  tile.ahead = tile.fetched = 0;
+  while (tile.ahead < problem.geometry.keys && tile.at[0] < tile.end[0]) {
+    int64_t stop = tile.end[inner];
     int64_t& u = tile.at[inner];
-    if (tile.phase == 2) {
-      bool inside = true;
-      for (int a = 0; a < inner; a++) inside &= tile.at[a] >= tile.all_begin[a] && tile.at[a] < tile.all_end[a];
-      if (inside && u < tile.all_end[inner]) {
-        if (u >= tile.all_begin[inner]) {
-          u = tile.all_end[inner];
-        } else {
-          stop = tile.all_begin[inner];
-        }
-      }
-    }
     if (u < tile.group_length[inner]) stop = smaller(stop, u < 0 ? 0 : tile.group_length[inner]);  // the seam
-    const int64_t count = smaller(stop - u, problem.geometry.keys - tile.count);
-    if (count > 0) {
-      add_run(problem, tile, u, static_cast<int>(count));
-      u += count;
-    }
-    if (u < end[inner]) continue;
-    int a = inner - 1;
-    u = begin[inner];
-    for (; a >= 0 && ++tile.at[a] == end[a]; a--) tile.at[a] = begin[a];
-    if (a < 0) {
-      if (tile.phase++ == 1) start_phase(problem, tile, 2);
-      return;
+    const int64_t count = smaller(stop - u, problem.geometry.keys - tile.ahead);
+    add_run(problem, tile, u, static_cast<int>(count));
+    u += count;
+    for (int a = inner; a > 0 && tile.at[a] == tile.end[a]; a--) {
+      tile.at[a] = tile.begin[a];
+      tile.at[a - 1]++;
     }
   }
 }
@@ -381,26 +421,14 @@ int64_t tile_count(const TilePlan& plan, const int64_t* extent) {
 void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   carve(problem, tile, sums, scratch);
   const TilePlan& plan = *tile.plan;
-  const bool flat = plan.axes == 1;
-
-  // The box of this tile: first coordinate and count along each axis.
-  int64_t first[kMaxAxes] = {}, count[kMaxAxes] = {}, tokens = 1, rest = tile.index;
-  for (int a = plan.axes - 1; a >= 0; a--) {
-    const int64_t extent = flat ? tile.queries : problem.query_extent[a];
-    const int64_t per_group = tiles_per_group(plan, a, extent);
-    const int64_t on_axis = rest % (plan.dilation[a] * per_group);
-    rest /= plan.dilation[a] * per_group;
-    const int64_t residue = on_axis / per_group, origin = on_axis % per_group * plan.box[a];
-    first[a] = residue + origin * plan.dilation[a];
-    count[a] = larger(0, smaller(plan.box[a], ceil_div(extent - residue, plan.dilation[a]) - origin));
-    tokens *= count[a];
-  }
-  tile.lanes = static_cast<int>(tokens * tile.heads);
+  const Box box = box_of(problem, tile);
+  tile.lanes = static_cast<int>(box.tokens * tile.heads);
   tile.blocks = (tile.lanes + problem.geometry.lanes - 1) / problem.geometry.lanes;
-  tile.phase = problem.extra > 0 ? 0 : 1;
   tile.extra_done = 0;
-  if (tokens == 0) return;
+  if (tile.lanes == 0) return;
 
+  set_lanes(problem, tile, box);
+  Reach reach;
   for (int c = 0; c < plan.constraint_count; c++) {
     const Constraint& constraint = plan.constraints[c];
     const int64_t span =
@@ -408,54 +436,44 @@ void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
     tile.wrap[c] = constraint.wrap ? static_cast<int32_t>(span) : 0;
     // On a wrapping axis twice as far apart, so that adding `wrap` never leads into the next dilation group.
     tile.code_stride[c] = constraint.wrap ? 2 * span : span;
-    for (int b = 0; b < problem.geometry.blocks; b++) {
-      tile.any_low[c][b] = tile.all_high[c][b] = kHighest;
-      tile.any_high[c][b] = tile.all_low[c][b] = kLowest;
-    }
+    set_intervals(problem, tile, c, box, reach);
   }
-
-  Reach reach;
-  for (int lane = 0; lane < tile.lanes; lane++) {
-    int64_t x[kMaxAxes], token = lane % tokens, query = 0, inner = tokens;
-    for (int a = 0; a < plan.axes; a++) {
-      inner /= count[a];
-      x[a] = first[a] + token / inner * plan.dilation[a];
-      token %= inner;
-      query = flat ? x[a] : query * problem.query_extent[a] + x[a];
-    }
-    tile.lane_query[lane] = query;
-    tile.lane_head[lane] = static_cast<int32_t>(tile.head + lane / tokens);
-    lane_addresses(problem, tile, lane);
-    lane_intervals(problem, tile, lane, x, reach);
-    tile.lane_query[lane] += tile.query_origin;
-  }
+  if (reach.empty_lane) clear_empty_lanes(tile, reach);
   // Lanes without a query see nothing, so that what they hold has no influence on their block.
   for (int c = 0; c < plan.constraint_count; c++) {
     for (int lane = tile.lanes; lane < tile.blocks * problem.geometry.lanes; lane++)
       tile.low[c][lane] = tile.length[c][lane] = 0;
   }
-  set_walk(problem, tile, first, reach);
-  if (tile.phase == 1 && !start_phase(problem, tile, 1)) start_phase(problem, tile, 2);
+  set_walk(problem, tile, box.first, reach);
+  vector_intervals(problem, tile);
+  walk(problem, tile);
 }
 
 bool next_keys(const Problem& problem, Tile& tile) {
   if (tile.cancel->requested()) return false;
-  const int constraints = tile.plan->constraint_count;
-  tile.count = 0;
-  tile.extra = tile.phase == 0;
+  tile.extra = tile.extra_done < problem.extra;
+  tile.constraints = tile.extra ? 0 : tile.plan->constraint_count;
   if (tile.extra) {
-    tile.first_constraint = constraints;
     add_extra(problem, tile);
-    if (tile.extra_done == problem.extra && !start_phase(problem, tile, 1)) start_phase(problem, tile, 2);
-    return true;
-  }
-  while (tile.count == 0 && tile.phase <= 2) {
-    tile.first_constraint = tile.phase == 1 ? tile.plan->primaries : 0;
-    for (int c = tile.first_constraint; c < constraints; c++) {
-      tile.code_low[c] = kHighest;
-      tile.code_high[c] = kLowest;
-    }
+  } else {
+    std::swap(tile.k, tile.ahead_k);
+    std::swap(tile.v, tile.ahead_v);
+    std::swap(tile.key, tile.ahead_key);
+    std::swap(tile.code, tile.ahead_code);
+    tile.count = tile.ahead;
     walk(problem, tile);
+  }
+  for (int c = 0; c < tile.constraints; c++) {
+    const int32_t* code = tile.code[c];
+    for (int strip = 0, first = 0; first < tile.count; strip++, first += kStrip) {
+      int32_t low = kHighest, high = kLowest;
+      for (int i = first; i < tile.count && i < first + kStrip; i++) {
+        low = code[i] < low ? code[i] : low;
+        high = code[i] > high ? code[i] : high;
+      }
+      tile.code_low[c][strip] = low;
+      tile.code_high[c][strip] = high;
+    }
   }
   return tile.count > 0;
 }
@@ -464,27 +482,37 @@ int row_pitch(const Problem& problem) {
   return static_cast<int>((larger(problem.head_dim, problem.value_dim) + 31) / 32 * 32);
 }
 
-Sight sight(const Tile& tile, int block) {
-  bool full = true;
-  for (int c = tile.first_constraint; c < tile.plan->constraint_count; c++) {
-    if (tile.code_high[c] < tile.any_low[c][block] || tile.code_low[c] >= tile.any_high[c][block]) return Sight::kNone;
-    full &= tile.code_low[c] >= tile.all_low[c][block] && tile.code_high[c] < tile.all_high[c][block];
-  }
-  return full ? Sight::kFull : Sight::kPartial;
-}
-
-Sight sight(const Tile& tile, int block, int first, int count) {
-  bool full = true;
-  for (int c = tile.first_constraint; c < tile.plan->constraint_count; c++) {
-    int32_t low = kHighest, high = kLowest;
-    for (int i = first; i < first + count; i++) {
-      low = tile.code[c][i] < low ? tile.code[c][i] : low;
-      high = tile.code[c][i] > high ? tile.code[c][i] : high;
+Sight sight(const Problem& problem, const Tile& tile, int block, int first, int count) {
+  const int width = problem.geometry.width, vectors = problem.geometry.lanes / width, begin = block * vectors;
+  const int used = static_cast<int>(smaller(vectors, (tile.lanes + width - 1) / width - begin));
+  const int strip = first / kStrip, strips = (first + count + kStrip - 1) / kStrip;
+  int32_t low, high;
+  const auto set_codes = [&](int c) {
+    low = tile.code_low[c][strip];
+    high = tile.code_high[c][strip];
+    for (int i = strip + 1; i < strips; i++) {
+      low = tile.code_low[c][i] < low ? tile.code_low[c][i] : low;
+      high = tile.code_high[c][i] > high ? tile.code_high[c][i] : high;
     }
-    if (high < tile.any_low[c][block] || low >= tile.any_high[c][block]) return Sight::kNone;
-    full &= low >= tile.all_low[c][block] && high < tile.all_high[c][block];
+  };
+  unsigned some = (1u << used) - 1;  // bits are vectors
+  for (int c = 0; c < tile.constraints; c++) {
+    set_codes(c);
+    const int32_t *any_low = tile.any_low[c] + begin, *any_high = tile.any_high[c] + begin;
+    for (int v = 0; v < used; v++) some &= ~(static_cast<unsigned>((high < any_low[v]) | (low >= any_high[v])) << v);
   }
-  return full ? Sight::kFull : Sight::kPartial;
+  if (some == 0) return {0, 0, ~0u};
+  Sight seen = {0, used, 0};
+  while (!(some >> seen.from & 1)) seen.from++;
+  while (!(some >> (seen.to - 1) & 1)) seen.to--;
+  for (int c = 0; c < tile.constraints; c++) {
+    set_codes(c);
+    const int32_t *all_low = tile.all_low[c] + begin, *all_high = tile.all_high[c] + begin;
+    bool all = true;
+    for (int v = seen.from; v < seen.to; v++) all &= (low >= all_low[v]) & (high < all_high[v]);
+    if (!all) seen.hiding |= 1u << smaller(c, kLastBit);
+  }
+  return seen;
 }
 
 }  // namespace na::cpu

@@ -12,8 +12,12 @@ namespace na::cpu {
 
 constexpr int kMaxAxes = 3;
 
+// Keys whose codes are looked at together when it is decided who sees them.
+constexpr int kStrip = 16;
+
 // Sizes of an instruction set: a block is what the registers hold at once, a tile is one or more blocks.
 struct Geometry {
+  int width;                  // query rows in a vector
   int lanes;                  // query rows in a block
   int blocks;                 // at most, in a tile
   int keys;                   // at most, in a key tile
@@ -33,7 +37,8 @@ struct Bias {
 };
 
 // "The code of the key lies in the lane's interval", the form that every mask takes. On an axis with dilation the
-// code of coordinate x is (x % dilation) * code_stride + x / dilation, so that a dilation group is contiguous.
+// code of coordinate x is (x % dilation) * code_stride + x / dilation, so that a dilation group is contiguous. Along
+// the constraint that bounds the walk it is where the walk stands.
 struct Constraint {
   int axis;  // of the keys; -1: the flat position
   bool wrap;
@@ -105,29 +110,41 @@ struct Tile {
   int32_t* wrap;     // [constraint]; 0: none
   int64_t* code_stride;
 
-  // Per constraint and block: what any lane sees, what all lanes see.
+  // [constraint][vector of lanes]: what any lane of it sees, what all see.
   int32_t **any_low, **any_high, **all_low, **all_high;
 
   // The keys at hand.
   int count;
-  bool extra;            // neither masked nor biased
-  int first_constraint;  // those before it hold for every key and lane
+  bool extra;       // neither masked nor biased
+  int constraints;  // on them: those of the plan, or none
   const char** k;
   const char** v;
-  int64_t* key;    // flat index, for biases
-  int32_t** code;  // [constraint][key], from first_constraint
-  int32_t *code_low, *code_high;
+  int64_t* key;                     // flat index, for biases
+  int32_t** code;                   // [constraint][key],
+  int32_t **code_low, **code_high;  // [constraint][strip]
 
-  // The walk: extra keys, then keys that all lanes see, then the rest.
-  int phase;
+  // The walk: extra keys, then the box of keys that any lane sees. On a wrapping axis it may begin below 0 or end
+  // beyond the length.
   int64_t extra_done;
   int64_t residue[kMaxAxes], dilation[kMaxAxes], group_length[kMaxAxes];  // along the key axes
-  int64_t any_begin[kMaxAxes], any_end[kMaxAxes], all_begin[kMaxAxes], all_end[kMaxAxes];
+  int64_t begin[kMaxAxes], end[kMaxAxes];
   int64_t at[kMaxAxes];
+
+  // The keys after those at hand, so that their rows can be fetched while sums are made.
+  int ahead, fetched;
+  const char** ahead_k;
+  const char** ahead_v;
+  int64_t* ahead_key;
+  int32_t** ahead_code;
 };
 
-// How the keys of the current tile lie to a block.
-enum class Sight { kNone, kPartial, kFull };
+// How keys at hand lie to a block: vectors of its lanes [from, to) see some of them, the others none.
+struct Sight {
+  int from, to;
+  uint32_t hiding;  // bits of the constraints that hide some of them from these lanes, the last for all further ones
+};
+
+constexpr int kLastBit = 31;
 
 // Scratch memory of the sums. A block of a tile has its queries, and its output so far, with lanes innermost.
 struct Sums {
@@ -151,9 +168,8 @@ size_t scratch_bytes(const Problem& problem);
 // Fills the lanes; `tile` and `sums` point into scratch from then on.
 void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch);
 bool next_keys(const Problem& problem, Tile& tile);  // false: no more, or cancelled
-Sight sight(const Tile& tile, int block);
-// Of some of the keys at hand, all of them masked by codes.
-Sight sight(const Tile& tile, int block, int first, int count);
+// Of the keys at hand, `count` from `first`, a multiple of kStrip.
+Sight sight(const Problem& problem, const Tile& tile, int block, int first, int count);
 int64_t tile_count(const TilePlan& plan, const int64_t* extent);
 
 // The sums of one tile, on each instruction set.

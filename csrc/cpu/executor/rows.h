@@ -180,7 +180,8 @@ void finish_scores(const Problem& problem, const Tile& tile, int lane, int padde
     for (int key = 0; key < tile.count; key++) scores[key] += to_log2(row[tile.key[key] * bias.key]);
   }
   for (int key = tile.count; key < padded; key++) scores[key] = -kInfinity;
-  for (int c = tile.first_constraint; c < tile.plan->constraint_count; c++) {
+  const uint32_t hiding = sight(problem, tile, 0, 0, tile.count).hiding;
+  for (int c = 0; c < tile.constraints && hiding != 0; c++) {
     const Integers low = broadcast(tile.low[c][lane]), length = broadcast(tile.length[c][lane]);
     const Integers wrap = broadcast(tile.wrap[c]);
     for (int key = 0; key < padded; key += kWidth) {

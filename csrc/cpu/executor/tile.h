@@ -97,50 +97,80 @@ void soften(const Block& block, int keys, const Vector* top, float* scores, Vect
   }
 }
 
-// One block against the keys at hand.
+// The first kUsed vectors of a block against some of the keys at hand.
 template <int kUsed>
-void step(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, Sight seen) {
-  const int keys = tile.count, head_dim = problem.head_dim;
+void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& block, int first, int keys,
+          uint32_t hiding) {
+  const int head_dim = problem.head_dim;
   const bool biased = problem.bias_count > 0 && !tile.extra;
+  const float* const* k = sums.k_row + first;
   Vector top[kUsed], decay[kUsed];
   for (int u = 0; u < kUsed; u++) top[u] = load(block.maximum + u * kWidth);
 
-  if (problem.cap == 0 && !biased && seen == Sight::kFull) {
+  if (problem.cap == 0 && !biased && hiding == 0) {
     int key = 0;
     for (; key + kRows <= keys; key += kRows) {
-      score_rows<kUsed, kRows>(sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, top);
+      fetch_ahead(problem, tile);
+      score_rows<kUsed, kRows>(k + key, block.q, head_dim, sums.scores + key * kLanes, top);
     }
-    score_rest<kUsed, kRows - 1>(keys - key, sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, top);
+    score_rest<kUsed, kRows - 1>(keys - key, k + key, block.q, head_dim, sums.scores + key * kLanes, top);
   } else {
     Vector unused[kUsed] = {};
     int key = 0;
     for (; key + kRows <= keys; key += kRows) {
-      score_rows<kUsed, kRows>(sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, unused);
+      fetch_ahead(problem, tile);
+      score_rows<kUsed, kRows>(k + key, block.q, head_dim, sums.scores + key * kLanes, unused);
     }
-    score_rest<kUsed, kRows - 1>(keys - key, sums.k_row + key, block.q, head_dim, sums.scores + key * kLanes, unused);
+    score_rest<kUsed, kRows - 1>(keys - key, k + key, block.q, head_dim, sums.scores + key * kLanes, unused);
     if (problem.cap != 0) cap_scores<kUsed>(problem.cap, keys, sums.scores);
     for (int b = 0; b < problem.bias_count && biased; b++) {
-      add_bias<kUsed>(problem.biases[b], tile, block, 0, keys, sums.bias, sums.scores);
+      add_bias<kUsed>(problem.biases[b], tile, block, first, keys, sums.bias, sums.scores);
     }
-    if (seen == Sight::kPartial) {
-      apply_mask<kUsed>(tile, block, 0, keys, sums.scores, top);
-    } else {
-      largest_scores<kUsed>(keys, sums.scores, top);
-    }
+    if (hiding != 0) apply_mask<kUsed>(tile, block, hiding, first, keys, sums.scores);
+    largest_scores<kUsed>(keys, sums.scores, top);
   }
 
   soften<kUsed>(block, keys, top, sums.scores, decay);
 
   for (int value = 0; value < problem.value_pitch; value += kRows) {
-    output_rows<kUsed>(sums.scores, keys, sums.v + panel(problem, value), block.out + value * kLanes, decay);
+    fetch_ahead(problem, tile);
+    output_rows<kUsed>(sums.scores, keys, sums.v + panel(problem, value) + first * kRows, block.out + value * kLanes,
+                       decay);
   }
 }
 
+// Those of a block's vectors of lanes that see any of the keys, against these.
 template <int kUsed = kVectors>
-void step_used(int used, const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, Sight seen) {
+void step_seen(const Problem& problem, Tile& tile, const Sums& sums, const Block& block, int first, int keys,
+               Sight seen) {
   if constexpr (kUsed > 0) {
-    if (used == kUsed) return step<kUsed>(problem, tile, sums, block, seen);
-    step_used<kUsed - 1>(used, problem, tile, sums, block, seen);
+    if (seen.to - seen.from != kUsed) {
+      return step_seen<kUsed - 1>(problem, tile, sums, block, first, keys, seen);
+    }
+    const int from = seen.from * kWidth, rest = block.lanes - from, lanes = kUsed * kWidth;
+    const Block part = {block.index,      block.first + from,   rest < lanes ? rest : lanes, block.q + from,
+                        block.out + from, block.maximum + from, block.total + from};
+    step<kUsed>(problem, tile, sums, part, first, keys, seen.hiding);
+  }
+}
+
+// One block against the keys at hand. At the border of what it sees, strips of keys are taken together as long as the
+// same lanes see them.
+void step_block(const Problem& problem, Tile& tile, const Sums& sums, const Block& block, Sight seen) {
+  if (seen.hiding == 0) return step_seen(problem, tile, sums, block, 0, tile.count, seen);
+  const auto strip = [&](int first) {
+    const int rest = tile.count - first;
+    return sight(problem, tile, block.index, first, rest < kStrip ? rest : kStrip);
+  };
+  Sight now = strip(0);
+  for (int first = 0, end; first < tile.count; first = end) {
+    Sight next = {};
+    for (end = first + kStrip; end < tile.count; end += kStrip) {
+      next = strip(end);
+      if (next.from != now.from || next.to != now.to || next.hiding != now.hiding) break;
+    }
+    step_seen(problem, tile, sums, block, first, (end < tile.count ? end : tile.count) - first, now);
+    now = next;
   }
 }
 
@@ -148,7 +178,7 @@ void step_used(int used, const Problem& problem, const Tile& tile, const Sums& s
 void pack_queries(const Problem& problem, const Tile& tile, const Block& block, float* q) {
   const float factor = problem.cap != 0 ? problem.scale / problem.cap : problem.scale * kLog2E;
   for (int first = 0; first < kLanes; first += kWidth) {
-    char* const* rows = tile.lane_q + block.index * kLanes + first;
+    char* const* rows = tile.lane_q + block.first + first;
     const int lanes = block.lanes - first;
     for (int d = 0; d < problem.head_dim; d += kWidth) {
       const int columns = problem.head_dim - d;
@@ -192,9 +222,7 @@ void run_tile(const Problem& problem, Tile& tile, Sums& sums) {
   run_blocks(
       problem, tile, sums, [&](const Block& block) { pack_queries(problem, tile, block, const_cast<float*>(block.q)); },
       [&] { load_keys(problem, tile, sums); },
-      [&](const Block& block, Sight seen) {
-        step_used((block.lanes + kWidth - 1) / kWidth, problem, tile, sums, block, seen);
-      });
+      [&](const Block& block, Sight seen) { step_block(problem, tile, sums, block, seen); });
 }
 
 }  // namespace

@@ -93,6 +93,27 @@ NA_INLINE Vector exp2(Vector x) {
 #endif
 }
 
+// Natural logarithm of normal numbers; infinity and NaN stay what they are.
+NA_INLINE Vector log(Vector x) {
+  // x is m * 2^e with m from the root of 1/2 to that of 2, so that f is small where the logarithm is.
+  const Integers e = ((Integers)x - 0x3f3504f3) >> 23;
+  const Vector f = (Vector)((Integers)x - (e << 23)) - broadcast(1.0f), z = f * f;
+  Vector p = broadcast(7.0376836292e-2f);
+  p = multiply_add(p, f, broadcast(-1.1514610310e-1f));
+  p = multiply_add(p, f, broadcast(1.1676998740e-1f));
+  p = multiply_add(p, f, broadcast(-1.2420140846e-1f));
+  p = multiply_add(p, f, broadcast(1.4249322787e-1f));
+  p = multiply_add(p, f, broadcast(-1.6668057665e-1f));
+  p = multiply_add(p, f, broadcast(2.0000714765e-1f));
+  p = multiply_add(p, f, broadcast(-2.4999993993e-1f));
+  p = multiply_add(p, f, broadcast(3.3333331174e-1f));
+  // ln 2 in two parts, of which the first times e is exact.
+  const Vector exponent = __builtin_convertvector(e, Vector);
+  const Vector rest = multiply_add(exponent, broadcast(-2.12194440e-4f), multiply_add(p * f, z, z * broadcast(-0.5f)));
+  const Vector result = multiply_add(exponent, broadcast(0.693359375f), f + rest);
+  return select(x <= broadcast(kMostFloat), result, x);
+}
+
 // tanh with a small relative error everywhere: a polynomial near 0, where the exponential would cancel.
 NA_INLINE Vector tanh(Vector x) {
   const Vector z = x * x;
