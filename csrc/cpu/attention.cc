@@ -9,18 +9,20 @@ namespace na::cpu {
 namespace {
 
 // Blocks are what registers hold; key tiles are sized for the first-level cache, query tiles for the second.
-constexpr Geometry kGeneric = {4, 4 * 2, 16, 64, 1, 4}, kAvx2 = {8, 8 * 2, 8, 64, 1, 6},
-                   kAvx512 = {16, 16 * 4, 16, 64, 1, 4}, kAmx = {16, 16 * 2, 32, 256, 32, 16};
+constexpr Geometry kGeneric = {4, 4 * 2, 16, 64, 0, 1, 4}, kAvx2 = {8, 8 * 2, 8, 64, 0, 1, 6},
+                   kAvx512 = {16, 16 * 4, 16, 64, 0, 1, 4};
+constexpr Geometry kAmxFloat32 = {16, 16 * 2, 16, 128, 3, 32, 32}, kAmxFloat16 = {16, 16 * 2, 16, 128, 2, 32, 32},
+                   kAmxBfloat16 = {16, 16 * 2, 32, 256, 1, 32, 32};
 
 // Tiles per thread below which tiles are made smaller, so that threads end at about the same time. Where tiles end
 // decides in which order masked sums are made: with masks, results differ by rounding between numbers of threads.
 constexpr int64_t kTilesPerThread = 4;
 
-Geometry geometry_of(Isa isa) {
+Geometry geometry_of(Isa isa, int dtype) {
   switch (isa) {
     case Isa::kAvx2: return kAvx2;
     case Isa::kAvx512: return kAvx512;
-    case Isa::kAmx: return kAmx;
+    case Isa::kAmx: return dtype == NA_FLOAT32 ? kAmxFloat32 : dtype == NA_FLOAT16 ? kAmxFloat16 : kAmxBfloat16;
     default: return kGeneric;
   }
 }
@@ -37,9 +39,6 @@ Run run_of(Isa isa) {
     default: return run_generic;
   }
 }
-
-// AMX multiplies bfloat16; for the rest it is AVX-512.
-Isa isa_for(Isa isa, int dtype) { return isa == Isa::kAmx && dtype != NA_BFLOAT16 ? Isa::kAvx512 : isa; }
 
 // Tensors are [batch, tokens..., heads, headDim].
 Rows rows_of(const na_tensor& tensor, int heads_axis) {
@@ -107,6 +106,7 @@ struct Description {
     p.geometry = geometry;
     p.head_pitch = (p.head_dim + geometry.head_step - 1) / geometry.head_step * geometry.head_step;
     p.value_pitch = (p.value_dim + geometry.value_step - 1) / geometry.value_step * geometry.value_step;
+    p.element_bytes = geometry.parts > 0 ? 2 * geometry.parts : 4;
     make_plans(a);
   }
 
@@ -261,8 +261,8 @@ class AttentionJob final : public Job {
  public:
   AttentionJob(const na_attention& attention, Isa isa, int threads)
       : attention_(attention),
-        description_(attention, geometry_of(isa_for(isa, attention.q->dtype))),
-        run_(run_of(isa_for(isa, attention.q->dtype))),
+        description_(attention, geometry_of(isa, attention.q->dtype)),
+        run_(run_of(isa)),
         threads_(threads) {}
 
   int64_t prepare() override {
@@ -421,7 +421,7 @@ class AttentionJob final : public Job {
 }  // namespace
 
 size_t attention_scratch_bytes(const na_attention& attention, Isa isa) {
-  return scratch_bytes(Description(attention, geometry_of(isa_for(isa, attention.q->dtype))).problem);
+  return scratch_bytes(Description(attention, geometry_of(isa, attention.q->dtype)).problem);
 }
 
 std::unique_ptr<Job> attention_job(const na_attention& attention, Isa isa, int threads) {

@@ -1,11 +1,13 @@
-// bfloat16 on AMX: the tile of tile.h, with the inner products on the tile registers.
-//   scores  S^T = K Q^T: K as it lies in memory, Q with pairs of columns side by side, as B operands want it
+// Attention on AMX: the tile of tile.h, with the inner products on the tile registers.
+//   scores  S^T = K Q^T: Q with pairs of columns side by side, as B operands want it
 //   output  O^T += V^T P^T: V transposed once per key tile, P written in pairs of keys by the softmax
-// Queries are not scaled, so that products are those of the inputs; scores are, in float32.
+// bfloat16 is multiplied as it is, the other types as sums of parts (split.h). Queries are not scaled, so that products
+// are those of the inputs; scores are, in float32.
 #define NA_WIDTH 16
 #define NA_VECTORS 2
 #include "cpu/executor/block.h"
 #include "cpu/executor/rows.h"
+#include "cpu/executor/split.h"
 
 namespace na::cpu {
 namespace {
@@ -16,9 +18,19 @@ constexpr int kChunk = 32, kTileRows = 16, kDeep = 32;
 // Rows of keys to come that are fetched with each chunk.
 constexpr int kFetched = 8;
 
+// Of both operands, 32 x 32 elements lie together, all parts of them one after the other. A operands are two tiles of
+// rows, so that memory is read in order; B operands have their pairs side by side, [pair][lane].
+constexpr int kSquare = 32 * 32;
+
 // A maximum may be stale by a factor of 2^kSlack: weights then stay far from overflow, what they are divided by
 // holds the same factor, and the output so far need hardly ever be rescaled.
 constexpr float kSlack = 8.0f;
+
+// Which queries, keys and values, a bit each, hold elements without parts, and are multiplied as float32.
+constexpr int kMostBlocks = 32, kMostChunks = 8;
+struct Whole {
+  uint32_t queries[kMostBlocks], keys[kMostChunks], values[kMostChunks];
+};
 
 struct alignas(64) TileConfig {
   uint8_t palette, start, reserved[14];
@@ -38,62 +50,142 @@ void configure_tiles() {
   _tile_loadconfig(&config);
 }
 
-// Scores of a chunk of keys.
-NA_INLINE void multiply_scores(const uint16_t* k, int pitch, const uint16_t* q, float* scores) {
+// Tiles 0 to 3 are sums, 4 and 5 of operand A, 6 and 7 of operand B.
+NA_INLINE void zero_sums() {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int d = 0; d < pitch; d += kDeep) {
-    const uint16_t* lanes = q + static_cast<int64_t>(d) * kLanes;
-    _tile_loadd(4, k + d, 2 * pitch);
-    _tile_loadd(5, k + static_cast<int64_t>(kTileRows) * pitch + d, 2 * pitch);
-    _tile_loadd(6, lanes, 4 * kLanes);
-    _tile_loadd(7, lanes + 2 * kWidth, 4 * kLanes);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+}
+
+NA_INLINE void load_sums(const float* from) {
+  _tile_loadd(0, from, 4 * kLanes);
+  _tile_loadd(1, from + kWidth, 4 * kLanes);
+  _tile_loadd(2, from + kTileRows * kLanes, 4 * kLanes);
+  _tile_loadd(3, from + kTileRows * kLanes + kWidth, 4 * kLanes);
+}
+
+NA_INLINE void store_sums(float* to) {
+  _tile_stored(0, to, 4 * kLanes);
+  _tile_stored(1, to + kWidth, 4 * kLanes);
+  _tile_stored(2, to + kTileRows * kLanes, 4 * kLanes);
+  _tile_stored(3, to + kTileRows * kLanes + kWidth, 4 * kLanes);
+}
+
+NA_INLINE void load_a(const uint16_t* square) {
+  _tile_loadd(4, square, 2 * kDeep);
+  _tile_loadd(5, square + kTileRows * kDeep, 2 * kDeep);
+}
+
+NA_INLINE void load_b(const uint16_t* square) {
+  _tile_loadd(6, square, 4 * kLanes);
+  _tile_loadd(7, square + 2 * kWidth, 4 * kLanes);
+}
+
+NA_INLINE void multiply_tiles() {
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+// Adds A times B: all products of parts but those too small for float32, in the order that loads least.
+template <int kCount>
+NA_INLINE void multiply(const uint16_t* a, const uint16_t* b) {
+  load_a(a);
+  if constexpr (kCount > 2) {
+    load_b(b + 2 * kSquare);
+    multiply_tiles();
   }
-  _tile_stored(0, scores, 4 * kLanes);
-  _tile_stored(1, scores + kWidth, 4 * kLanes);
-  _tile_stored(2, scores + kTileRows * kLanes, 4 * kLanes);
-  _tile_stored(3, scores + kTileRows * kLanes + kWidth, 4 * kLanes);
+  load_b(b);
+  multiply_tiles();
+  if constexpr (kCount > 1) {
+    load_b(b + kSquare);
+    multiply_tiles();
+    load_a(a + kSquare);
+    multiply_tiles();
+    load_b(b);
+    multiply_tiles();
+  }
+  if constexpr (kCount > 2) {
+    load_a(a + 2 * kSquare);
+    multiply_tiles();
+  }
+}
+
+float inner_product(const Problem& problem, const char* a, const char* b) {
+  Vector sum = {};
+  for (int d = 0; d < problem.head_dim; d += kWidth) {
+    const int columns = problem.head_dim - d;
+    sum = multiply_add(load_elements(problem.dtype, a, d, columns), load_elements(problem.dtype, b, d, columns), sum);
+  }
+  float all = 0;
+  for (int i = 0; i < kWidth; i++) all += sum[i];
+  return all;
+}
+
+// Scores of the queries and keys that have no parts.
+void replace_scores(const Problem& problem, const Tile& tile, const Block& block, const Whole& whole, int first,
+                    int keys, float* scores) {
+  const float turn = problem.scale < 0 ? -1.0f : 1.0f;
+  for (int key = 0; key < keys; key++) {
+    const bool all = whole.keys[first / kChunk] >> key & 1;
+    for (int lane = 0; lane < block.lanes; lane++) {
+      if (!all && !(whole.queries[block.index] >> lane & 1)) continue;
+      const char* q = tile.lane_q[block.index * kLanes + lane];
+      scores[key * kLanes + lane] = turn * inner_product(problem, q, tile.k[first + key]);
+    }
+  }
+}
+
+// What the softmax wrote for a key, its parts summed.
+template <int kCount>
+NA_INLINE Vector weight_of(const uint16_t* weights, int key, int vector) {
+  Vector sum = {};
+  for (int part = 0; part < kCount; part++) {
+    const uint16_t* pairs = weights + part * kSquare + key / 2 * 2 * kLanes + 2 * vector * kWidth;
+    const Naturals words = (Naturals)load(reinterpret_cast<const int32_t*>(pairs));
+    sum += (Vector)(key % 2 ? words & 0xffff0000 : words << 16);
+  }
+  return sum;
+}
+
+// Adds the elements of V that have no parts, those of one chunk.
+template <int kCount>
+void add_values(const Problem& problem, const Tile& tile, const Block& block, uint32_t which, int first,
+                const uint16_t* weights) {
+  for (int key = 0; key < kChunk; key++) {
+    if (!(which >> key & 1)) continue;
+    for (int value = 0; value < problem.value_dim; value++) {
+      const Vector element = broadcast(load_elements(problem.dtype, tile.v[first + key], value, 1)[0]);
+      if (!without_parts(element)) continue;
+      for (int u = 0; u < kVectors; u++) {
+        float* at = block.out + value * kLanes + u * kWidth;
+        store(at, multiply_add(weight_of<kCount>(weights, key, u), element, load(at)));
+      }
+    }
+  }
 }
 
 // Adds keys [from, to), whole chunks, to the output of a block.
-void multiply_output(const Problem& problem, const Sums& sums, const Block& block, int from, int to) {
+template <int kCount>
+void multiply_output(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, const Whole& whole,
+                     int from, int to) {
+  constexpr int kStep = kCount * kSquare;
   const uint16_t* v = reinterpret_cast<const uint16_t*>(sums.v);
-  const int pitch = problem.geometry.keys;
-  for (int value = 0; value < problem.value_pitch; value += 2 * kTileRows) {
-    const bool two = value + kTileRows < problem.value_pitch;
-    float* out = block.out + value * kLanes;
-    float* below = out + kTileRows * kLanes;
-    _tile_loadd(0, out, 4 * kLanes);
-    _tile_loadd(1, out + kWidth, 4 * kLanes);
-    if (two) {
-      _tile_loadd(2, below, 4 * kLanes);
-      _tile_loadd(3, below + kWidth, 4 * kLanes);
+  const int squares = problem.value_pitch / kDeep;
+  for (int square = 0; square < squares; square++) {
+    float* out = block.out + square * kDeep * kLanes;
+    load_sums(out);
+    for (int chunk = from / kChunk; chunk < to / kChunk; chunk++) {
+      multiply<kCount>(v + (chunk * squares + square) * kStep, sums.weights + chunk * kStep);
     }
-    for (int key = from; key < to; key += kDeep) {
-      const uint16_t* weights = sums.weights + key * kLanes;
-      const uint16_t* rows = v + static_cast<int64_t>(value) * pitch + key;
-      _tile_loadd(4, rows, 2 * pitch);
-      _tile_loadd(6, weights, 4 * kLanes);
-      _tile_loadd(7, weights + 2 * kWidth, 4 * kLanes);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      if (two) {
-        _tile_loadd(5, rows + static_cast<int64_t>(kTileRows) * pitch, 2 * pitch);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-      }
-    }
-    _tile_stored(0, out, 4 * kLanes);
-    _tile_stored(1, out + kWidth, 4 * kLanes);
-    if (two) {
-      _tile_stored(2, below, 4 * kLanes);
-      _tile_stored(3, below + kWidth, 4 * kLanes);
+    store_sums(out);
+  }
+  if constexpr (kCount > 1) {
+    for (int chunk = from / kChunk; chunk < to / kChunk; chunk++) {
+      const uint32_t which = whole.values[chunk];
+      if (which) add_values<kCount>(problem, tile, block, which, chunk * kChunk, sums.weights + chunk * kStep);
     }
   }
 }
@@ -115,69 +207,102 @@ void raise_maximum(const Problem& problem, const Block& block, const Vector* top
   }
 }
 
-// The bfloat16 of an even and an odd key, side by side in each lane.
+// The weights of an even and an odd key, side by side in each lane.
+template <int kCount>
 NA_INLINE void store_weights(uint16_t* to, Vector even, Vector odd) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
-  _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, halves));
+  if constexpr (kCount > 1) {
+    split<kCount>(even, odd, [&](int part, __m512i halves) { _mm512_storeu_si512(to + part * kSquare, halves); });
+  } else {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, halves));
+  }
 }
 
-// Weights of a chunk from its scores times `factor`; of its keys only the first `keys` exist.
-NA_INLINE void soften(const Block& block, int keys, float factor, const float* scores, uint16_t* weights) {
+// Weights of a chunk from its scores times `factor`. Meanwhile the tile registers multiply the scores of another chunk,
+// `squares` of `k` and `q`, if any: the processor looks ahead so far that vectors and tiles are busy at once.
+template <int kCount>
+NA_INLINE void soften(const Block& block, float factor, const float* scores, uint16_t* weights, int squares,
+                      const uint16_t* k, const uint16_t* q) {
+  constexpr int kPairs = kChunk / 2;
+  const Vector scale = broadcast(factor);
+  Vector zero[kVectors], sum[kVectors][2] = {};
   for (int u = 0; u < kVectors; u++) {
-    const Vector maximum = load(block.maximum + u * kWidth), scale = broadcast(factor);
-    const Vector zero = select(maximum == broadcast(-kInfinity), Vector{}, maximum);
-    Vector sum[2] = {};
-    const auto weight = [&](int key) {
-      return exp2(multiply_add(load(scores + key * kLanes + u * kWidth), scale, -zero));
-    };
-    int key = 0;
-    for (; key + 2 <= keys; key += 2) {
-      const Vector even = weight(key), odd = weight(key + 1);
-      sum[0] += even;
-      sum[1] += odd;
-      store_weights(weights + key * kLanes + 2 * u * kWidth, even, odd);
+    const Vector maximum = load(block.maximum + u * kWidth);
+    zero[u] = select(maximum == broadcast(-kInfinity), Vector{}, maximum);
+  }
+  const auto weight = [&](int key, int u) {
+    return exp2(multiply_add(load(scores + key * kLanes + u * kWidth), scale, -zero[u]));
+  };
+  const auto soften_pairs = [&](int from, int to) {
+    for (int pair = from; pair < to; pair++) {
+      for (int u = 0; u < kVectors; u++) {
+        const Vector even = weight(2 * pair, u), odd = weight(2 * pair + 1, u);
+        sum[u][0] += even;
+        sum[u][1] += odd;
+        store_weights<kCount>(weights + 2 * pair * kLanes + 2 * u * kWidth, even, odd);
+      }
     }
-    if (key < keys) {
-      const Vector even = weight(key);
-      sum[0] += even;
-      store_weights(weights + key * kLanes + 2 * u * kWidth, even, Vector{});
-      key += 2;
+  };
+  if (squares > 0) {
+    for (int square = 0, from = 0; square < squares; square++) {
+      multiply<kCount>(k + square * kCount * kSquare, q + square * kCount * kSquare);
+      const int to = (square + 1) * kPairs / squares;
+      soften_pairs(from, to);
+      from = to;
     }
-    for (; key < kChunk; key += 2) store_weights(weights + key * kLanes + 2 * u * kWidth, Vector{}, Vector{});
-    store(block.total + u * kWidth, load(block.total + u * kWidth) + (sum[0] + sum[1]));
+  } else {
+    soften_pairs(0, kPairs);
+  }
+  for (int u = 0; u < kVectors; u++) {
+    store(block.total + u * kWidth, load(block.total + u * kWidth) + (sum[u][0] + sum[u][1]));
   }
 }
 
 // One block against the keys at hand.
-void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& block, Sight seen) {
+template <int kCount>
+void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& block, const Whole& whole, Sight seen) {
+  constexpr int kStep = kCount * kSquare;
   const bool biased = problem.bias_count > 0 && !tile.extra, plain = problem.cap == 0 && !biased && problem.scale != 0;
   const float scale = problem.scale < 0 ? -problem.scale : problem.scale;
+  const int squares = problem.head_pitch / kDeep;
   const uint16_t* k = reinterpret_cast<const uint16_t*>(sums.k);
   const uint16_t* q = reinterpret_cast<const uint16_t*>(block.q);
   const int vectors = (block.lanes + kWidth - 1) / kWidth;
-  int done = 0;  // keys whose weights are in the output already
-  int ready = 0;
-  for (int first = 0; first < tile.count; first += kChunk, ready += kChunk) {
-    const int keys = tile.count - first < kChunk ? tile.count - first : kChunk;
-    float* scores = sums.scores;
-    uint16_t* weights = sums.weights + first * kLanes;
-    const Sight chunk = seen.hiding == 0 ? seen : sight(problem, tile, block.index, first, keys);
-    if (chunk.from == chunk.to) {
-      if (done == ready) {
-        done += kChunk;
-      } else {
-        __builtin_memset(weights, 0, sizeof(uint16_t) * kChunk * kLanes);
-      }
-      continue;
+  const auto keys_of = [&](int first) { return tile.count - first < kChunk ? tile.count - first : kChunk; };
+
+  // The first chunk from `first` on of which the block sees some keys.
+  Sight sight_of_chunk = seen;
+  const auto next_chunk = [&](int first) {
+    for (; first < tile.count; first += kChunk) {
+      if (seen.hiding != 0) sight_of_chunk = sight(problem, tile, block.index, first, keys_of(first));
+      if (sight_of_chunk.from < sight_of_chunk.to) break;
     }
+    return first;
+  };
+
+  int first = next_chunk(0), done = first;  // keys before `done` are in the output, or unseen
+  float *scores = sums.scores, *others = sums.scores + kChunk * kLanes;
+  if (first < tile.count) {
+    zero_sums();
+    for (int square = 0; square < squares; square++) {
+      multiply<kCount>(k + (first / kChunk * squares + square) * kStep, q + square * kStep);
+    }
+    store_sums(scores);
+  }
+  while (first < tile.count) {
+    const int keys = keys_of(first), chunk = first / kChunk;
     // All vectors of the block are multiplied, also one that sees none of these keys: every constraint masks it.
-    const uint32_t hiding = chunk.to - chunk.from < vectors ? ~0u : chunk.hiding;
+    const uint32_t hiding = sight_of_chunk.to - sight_of_chunk.from < vectors ? ~0u : sight_of_chunk.hiding;
     for (int i = 0; i < kFetched; i++) fetch_ahead(problem, tile);
-    multiply_scores(k + static_cast<int64_t>(first) * problem.head_pitch, problem.head_pitch, q, scores);
+    if (kCount > 1 && (whole.keys[chunk] | whole.queries[block.index])) {
+      replace_scores(problem, tile, block, whole, first, keys, scores);
+    }
     float factor = scale * kLog2E;
-    if (!plain) {
+    // Scaled before they are compared, a lone score is its own maximum exactly, and its weight 1. bfloat16 rounds
+    // anyway.
+    if (!plain || (kCount > 1 && (hiding != 0 || keys < kChunk))) {
       scale_scores<kVectors>(problem.cap != 0 ? scale / problem.cap : factor, keys, scores);
       factor = 1;
       if (problem.cap != 0) cap_scores<kVectors>(problem.cap, keys, scores);
@@ -185,101 +310,217 @@ void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& blo
         add_bias<kVectors>(problem.biases[b], tile, block, first, keys, sums.bias, scores);
       }
     }
+    for (int i = keys * kLanes; i < kChunk * kLanes; i++) scores[i] = -kInfinity;
     Vector top[kVectors];
     Integers higher = {};
     for (int u = 0; u < kVectors; u++) top[u] = broadcast(-kInfinity);
     if (hiding != 0) apply_mask<kVectors>(tile, block, hiding, first, keys, scores);
     largest_scores<kVectors>(keys, scores, top);
+    // Elements of V without parts may be so large that nothing may be left for slack.
+    const float slack = kCount > 1 && whole.values[chunk] ? 0.0f : kSlack;
     for (int u = 0; u < kVectors; u++) {
       top[u] *= broadcast(factor);
       // A lane without a maximum has summed nothing that a new one would scale.
       const Vector before = load(block.maximum + u * kWidth);
       const Vector maximum = select(before == broadcast(-kInfinity), top[u], before);
       store(block.maximum + u * kWidth, maximum);
-      higher |= top[u] > maximum + broadcast(kSlack);
+      higher |= top[u] > maximum + broadcast(slack);
     }
     if (any(higher)) {
-      if (done < ready) multiply_output(problem, sums, block, done, ready);
-      done = ready;
+      if (done < first) multiply_output<kCount>(problem, tile, sums, block, whole, done, first);
+      done = first;
       raise_maximum(problem, block, top);
     }
-    soften(block, keys, factor, scores, weights);
+    const int next = next_chunk(first + kChunk);
+    const bool more = next < tile.count;
+    if (more) zero_sums();
+    soften<kCount>(block, factor, scores, sums.weights + chunk * kStep, more ? squares : 0,
+                   k + next / kChunk * squares * kStep, q);
+    if (more) store_sums(others);
+    float* const softened = scores;
+    scores = others;
+    others = softened;
+    // Chunks that are passed over have no weights.
+    const int end = first + kChunk;
+    if (next > end || !more) {
+      multiply_output<kCount>(problem, tile, sums, block, whole, done, end);
+      done = next;
+    }
+    first = next;
   }
-  if (done < ready) multiply_output(problem, sums, block, done, ready);
+}
+
+NA_INLINE __mmask32 first_columns(int count) {
+  return count >= 32 ? 0xffffffff : count <= 0 ? 0 : (static_cast<__mmask32>(1) << count) - 1;
+}
+
+// kWidth columns of a row as float32, with zeros after the last of them.
+template <int kType>
+NA_INLINE Vector load_columns(const char* row, int at, int columns) {
+  const __mmask16 mask = static_cast<__mmask16>(first_columns(columns - at));
+  if constexpr (kType == NA_FLOAT32) {
+    return (Vector)_mm512_maskz_loadu_ps(mask, row + 4 * at);
+  } else {
+    return (Vector)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, row + 2 * at));
+  }
+}
+
+// Columns that have parts, and `whole` set if there are others.
+template <int kType>
+NA_INLINE Vector load_parts(const char* row, int at, int columns, bool& whole) {
+  const Vector x = load_columns<kType>(row, at, columns);
+  const __mmask16 mask = without_parts(x);
+  whole |= mask != 0;
+  return (Vector)_mm512_maskz_mov_ps(static_cast<__mmask16>(~mask), (__m512)x);
 }
 
 // Q of a block in pairs of columns; with a negative scale its sign is turned, so that a larger product is a larger
 // score. Lanes without a query, and columns up to the pitch, are zero.
-void pack_queries(const Problem& problem, const Tile& tile, const Block& block, uint16_t* rows, uint32_t* q) {
-  const int pitch = problem.head_pitch;
-  const uint16_t turn = problem.scale < 0 ? 0x8000 : 0;
+template <int kType>
+uint32_t pack_queries(const Problem& problem, const Tile& tile, const Block& block, uint32_t* q) {
+  constexpr int kCount = kParts<kType>;
+  uint32_t whole = 0;
   for (int first = 0; first < kLanes; first += kWidth) {
-    __builtin_memset(rows, 0, sizeof(uint16_t) * kWidth * static_cast<size_t>(pitch));
-    for (int i = 0; i < kWidth && first + i < block.lanes; i++) {
-      const uint16_t* from = reinterpret_cast<const uint16_t*>(tile.lane_q[block.index * kLanes + first + i]);
-      for (int d = 0; d < problem.head_dim; d++) rows[i * pitch + d] = from[d] ^ turn;
+    char* const* rows = tile.lane_q + block.index * kLanes + first;
+    const int lanes = block.lanes - first;
+    for (int d = 0; d < problem.head_dim; d += kDeep) {
+      uint32_t* square = q + d / kDeep * kCount * kSquare / 2 + first;
+      if constexpr (kCount > 1) {
+        const Vector turn = broadcast(problem.scale < 0 ? -1.0f : 1.0f);
+        Vector columns[2][kWidth];
+        for (int i = 0; i < kWidth; i++) {
+          bool is_whole = false;
+          for (int half = 0; half < 2; half++) {
+            columns[half][i] =
+                i < lanes ? load_parts<kType>(rows[i], d + half * kWidth, problem.head_dim, is_whole) * turn : Vector{};
+          }
+          whole |= static_cast<uint32_t>(is_whole) << (first + i);
+        }
+        transpose(columns[0]);
+        transpose(columns[1]);
+        for (int i = 0; i < kWidth; i++) {
+          const Vector* pair = &columns[i / 8][i % 8 * 2];
+          split<kCount>(pair[0], pair[1], [&](int part, __m512i halves) {
+            _mm512_storeu_si512(square + part * kSquare / 2 + i * kLanes, halves);
+          });
+        }
+      } else {
+        const __m512i turn = _mm512_set1_epi16(problem.scale < 0 ? INT16_MIN : 0);
+        const __mmask32 columns = first_columns(problem.head_dim - d);
+        Vector pairs[kWidth];
+        for (int i = 0; i < kWidth; i++) {
+          pairs[i] =
+              i < lanes ? (Vector)_mm512_xor_si512(_mm512_maskz_loadu_epi16(columns, rows[i] + 2 * d), turn) : Vector{};
+        }
+        transpose(pairs);
+        for (int i = 0; i < kWidth; i++) store(reinterpret_cast<float*>(square + i * kLanes), pairs[i]);
+      }
     }
-    for (int d = 0; d < pitch; d += 2 * kWidth) {
-      Vector square[kWidth];
-      for (int i = 0; i < kWidth; i++) square[i] = load(reinterpret_cast<const float*>(rows + i * pitch + d));
-      transpose(square);
-      for (int i = 0; i < kWidth; i++) store(reinterpret_cast<float*>(q + (d / 2 + i) * kLanes + first), square[i]);
+  }
+  return whole;
+}
+
+// A chunk of K, in rows.
+template <int kType>
+uint32_t load_k(const Problem& problem, const Tile& tile, int first, uint16_t* to) {
+  constexpr int kCount = kParts<kType>;
+  const __m512i in_order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24,
+                                            22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  uint32_t whole = 0;
+  for (int key = 0; key < kChunk; key++) {
+    const bool exists = first + key < tile.count;
+    const char* row = exists ? tile.k[first + key] : nullptr;
+    const int columns = exists ? problem.head_dim : 0;
+    bool is_whole = false;
+    for (int d = 0; d < problem.head_pitch; d += kDeep) {
+      uint16_t* square = to + d / kDeep * kCount * kSquare + key * kDeep;
+      if constexpr (kCount > 1) {
+        split<kCount>(load_parts<kType>(row, d, columns, is_whole),
+                      load_parts<kType>(row, d + kWidth, columns, is_whole), [&](int part, __m512i halves) {
+                        _mm512_storeu_si512(square + part * kSquare, _mm512_permutexvar_epi16(in_order, halves));
+                      });
+      } else {
+        _mm512_storeu_si512(square, _mm512_maskz_loadu_epi16(first_columns(columns - d), row + 2 * d));
+      }
     }
+    whole |= static_cast<uint32_t>(is_whole) << key;
+  }
+  return whole;
+}
+
+// A chunk of V, transposed.
+template <int kType>
+uint32_t load_v(const Problem& problem, const Tile& tile, int first, uint16_t* to) {
+  constexpr int kCount = kParts<kType>;
+  uint32_t whole = 0;
+  for (int value = 0; value < problem.value_pitch; value += kWidth) {
+    uint16_t* rows = to + value / kDeep * kCount * kSquare + value % kDeep * kDeep;
+    const auto columns_of = [&](int key) { return first + key < tile.count ? problem.value_dim : 0; };
+    const auto row_of = [&](int key) { return first + key < tile.count ? tile.v[first + key] : nullptr; };
+    if constexpr (kCount > 1) {
+      Vector keys[2][kWidth];
+      for (int i = 0; i < kChunk; i++) {
+        bool is_whole = false;
+        keys[i % 2][i / 2] = load_parts<kType>(row_of(i), value, columns_of(i), is_whole);
+        whole |= static_cast<uint32_t>(is_whole) << i;
+      }
+      transpose(keys[0]);
+      transpose(keys[1]);
+      for (int i = 0; i < kWidth; i++) {
+        split<kCount>(keys[0][i], keys[1][i], [&](int part, __m512i halves) {
+          _mm512_storeu_si512(rows + part * kSquare + i * kDeep, halves);
+        });
+      }
+    } else {
+      const auto words = [&](int key) {
+        const __mmask16 mask = static_cast<__mmask16>(first_columns(columns_of(key) - value));
+        return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row_of(key) + 2 * value));
+      };
+      Vector pairs[kWidth];
+      for (int i = 0; i < kWidth; i++) {
+        pairs[i] = (Vector)_mm512_or_si512(words(2 * i), _mm512_slli_epi32(words(2 * i + 1), 16));
+      }
+      transpose(pairs);
+      for (int i = 0; i < kWidth; i++) store(reinterpret_cast<float*>(rows + i * kDeep), pairs[i]);
+    }
+  }
+  return whole;
+}
+
+// K and V with zeros up to the next whole chunk.
+template <int kType>
+void load_keys(const Problem& problem, const Tile& tile, const Sums& sums, Whole& whole) {
+  uint16_t* k = reinterpret_cast<uint16_t*>(sums.k);
+  uint16_t* v = reinterpret_cast<uint16_t*>(sums.v);
+  for (int first = 0; first < tile.count; first += kChunk) {
+    const int chunk = first / kChunk;
+    whole.keys[chunk] = load_k<kType>(problem, tile, first, k + first * problem.head_pitch * kParts<kType>);
+    whole.values[chunk] = load_v<kType>(problem, tile, first, v + first * problem.value_pitch * kParts<kType>);
   }
 }
 
-__mmask16 first_columns(int count) { return count >= 16 ? 0xffff : static_cast<__mmask16>((1 << count) - 1); }
-
-// K in rows of the pitch, V transposed, both with zeros up to the next whole chunk.
-void load_keys(const Problem& problem, const Tile& tile, const Sums& sums) {
-  uint16_t* k = reinterpret_cast<uint16_t*>(sums.k);
-  uint16_t* v = reinterpret_cast<uint16_t*>(sums.v);
-  const int head_pitch = problem.head_pitch, keys = (tile.count + kChunk - 1) / kChunk * kChunk;
-  for (int key = 0; key < keys; key++) {
-    uint16_t* to = k + static_cast<int64_t>(key) * head_pitch;
-    if (key < tile.count) {
-      const size_t bytes = sizeof(uint16_t) * static_cast<size_t>(problem.head_dim);
-      __builtin_memcpy(to, tile.k[key], bytes);
-      __builtin_memset(to + problem.head_dim, 0, sizeof(uint16_t) * static_cast<size_t>(head_pitch) - bytes);
-    } else {
-      __builtin_memset(to, 0, sizeof(uint16_t) * static_cast<size_t>(head_pitch));
-    }
-  }
-  for (int key = 0; key < keys; key += kChunk) {
-    for (int value = 0; value < problem.value_dim; value += kWidth) {
-      const __mmask16 columns = first_columns(problem.value_dim - value);
-      const auto row = [&](int at) {
-        if (at >= tile.count) return _mm512_setzero_si512();
-        const char* from = tile.v[at] + 2 * value;
-        return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(columns, from));
-      };
-      Vector square[kWidth];
-      for (int i = 0; i < kWidth; i++) {
-        const __m512i even = row(key + 2 * i), odd = row(key + 2 * i + 1);
-        square[i] = (Vector)_mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
-      }
-      transpose(square);
-      for (int i = 0; i < kWidth; i++) {
-        store(reinterpret_cast<float*>(v + static_cast<int64_t>(value + i) * problem.geometry.keys + key), square[i]);
-      }
-    }
-  }
+template <int kType>
+void run_type(const Problem& problem, Tile& tile, Sums& sums) {
+  if (tile.lanes <= kFewQueries / 2) return run_rows<kType>(problem, tile, sums);
+  Whole whole;
+  configure_tiles();
+  run_blocks(
+      problem, tile, sums,
+      [&](const Block& block) {
+        uint32_t* q = reinterpret_cast<uint32_t*>(const_cast<float*>(block.q));
+        whole.queries[block.index] = pack_queries<kType>(problem, tile, block, q);
+      },
+      [&] { load_keys<kType>(problem, tile, sums, whole); },
+      [&](const Block& block, Sight seen) { step<kParts<kType>>(problem, tile, sums, block, whole, seen); });
+  _tile_release();
 }
 
 }  // namespace
 
 void run_amx(const Problem& problem, Tile& tile, Sums& sums) {
-  if (tile.lanes <= kFewQueries / 2) return run_rows<NA_BFLOAT16>(problem, tile, sums);
-  configure_tiles();
-  run_blocks(
-      problem, tile, sums,
-      [&](const Block& block) {
-        pack_queries(problem, tile, block, reinterpret_cast<uint16_t*>(sums.rows),
-                     reinterpret_cast<uint32_t*>(const_cast<float*>(block.q)));
-      },
-      [&] { load_keys(problem, tile, sums); },
-      [&](const Block& block, Sight seen) { step(problem, tile, sums, block, seen); });
-  _tile_release();
+  if (problem.dtype == NA_FLOAT32) return run_type<NA_FLOAT32>(problem, tile, sums);
+  if (problem.dtype == NA_FLOAT16) return run_type<NA_FLOAT16>(problem, tile, sums);
+  run_type<NA_BFLOAT16>(problem, tile, sums);
 }
 
 }  // namespace na::cpu

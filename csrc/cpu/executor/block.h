@@ -19,10 +19,11 @@ struct Block {
 
 Block block_of(const Problem& problem, const Tile& tile, const Sums& sums, int index) {
   const int rest = tile.lanes - index * kLanes;
+  const int64_t q = static_cast<int64_t>(index) * kLanes * problem.head_pitch * problem.element_bytes;
   return {index,
           index * kLanes,
           rest < kLanes ? rest : kLanes,
-          sums.q + static_cast<int64_t>(index) * kLanes * problem.head_pitch,
+          reinterpret_cast<const float*>(reinterpret_cast<const char*>(sums.q) + q),
           sums.out + static_cast<int64_t>(index) * kLanes * problem.value_pitch,
           sums.maximum + index * kLanes,
           sums.total + index * kLanes};

@@ -67,17 +67,17 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   for (int32_t*** code : {&tile.code, &tile.ahead_code}) *code = arena.table<int32_t>(constraints, g.keys);
   tile.code_low = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
   tile.code_high = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
-  sums.q = arena.take<float>(lanes * problem.head_pitch);
+  sums.q = reinterpret_cast<float*>(arena.take<char>(lanes * problem.head_pitch * problem.element_bytes));
   sums.out = arena.take<float>(lanes * problem.value_pitch);
   sums.maximum = arena.take<float>(lanes);
   sums.total = arena.take<float>(lanes);
   sums.scores = arena.take<float>(int64_t{g.keys} * g.lanes);
   if (problem.bias_count > 0) sums.bias = arena.take<float>(int64_t{g.keys} * g.lanes);
-  sums.k = arena.take<float>(int64_t{g.keys} * problem.head_pitch);
-  sums.v = arena.take<float>(int64_t{g.keys} * problem.value_pitch);
+  sums.k = reinterpret_cast<float*>(arena.take<char>(int64_t{g.keys} * problem.head_pitch * problem.element_bytes));
+  sums.v = reinterpret_cast<float*>(arena.take<char>(int64_t{g.keys} * problem.value_pitch * problem.element_bytes));
   sums.k_row = arena.take<const float*>(g.keys);
   sums.rows = arena.take<float>(kRowsAtOnce * row_pitch(problem));
-  if (problem.dtype == NA_BFLOAT16) sums.weights = arena.take<uint16_t>(int64_t{g.keys} * g.lanes);
+  if (g.parts > 0) sums.weights = arena.take<uint16_t>(int64_t{g.keys} * g.lanes * g.parts);
   return arena.used();
 }
 

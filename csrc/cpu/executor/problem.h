@@ -21,6 +21,7 @@ struct Geometry {
   int lanes;                  // query rows in a block
   int blocks;                 // at most, in a tile
   int keys;                   // at most, in a key tile
+  int parts;                  // AMX: bfloat16 that make up an element of q, k or v; 0: they are float32
   int head_step, value_step;  // headDim is padded to a multiple of these
 };
 
@@ -84,6 +85,7 @@ struct Problem {
   float cap;  // 0: none
   Geometry geometry;
   int head_pitch, value_pitch;  // head_dim and value_dim, padded as the instruction set likes
+  int element_bytes;            // of q, k and v in scratch memory
   int constraints;              // at most, in any plan
 };
 
@@ -146,7 +148,8 @@ struct Sight {
 
 constexpr int kLastBit = 31;
 
-// Scratch memory of the sums. A block of a tile has its queries, and its output so far, with lanes innermost.
+// Scratch memory of the sums. A block of a tile has its queries, and its output so far, with lanes innermost. AMX has
+// its own order of q, k and v.
 struct Sums {
   float* q;        // [block][head_pitch][lane]
   float* out;      // [block][value_pitch][lane]
@@ -158,7 +161,7 @@ struct Sums {
   float* v;        // [key][value_pitch]
   const float** k_row;
   float* rows;        // some rows of q or out, row_pitch() apart
-  uint16_t* weights;  // AMX: [key / 2][lane][key % 2]
+  uint16_t* weights;  // AMX: [key / 32][part][key / 2][lane][key % 2]
 };
 
 constexpr int kRowsAtOnce = 16;
