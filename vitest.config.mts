@@ -1,8 +1,11 @@
-import { defineConfig } from 'vitest/config';
+import { existsSync } from 'node:fs';
+import { configDefaults, defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
+    // scripts/ptx.mjs has said why when it could not build the interpreter.
+    exclude: [...configDefaults.exclude, ...(existsSync('build/ptx/libptx_interpreter.so') ? [] : ['test/ptx/**'])],
     pool: 'forks', // the addon on the main thread of its own process, with --expose-gc for the lifetime tests
     execArgv: ['--expose-gc'],
     fileParallelism: false, // the library uses all processors, and some tests measure time
