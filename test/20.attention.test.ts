@@ -145,6 +145,14 @@ describe('attention', () => {
     600_000,
   );
 
+  it.each(order.slice(0, best + 1))(
+    'is right for infinities, tiny and huge numbers with %s',
+    async (isa) => {
+      expect(await program('extremes.ts', [], { NODE_ATTENTION_CPU: isa })).toBe(`${isa}: 60 problems agree`);
+    },
+    60_000,
+  );
+
   it('takes every headDim from 1 to 512', async () => {
     const random = uniform(3);
     for (const dtype of ['float32', 'bfloat16'] as const) {

@@ -6,6 +6,7 @@
 #define NA_WIDTH 16
 #define NA_VECTORS 2
 #include "cpu/executor/block.h"
+#include "cpu/executor/exp2_table.h"
 #include "cpu/executor/rows.h"
 #include "cpu/executor/split.h"
 
@@ -25,6 +26,9 @@ constexpr int kSquare = 32 * 32;
 // A maximum may be stale by a factor of 2^kSlack: weights then stay far from overflow, what they are divided by
 // holds the same factor, and the output so far need hardly ever be rescaled.
 constexpr float kSlack = 8.0f;
+
+// Scores from here on are rounded by so much that powers of what that leaves might overflow.
+constexpr float kFar = 0x1p20f;
 
 // Which queries, keys and values, a bit each, hold elements without parts, and are multiplied as float32.
 constexpr int kMostBlocks = 32, kMostChunks = 8;
@@ -89,28 +93,41 @@ NA_INLINE void multiply_tiles() {
   _tile_dpbf16ps(3, 5, 7);
 }
 
-// Adds A times B: all products of parts but those too small for float32, in the order that loads least.
+// The products of parts, by which the sums of a square of A and one of B grow: all but those too small for float32.
 template <int kCount>
-NA_INLINE void multiply(const uint16_t* a, const uint16_t* b) {
-  load_a(a);
-  if constexpr (kCount > 2) {
-    load_b(b + 2 * kSquare);
+constexpr int kProducts = kCount * (kCount + 1) / 2 + (kCount == 2);
+
+// The parts that each of them takes, in the order in which fewest tiles are loaded anew.
+struct Product {
+  int a, b;
+};
+constexpr Product kOrder[][6] = {
+    {{0, 0}}, {{0, 0}, {0, 1}, {1, 1}, {1, 0}}, {{0, 2}, {0, 0}, {0, 1}, {1, 1}, {1, 0}, {2, 0}}};
+
+// Adds a square of A times one of B, whose first tiles are loaded already; `more`: loads those of the next square,
+// which follows in memory. Calls between(product) after each product.
+template <int kCount, int kProduct = 0, typename Between>
+NA_INLINE void multiply(const uint16_t* a, const uint16_t* b, bool more, const Between& between) {
+  constexpr const Product* kProductOf = kOrder[kCount - 1];
+  if constexpr (kProduct < kProducts<kCount>) {
     multiply_tiles();
+    if constexpr (kProduct + 1 < kProducts<kCount>) {
+      constexpr Product kNow = kProductOf[kProduct], kNext = kProductOf[kProduct + 1];
+      if (kNext.a != kNow.a) load_a(a + kNext.a * kSquare);
+      if (kNext.b != kNow.b) load_b(b + kNext.b * kSquare);
+    } else if (more) {
+      load_a(a + (kCount + kProductOf[0].a) * kSquare);
+      load_b(b + (kCount + kProductOf[0].b) * kSquare);
+    }
+    between(kProduct);
+    multiply<kCount, kProduct + 1>(a, b, more, between);
   }
-  load_b(b);
-  multiply_tiles();
-  if constexpr (kCount > 1) {
-    load_b(b + kSquare);
-    multiply_tiles();
-    load_a(a + kSquare);
-    multiply_tiles();
-    load_b(b);
-    multiply_tiles();
-  }
-  if constexpr (kCount > 2) {
-    load_a(a + 2 * kSquare);
-    multiply_tiles();
-  }
+}
+
+template <int kCount>
+NA_INLINE void load_first(const uint16_t* a, const uint16_t* b) {
+  load_a(a + kOrder[kCount - 1][0].a * kSquare);
+  load_b(b + kOrder[kCount - 1][0].b * kSquare);
 }
 
 float inner_product(const Problem& problem, const char* a, const char* b) {
@@ -178,7 +195,8 @@ void multiply_output(const Problem& problem, const Tile& tile, const Sums& sums,
     float* out = block.out + square * kDeep * kLanes;
     load_sums(out);
     for (int chunk = from / kChunk; chunk < to / kChunk; chunk++) {
-      multiply<kCount>(v + (chunk * squares + square) * kStep, sums.weights + chunk * kStep);
+      load_first<kCount>(v + (chunk * squares + square) * kStep, sums.weights + chunk * kStep);
+      multiply<kCount>(v + (chunk * squares + square) * kStep, sums.weights + chunk * kStep, false, [](int) {});
     }
     store_sums(out);
   }
@@ -233,7 +251,7 @@ NA_INLINE void soften(const Block& block, float factor, const float* scores, uin
     zero[u] = select(maximum == broadcast(-kInfinity), Vector{}, maximum);
   }
   const auto weight = [&](int key, int u) {
-    return exp2(multiply_add(load(scores + key * kLanes + u * kWidth), scale, -zero[u]));
+    return exp2_by_table<(kCount > 1)>(multiply_add(load(scores + key * kLanes + u * kWidth), scale, -zero[u]));
   };
   const auto soften_pairs = [&](int from, int to) {
     for (int pair = from; pair < to; pair++) {
@@ -246,11 +264,14 @@ NA_INLINE void soften(const Block& block, float factor, const float* scores, uin
     }
   };
   if (squares > 0) {
+    load_first<kCount>(k, q);
     for (int square = 0, from = 0; square < squares; square++) {
-      multiply<kCount>(k + square * kCount * kSquare, q + square * kCount * kSquare);
-      const int to = (square + 1) * kPairs / squares;
-      soften_pairs(from, to);
-      from = to;
+      multiply<kCount>(
+          k + square * kCount * kSquare, q + square * kCount * kSquare, square + 1 < squares, [&](int product) {
+            const int to = (square * kProducts<kCount> + product + 1) * kPairs / (squares * kProducts<kCount>);
+            soften_pairs(from, to);
+            from = to;
+          });
     }
   } else {
     soften_pairs(0, kPairs);
@@ -287,7 +308,8 @@ void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& blo
   if (first < tile.count) {
     zero_sums();
     for (int square = 0; square < squares; square++) {
-      multiply<kCount>(k + (first / kChunk * squares + square) * kStep, q + square * kStep);
+      load_first<kCount>(k + (first / kChunk * squares + square) * kStep, q + square * kStep);
+      multiply<kCount>(k + (first / kChunk * squares + square) * kStep, q + square * kStep, false, [](int) {});
     }
     store_sums(scores);
   }
@@ -318,6 +340,7 @@ void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& blo
     largest_scores<kVectors>(keys, scores, top);
     // Elements of V without parts may be so large that nothing may be left for slack.
     const float slack = kCount > 1 && whole.values[chunk] ? 0.0f : kSlack;
+    Integers far = {};
     for (int u = 0; u < kVectors; u++) {
       top[u] *= broadcast(factor);
       // A lane without a maximum has summed nothing that a new one would scale.
@@ -325,6 +348,12 @@ void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& blo
       const Vector maximum = select(before == broadcast(-kInfinity), top[u], before);
       store(block.maximum + u * kWidth, maximum);
       higher |= top[u] > maximum + broadcast(slack);
+      far |= (top[u] > broadcast(kFar)) | ((top[u] < broadcast(-kFar)) & (top[u] != broadcast(-kInfinity)));
+    }
+    // The softmax scales and subtracts in one step, but the largest score has been rounded in between.
+    if (factor != 1 && any(far)) {
+      scale_scores<kVectors>(factor, keys, scores);
+      factor = 1;
     }
     if (any(higher)) {
       if (done < first) multiply_output<kCount>(problem, tile, sums, block, whole, done, first);

@@ -151,9 +151,12 @@ NA_INLINE void fetch_ahead(const Problem& problem, Tile& tile) {
 // The maximum of `top` and of all scores.
 template <int kUsed>
 void largest_scores(int keys, const float* scores, Vector* top) {
+  Vector largest[kUsed];  // in registers, which `top` is not: it might be among the scores
+  for (int u = 0; u < kUsed; u++) largest[u] = top[u];
   for (int key = 0; key < keys; key++) {
-    for (int u = 0; u < kUsed; u++) top[u] = larger(load(scores + key * kLanes + u * kWidth), top[u]);
+    for (int u = 0; u < kUsed; u++) largest[u] = larger(load(scores + key * kLanes + u * kWidth), largest[u]);
   }
+  for (int u = 0; u < kUsed; u++) top[u] = largest[u];
 }
 
 // O^T divided by the sums, and the log-sum-exp; a row without keys has neither sum nor maximum.
