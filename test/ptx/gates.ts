@@ -13,12 +13,12 @@ const MOST_REGISTERS = 255; // of a thread
 
 /** Instructions of PTX that must reach the machine code in the same number, and their names there. */
 const COUNTED = [
-  { ptx: /\bwgmma\.mma_async\.sync/g, sass: /^HGMMA$/ },
-  { ptx: /\bcp\.async\.bulk\.tensor\.\dd\.shared/g, sass: /^UTMALDG$/ },
-  { ptx: /\bcp\.async\.bulk\.tensor\.\dd\.global/g, sass: /^UTMASTG$/ },
-  { ptx: /\bmma\.sync/g, sass: /^(HMMA|IMMA|QMMA)$/ },
-  { ptx: /\bldmatrix\.sync/g, sass: /^LDSM$/ },
-  { ptx: /\bcp\.async\.c[ag]\.shared/g, sass: /^LDGSTS$/ },
+  { ptx: /\bwgmma\.mma_async\.sync/g, sass: /^[HQI]GMMA$/, claimed: 'wgmma.mma_async', made: 'GMMA' },
+  { ptx: /\bcp\.async\.bulk\.tensor\.\dd\.shared/g, sass: /^UTMALDG$/, claimed: 'tensor loads', made: 'UTMALDG' },
+  { ptx: /\bcp\.async\.bulk\.tensor\.\dd\.global/g, sass: /^UTMASTG$/, claimed: 'tensor stores', made: 'UTMASTG' },
+  { ptx: /\bmma\.sync/g, sass: /^[HIQ]MMA$/, claimed: 'mma.sync', made: 'MMA' },
+  { ptx: /\bldmatrix\.sync/g, sass: /^LDSM$/, claimed: 'ldmatrix', made: 'LDSM' },
+  { ptx: /\bcp\.async\.c[ag]\.shared/g, sass: /^LDGSTS$/, claimed: 'cp.async', made: 'LDGSTS' },
 ];
 
 export interface Log {
@@ -52,13 +52,16 @@ export function readLog(text: string): Log {
   return { kernels, messages };
 }
 
-/** Of each kernel of a PTX text: the threads of its launch bound, and how often it has each counted instruction. */
+/** Of each kernel of a PTX text: the threads of its launch bounds, and how often it has each counted instruction. */
 export function readPtx(text: string): Counts[] {
   const starts = [...text.matchAll(/\.entry\s+([\w$]+)/g)];
   return starts.map(({ 1: name, index }, i) => {
     const body = text.slice(index, starts[i + 1]?.index);
     const bound = /\.(?:max|req)ntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?/.exec(body);
-    const threads = bound ? bound.slice(1).reduce((product, n) => product * Number(n ?? 1), 1) : undefined;
+    const block = bound ? bound.slice(1).reduce((product, n) => product * Number(n ?? 1), 1) : undefined;
+    // Threads that must fit on a multiprocessor at once.
+    const [, blocks] = /\.minnctapersm\s+(\d+)/.exec(body) ?? [];
+    const threads = block && block * Number(blocks ?? 1);
     return { name: name!, threads, counts: COUNTED.map(({ ptx }) => body.match(ptx)?.length ?? 0) };
   });
 }
@@ -81,21 +84,22 @@ export function violations({ log, ptx, sass }: { log: Log; ptx: Counts[]; sass: 
   for (const { name, registers, spills } of log.kernels) {
     const { threads } = ptx.find((kernel) => kernel.name === name) ?? {};
     const most = threads ? Math.min(MOST_REGISTERS, Math.floor(REGISTERS / threads / 8) * 8) : MOST_REGISTERS;
+    if (!ptx.some((kernel) => kernel.name === name))
+      problems.push(`${name} is in the log of ptxas, but not in the PTX`);
     if (spills > 0) problems.push(`${name} spills ${spills} bytes; it must keep everything in registers`);
     if (registers > most) problems.push(`${name} needs ${registers} registers; its launch bound allows ${most}`);
   }
   for (const { name, counts } of ptx) {
     if (!log.kernels.some((kernel) => kernel.name === name)) problems.push(`${name} is not in the log of ptxas`);
-    const made = sass.find((kernel) => kernel.name === name);
-    if (!made) {
+    const machine = sass.find((kernel) => kernel.name === name);
+    if (!machine) {
       problems.push(`${name} is not in the machine code`);
       continue;
     }
-    COUNTED.forEach(({ ptx, sass }, i) => {
-      if (made.counts[i] === counts[i]) return;
-      const [claimed, found] = [ptx, sass].map(({ source }) => source.replace(/\\b|\\d|[\\^$()]/g, ''));
+    COUNTED.forEach(({ claimed, made }, i) => {
+      if (machine.counts[i] === counts[i]) return;
       problems.push(
-        `${name} has ${made.counts[i]} ${found} in its machine code, but ${counts[i]} ${claimed} in its PTX`,
+        `${name} has ${machine.counts[i]} ${made} in its machine code, but ${counts[i]} ${claimed} in its PTX`,
       );
     });
   }
@@ -143,6 +147,7 @@ export function checkAll(folder: string, ptxFolder: string, nvdisasm: string): {
   const names = readdirSync(folder)
     .filter((file) => file.endsWith('.cubin'))
     .map((file) => basename(file, '.cubin'));
+  if (names.length === 0) throw new Error(`${folder} holds no .cubin file`);
   return names.map((name) => {
     const [, source, architecture] = /^(.*)_([0-9a-z]+)$/.exec(name)!;
     const ptx = join(ptxFolder, `compute_${architecture}`, `${source}.ptx`);
