@@ -49,7 +49,9 @@ describe('workers', () => {
       for (const stream of streams) work.push(attention(x, x, x, { stream }).out);
       const begun = performance.now();
       await worker.terminate();
-      expect(performance.now() - begun).toBeLessThan(1000);
+      // 200,000 operations end one by one, which takes ThreadSanitizer about a second by itself.
+      const sanitized = process.env.LD_PRELOAD?.includes('san.so');
+      expect(performance.now() - begun).toBeLessThan(sanitized ? 5000 : 1000);
       await Promise.all(work.map((out) => out.read()));
     },
   );

@@ -121,7 +121,7 @@ describe('spaces', () => {
         `ld.global.nc.L1::no_allocate.L2::128B.b32 %r1, [%d0]; ld.volatile.global.b32 %r2, [%d0]; ld.relaxed.gpu.global.b32 %r3, [%d0];
          ld.acquire.sys.b32 %r4, [%d0]; st.release.cta.shared.b32 [tile], %r4; st.global.cs.b32 [%d0+4], %r1;
          createpolicy.fractional.L2::evict_first.b64 %d1, 1.0; ld.global.L2::cache_hint.b32 %r5, [%d0], %d1;
-         prefetch.global.L2 [%d0]; st.global.b32 [%d0+8], %r5;`,
+         prefetch.global.L2 [%d0]; discard.global.L2 [%d0], 128; st.global.b32 [%d0+8], %r5;`,
         3,
       ),
     ).toEqual([0xcccccccc, 0xcccccccc, 0xcccccccc]);
@@ -185,6 +185,8 @@ describe('what is no form of ld or st is refused when it is loaded', () => {
     'ld.global.v4.b32 {%r1, %r2}, [%d0];',
     'ld.shared.sideways.b32 %r1, [tile];',
     'ld.global.b32 %r1, %d0;',
+    'discard.global.L2 [%d0], 64;',
+    'prefetch.global.L1.L2 [%d0];',
     'st.global.v8.b64 [%d0], {%d1, %d1, %d1, %d1, %d1, %d1, %d1, %d1};',
   ])('%s', (line) => {
     expect(() => new Ptx(kernel(OUT, HEAD + line))).toThrow(/not supported/);

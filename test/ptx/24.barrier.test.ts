@@ -43,11 +43,26 @@ describe.each(SCHEDULES)('seed $seed $asynchrony', (schedule) => {
     expect(run(body, 96, schedule)).toEqual(each(96, () => 1040));
   });
 
+  it('a barrier of all is the same with and without their number', () => {
+    const body = `st.shared.b32 [%r11], %r0; setp.lt.u32 %p1, %r0, 32; @%p1 bra first; bar.sync 0, 96; bra go;
+      first: bar.sync 0; go: xor.b32 %r2, %r10, 128; setp.ge.u32 %p2, %r0, 64; @%p2 mov.b32 %r2, %r10;
+      mov.u32 %r3, tile; add.u32 %r3, %r3, %r2; ld.shared.b32 %r1, [%r3]; ${STORE}`;
+    expect(run(body, 96, schedule)).toEqual(each(96, (i) => (i < 64 ? i ^ 32 : i)));
+  });
+
   it('warps that have exited are not waited for, nor is the missing part of the last', () => {
     const body = `setp.lt.u32 %p1, %r0, 32; @%p1 exit; st.shared.b32 [%r11], %r0; bar.sync 0;
       xor.b32 %r2, %r10, 132; mov.u32 %r3, tile; add.u32 %r3, %r3, %r2; mov.b32 %r1, 1; ${STORE}`;
     expect(run(body, 70, schedule)).toEqual(each(70, (i) => (i < 32 ? 0xcccccccc : 1)));
   });
+});
+
+it('bar.red gives the result of its own phase, though others have ended the next one', () => {
+  // Warps 0 and 1 reduce; then 2 and 3 do, on the same barrier, as soon as warp 0 has left it.
+  const body = `shr.u32 %r3, %r0, 5; mov.b32 %r1, 9; setp.lt.u32 %p1, %r3, 2; setp.eq.u32 %p2, %r3, 0; @!%p1 bra late;
+    bar.red.popc.u32 %r1, 1, 64, %p1; @%p2 bar.arrive 2, 96; bra end;
+    late: bar.sync 2, 96; bar.red.popc.u32 %r1, 1, 64, %p1; end: ${STORE}`;
+  for (let seed = 0; seed < 100; seed++) expect(run(body, 128, { seed })).toEqual(each(128, (i) => (i < 64 ? 64 : 0)));
 });
 
 describe('misuse', () => {

@@ -101,6 +101,9 @@ it.each([
   'atom.global.mul.u32 %r4, [%d0], %r3;',
   'atom.global.add.b32 %r4, [%d0], %r3;',
   'atom.global.cas.b32 %r4, [%d0], %r3;',
+  'atom.global.add.noftz.u32 %r4, [%d0], %r3;',
+  'atom.global.add.f16x2 %r4, [%d0], %r3;',
+  'atom.relaxed.acquire.gpu.global.add.u32 %r4, [%d0], %r3;',
   'red.global.add.u32 %r4, [%d0], %r3;',
 ])('%s is refused when it is loaded', (line) => {
   expect(() => new Ptx(kernel(PARAMETERS, HEAD + line))).toThrow(/not supported/);

@@ -26,12 +26,16 @@ std::string hexadecimal(uint64_t value) {
   return text;
 }
 
+std::string places(Cta& cta) {
+  std::string lines;
+  for (const auto& warp : cta.warps()) lines += warp->waits_for();
+  return lines;
+}
+
 std::string deadlock_report(Cta& cta) {
   const uint32_t* block = cta.index();
-  std::string report = "deadlock in block " + std::to_string(block[0]) + "," + std::to_string(block[1]) + "," +
-                       std::to_string(block[2]) + ": no thread can go on";
-  for (const auto& warp : cta.warps()) report += warp->waits_for();
-  return report;
+  return "deadlock in block " + std::to_string(block[0]) + "," + std::to_string(block[1]) + "," +
+         std::to_string(block[2]) + ": no thread can go on" + places(cta);
 }
 
 }  // namespace ptx

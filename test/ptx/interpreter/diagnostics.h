@@ -15,7 +15,10 @@ std::string thread_name(const Cta& cta, int warp, int lane);
 
 std::string hexadecimal(uint64_t value);
 
-// Every warp that is not at its end, with the lines at which its lanes wait.
+// A line for each group of lanes that is not at its end: where it is.
+std::string places(Cta& cta);
+
+// The same, when none of them can go on.
 std::string deadlock_report(Cta& cta);
 
 }  // namespace ptx

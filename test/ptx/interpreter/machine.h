@@ -95,6 +95,7 @@ struct LaneGroup {
   std::vector<int> return_to;  // where calls under way return, outermost first
   bool waiting = false;        // its instruction said kWaiting or kYield; cleared in the next round
   int yielded_at = -1;         // the instruction that said kYield, until it says something else: the group spins
+  int executed = 0;            // instructions, while there were other groups; see Scheduler::choose
 };
 
 class Warp {
@@ -174,13 +175,14 @@ class Warp {
 
 // A named barrier (bar.sync id): lanes by warp. See instructions/barrier.cc.
 struct NamedBarrier {
-  uint32_t threads = 0;                  // that the present phase waits for; 0: all that have not exited
-  bool open = false;                     // somebody has arrived in the present phase
-  uint32_t arrived[32] = {};             // in the present phase
-  uint32_t waiting[32] = {};             // of these, who waits for its end
-  uint32_t released[32] = {};            // who may leave, since its phase has ended
-  uint32_t count = 0, result = 0;        // bar.red: lanes whose predicate held, in the present and in the last phase
-  uint32_t total = 0, result_total = 0;  // lanes that took part
+  uint32_t threads = 0;           // that the present phase waits for; 0: all that have not exited
+  bool open = false;              // somebody has arrived in the present phase
+  uint32_t arrived[32] = {};      // in the present phase
+  uint32_t waiting[32] = {};      // of these, who waits for its end
+  uint32_t released[32] = {};     // who may leave, since its phase has ended
+  uint32_t count = 0, total = 0;  // bar.red, in the present phase: lanes whose predicate held, and all
+  // The same of the phase that released the lanes of a warp: the next one may end before they leave.
+  uint32_t result[32] = {}, result_total[32] = {};
 };
 
 // Accumulators of wgmma that operations under way will write. Their registers hold NaN meanwhile; the values are here,

@@ -8,6 +8,9 @@ namespace ptx {
 namespace {
 
 constexpr uint64_t kLongTurn = 1024;
+// Instructions that a group executes while others of its warp could, before these have theirs. Many, since groups that
+// run in another order than that of their addresses do not meet.
+constexpr int kPatience = 4096;
 // Warp instructions after which a block is taken to be in an endless loop.
 constexpr uint64_t kMostInstructions = 400'000'000;
 
@@ -15,6 +18,8 @@ bool same_place(const LaneGroup& a, const LaneGroup& b) { return a.pc == b.pc &&
 
 // Whether `a` is to run before `b`.
 bool before(const LaneGroup& a, const LaneGroup& b) {
+  const bool had_its_share = a.executed >= kPatience;
+  if (had_its_share != (b.executed >= kPatience)) return !had_its_share;
   if (a.return_to.size() != b.return_to.size()) return a.return_to.size() > b.return_to.size();
   return a.pc < b.pc;
 }
@@ -33,7 +38,7 @@ void Scheduler::run() {
       stuck_.clear();
     }
     if (executed_ > kMostInstructions) {
-      throw Fault("a block does not end: " + std::to_string(executed_) + " warp instructions" + deadlock_report(cta_));
+      throw Fault("a block does not end: " + std::to_string(executed_) + " warp instructions" + places(cta_));
     }
   }
   finish();
@@ -88,6 +93,7 @@ LaneGroup* Scheduler::choose(Warp& warp) {
       other->waiting = other->waiting && group->waiting;
       other->lanes |= group->lanes;
       other->yielded_at = -1;
+      other->executed = std::max(other->executed, group->executed);
       merged = true;
       if (!other->waiting && (!best || before(*other, *best))) best = &*other;
     }
@@ -97,6 +103,9 @@ LaneGroup* Scheduler::choose(Warp& warp) {
     }
     if (!group->waiting && (!best || before(*group, *best))) best = &*group;
     ++group;
+  }
+  if (best && best->executed >= kPatience) {
+    for (LaneGroup& group : warp.groups_) group.executed = 0;
   }
   return best;
 }
@@ -126,6 +135,8 @@ bool Scheduler::execute(Warp& warp, LaneGroup& group, uint64_t& left) {
     }
     if (outcome != Outcome::kJumped) group.pc++;
     if (outcome == Outcome::kYield) {
+      // Only a group that comes back to the same failing wait spins: what follows a first one may let others go on.
+      advanced_ |= group.yielded_at != at;
       group.yielded_at = at;
       return false;
     }
@@ -135,6 +146,7 @@ bool Scheduler::execute(Warp& warp, LaneGroup& group, uint64_t& left) {
     }
     if (group.yielded_at < 0) advanced_ = true;
   } while (left > 0 && warp.groups_.size() == 1 && group.lanes != 0);
+  if (warp.groups_.size() > 1) group.executed++;
   return true;
 }
 

@@ -1,8 +1,9 @@
 // Who runs when, within one block.
 //
 // Warps take turns, in rounds. In its turn a warp executes the group of lanes in the deepest call and, among those, at
-// the lowest address, until that one must wait; then the next. Groups that come to the same place become one. A turn
-// ends when its length is used up, or when every group waits.
+// the lowest address, until that one must wait; then the next. Groups that come to the same place become one. A
+// group that loops until another of its warp has done something (a lock) gives way to it after a few thousand
+// instructions. A turn ends when its length is used up, or when every group waits.
 //
 // A warp is stuck when all its groups wait, and have tried again since any group of the block got anywhere. When all
 // warps are stuck, the block waits for asynchronous work: the oldest piece is done then. When there is none, the block

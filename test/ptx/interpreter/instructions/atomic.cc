@@ -80,6 +80,7 @@ struct Form {
   std::string_view operation, type;
   uint64_t bytes;
   Operation execute;
+  bool is_half = false;  // which must say .noftz
 };
 constexpr Form kForms[] = {
     {"add", "u32", 4, add<uint32_t>},
@@ -87,10 +88,10 @@ constexpr Form kForms[] = {
     {"add", "u64", 8, add<uint64_t>},
     {"add", "f32", 4, add<float>},
     {"add", "f64", 8, add<double>},
-    {"add", "f16", 2, add_half<half_to_float, to_half>},
-    {"add", "bf16", 2, add_half<bfloat_to_float, to_bfloat>},
-    {"add", "f16x2", 4, add_halves<half_to_float, to_half>},
-    {"add", "bf16x2", 4, add_halves<bfloat_to_float, to_bfloat>},
+    {"add", "f16", 2, add_half<half_to_float, to_half>, true},
+    {"add", "bf16", 2, add_half<bfloat_to_float, to_bfloat>, true},
+    {"add", "f16x2", 4, add_halves<half_to_float, to_half>, true},
+    {"add", "bf16x2", 4, add_halves<bfloat_to_float, to_bfloat>, true},
     {"min", "u32", 4, min<uint32_t>},
     {"min", "s32", 4, min<int32_t>},
     {"min", "u64", 8, min<uint64_t>},
@@ -114,12 +115,18 @@ constexpr Form kForms[] = {
     {"dec", "u32", 4, decrement},
 };
 
+void take_one(Modifiers& modifiers, std::initializer_list<std::string_view> choices) {
+  for (const auto& choice : choices) {
+    if (modifiers.accept(choice)) return;
+  }
+}
+
 bool decode_atomic(Instruction& instruction) {
   if (instruction.has("async")) return false;
   const bool result = instruction.opcode == "atom";
   Modifiers modifiers(instruction);
-  for (const auto* order : {"relaxed", "acquire", "release", "acq_rel"}) modifiers.accept(order);
-  for (const auto* scope : {"cta", "cluster", "gpu", "sys"}) modifiers.accept(scope);
+  take_one(modifiers, {"relaxed", "acquire", "release", "acq_rel"});
+  take_one(modifiers, {"cta", "cluster", "gpu", "sys"});
   Space space = Space::kGeneric;
   if (modifiers.accept("global")) {
     space = Space::kGlobal;
@@ -130,7 +137,7 @@ bool decode_atomic(Instruction& instruction) {
   for (const Form& candidate : kForms) {
     Modifiers rest = modifiers;
     if (!rest.accept(candidate.operation)) continue;
-    rest.accept("noftz");
+    if (candidate.is_half && !rest.accept("noftz")) continue;
     if (!rest.accept(candidate.type)) continue;
     rest.end();
     form = &candidate;

@@ -3,6 +3,7 @@
 //
 // Lanes arrive, and wait until as many threads as the barrier expects have arrived; then its phase ends, all who wait
 // may leave, and the next phase begins with whoever arrives next, also before all have left.
+#include <algorithm>
 #include <string>
 
 #include "../instruction_set.h"
@@ -34,12 +35,14 @@ void settle(Warp& warp, const Instruction& by, NamedBarrier& barrier) {
   }
   if (arrived < expected) return;
   for (int w = 0; w < warps; w++) {
+    if (barrier.waiting[w] != 0) {
+      barrier.result[w] = barrier.count;
+      barrier.result_total[w] = barrier.total;
+    }
     barrier.released[w] |= barrier.waiting[w];
     barrier.arrived[w] = barrier.waiting[w] = 0;
   }
   barrier.open = false;
-  barrier.result = barrier.count;
-  barrier.result_total = barrier.total;
   barrier.count = barrier.total = 0;
 }
 
@@ -47,15 +50,18 @@ void arrive(Warp& warp, const Instruction& by, NamedBarrier& barrier, uint32_t l
   if (threads % kLanes != 0) {
     warp.fault(by, -1, std::to_string(threads) + " threads at a barrier, which is no multiple of 32");
   }
-  if (barrier.open && barrier.threads != threads) {
+  // Whoever gives no number expects all, as does who gives that of all.
+  const uint32_t all = (warp.cta().threads() + kLanes - 1) / kLanes * kLanes;
+  const auto expects = [all](uint32_t given) { return given == 0 ? all : given; };
+  if (barrier.open && expects(barrier.threads) != expects(threads)) {
     warp.fault(by, -1,
                "expects " + std::to_string(threads) + " threads (0: all) at a barrier where others expect " +
                    std::to_string(barrier.threads));
   }
   const uint32_t again = barrier.arrived[warp.index()] & lanes;
   if (again != 0) warp.fault(by, __builtin_ctz(again), "arrives twice in one phase of a barrier");
+  barrier.threads = barrier.open ? std::max(barrier.threads, threads) : threads;
   barrier.open = true;
-  barrier.threads = threads;
   barrier.arrived[warp.index()] |= lanes;
   warp.cta().progress();
 }
@@ -81,11 +87,12 @@ void write_result(Warp& warp, const Instruction& instruction, const NamedBarrier
   const uint64_t reduction = instruction.detail[kReduction];
   if (reduction == kNoReduction) return;
   const Operand& to = instruction.operands[0];
+  const uint32_t result = barrier.result[warp.index()], total = barrier.result_total[warp.index()];
   if (reduction == kPopc) {
-    for_lanes(lanes, [&](int lane) { warp.destination(to)[lane] = barrier.result; });
+    for_lanes(lanes, [&](int lane) { warp.destination(to)[lane] = result; });
     return;
   }
-  const bool holds = reduction == kAnd ? barrier.result == barrier.result_total : barrier.result > 0;
+  const bool holds = reduction == kAnd ? result == total : result > 0;
   uint32_t& predicate = warp.predicate(to.index);
   predicate = (predicate & ~lanes) | (holds ? lanes : 0);
 }

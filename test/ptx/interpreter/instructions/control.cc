@@ -63,6 +63,10 @@ Outcome call(Warp& warp, const Instruction& instruction, uint32_t lanes) {
   const Module& module = *warp.cta().launch().module;
   const Call call = call_of(instruction);
   const Function& function = module.functions[static_cast<size_t>(call.function)];
+  const auto count = [](const Operand* list) { return list ? list->elements.size() : 0; };
+  if (count(call.parameters) != function.parameters.size() || count(call.results) != function.results.size()) {
+    warp.fault(instruction, -1, "function " + function.name + " has another number of parameters or results");
+  }
   for (size_t i = 0; i < function.parameters.size(); i++) {
     const Variable& parameter = function.parameters[i];
     copy_parameters(warp, instruction, lanes, call.parameters->elements[i], parameter.address, parameter.size, false);
@@ -98,7 +102,15 @@ bool decode_call(Instruction& instruction) {
   modifiers.accept("uni");
   const bool results = modifiers.accept("results");
   modifiers.end();
-  require(instruction, call_of(instruction).function >= 0, "an indirect call");
+  const Call target = call_of(instruction);
+  require(instruction, target.function >= 0, "an indirect call");
+  for (const Operand* list : {target.parameters, target.results}) {
+    if (!list) continue;
+    for (const Operand& element : list->elements) {
+      require(instruction, element.kind == Operand::Kind::kConstant && element.constant,
+              "a parameter or result of a call that is no .param variable");
+    }
+  }
   instruction.execute = results ? call_results : call;
   return true;
 }

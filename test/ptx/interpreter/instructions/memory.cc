@@ -162,8 +162,17 @@ bool decode_hint(Instruction& instruction) {
   if (instruction.has("tensormap")) return false;
   Modifiers modifiers(instruction);
   if (!modifiers.accept("global")) modifiers.accept("local");
-  for (const auto* level : {"L1", "L2", "L2::evict_last", "L2::evict_normal"}) modifiers.accept(level);
-  if (instruction.opcode == "discard") modifiers.expect("128");
+  const auto& operands = instruction.operands;
+  if (instruction.opcode == "discard") {
+    modifiers.expect("L2");
+    require(instruction,
+            operands.size() == 2 && operands[1].kind == Operand::Kind::kConstant && (*operands[1].constant)[0] == 128,
+            "a size other than 128");
+  } else {
+    modifiers.choose({"L1", "L2", "L2::evict_last", "L2::evict_normal"});
+    require(instruction, operands.size() == 1, "operands other than an address");
+  }
+  require(instruction, operands[0].kind == Operand::Kind::kAddress, "operands other than an address");
   modifiers.end();
   instruction.execute = nothing;
   return true;
