@@ -1,0 +1,58 @@
+// One attention problem as its kernels see it: plain data, passed to them by value.
+#pragma once
+
+#include <stdint.h>
+
+namespace na::cuda {
+
+enum class Element : int32_t { kFloat32, kFloat16, kBfloat16 };
+
+// Elements between neighbours. The last axis of every tensor has stride 1.
+struct Strides {
+  int64_t batch, token, head;
+};
+
+// float32, added to the scaled and capped score. Strides in elements, 0 where it is broadcast.
+struct Bias {
+  const float* data;
+  int64_t batch, head, query, key;
+};
+
+constexpr int kMostBiases = 4;
+constexpr int32_t kUnlimited = INT32_MAX;
+
+// out = softmax(mask(softcap(scale * q k^T) + biases)) v and the natural logarithm of the sum of exponentials, in
+// float32. q is [batch, queries, heads, head_dim], k [batch, keys, kv_heads, head_dim], v and out likewise with
+// value_dim; heads is a multiple of kv_heads. A row that sees no key gives 0 and -infinity.
+struct Problem {
+  const void *q, *k, *v;
+  void* out;
+  float* lse;  // [batch, queries, heads], contiguous
+  Strides q_strides, k_strides, v_strides, out_strides;
+  int32_t batch, heads, kv_heads, queries, keys, head_dim, value_dim;
+
+  // The query at position p = i + keys - queries sees keys p - left ... p + right.
+  int32_t left, right;
+
+  float scale;
+  float softcap;        // 0: none
+  const float* sinks;   // [heads], or nullptr
+  int64_t sink_stride;  // elements
+  Bias biases[kMostBiases];
+  int32_t bias_count;
+
+  // Packed sequences: batch is 1, queries and keys count all packed tokens, and sequence s has those from cu_q[s] up
+  // to cu_q[s + 1] and cu_k[s] up to cu_k[s + 1]. The values are clamped, see tile/sequence.h. nullptr: none.
+  const int32_t *cu_q, *cu_k;
+  int64_t cu_q_stride, cu_k_stride;
+  int32_t sequences;
+
+  // Parts of the keys whose results are to be combined, see attention/combine.h. Without parts (0), kernels write out
+  // and lse and take the sinks into account. Otherwise the key tiles of each query tile are shared out among `parts`
+  // blocks, and part n writes the normalised float32 result of its share to slot first_slot + n, leaving out the sinks:
+  //   part_out [slots, batch, queries, heads, value_dim], part_lse [slots, batch, queries, heads].
+  int32_t parts, first_slot;
+  float *part_out, *part_lse;
+};
+
+}  // namespace na::cuda

@@ -1,0 +1,71 @@
+// From products to scores: scale, cap, biases and mask, on the accumulator of a tile.
+//
+// Accumulators of mma.sync and of wgmma alike: scores[j][2 * r + c] is row r of the thread's two (lane / 4 of the
+// warp's sixteen, and eight further on) and column 8 * j + 2 * (lane % 4) + c.
+#pragma once
+
+#include "tile/band.h"
+
+namespace na::cuda {
+
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f, kInfinity = __builtin_huge_valf();
+
+// What a thread's row is.
+struct Row {
+  int32_t query;  // of the sequence; may lie beyond the last one
+  int32_t head;
+};
+
+// Whether scores need more than a positive scale: then they are changed one by one before the softmax, else the scale
+// enters with the exponent.
+__host__ __device__ inline bool modifies_scores(const Problem& problem) {
+  return problem.softcap > 0 || problem.bias_count > 0 || !(problem.scale > 0);
+}
+
+// Products become scores in units of log2.
+template <int kColumns>
+__device__ inline void modify(float (&scores)[kColumns][4], const Problem& problem, const Sequence& sequence,
+                              const Row (&rows)[2], int32_t first_key, int32_t lane) {
+  const float* bias[2][kMostBiases];
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const int64_t query = sequence.first_query + min(rows[r].query, sequence.queries - 1);
+#pragma unroll
+    for (int b = 0; b < kMostBiases; b++) {
+      const Bias& from = problem.biases[b];
+      bias[r][b] = from.data + sequence.batch * from.batch + rows[r].head * from.head + query * from.query;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4 * kColumns; i++) {
+    float& score = scores[i / 4][i % 4];
+    const int32_t key = first_key + i / 4 * 8 + lane % 4 * 2 + i % 2;
+    float x = score * problem.scale;
+    if (problem.softcap > 0) x = problem.softcap * tanhf(x / problem.softcap);
+    if (key < sequence.keys) {
+#pragma unroll
+      for (int b = 0; b < kMostBiases; b++) {
+        if (b < problem.bias_count) x += bias[i / 2 % 2][b][(sequence.first_key + key) * problem.biases[b].key];
+      }
+    }
+    score = x * kLog2E;
+  }
+}
+
+// Scores of keys that a row does not see become -infinity.
+template <int kColumns>
+__device__ inline void mask(float (&scores)[kColumns][4], const Problem& problem, const Sequence& sequence,
+                            const Row (&rows)[2], int32_t first_key, int32_t lane) {
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const int32_t position = sequence.position(rows[r].query);
+    const int32_t from = KeyTiles::from(problem, position), to = min(KeyTiles::to(problem, position), sequence.keys);
+#pragma unroll
+    for (int i = 0; i < 2 * kColumns; i++) {
+      const int32_t key = first_key + i / 2 * 8 + lane % 4 * 2 + i % 2;
+      if (key < from || key >= to) scores[i / 2][2 * r + i % 2] = -kInfinity;
+    }
+  }
+}
+
+}  // namespace na::cuda
