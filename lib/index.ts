@@ -13,5 +13,6 @@ export {
 } from './dtype';
 export { AttentionError, type ErrorCode } from './errors';
 export { causal, type Mask, type NeighborhoodOptions, neighborhood, type PerAxis, window } from './masks';
+export { type Simulation, type SimulationOptions, simulateNeighborhood } from './simulate';
 export { Event, Graph, Stream } from './stream';
 export { type Device, Tensor, type ToOptions } from './tensor';

@@ -63,28 +63,29 @@ export interface NeighborhoodOptions {
 
 const mostAxes = 3;
 
-function perAxis<T>(name: string, value: unknown, check: (name: string, value: unknown) => T): T[] {
+function perAxis<T>(call: string, name: string, value: unknown, check: (name: string, value: unknown) => T): T[] {
   if (!Array.isArray(value)) return [check(name, value)];
   if (value.length < 1 || value.length > mostAxes) {
     throw new AttentionError(
       'ERR_OPTION',
-      `neighborhood: ${name} is ${show(value)}; give one value, or one for each of 1 to ${mostAxes} token axes`,
+      `${call}: ${name} is ${show(value)}; give one value, or one for each of 1 to ${mostAxes} token axes`,
     );
   }
   return Array.from(value, (entry, axis) => check(`${name}[${axis}]`, entry));
 }
 
-function setting(given: unknown): NativeNeighborhood {
+/** The settings of a neighborhood, checked as far as they can be without the extents of the axes. */
+export function neighborhoodSetting(call: string, given: unknown): NativeNeighborhood {
   const names = ['window', 'stride', 'dilation', 'causal', 'wrap'] as const;
-  const { window, stride = 1, dilation = 1, causal = false, wrap = false } = options('neighborhood', given, names);
-  const size = (name: string, value: unknown) => integer('neighborhood', name, value, 1);
-  const flag = (name: string, value: unknown) => Number(boolean('neighborhood', name, value));
+  const { window, stride = 1, dilation = 1, causal = false, wrap = false } = options(call, given, names);
+  const size = (name: string, value: unknown) => integer(call, name, value, 1);
+  const flag = (name: string, value: unknown) => Number(boolean(call, name, value));
   const native: NativeNeighborhood = {
-    window: perAxis('window', window, (name, value) => (value === -1 ? -1 : size(name, value))),
-    stride: perAxis('stride', stride, size),
-    dilation: perAxis('dilation', dilation, size),
-    causal: perAxis('causal', causal, flag),
-    wrap: perAxis('wrap', wrap, flag),
+    window: perAxis(call, 'window', window, (name, value) => (value === -1 ? -1 : size(name, value))),
+    stride: perAxis(call, 'stride', stride, size),
+    dilation: perAxis(call, 'dilation', dilation, size),
+    causal: perAxis(call, 'causal', causal, flag),
+    wrap: perAxis(call, 'wrap', wrap, flag),
   };
   const lists = Object.entries(native) as [string, number[]][];
   const [longest, { length: axes }] = lists.reduce((a, b) => (b[1].length > a[1].length ? b : a));
@@ -92,7 +93,7 @@ function setting(given: unknown): NativeNeighborhood {
     if (values.length !== 1 && values.length !== axes) {
       throw new AttentionError(
         'ERR_OPTION',
-        `neighborhood: ${name} has ${values.length} values but ${longest} has ${axes}; give one value or one per axis`,
+        `${call}: ${name} has ${values.length} values but ${longest} has ${axes}; give one value or one per axis`,
       );
     }
   }
@@ -100,10 +101,10 @@ function setting(given: unknown): NativeNeighborhood {
   for (let axis = 0; axis < axes; axis++) {
     const [w, s] = [at(native.window, axis), at(native.stride, axis)];
     if (w !== -1 && s > w) {
-      throw new AttentionError('ERR_OPTION', `neighborhood: stride ${s} of axis ${axis} exceeds its window ${w}`);
+      throw new AttentionError('ERR_OPTION', `${call}: stride ${s} of axis ${axis} exceeds its window ${w}`);
     }
     if (at(native.causal, axis) && at(native.wrap, axis)) {
-      throw new AttentionError('ERR_OPTION', `neighborhood: axis ${axis} cannot both wrap and be causal`);
+      throw new AttentionError('ERR_OPTION', `${call}: axis ${axis} cannot both wrap and be causal`);
     }
   }
   return native;
@@ -115,9 +116,9 @@ function setting(given: unknown): NativeNeighborhood {
  * in the window of each. A list gives one setting per query head.
  */
 export function neighborhood(opts: NeighborhoodOptions | readonly NeighborhoodOptions[]): Mask {
-  if (!Array.isArray(opts)) return makeMask({ settings: [setting(opts)] });
+  if (!Array.isArray(opts)) return makeMask({ settings: [neighborhoodSetting('neighborhood', opts)] });
   if (opts.length === 0) {
     throw new AttentionError('ERR_OPTION', 'neighborhood: the list of settings is empty; give one per query head');
   }
-  return makeMask({ settings: opts.map(setting) });
+  return makeMask({ settings: opts.map((one) => neighborhoodSetting('neighborhood', one)) });
 }

@@ -55,6 +55,7 @@ describe('README', () => {
     expect(examples.map(({ heading }) => heading)).toEqual([
       '## Attention',
       '## Windows and neighborhoods',
+      '## Simulating neighborhoods',
       '## Biases, sinks, extra keys',
       '## Ragged batches',
       '## Merging',

@@ -1,0 +1,234 @@
+// What a tiling makes of a neighborhood: exact counts, from the definition of GNA (Hassani et al. 2025, arXiv:2504.16922).
+
+import { AttentionError } from './errors';
+import { type NeighborhoodOptions, neighborhoodSetting } from './masks';
+import type { NativeNeighborhood } from './native';
+import { integers, options } from './options';
+
+/** A neighborhood on a grid of tokens, and the boxes of tokens that an executor takes at once. */
+export interface SimulationOptions extends NeighborhoodOptions {
+  /** Extent of each token axis, one to three. */
+  shape: readonly number[];
+  /** Queries of a tile along each axis; chosen for the largest `speedup.sum` unless given. */
+  queryTile?: readonly number[];
+  /** Keys of a tile along each axis; chosen likewise. */
+  keyTile?: readonly number[];
+}
+
+/** Speed-ups are over attention of every query to every key. */
+export interface Simulation {
+  queryTile: number[];
+  keyTile: number[];
+  /**
+   * Pairs of a query tile and a key tile of one batch entry and head. A visited pair holds a query that sees a key. It is
+   * full when every query of it sees every key, so that it needs no mask, and partial otherwise, as are visited tiles
+   * that reach over the border of the grid. With dilation, a tile holds tokens of one dilation group.
+   */
+  tiles: { visited: number; full: number; partial: number; total: number };
+  speedup: {
+    /** All pairs of a query and a key over the visible ones. */
+    flops: number;
+    /** The bound when every query tile costs as much as the worst one: all tokens over those of its key tiles. */
+    worstTile: number;
+    /** The bound when the cost follows the visited tiles: all tokens over those of a query tile's key tiles in the mean. */
+    sum: number;
+  };
+}
+
+interface AxisSetting {
+  extent: number;
+  window: number;
+  stride: number;
+  dilation: number;
+  causal: boolean;
+  wrap: boolean;
+}
+
+/** Of one axis; all but `worst` are sums over its query tiles or queries. */
+interface AxisCounts {
+  visible: number;
+  visited: number;
+  full: number;
+  worst: number;
+  queryTiles: number;
+  keyTiles: number;
+}
+
+const mostTokens = 2 ** 30;
+
+/** Boxes of 128 tokens, and of 64, by the number of axes: what the registers of a block of threads hold. */
+const candidateTiles: Record<number, { queryTile: number[]; keyTile: number[] }[]> = {
+  1: [
+    { queryTile: [128], keyTile: [128] },
+    { queryTile: [64], keyTile: [128] },
+  ],
+  2: [
+    { queryTile: [16, 8], keyTile: [16, 8] },
+    { queryTile: [8, 16], keyTile: [8, 16] },
+    { queryTile: [8, 8], keyTile: [16, 8] },
+    { queryTile: [8, 8], keyTile: [8, 16] },
+  ],
+  3: [
+    { queryTile: [4, 4, 8], keyTile: [4, 4, 8] },
+    { queryTile: [2, 8, 8], keyTile: [2, 8, 8] },
+    { queryTile: [4, 4, 4], keyTile: [4, 4, 8] },
+    { queryTile: [4, 4, 4], keyTile: [2, 8, 8] },
+  ],
+};
+
+/** The keys [start, end) that a query of a dilation group of some length sees; a wrapping window may begin below 0. */
+function windowOf(i: number, length: number, { window: w, stride: s, causal, wrap }: AxisSetting): [number, number] {
+  const first = i - (i % s);
+  if (causal) return [Math.max(Math.min(first + s - 1, length - 1) - w + 1, 0), i + 1];
+  const start = Math.min(first + Math.floor(s / 2), length - 1) - Math.floor(w / 2);
+  const clamped = wrap ? start : Math.min(Math.max(start, 0), length - w);
+  return [clamped, clamped + w];
+}
+
+/** Tiles of `tile` tokens that [start, end) touches on an axis of some length; on a ring it may lie outside [0, length). */
+function touched(start: number, end: number, length: number, tile: number): number {
+  const tiles = Math.ceil(length / tile);
+  if (end <= start) return 0;
+  if (end - start >= length) return tiles;
+  const from = ((start % length) + length) % length;
+  const to = from + end - start;
+  if (to <= length) return Math.ceil(to / tile) - Math.floor(from / tile);
+  return Math.min(tiles, tiles - Math.floor(from / tile) + Math.ceil((to - length) / tile));
+}
+
+/** Whether [from, to) lies within a window of a ring. */
+function within(from: number, to: number, [start, end]: [number, number], length: number): boolean {
+  if (end - start === length) return true;
+  const at = (((from - start) % length) + length) % length;
+  return at + to - from <= end - start;
+}
+
+/** Whole tiles that every one of the queries [first, last] sees. */
+function covered(first: number, last: number, length: number, tile: number, setting: AxisSetting): number {
+  const [, end] = windowOf(first, length, setting);
+  const [start] = windowOf(last, length, setting);
+  if (!setting.wrap) return Math.max(0, Math.floor(end / tile) - Math.ceil(start / tile));
+  // On a ring, what all windows share may be in several pieces.
+  const windows: [number, number][] = [];
+  for (let i = first - (first % setting.stride); i <= last; i += setting.stride) {
+    windows.push(windowOf(i, length, setting));
+  }
+  let full = 0;
+  for (let key = 0; key + tile <= length; key += tile) {
+    if (windows.every((window) => within(key, key + tile, window, length))) full++;
+  }
+  return full;
+}
+
+function countGroup(length: number, setting: AxisSetting, queryTile: number, keyTile: number): AxisCounts {
+  const counts = { visible: 0, visited: 0, full: 0, worst: 0, queryTiles: 0, keyTiles: Math.ceil(length / keyTile) };
+  for (let first = 0; first < length; first += queryTile) {
+    const last = Math.min(first + queryTile, length) - 1;
+    // Windows move on with their queries and leave no gap between them.
+    const [start] = windowOf(first, length, setting);
+    const [, end] = windowOf(last, length, setting);
+    const visited = touched(start, end, length, keyTile);
+    counts.visited += visited;
+    counts.worst = Math.max(counts.worst, visited);
+    counts.full += covered(first, last, length, keyTile, setting);
+    counts.queryTiles++;
+    for (let i = first; i <= last; i++) {
+      const [from, to] = windowOf(i, length, setting);
+      counts.visible += to - from;
+    }
+  }
+  return counts;
+}
+
+function countAxis(setting: AxisSetting, queryTile: number, keyTile: number): AxisCounts {
+  const { extent, dilation } = setting;
+  const long = extent % dilation; // so many groups have one token more
+  const total: AxisCounts = { visible: 0, visited: 0, full: 0, worst: 0, queryTiles: 0, keyTiles: 0 };
+  for (const [groups, length] of [
+    [long, Math.floor(extent / dilation) + 1],
+    [dilation - long, Math.floor(extent / dilation)],
+  ] as const) {
+    if (groups === 0) continue;
+    const one = countGroup(length, setting, queryTile, keyTile);
+    for (const name of ['visible', 'visited', 'full', 'queryTiles', 'keyTiles'] as const) {
+      total[name] += groups * one[name];
+    }
+    total.worst = Math.max(total.worst, one.worst);
+  }
+  return total;
+}
+
+const product = (values: readonly number[]) => values.reduce((a, b) => a * b, 1);
+
+function count(settings: AxisSetting[], queryTile: number[], keyTile: number[]): Simulation {
+  const axes = settings.map((setting, a) => countAxis(setting, queryTile[a]!, keyTile[a]!));
+  const all = (name: keyof AxisCounts) => product(axes.map((axis) => axis[name]));
+  const tokens = product(settings.map(({ extent }) => extent));
+  const [visited, full, queryTiles, perTile] = [all('visited'), all('full'), all('queryTiles'), product(keyTile)];
+  return {
+    queryTile,
+    keyTile,
+    tiles: { visited, full, partial: visited - full, total: queryTiles * all('keyTiles') },
+    speedup: {
+      flops: (tokens * tokens) / all('visible'),
+      worstTile: tokens / (all('worst') * perTile),
+      sum: (tokens * queryTiles) / (visited * perTile),
+    },
+  };
+}
+
+function settingOf(native: NativeNeighborhood, axis: number, extent: number): AxisSetting {
+  const at = (values: number[]) => (values.length === 1 ? values[0]! : values[axis]!);
+  const [dilation, stride, wrap] = [at(native.dilation), at(native.stride), at(native.wrap) === 1];
+  const most = Math.floor(extent / dilation);
+  const window = at(native.window) === -1 ? most : at(native.window);
+  const refuse = (problem: string) => new AttentionError('ERR_OPTION', `simulateNeighborhood: ${problem}`);
+  if (window > most || most < 1) {
+    throw refuse(`window ${window} times dilation ${dilation} of axis ${axis} exceeds its extent ${extent}`);
+  }
+  if (stride > window) throw refuse(`stride ${stride} of axis ${axis} exceeds its window ${window}`);
+  if (wrap && (extent % dilation !== 0 || most % stride !== 0)) {
+    throw refuse(
+      `axis ${axis} wraps, so its extent ${extent} must be divisible by dilation ${dilation} and what remains by stride ${stride}`,
+    );
+  }
+  return { extent, window, stride, dilation, causal: at(native.causal) === 1, wrap };
+}
+
+/**
+ * Counts the tiles that an executor visits for a neighborhood, without any tensor, and says how much faster than dense
+ * attention it can be at best. Pure arithmetic, exact for any extent up to 2^30 tokens.
+ *
+ * @throws AttentionError ERR_OPTION for settings that do not fit the shape, ERR_SHAPE for a shape or tiles that are none.
+ */
+export function simulateNeighborhood(opts: SimulationOptions): Simulation {
+  const call = 'simulateNeighborhood';
+  const names = ['shape', 'queryTile', 'keyTile', 'window', 'stride', 'dilation', 'causal', 'wrap'] as const;
+  const { shape, queryTile, keyTile, ...rest } = options(call, opts, names);
+  const extents = integers(call, 'shape', shape, 1, 'ERR_SHAPE');
+  if (extents.length < 1 || extents.length > 3 || product(extents) > mostTokens) {
+    const found = `shape has ${extents.length} axes and ${product(extents)} tokens`;
+    throw new AttentionError('ERR_SHAPE', `${call}: ${found}; give one to three token axes and at most 2^30 tokens`);
+  }
+  const native = neighborhoodSetting(call, rest);
+  for (const [name, values] of Object.entries(native) as [string, number[]][]) {
+    if (values.length === 1 || values.length === extents.length) continue;
+    const found = `${name} has ${values.length} values for ${extents.length} token axes`;
+    throw new AttentionError('ERR_OPTION', `${call}: ${found}; give one value or one per axis`);
+  }
+  const settings = extents.map((extent, axis) => settingOf(native, axis, extent));
+  const given = (name: string, value: unknown) => {
+    if (value === undefined) return undefined;
+    const tile = integers(call, name, value, 1, 'ERR_SHAPE');
+    if (tile.length === extents.length) return tile;
+    throw new AttentionError(
+      'ERR_SHAPE',
+      `${call}: ${name} has ${tile.length} axes but shape has ${extents.length}; give one length per axis`,
+    );
+  };
+  const [queries, keys] = [given('queryTile', queryTile), given('keyTile', keyTile)];
+  const candidates = candidateTiles[extents.length]!.map((tiles) =>
+    count(settings, queries ?? tiles.queryTile, keys ?? tiles.keyTile),
+  );
+  return candidates.reduce((best, one) => (one.speedup.sum > best.speedup.sum ? one : best));
+}

@@ -1,0 +1,169 @@
+// The simulator against counting by the definition, and against published figures.
+
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { AttentionError, simulateNeighborhood } from 'node-attention';
+import { describe, expect, it } from 'vitest';
+import { axisSetting } from './support/cases';
+import { type Axis, seesAlong } from './support/oracle';
+
+interface Counts {
+  visible: number;
+  visited: number;
+  full: number;
+  worst: number;
+  queryTiles: number;
+  keyTiles: number;
+}
+
+/** One axis, pair by pair. Tiles are sets of tokens of one dilation group. */
+function bruteForce(extent: number, axis: Axis, queryTile: number, keyTile: number): Counts {
+  const group = (g: number) => Array.from({ length: extent }, (_, i) => i).filter((i) => i % axis.dilation === g);
+  const tilesOf = (tile: number) =>
+    Array.from({ length: axis.dilation }, (_, g) => group(g)).flatMap((tokens) =>
+      Array.from({ length: Math.ceil(tokens.length / tile) }, (_, t) => tokens.slice(t * tile, (t + 1) * tile)),
+    );
+  const [queries, keys] = [tilesOf(queryTile), tilesOf(keyTile)];
+  const counts = { visible: 0, visited: 0, full: 0, worst: 0, queryTiles: queries.length, keyTiles: keys.length };
+  for (const tile of queries) {
+    let own = 0;
+    for (const against of keys) {
+      const pairs = tile.flatMap((i) => against.map((j) => seesAlong(i, j, extent, axis)));
+      const seen = pairs.filter(Boolean).length;
+      counts.visible += seen;
+      own += seen > 0 ? 1 : 0;
+      counts.full += seen === pairs.length && against.length === keyTile ? 1 : 0;
+    }
+    counts.visited += own;
+    counts.worst = Math.max(counts.worst, own);
+  }
+  return counts;
+}
+
+const product = (values: number[]) => values.reduce((a, b) => a * b, 1);
+
+const grid = fc.array(fc.integer({ min: 1, max: 30 }), { minLength: 1, maxLength: 3 }).chain((shape) =>
+  fc.record({
+    shape: fc.constant(shape),
+    axes: fc.tuple(...shape.map(axisSetting)) as fc.Arbitrary<Axis[]>,
+    queryTile: fc.tuple(...shape.map(() => fc.integer({ min: 1, max: 9 }))) as fc.Arbitrary<number[]>,
+    keyTile: fc.tuple(...shape.map(() => fc.integer({ min: 1, max: 9 }))) as fc.Arbitrary<number[]>,
+  }),
+);
+
+describe('simulateNeighborhood', () => {
+  it('counts what the definition says', () => {
+    fc.assert(
+      fc.property(grid, ({ shape, axes, queryTile, keyTile }) => {
+        const counts = axes.map((axis, a) => bruteForce(shape[a]!, axis, queryTile[a]!, keyTile[a]!));
+        const all = (name: keyof Counts) => product(counts.map((one) => one[name]));
+        const tokens = product(shape);
+        const settings = {
+          window: axes.map(({ window }) => window),
+          stride: axes.map(({ stride }) => stride),
+          dilation: axes.map(({ dilation }) => dilation),
+          causal: axes.map(({ causal }) => causal),
+          wrap: axes.map(({ wrap }) => wrap),
+        };
+        expect(simulateNeighborhood({ shape, ...settings, queryTile, keyTile })).toEqual({
+          queryTile,
+          keyTile,
+          tiles: {
+            visited: all('visited'),
+            full: all('full'),
+            partial: all('visited') - all('full'),
+            total: all('queryTiles') * all('keyTiles'),
+          },
+          speedup: {
+            flops: tokens ** 2 / all('visible'),
+            worstTile: tokens / (all('worst') * product(keyTile)),
+            sum: (tokens * all('queryTiles')) / (all('visited') * product(keyTile)),
+          },
+        });
+      }),
+      { numRuns: 1000, seed: 28 },
+    );
+  });
+
+  const hunyuan = { shape: [30, 48, 80], window: [18, 24, 24], queryTile: [4, 8, 8], keyTile: [2, 8, 8] };
+  const flux = { shape: [256, 256], window: 80, queryTile: [16, 16], keyTile: [16, 8] };
+  const cosmos = { shape: [16, 44, 80], window: [16, 24, 16], queryTile: [8, 4, 8], keyTile: [4, 4, 8] };
+
+  it.each([
+    ['HunyuanVideo, stride 1', { ...hunyuan, stride: 1 }, 3.27, 5.245],
+    ['HunyuanVideo, stride 16 x 8 x 8', { ...hunyuan, stride: [16, 8, 8] }, 11.11, undefined],
+    ['FLUX, stride 1', { ...flux, stride: 1 }, 6.095, 7.061],
+    ['FLUX, stride 16 x 16', { ...flux, stride: 16 }, 10.24, undefined],
+    ['Cosmos, stride 1', { ...cosmos, stride: 1 }, 5.238, 6.087],
+    ['Cosmos, stride 16 x 8 x 16', { ...cosmos, stride: [16, 8, 16] }, 9.17, undefined],
+  ])('gives the published bounds: %s', (_, options, worst, sum) => {
+    const { speedup } = simulateNeighborhood(options);
+    const digits = (x: number) => String(x).split('.')[1]!.length;
+    expect(speedup.worstTile.toFixed(digits(worst))).toBe(String(worst));
+    if (sum) expect(speedup.sum.toFixed(digits(sum))).toBe(String(sum));
+  });
+
+  it('a full window is dense attention, blocks need no mask', () => {
+    expect(simulateNeighborhood({ shape: [256], window: -1, queryTile: [64], keyTile: [32] })).toMatchObject({
+      tiles: { visited: 32, full: 32, partial: 0, total: 32 },
+      speedup: { flops: 1, worstTile: 1, sum: 1 },
+    });
+    expect(
+      simulateNeighborhood({ shape: [256], window: 64, stride: 64, queryTile: [64], keyTile: [32] }),
+    ).toMatchObject({
+      tiles: { visited: 8, full: 8, partial: 0, total: 32 },
+      speedup: { flops: 4, worstTile: 4, sum: 4 },
+    });
+  });
+
+  it('chooses tiles when none are given', () => {
+    const chosen = simulateNeighborhood({ shape: [256, 256], window: 80 });
+    expect(chosen.queryTile).toHaveLength(2);
+    const worse = simulateNeighborhood({ shape: [256, 256], window: 80, queryTile: [16, 16], keyTile: [16, 16] });
+    expect(chosen.speedup.sum).toBeGreaterThan(worse.speedup.sum);
+  });
+
+  it.each<[object, string, RegExp]>([
+    [{ shape: [], window: 3 }, 'ERR_SHAPE', /one to three token axes/],
+    [{ shape: [2, 2, 2, 2], window: 1 }, 'ERR_SHAPE', /4 axes/],
+    [{ shape: [0], window: 1 }, 'ERR_SHAPE', /shape\[0\]/],
+    [{ shape: [2 ** 20, 2 ** 20], window: 1 }, 'ERR_SHAPE', /2\^30/],
+    [{ shape: [8], window: 9 }, 'ERR_OPTION', /window 9 .*axis 0.*extent 8/],
+    [{ shape: [8], window: 4, dilation: 3 }, 'ERR_OPTION', /dilation 3/],
+    [{ shape: [8], window: -1, stride: 9 }, 'ERR_OPTION', /stride 9/],
+    [{ shape: [8], window: 4, stride: 3, wrap: true }, 'ERR_OPTION', /wraps/],
+    [{ shape: [8, 8], window: [1, 1, 1] }, 'ERR_OPTION', /window has 3 values for 2/],
+    [{ shape: [8], window: 3, queryTile: [2, 2] }, 'ERR_SHAPE', /queryTile has 2 axes/],
+    [{ shape: [8], window: 3, keyTile: [0] }, 'ERR_SHAPE', /keyTile\[0\]/],
+    [{ shape: [8], window: 3, tile: 4 }, 'ERR_OPTION', /'tile' is not known/],
+  ])('refuses %j', (options, code, message) => {
+    const call = () => simulateNeighborhood(options as never);
+    expect(call).toThrow(AttentionError);
+    expect(call).toThrow(expect.objectContaining({ code, message: expect.stringMatching(message) }));
+  });
+});
+
+describe('npx node-attention simulate', () => {
+  const run = (...args: string[]) =>
+    spawnSync(process.execPath, [join(__dirname, '../dist/cli.js'), 'simulate', ...args], { encoding: 'utf8' });
+
+  it('prints candidates and recommends the smallest good stride', () => {
+    const { stdout, status } = run('--shape', '32768', '--window', '2048', '--rows', '3');
+    expect(status).toBe(0);
+    const lines = stdout.trim().split('\n');
+    expect(lines[2]).toMatch(/^256 +128 \/ 128 +6\.3 % +100 % +16\.00 +16\.00 +16\.00$/);
+    expect(lines.slice(1)).toContainEqual(expect.stringMatching(/^1 +128 \/ 128 +6\.6 %/)); // sliding, whatever its rank
+    expect(lines.at(-1)).toMatch(/^Recommended: stride 256 /);
+  });
+
+  it.each([
+    [['--shape', '8'], /required option '--window/],
+    [['--shape', '8,x', '--window', '3'], /give whole numbers/],
+    [['--shape', '8', '--window', '9'], /window 9 .* extent 8/],
+  ])('refuses %j', (args, message) => {
+    const { stderr, status } = run(...args);
+    expect(stderr).toMatch(message);
+    expect(status).toBe(1);
+  });
+});
