@@ -3,6 +3,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import koffi from 'koffi';
+import { type Asynchrony, asynchronyNumber, SCHEDULES } from './schedules';
 
 const LIBRARY = join(__dirname, '../../../build/ptx/libptx_interpreter.so');
 if (!existsSync(LIBRARY)) throw new Error(`${LIBRARY} is missing; run "npm run test:ptx", which builds it.`);
@@ -30,8 +31,6 @@ export type Memory = Buffer | Float32Array | Float64Array | Int32Array | Uint32A
 /** A value of exact width, for a kernel's parameter. Memory is passed as its address. */
 export type Argument = Memory | { u32: number } | { f32: number } | { u64: bigint } | { bytes: Uint8Array };
 
-export type Asynchrony = 'immediate' | 'late' | 'random';
-
 export interface LaunchOptions {
   grid?: number[];
   block?: number[];
@@ -42,14 +41,7 @@ export interface LaunchOptions {
   memory?: Memory[];
 }
 
-/** Several schedules, adversarial each in its own way: a kernel must give the same result under all of them. */
-export const SCHEDULES: Required<Pick<LaunchOptions, 'seed' | 'asynchrony'>>[] = [
-  { seed: 0, asynchrony: 'immediate' },
-  { seed: 0, asynchrony: 'late' },
-  ...[1, 2, 3].map((seed) => ({ seed, asynchrony: 'immediate' as const })),
-  ...[4, 5].map((seed) => ({ seed, asynchrony: 'late' as const })),
-  ...[6, 7].map((seed) => ({ seed, asynchrony: 'random' as const })),
-];
+export { SCHEDULES };
 
 export class Ptx {
   readonly #module: unknown;
@@ -77,7 +69,7 @@ export class Ptx {
         parameters,
         parameters.byteLength,
         options.seed ?? 0,
-        ['immediate', 'late', 'random'].indexOf(options.asynchrony ?? 'immediate'),
+        asynchronyNumber(options.asynchrony ?? 'immediate'),
         error,
         ERROR_BYTES,
       );
