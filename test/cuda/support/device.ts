@@ -4,7 +4,6 @@
 
 import { copyFileSync, existsSync, mkdirSync, symlinkSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import type { IKoffiLib } from 'koffi';
 import { asynchronyNumber, SCHEDULES, type Schedule } from '../../ptx/support/schedules';
 
 const root = join(__dirname, '../../..');
@@ -24,7 +23,7 @@ export const title = (name: string): string => (missing ? `${name} (skipped: ${m
 /** The schedules to run each case under: one where they mean nothing. */
 export const schedules: Schedule[] = interpreted ? SCHEDULES : SCHEDULES.slice(0, 1);
 
-let standin: IKoffiLib | undefined;
+let standin: ReturnType<typeof import('koffi').load> | undefined;
 
 function loadStandIn(): void {
   const koffi = require('koffi') as typeof import('koffi');

@@ -41,7 +41,7 @@ export interface LaunchOptions {
   memory?: Memory[];
 }
 
-export { SCHEDULES };
+export { type Asynchrony, SCHEDULES };
 
 export class Ptx {
   readonly #module: unknown;
