@@ -79,18 +79,17 @@ export class Stream {
     try {
       result = fn();
     } catch (error) {
-      native.graphDispose(native.streamEndCapture(handle));
+      native.streamAbandonCapture(handle);
       throw error;
     } finally {
       this.#capturing = false;
     }
-    const graph = native.streamEndCapture(handle);
     if (result instanceof Promise) {
-      native.graphDispose(graph);
+      native.streamAbandonCapture(handle);
       result.catch(() => {}); // what it does later is not part of the capture, and its failure not ours
       throw new AttentionError('ERR_OPTION', 'capture: fn returned a promise; it must enqueue synchronously');
     }
-    return makeGraph(graph, this);
+    return makeGraph(native.streamEndCapture(handle), this);
   }
 
   /** Lets go of the stream. Queued work still runs to its end. Idempotent. */

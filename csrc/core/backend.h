@@ -96,8 +96,8 @@ typedef struct na_attention {
   const na_bias* biases;              /* added */
   int32_t mask_count, bias_count;
   float scale;
-  float softcap; /* 0: none */
-  int32_t tf32;  /* float32 inputs may be multiplied as tf32 (CUDA) */
+  float softcap;   /* 0: none */
+  int32_t tf32;    /* float32 inputs may be multiplied as tf32 (CUDA) */
   void* workspace; /* of as many bytes as operation_check asked for */
 } na_attention;
 

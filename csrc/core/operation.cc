@@ -17,9 +17,19 @@ Operation::Operation(na_operation_kind operation_kind) : na_operation{} {
   done = finished;
 }
 
-Operation::Operation(const Operation& other) : na_operation{} {
+Operation::Operation(const Operation& other) : na_operation{}, workspace_(other.workspace_) {
   kind = other.kind;
   done = other.done;
+}
+
+Status Operation::prepare(Device* device) {
+  int64_t bytes = 0;
+  na_error refusal{};
+  if (device->backend->operation_check(device->index, kind, args, &bytes, &refusal)) return Status::from(refusal);
+  if (bytes == 0) return {};
+  NA_TRY(Storage::allocate(device, bytes, false, false, &workspace_));
+  *workspace() = workspace_->data;
+  return {};
 }
 
 void Operation::retain_tensors() {
@@ -32,7 +42,7 @@ void Operation::destroy() {
 }
 
 CopyOperation::CopyOperation(Tensor* source, Tensor* target)
-    : Operation(NA_OP_COPY), copy_{&source->view, &target->view} {
+    : Operation(NA_OP_COPY), copy_{&source->view, &target->view, nullptr} {
   args = &copy_;
   retain_tensors();
 }
@@ -45,6 +55,18 @@ CopyOperation::CopyOperation(const CopyOperation& other) : Operation(other), cop
 void CopyOperation::each_tensor(Visit visit, void* context) const {
   visit(context, Tensor::of(copy_.src), false);
   visit(context, Tensor::of(copy_.dst), true);
+}
+
+ZeroOperation::ZeroOperation(Tensor* tensor)
+    : Operation(NA_OP_ZERO), tensor_(tensor), zero_{tensor->storage->data, tensor->storage->bytes} {
+  args = &zero_;
+  retain_tensors();
+}
+
+ZeroOperation::ZeroOperation(const ZeroOperation& other)
+    : Operation(other), tensor_(other.tensor_), zero_(other.zero_) {
+  args = &zero_;
+  retain_tensors();
 }
 
 MarkOperation::MarkOperation(Ref<Timestamp> timestamp) : Operation(NA_OP_MARK), timestamp_(std::move(timestamp)) {

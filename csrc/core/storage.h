@@ -11,7 +11,7 @@ namespace na {
 
 class Storage : public RefCounted {
  public:
-  // Library memory, 64-byte aligned.
+  // Library memory, 64-byte aligned. `pinned`, on the host: by a GPU's backend, if there is one.
   static Status allocate(Device* device, int64_t bytes, bool pinned, bool zeroed, Ref<Storage>* storage);
   // Memory of somebody else; `released(owner)` is called, from any thread, when nothing uses it any more.
   static Ref<Storage> adopt(Device* device, void* data, int64_t bytes, void (*released)(void*), void* owner);
@@ -19,7 +19,7 @@ class Storage : public RefCounted {
   Device* const device;
   void* const data;
   const int64_t bytes;
-  const bool pinned;
+  const Device* const pinned_by;  // for host memory that a GPU can copy from and to by itself; otherwise null
 
   // Bookkeeping of order; touched by the environment's JavaScript thread alone. At most one reader a stream.
   Point last_write;
@@ -37,8 +37,8 @@ class Storage : public RefCounted {
   ~Storage() override;
 
  private:
-  Storage(Device* device, void* data, int64_t bytes, bool pinned, void (*released)(void*), void* owner)
-      : device(device), data(data), bytes(bytes), pinned(pinned), released_(released), owner_(owner) {}
+  Storage(Device* device, void* data, int64_t bytes, const Device* pinned_by, void (*released)(void*), void* owner)
+      : device(device), data(data), bytes(bytes), pinned_by(pinned_by), released_(released), owner_(owner) {}
   int64_t handles_ = 0;
   bool counted_ = true;
   void (*const released_)(void*);
