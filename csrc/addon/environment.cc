@@ -129,7 +129,7 @@ void Environment::deliver() {
 
 void Environment::close() {
   __atomic_store_n(&cancelled_, 1, __ATOMIC_RELAXED);
-  for (const Ref<Stream>& stream : streams_) stream->release();
+  for (const Ref<Stream>& stream : streams_) stream->open_gate();
   // What is queued is ended here; only then, so that no thread of the pool need find time for it, what runs is awaited.
   for (bool more = true; more;) {
     more = false;

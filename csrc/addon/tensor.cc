@@ -77,7 +77,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   NA_REFUSE(info.Env(), read_device(info[2], &device));
   if (device->host || !zeroed) {
     if (pinned && !device->host) {
-      return refuse(info.Env(), error(NA_ERR_OPTION, "pinned memory is the host's; leave out device '%s' or pinned",
+      return refuse(info.Env(), error(NA_ERR_OPTION, "pinned memory is the host's: leave out pinned, or device '%s'",
                                       device->name.c_str()));
     }
     NA_REFUSE(info.Env(), Tensor::allocate(device, dtype, shape, pinned, zeroed, &tensor));

@@ -40,9 +40,9 @@ class Stream : public RefCounted {
   Point last() const { return {timeline_, submitted_}; }
   bool idle() const { return timeline_->done(submitted_) && !holding(); }
 
-  // For the end of an environment, once its operations are cancelled. release() hands the backend what is held back;
+  // For the end of an environment, once its operations are cancelled. open_gate() hands the backend what is held back;
   // drain() ends what is not running and returns whether there was any; join() blocks until the rest has ended.
-  void release() const { gate_->open(); }
+  void open_gate() const { gate_->open(); }
   bool drain() const { return device->backend->stream_drain(timeline_->stream) != 0; }
   void join() const {
     timeline_->join(submitted_);
