@@ -19,6 +19,8 @@ Napi::Value create(const Napi::CallbackInfo& info) {
 Napi::Value synchronize(const Napi::CallbackInfo& info) {
   Ref<Stream> stream;
   NA_REFUSE(info.Env(), unwrap<Stream>(info[0], "stream", &stream));
+  const Status failed = stream->device->status();
+  if (!failed.ok()) return Environment::of(info.Env())->rejected_promise(failed);
   return Environment::of(info.Env())->promise_at(stream->last());
 }
 

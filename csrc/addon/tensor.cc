@@ -308,18 +308,20 @@ Napi::Value byte_offset(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(tensor->byte_offset()));
 }
 
-// tensorPending(tensor): whether work that writes it is not done
+// tensorPending(tensor): whether work that writes it is not done; refused when it failed
 Napi::Value pending(const Napi::CallbackInfo& info) {
   Ref<Tensor> tensor;
   NA_REFUSE(info.Env(), unwrap<Tensor>(info[0], "tensor", &tensor));
-  return Napi::Boolean::New(info.Env(), tensor->storage->pending());
+  const bool pending = tensor->storage->pending();
+  if (!pending) NA_REFUSE(info.Env(), tensor->storage->status());
+  return Napi::Boolean::New(info.Env(), pending);
 }
 
 // tensorWritten(tensor): a promise for the end of the work that writes it
 Napi::Value written(const Napi::CallbackInfo& info) {
   Ref<Tensor> tensor;
   NA_REFUSE(info.Env(), unwrap<Tensor>(info[0], "tensor", &tensor));
-  return Environment::of(info.Env())->promise_at(tensor->storage->last_write);
+  return Environment::of(info.Env())->promise_at(tensor->storage->last_write, tensor->storage);
 }
 
 // tensorTo(tensor, dtype, device, stream | undefined): a new tensor, filled by the stream

@@ -6,6 +6,7 @@ namespace {
 void finished(na_operation* base, const na_error* failure) {
   auto* operation = static_cast<Operation*>(base);
   const Ref<Timeline> timeline = operation->timeline;
+  if (failure || Storage::any_failed()) operation->spread(failure);
   operation->destroy();  // memory is free again before anybody learns that the work is done
   timeline->advance(failure);
 }
@@ -30,6 +31,19 @@ Status Operation::prepare(Device* device) {
   NA_TRY(Storage::allocate(device, bytes, false, false, &workspace_));
   *workspace() = workspace_->data;
   return {};
+}
+
+void Operation::spread(const na_error* failure) {
+  Ref<Failure> found(failure ? new Failure(Status::from(*failure)) : nullptr);
+  const auto search = [](void* context, Tensor* tensor, bool write) {
+    auto& cause = *static_cast<Ref<Failure>*>(context);
+    if (!cause && !write) cause = Ref<Failure>(tensor->storage->failure());
+  };
+  const auto hand_on = [](void* context, Tensor* tensor, bool write) {
+    if (write) tensor->storage->fail(*static_cast<Ref<Failure>*>(context));
+  };
+  each_tensor(search, &found);
+  if (found) each_tensor(hand_on, &found);
 }
 
 void Operation::retain_tensors() {

@@ -23,6 +23,9 @@ class Operation : public na_operation {
   void retain_tensors();
   void destroy();
 
+  // What it wrote is worth nothing when it failed, or when what it read was so.
+  void spread(const na_error* failure);
+
   Ref<Timeline> timeline;  // of the stream it was submitted to
 
  protected:

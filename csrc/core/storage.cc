@@ -22,7 +22,14 @@ void Storage::handle_gone() {
   counted_ = false;
 }
 
+void Storage::fail(Ref<Failure> failure) {
+  any_failed_.store(true, std::memory_order_relaxed);
+  Failure* none = nullptr;
+  if (failure_.compare_exchange_strong(none, failure.get(), std::memory_order_acq_rel)) failure->retain();
+}
+
 Storage::~Storage() {
+  if (failure()) failure()->release();
   if (counted_) device->count(-1, released_ ? 0 : -bytes);
   if (released_) {
     released_(owner_);

@@ -9,6 +9,12 @@
 
 namespace na {
 
+// Why the contents of memory are worth nothing: the work that was to write it failed, or what that work read was so.
+struct Failure : RefCounted {
+  explicit Failure(Status status) : status(std::move(status)) {}
+  const Status status;
+};
+
 class Storage : public RefCounted {
  public:
   // Library memory, 64-byte aligned. `pinned`, on the host: by a GPU's backend, if there is one.
@@ -27,6 +33,12 @@ class Storage : public RefCounted {
 
   bool pending() const { return !last_write.done(); }
 
+  // Set, from any thread, before the operation that failed is known to be done. The first stays.
+  void fail(Ref<Failure> failure);
+  Failure* failure() const { return failure_.load(std::memory_order_acquire); }
+  Status status() const { return failure() ? failure()->status : Status{}; }
+  static bool any_failed() { return any_failed_.load(std::memory_order_relaxed); }
+
   // Handles in JavaScript, and whether an ArrayBuffer was made of this memory. Memory that only an ArrayBuffer holds
   // is JavaScript's: it is no longer counted among the tensors alive. JavaScript thread alone.
   void handle_made() { handles_++; }
@@ -41,6 +53,8 @@ class Storage : public RefCounted {
       : device(device), data(data), bytes(bytes), pinned_by(pinned_by), released_(released), owner_(owner) {}
   int64_t handles_ = 0;
   bool counted_ = true;
+  std::atomic<Failure*> failure_{nullptr};
+  inline static std::atomic<bool> any_failed_{false};  // in this process: until then nobody need look
   void (*const released_)(void*);
   void* const owner_;
 };
