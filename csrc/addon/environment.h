@@ -26,8 +26,8 @@ class Environment : public RefCounted {
   Status default_stream(Device* device, Ref<Stream>* stream) { return own_stream(&defaults_, device, stream); }
   Status reading_stream(Device* device, Ref<Stream>* stream) { return own_stream(&reading_, device, stream); }
 
-  // A promise that settles when the point is reached; the process stays alive for it. It rejects with the failure of the
-  // stream, or of the memory that was to be written by then.
+  // A promise that settles when the point is reached; the process stays alive for it. It rejects with the failure of
+  // the stream, or of the memory that was to be written by then.
   Napi::Value promise_at(const Point& point, Ref<Storage> written = Ref<Storage>());
   Napi::Value rejected_promise(const Status& status);
 

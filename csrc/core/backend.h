@@ -6,8 +6,10 @@
  * caller refuses a table whose `abi` or `size` is not its own.
  *
  * Threads: every function here is called from JavaScript threads, several at once when there are workers,
- * and none may wait for queued work. submit is also called from threads of another backend, when an operation had to
- * wait for one of theirs. `done` is called by the backend, from any thread, submit's included.
+ * and none may wait for queued work. submit is also called from threads that call `done`, of this backend and of
+ * others, when an operation had to wait for one of theirs. `done` is called by the backend, from any thread, submit's
+ * included; within it memory is freed and graphs are destroyed, but never a stream. No stream is destroyed inside its
+ * submit.
  */
 #ifndef NODE_ATTENTION_CORE_BACKEND_H_
 #define NODE_ATTENTION_CORE_BACKEND_H_
@@ -150,7 +152,8 @@ typedef struct na_operation na_operation;
  * One queued operation. The caller keeps it, its arguments and all memory they name alive until `done`,
  * which the backend calls exactly once, in the order of the stream, and after which it touches nothing of
  * it. When *cancelled becomes non-zero the backend ends the operation as early as it can (outputs are then
- * undefined) and still calls done.
+ * undefined) and still calls done; what is cancelled when it is submitted must not touch its tensors, since the waits
+ * of such operations may be left out.
  */
 struct na_operation {
   int32_t kind; /* na_operation_kind */
@@ -199,8 +202,8 @@ typedef struct na_backend {
      the operation's arguments are to point to as their workspace. */
   int (*operation_check)(int32_t device, int32_t kind, const void* args, int64_t* workspace_bytes, na_error* error);
 
-  /* Enqueues. `waits` name points of other streams of the same backend that must be reached first. Cannot fail:
-     a device error is reported through done. */
+  /* Enqueues. `waits` name points of other streams of the same backend, of any of its devices, that were submitted
+     before and must be reached first. Cannot fail: a device error is reported through done. */
   void (*submit)(na_stream* stream, na_operation* operation, const na_wait* waits, int32_t wait_count);
 
   /* To be called after *cancelled was set for all that the stream still holds: ends, from this thread, each operation
