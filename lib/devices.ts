@@ -36,7 +36,7 @@ export interface DeviceInfo {
 export interface MemoryStats {
   /** Allocations (and wrapped arrays) that tensors or queued operations hold. */
   live: number;
-  /** Bytes of library memory they hold. */
+  /** Bytes of library memory they hold; pinned memory counts for the CPU. */
   bytes: number;
   /** The most `bytes` has been. */
   peakBytes: number;

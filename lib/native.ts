@@ -116,6 +116,7 @@ export interface Addon {
   streamWait(stream: NativeStream, event: NativeEvent): void;
   streamBeginCapture(stream: NativeStream): void;
   streamEndCapture(stream: NativeStream): NativeGraph;
+  streamAbandonCapture(stream: NativeStream): void;
   streamDispose(stream: NativeStream): void;
   eventDone(event: NativeEvent): Promise<void>;
   eventElapsedMs(event: NativeEvent, later: NativeEvent): number;

@@ -59,7 +59,7 @@ export class Stream {
     return makeEvent(native.streamRecord(this.#use()));
   }
 
-  /** Lets what is enqueued from now on begin after the event. */
+  /** Lets what is enqueued from now on begin after the event, which may be of another device. */
   wait(event: Event): void {
     native.streamWait(this.#use(), eventHandle(event));
   }
@@ -67,6 +67,9 @@ export class Stream {
   /**
    * Records the operations that `fn` enqueues on this stream instead of running them. Their outputs belong to the
    * graph: each launch overwrites them. Operations on other streams run as ever; `record` and `wait` are refused here.
+   * On a GPU, host memory can be copied inside only when it is pinned.
+   *
+   * @throws AttentionError ERR_OPTION when something cannot be recorded; the stream is then as before.
    */
   capture(fn: () => void): Graph {
     if (typeof fn !== 'function') {
@@ -79,18 +82,17 @@ export class Stream {
     try {
       result = fn();
     } catch (error) {
-      native.graphDispose(native.streamEndCapture(handle));
+      native.streamAbandonCapture(handle);
       throw error;
     } finally {
       this.#capturing = false;
     }
-    const graph = native.streamEndCapture(handle);
     if (result instanceof Promise) {
-      native.graphDispose(graph);
+      native.streamAbandonCapture(handle);
       result.catch(() => {}); // what it does later is not part of the capture, and its failure not ours
       throw new AttentionError('ERR_OPTION', 'capture: fn returned a promise; it must enqueue synchronously');
     }
-    return makeGraph(graph, this);
+    return makeGraph(native.streamEndCapture(handle), this);
   }
 
   /** Lets go of the stream. Queued work still runs to its end. Idempotent. */
@@ -140,7 +142,10 @@ export class Event {
 
 let makeGraph: (handle: NativeGraph, stream: Stream) => Graph;
 
-/** Operations recorded by {@link Stream.capture}, to be run again and again. */
+/**
+ * Operations recorded by {@link Stream.capture}, to be run again and again. On a GPU they are one CUDA graph, and a launch
+ * counts as one operation.
+ */
 export class Graph {
   static {
     makeGraph = (handle, stream) => new Graph(handle, stream);
@@ -160,7 +165,7 @@ export class Graph {
     native.graphLaunch(this.#handle, streamHandle(stream, 'stream'));
   }
 
-  /** Lets go of the recorded operations. Idempotent. */
+  /** Lets go of the recorded operations once no launch of them is queued. Idempotent. */
   dispose(): void {
     if (this.#handle) native.graphDispose(this.#handle);
     this.#handle = undefined;

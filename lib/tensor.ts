@@ -22,7 +22,7 @@ export type Device = 'cpu' | 'cuda' | `cuda:${number}`;
 export interface ToOptions<D extends DType = DType> {
   device?: Device;
   dtype?: D;
-  /** The stream that copies; the default stream of the target device unless given. */
+  /** The stream that copies; the default stream of the target device unless given, or of the GPU that is copied from. */
   stream?: Stream;
 }
 
@@ -76,16 +76,19 @@ function checkDevice(call: string, device: unknown): Device {
 /** A tensor made on the CPU, moved to the device it is wanted on. */
 function moved(onCpu: NativeTensor, dtype: DType, device: Device): NativeTensor {
   if (device === 'cpu') return onCpu;
-  const target = native.tensorTo(onCpu, dtypeIndex(dtype), device, undefined);
-  native.tensorDispose(onCpu);
-  return target;
+  try {
+    return native.tensorTo(onCpu, dtypeIndex(dtype), device, undefined);
+  } finally {
+    native.tensorDispose(onCpu);
+  }
 }
 
 /**
  * A typed, strided array on a device. Its memory is freed when it has been disposed of (or collected), its views too,
  * and all operations that use it are done.
  *
- * Constructors on the CPU are complete when they return; operations are asynchronous.
+ * Constructors on the CPU are complete when they return; operations are asynchronous, and so is what constructors do on
+ * a GPU: on its default stream, so that whatever uses the tensor waits for it.
  */
 export class Tensor<D extends DType = DType> {
   static {
@@ -176,7 +179,11 @@ export class Tensor<D extends DType = DType> {
     return new Tensor<D>(handle, { buffer: data.buffer, shared: data });
   }
 
-  /** A tensor whose elements are not set. `pinned` asks for host memory that a GPU can copy from and to by itself. */
+  /**
+   * A tensor whose elements are not set. `pinned`, for the CPU alone, asks for memory that a GPU can copy from and to by
+   * itself: faster, beside other work, and in a {@link Graph}. Where there is no usable GPU the memory is ordinary memory,
+   * and everything else is the same.
+   */
   static empty<D extends DType>(
     shape: readonly number[],
     opts: { dtype: D; device?: Device; pinned?: boolean },
@@ -189,7 +196,7 @@ export class Tensor<D extends DType = DType> {
     return makeTensor(native.tensorCreate(lengths, dtypeIndex(dtype), device, pinned, false)) as Tensor<D>;
   }
 
-  /** A tensor of zeros, float32 unless `dtype` is given. */
+  /** A tensor of zeros, float32 unless `dtype` is given. On a GPU they are written by its default stream. */
   static zeros<D extends DType = 'float32'>(
     shape: readonly number[],
     opts?: { dtype?: D; device?: Device },
@@ -265,7 +272,8 @@ export class Tensor<D extends DType = DType> {
 
   /**
    * A contiguous copy on another device or of another element type, made by a stream once the work that writes this
-   * tensor is done. Always a new tensor. Integers saturate; NaN becomes 0 in an integer.
+   * tensor is done. Always a new tensor. Integers saturate; NaN becomes 0 in an integer. Between the CPU and a GPU only a
+   * stream of the GPU can copy; what comes to the CPU inside `capture` comes into pinned memory.
    */
   to<E extends DType>(target: E | ToOptions<E>): Tensor<E>;
   to(target: Device | ToOptions): Tensor<D>;

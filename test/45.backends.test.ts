@@ -1,28 +1,18 @@
 // How backends are found, refused and forced, each in a process of its own: the environment is read once.
 
-import { execFile, execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { execFile } from 'node:child_process';
+import { rmSync, writeFileSync } from 'node:fs';
 import * as path from 'node:path';
 import { promisify } from 'node:util';
 import { devices } from 'node-attention';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
+import { StandIn } from './support/stand-in';
 
 const run = promisify(execFile);
 const root = path.join(__dirname, '..');
-const folder = mkdtempSync(path.join(tmpdir(), 'node-attention-'));
-const release = path.join(folder, 'build', 'Release');
-const addon = path.join(root, 'build', 'Release', 'node_attention.node');
+const standIn = new StandIn();
 
-const compile = (source: string, output: string) =>
-  execFileSync('cc', ['-shared', '-fPIC', `-I${root}/csrc`, path.join(__dirname, 'fixtures', source), '-o', output]);
-
-beforeAll(() => {
-  mkdirSync(release, { recursive: true });
-  copyFileSync(addon, path.join(release, 'node_attention.node'));
-  compile('driver.c', path.join(folder, 'libcuda.so.1'));
-});
-afterAll(() => rmSync(folder, { recursive: true }));
+afterAll(() => standIn.remove());
 
 const script = `
   const na = require('node-attention');
@@ -36,7 +26,7 @@ async function probe(env: Record<string, string>, device = 'cuda') {
   const { NODE_ATTENTION_CPU: _, NODE_ATTENTION_THREADS: __, ...inherited } = process.env;
   const { stdout } = await run(process.execPath, ['-e', script, device], {
     cwd: root,
-    env: { ...inherited, NODE_ATTENTION_PREBUILD: folder, ...env },
+    env: { ...inherited, ...standIn.env, ...env },
   });
   const { devices: list, error } = JSON.parse(stdout) as {
     devices: ReturnType<typeof devices>;
@@ -46,7 +36,7 @@ async function probe(env: Record<string, string>, device = 'cuda') {
 }
 
 describe('the CUDA backend', () => {
-  const driver = { LD_LIBRARY_PATH: folder };
+  const driver = { LD_LIBRARY_PATH: standIn.folder };
 
   test('without a driver', async () => {
     const { cuda, error } = await probe({});
@@ -78,19 +68,17 @@ describe('the CUDA backend', () => {
     ['load-failed', 'size', /another version/],
     ['unsupported-arch', 'empty', /sm_80/],
   ])('%s: a library that %s', async (reason, kind, message) => {
-    const library = path.join(release, 'libnode_attention_cuda.so');
-    compile('backend.c', library);
+    standIn.install('backend.c');
     const { cuda } = await probe({ ...driver, ...(kind && { FAKE_BACKEND: kind }) });
     expect(cuda).toMatchObject({ usable: false, reason, message: expect.stringMatching(message) });
-    rmSync(library);
+    rmSync(standIn.library);
   });
 
   test('a library that is no library: the real text of dlopen', async () => {
-    const library = path.join(release, 'libnode_attention_cuda.so');
-    writeFileSync(library, 'not an ELF file');
+    writeFileSync(standIn.library, 'not an ELF file');
     const { cuda } = await probe(driver);
     expect(cuda).toMatchObject({ reason: 'load-failed', message: expect.stringMatching(/file too short|invalid ELF/) });
-    rmSync(library);
+    rmSync(standIn.library);
   });
 });
 

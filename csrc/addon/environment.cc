@@ -5,15 +5,17 @@ namespace na {
 // Waits for a point on behalf of a promise.
 class Environment::PromiseListener final : public Listener {
  public:
-  PromiseListener(Environment* environment, napi_deferred deferred) : environment_(environment), deferred_(deferred) {}
+  PromiseListener(Environment* environment, napi_deferred deferred, Ref<Storage> written)
+      : environment_(environment), deferred_(deferred), written_(std::move(written)) {}
   void reached(const Status& status) override {
-    environment_->settle({deferred_, status});
+    environment_->settle({deferred_, status.ok() && written_ ? written_->status() : status});
     delete this;
   }
 
  private:
   const Ref<Environment> environment_;
   const napi_deferred deferred_;
+  const Ref<Storage> written_;
 };
 
 bool Environment::create(Napi::Env env) {
@@ -69,17 +71,30 @@ void Environment::sweep_streams() {
   }
 }
 
-Napi::Value Environment::promise_at(const Point& point) {
-  napi_deferred deferred;
+Napi::Value Environment::make_promise(napi_deferred* deferred) {
   napi_value promise;
-  if (napi_create_promise(env_, &deferred, &promise) != napi_ok) return Napi::Value();
+  if (napi_create_promise(env_, deferred, &promise) != napi_ok) return Napi::Value();
   if (promises_++ == 0) napi_ref_threadsafe_function(env_, wake_);
+  return Napi::Value(env_, promise);
+}
+
+Napi::Value Environment::promise_at(const Point& point, Ref<Storage> written) {
+  napi_deferred deferred;
+  const Napi::Value promise = make_promise(&deferred);
+  if (promise.IsEmpty()) return promise;
   if (point.timeline) {
-    point.timeline->listen(point.sequence, new PromiseListener(this, deferred));
+    point.timeline->listen(point.sequence, new PromiseListener(this, deferred, std::move(written)));
   } else {
     settle({deferred, {}});
   }
-  return Napi::Value(env_, promise);
+  return promise;
+}
+
+Napi::Value Environment::rejected_promise(const Status& status) {
+  napi_deferred deferred;
+  const Napi::Value promise = make_promise(&deferred);
+  if (!promise.IsEmpty()) settle({deferred, status});
+  return promise;
 }
 
 void Environment::drop_reference(napi_ref reference) {
@@ -129,6 +144,7 @@ void Environment::deliver() {
 
 void Environment::close() {
   __atomic_store_n(&cancelled_, 1, __ATOMIC_RELAXED);
+  for (const Ref<Stream>& stream : streams_) stream->open_gate();
   // What is queued is ended here; only then, so that no thread of the pool need find time for it, what runs is awaited.
   for (bool more = true; more;) {
     more = false;

@@ -26,8 +26,10 @@ class Environment : public RefCounted {
   Status default_stream(Device* device, Ref<Stream>* stream) { return own_stream(&defaults_, device, stream); }
   Status reading_stream(Device* device, Ref<Stream>* stream) { return own_stream(&reading_, device, stream); }
 
-  // A promise that settles when the point is reached; the process stays alive for it.
-  Napi::Value promise_at(const Point& point);
+  // A promise that settles when the point is reached; the process stays alive for it. It rejects with the failure of
+  // the stream, or of the memory that was to be written by then.
+  Napi::Value promise_at(const Point& point, Ref<Storage> written = Ref<Storage>());
+  Napi::Value rejected_promise(const Status& status);
 
   // From any thread: gives up a strong reference to a JavaScript object.
   void drop_reference(napi_ref reference);
@@ -41,6 +43,7 @@ class Environment : public RefCounted {
     Status status;
   };
   class PromiseListener;
+  Napi::Value make_promise(napi_deferred* deferred);
 
   explicit Environment(Napi::Env env) : env_(env) {}
   Status own_stream(std::map<Device*, Ref<Stream>>* streams, Device* device, Ref<Stream>* stream);

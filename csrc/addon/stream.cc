@@ -19,6 +19,8 @@ Napi::Value create(const Napi::CallbackInfo& info) {
 Napi::Value synchronize(const Napi::CallbackInfo& info) {
   Ref<Stream> stream;
   NA_REFUSE(info.Env(), unwrap<Stream>(info[0], "stream", &stream));
+  const Status failed = stream->device->status();
+  if (!failed.ok()) return Environment::of(info.Env())->rejected_promise(failed);
   return Environment::of(info.Env())->promise_at(stream->last());
 }
 
@@ -45,10 +47,6 @@ Napi::Value wait(const Napi::CallbackInfo& info) {
   NA_REFUSE(info.Env(), unwrap<Stream>(info[0], "stream", &stream));
   NA_REFUSE(info.Env(), unwrap<Event>(info[1], "event", &event));
   NA_REFUSE(info.Env(), not_capturing(stream, "wait"));
-  if (event->device != stream->device) {
-    return refuse(info.Env(), error(NA_ERR_DEVICE, "the event was recorded on %s but the stream is on %s",
-                                    event->device->name.c_str(), stream->device->name.c_str()));
-  }
   NA_REFUSE(info.Env(), stream->room());
   stream->enqueue(new MarkOperation(Ref<Timestamp>()), event->point);
   return info.Env().Undefined();
@@ -67,9 +65,19 @@ Napi::Value begin_capture(const Napi::CallbackInfo& info) {
 // streamEndCapture(stream): the graph
 Napi::Value end_capture(const Napi::CallbackInfo& info) {
   Ref<Stream> stream;
+  Ref<Graph> graph;
   NA_REFUSE(info.Env(), unwrap<Stream>(info[0], "stream", &stream));
   if (!stream->capturing()) return refuse(info.Env(), error(NA_ERR_OPTION, "the stream is not capturing"));
-  return wrap(info.Env(), stream->end_capture());
+  NA_REFUSE(info.Env(), stream->end_capture(&graph));
+  return wrap(info.Env(), std::move(graph));
+}
+
+// streamAbandonCapture(stream): forgets what was recorded
+Napi::Value abandon_capture(const Napi::CallbackInfo& info) {
+  Ref<Stream> stream;
+  NA_REFUSE(info.Env(), unwrap<Stream>(info[0], "stream", &stream));
+  stream->abandon_capture();
+  return info.Env().Undefined();
 }
 
 // eventDone(event): a promise
@@ -106,8 +114,8 @@ Napi::Value graph_launch(const Napi::CallbackInfo& info) {
     return refuse(info.Env(), error(NA_ERR_DEVICE, "the graph was captured on %s but the stream is on %s",
                                     graph->device->name.c_str(), stream->device->name.c_str()));
   }
-  NA_REFUSE(info.Env(), stream->room(graph->operations().size()));
-  stream->launch(*graph);
+  NA_REFUSE(info.Env(), stream->room(graph->handle() ? 1 : graph->operations().size()));
+  stream->launch(graph);
   return info.Env().Undefined();
 }
 
@@ -120,6 +128,7 @@ void export_stream(Napi::Env env, Napi::Object exports) {
   export_function<wait>(env, exports, "streamWait");
   export_function<begin_capture>(env, exports, "streamBeginCapture");
   export_function<end_capture>(env, exports, "streamEndCapture");
+  export_function<abandon_capture>(env, exports, "streamAbandonCapture");
   export_function<dispose<Stream>>(env, exports, "streamDispose");
   export_function<event_done>(env, exports, "eventDone");
   export_function<event_elapsed>(env, exports, "eventElapsedMs");

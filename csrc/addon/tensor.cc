@@ -69,11 +69,24 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   Shape shape;
   int32_t dtype = 0;
   Device* device = nullptr;
+  Ref<Stream> stream;
   Ref<Tensor> tensor;
+  const bool pinned = info[3].ToBoolean(), zeroed = info[4].ToBoolean();
   NA_REFUSE(info.Env(), read_shape(info[0], &shape));
   NA_REFUSE(info.Env(), read_dtype(info[1], &dtype));
   NA_REFUSE(info.Env(), read_device(info[2], &device));
-  NA_REFUSE(info.Env(), Tensor::allocate(device, dtype, shape, info[3].ToBoolean(), info[4].ToBoolean(), &tensor));
+  if (device->host || !zeroed) {
+    if (pinned && !device->host) {
+      return refuse(info.Env(), error(NA_ERR_OPTION, "pinned memory is the host's: leave out pinned, or device '%s'",
+                                      device->name.c_str()));
+    }
+    NA_REFUSE(info.Env(), Tensor::allocate(device, dtype, shape, pinned, zeroed, &tensor));
+    return wrap_tensor(info.Env(), std::move(tensor));
+  }
+  NA_REFUSE(info.Env(), Environment::of(info.Env())->default_stream(device, &stream));
+  NA_REFUSE(info.Env(), stream->room());
+  NA_REFUSE(info.Env(), Tensor::allocate(device, dtype, shape, false, false, &tensor));
+  if (tensor->storage->bytes > 0) NA_REFUSE(info.Env(), stream->run(new ZeroOperation(tensor.get())));
   return wrap_tensor(info.Env(), std::move(tensor));
 }
 
@@ -263,7 +276,7 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   Ref<Tensor> tensor;
   NA_REFUSE(env, unwrap<Tensor>(info[0], "tensor", &tensor));
   Storage* storage = tensor->storage.get();
-  if (storage->device->name != kCpu) {
+  if (!storage->device->host) {
     return refuse(env, error(NA_ERR_DEVICE, "data is on %s; use read() or to('cpu')", storage->device->name.c_str()));
   }
   napi_value buffer;
@@ -295,18 +308,20 @@ Napi::Value byte_offset(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(tensor->byte_offset()));
 }
 
-// tensorPending(tensor): whether work that writes it is not done
+// tensorPending(tensor): whether work that writes it is not done; refused when it failed
 Napi::Value pending(const Napi::CallbackInfo& info) {
   Ref<Tensor> tensor;
   NA_REFUSE(info.Env(), unwrap<Tensor>(info[0], "tensor", &tensor));
-  return Napi::Boolean::New(info.Env(), tensor->storage->pending());
+  const bool pending = tensor->storage->pending();
+  if (!pending) NA_REFUSE(info.Env(), tensor->storage->status());
+  return Napi::Boolean::New(info.Env(), pending);
 }
 
 // tensorWritten(tensor): a promise for the end of the work that writes it
 Napi::Value written(const Napi::CallbackInfo& info) {
   Ref<Tensor> tensor;
   NA_REFUSE(info.Env(), unwrap<Tensor>(info[0], "tensor", &tensor));
-  return Environment::of(info.Env())->promise_at(tensor->storage->last_write);
+  return Environment::of(info.Env())->promise_at(tensor->storage->last_write, tensor->storage);
 }
 
 // tensorTo(tensor, dtype, device, stream | undefined): a new tensor, filled by the stream
@@ -318,15 +333,18 @@ Napi::Value to(const Napi::CallbackInfo& info) {
   NA_REFUSE(info.Env(), unwrap<Tensor>(info[0], "tensor", &source));
   NA_REFUSE(info.Env(), read_dtype(info[1], &dtype));
   NA_REFUSE(info.Env(), read_device(info[2], &device));
-  NA_REFUSE(info.Env(), stream_of(info[3], device, &stream));
-  if (stream->device != device && stream->device != source->device()) {
-    return refuse(info.Env(),
-                  error(NA_ERR_DEVICE, "stream is on %s but the copy goes from %s to %s", stream->device->name.c_str(),
-                        source->device()->name.c_str(), device->name.c_str()));
+  // The CPU cannot reach a GPU's memory: whatever leaves or enters that is the GPU's work.
+  Device* const worker = device->host ? source->device() : device;
+  NA_REFUSE(info.Env(), stream_of(info[3], worker, &stream));
+  if (stream->device != worker && (stream->device != source->device() || stream->device->host)) {
+    return refuse(info.Env(), error(NA_ERR_DEVICE, "stream is on %s but a copy from %s to %s needs one on %s",
+                                    stream->device->name.c_str(), source->device()->name.c_str(), device->name.c_str(),
+                                    worker->name.c_str()));
   }
   NA_REFUSE(info.Env(), stream->room());
-  NA_REFUSE(info.Env(), Tensor::allocate(device, dtype, shape_of(source->view), false, false, &target));
-  stream->enqueue(new CopyOperation(source.get(), target.get()));
+  const bool pinned = device->host && stream->makes_graph();
+  NA_REFUSE(info.Env(), Tensor::allocate(device, dtype, shape_of(source->view), pinned, false, &target));
+  NA_REFUSE(info.Env(), stream->run(new CopyOperation(source.get(), target.get())));
   return wrap_tensor(info.Env(), std::move(target));
 }
 
@@ -348,7 +366,7 @@ Napi::Value read_back(const Napi::CallbackInfo& info) {
   NA_REFUSE(env, make_buffer(env, bytes, &data, &buffer));
   NA_REFUSE(env, adopt(env, cpu, buffer, data, bytes, &storage));
   Ref<Tensor> target = Tensor::over(std::move(storage), source->view.dtype, shape_of(source->view));
-  stream->enqueue(new CopyOperation(source.get(), target.get()));
+  NA_REFUSE(env, stream->run(new CopyOperation(source.get(), target.get())));
   Napi::Object result = Napi::Object::New(env);
   result.Set("buffer", Napi::Value(env, buffer));
   result.Set("tensor", wrap_view(env, std::move(target)));

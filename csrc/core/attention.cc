@@ -36,6 +36,7 @@ class AttentionOperation final : public Operation {
   Operation* clone() const override { return new AttentionOperation(*this); }
 
  private:
+  void** workspace() override { return &attention_.workspace; }
   na_attention attention_;
   Ref<ScoreMod> mod_;
 };
@@ -269,10 +270,7 @@ Status attention(const AttentionArguments& a, Stream* stream, AttentionResult* r
   NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
   call.out = &result->out->view;
   call.lse = &result->lse->view;
-  na_error refusal{};
-  if (device->backend->attention_check(device->index, &call, &refusal)) return Status::from(refusal);
-  stream->enqueue(new AttentionOperation(call, std::move(mod)));
-  return {};
+  return stream->run(new AttentionOperation(call, std::move(mod)));
 }
 
 }  // namespace na

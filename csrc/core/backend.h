@@ -6,7 +6,10 @@
  * caller refuses a table whose `abi` or `size` is not its own.
  *
  * Threads: every function here is called from JavaScript threads, several at once when there are workers,
- * and none may wait for queued work. `done` is called by the backend, from any thread, submit's included.
+ * and none may wait for queued work. submit is also called from threads that call `done`, of this backend and of
+ * others, when an operation had to wait for one of theirs. `done` is called by the backend, from any thread, submit's
+ * included; within it memory is freed and graphs are destroyed, but never a stream. No stream is destroyed inside its
+ * submit.
  */
 #ifndef NODE_ATTENTION_CORE_BACKEND_H_
 #define NODE_ATTENTION_CORE_BACKEND_H_
@@ -17,7 +20,7 @@
 extern "C" {
 #endif
 
-#define NA_BACKEND_ABI 1
+#define NA_BACKEND_ABI 2
 #define NA_MAX_RANK 8
 #define NA_MAX_AXES 3 /* token axes */
 
@@ -95,8 +98,9 @@ typedef struct na_attention {
   const na_bias* biases;              /* added */
   int32_t mask_count, bias_count;
   float scale;
-  float softcap; /* 0: none */
-  int32_t tf32;  /* float32 inputs may be multiplied as tf32 (CUDA) */
+  float softcap;   /* 0: none */
+  int32_t tf32;    /* float32 inputs may be multiplied as tf32 (CUDA) */
+  void* workspace; /* of as many bytes as operation_check asked for */
 } na_attention;
 
 /* Exact union of attention results over disjoint sets of keys. */
@@ -105,19 +109,41 @@ typedef struct na_merge {
   const na_tensor* const* outs; /* each of the shape of out */
   const na_tensor* const* lses; /* each of the shape of lse */
   const na_tensor *out, *lse;
+  void* workspace;
 } na_merge;
 
-/* dst = src, converted to the dtype of dst; equal shapes, any strides. */
+/* dst = src, converted to the dtype of dst; equal shapes, any strides. One of the two may be in host memory, which then
+   nobody else reads or writes until done. */
 typedef struct na_copy {
   const na_tensor *src, *dst;
+  void* workspace; /* on the device */
 } na_copy;
+
+/* Every byte of a new allocation becomes 0. */
+typedef struct na_zero {
+  void* data;
+  int64_t bytes;
+} na_zero;
 
 /* A point in a stream: the backend writes the device's clock, in nanoseconds, when it is reached. */
 typedef struct na_mark {
   int64_t* nanoseconds; /* may be NULL; readable once done was called */
 } na_mark;
 
-typedef enum na_operation_kind { NA_OP_ATTENTION, NA_OP_MERGE, NA_OP_COPY, NA_OP_MARK } na_operation_kind;
+/* The recorded operations, in their order, as one. */
+typedef struct na_graph na_graph;
+typedef struct na_launch {
+  na_graph* graph;
+} na_launch;
+
+typedef enum na_operation_kind {
+  NA_OP_ATTENTION,
+  NA_OP_MERGE,
+  NA_OP_COPY,
+  NA_OP_MARK,
+  NA_OP_ZERO,
+  NA_OP_LAUNCH
+} na_operation_kind;
 
 typedef struct na_stream na_stream;
 typedef struct na_operation na_operation;
@@ -126,12 +152,13 @@ typedef struct na_operation na_operation;
  * One queued operation. The caller keeps it, its arguments and all memory they name alive until `done`,
  * which the backend calls exactly once, in the order of the stream, and after which it touches nothing of
  * it. When *cancelled becomes non-zero the backend ends the operation as early as it can (outputs are then
- * undefined) and still calls done.
+ * undefined) and still calls done; what is cancelled when it is submitted must not touch its tensors, since the waits
+ * of such operations may be left out.
  */
 struct na_operation {
   int32_t kind; /* na_operation_kind */
   int32_t reserved;
-  const void* args; /* na_attention, na_merge, na_copy or na_mark, by kind */
+  const void* args; /* na_attention, na_merge, na_copy, na_mark, na_zero or na_launch, by kind */
   void (*done)(na_operation* operation, const na_error* error /* NULL: succeeded */);
   const int32_t* cancelled; /* read atomically */
   void* link[2];            /* the backend's own while queued */
@@ -158,7 +185,11 @@ typedef struct na_backend {
   int32_t (*device_count)(void);
   void (*device_info)(int32_t device, na_device_info* info);
 
-  /* At least 64-byte aligned. `pinned` asks for host memory that the device can copy from and to by itself.
+  /* NA_OK, or the first error after which the device can do nothing more. */
+  int (*device_status)(int32_t device, na_error* error);
+
+  /* At least 64-byte aligned. `pinned` asks for host memory that the device can copy from and to by itself; `zeroed` is
+     for memory of the host alone, that of a device is zeroed by NA_OP_ZERO.
      Freed only after every operation that names it is done. Freed memory may be pooled for reuse. */
   int (*memory_allocate)(int32_t device, int64_t bytes, int pinned, int zeroed, void** data, na_error* error);
   void (*memory_free)(int32_t device, int64_t bytes, int pinned, void* data);
@@ -167,16 +198,23 @@ typedef struct na_backend {
   int (*stream_create)(int32_t device, na_stream** stream, na_error* error);
   void (*stream_destroy)(na_stream* stream); /* only when every submitted operation is done */
 
-  /* Refuses what this backend cannot run, and reserves the scratch memory it needs, before anything is enqueued. */
-  int (*attention_check)(int32_t device, const na_attention* attention, na_error* error);
+  /* Refuses what this backend cannot run, before anything is enqueued, and says how many bytes of the device's memory
+     the operation's arguments are to point to as their workspace. */
+  int (*operation_check)(int32_t device, int32_t kind, const void* args, int64_t* workspace_bytes, na_error* error);
 
-  /* Enqueues. `waits` name points of other streams of the same backend that must be reached first. Cannot fail:
-     a device error is reported through done. */
+  /* Enqueues. `waits` name points of other streams of the same backend, of any of its devices, that were submitted
+     before and must be reached first. Cannot fail: a device error is reported through done. */
   void (*submit)(na_stream* stream, na_operation* operation, const na_wait* waits, int32_t wait_count);
 
   /* To be called after *cancelled was set for all that the stream still holds: ends, from this thread, each operation
      that nobody runs and that waits for nothing. Returns how many. What runs ends by itself. */
   int64_t (*stream_drain)(na_stream* stream);
+
+  /* Makes a graph of operations that are submitted to no stream; their arguments and all memory they name stay alive as
+     long as the graph. NULL where graphs are replayed operation by operation. */
+  int (*graph_create)(int32_t device, const na_operation* const* operations, int32_t count, na_graph** graph,
+                      na_error* error);
+  void (*graph_destroy)(na_graph* graph); /* only when every launch is done */
 } na_backend;
 
 /* Exported by every backend library under this name. */

@@ -7,13 +7,19 @@
 
 namespace na {
 
-Status Device::allocate(int64_t size, bool pinned, bool zeroed, void** data) {
+Status Device::status() const {
+  na_error failure;
+  return backend->device_status(index, &failure) == NA_OK ? Status{} : Status::from(failure);
+}
+
+Status Device::allocate(int64_t size, bool pinned, bool zeroed, void** data) const {
+  NA_TRY(status());
   na_error failure{};
   if (backend->memory_allocate(index, size, pinned, zeroed, data, &failure)) {
     return error(static_cast<na_code>(failure.code),
-                 "cannot allocate %s on %s: %s; %lld tensors are alive and hold %s: dispose() those no longer needed",
-                 bytes_text(size).c_str(), name.c_str(), failure.message, static_cast<long long>(live.load()),
-                 bytes_text(bytes.load()).c_str());
+                 "cannot allocate %s %s %s: %s; %lld tensors are alive and hold %s: dispose() those no longer needed",
+                 bytes_text(size).c_str(), pinned ? "of host memory pinned for" : "on", name.c_str(), failure.message,
+                 static_cast<long long>(live.load()), bytes_text(bytes.load()).c_str());
   }
   return {};
 }
@@ -41,7 +47,7 @@ struct Registry {
       report.device = report.backend == "cpu" ? "cpu" : report.backend + ":" + std::to_string(i);
       report.reason = "ok";
       report.message = report.info.name;
-      devices.push_back(std::make_unique<Device>(backend, i, report.device));
+      devices.push_back(std::make_unique<Device>(backend, i, report.device, report.backend == "cpu"));
       reports.push_back(report);
     }
   }
@@ -90,6 +96,13 @@ Status find_device(const std::string& name, Device** device) {
     if (report.reason == "ok") known += (known.empty() ? "'" : ", '") + report.device + "'";
   }
   return error(NA_ERR_DEVICE, "device '%s' is not there; use one of %s", name.c_str(), known.c_str());
+}
+
+Device* pinning_device() {
+  for (const auto& candidate : registry().devices) {
+    if (!candidate->host && candidate->status().ok()) return candidate.get();
+  }
+  return nullptr;
 }
 
 }  // namespace na

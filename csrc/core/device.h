@@ -12,15 +12,18 @@ namespace na {
 
 class Device {
  public:
-  Device(const na_backend* backend, int32_t index, std::string name)
-      : backend(backend), index(index), name(std::move(name)) {}
+  Device(const na_backend* backend, int32_t index, std::string name, bool host)
+      : backend(backend), index(index), name(std::move(name)), host(host) {}
 
-  Status allocate(int64_t bytes, bool pinned, bool zeroed, void** data);
+  // OK, or the error after which the device can do nothing more.
+  Status status() const;
+  Status allocate(int64_t bytes, bool pinned, bool zeroed, void** data) const;
   void count(int64_t tensors, int64_t held);  // what came alive (positive) or went
 
   const na_backend* const backend;
   const int32_t index;
   const std::string name;  // "cpu", "cuda:0"
+  const bool host;         // its memory is the host's: the CPU
 
   // Allocations alive, the bytes of library memory they hold, and the most they ever held.
   std::atomic<int64_t> live{0}, bytes{0}, peak_bytes{0};
@@ -40,5 +43,8 @@ const std::vector<DeviceReport>& device_reports();
 
 // "cpu", "cuda" (the first) or "cuda:N"; ERR_DEVICE with the reason when it is not there.
 Status find_device(const std::string& name, Device** device);
+
+// Whose backend gives host memory that a GPU can copy from and to by itself; null when there is none.
+Device* pinning_device();
 
 }  // namespace na

@@ -28,6 +28,7 @@ class MergeOperation final : public Operation {
   Operation* clone() const override { return new MergeOperation(*this); }
 
  private:
+  void** workspace() override { return &merge_.workspace; }
   void finish() {
     merge_.count = static_cast<int32_t>(outs_.size());
     merge_.outs = outs_.data();
@@ -87,8 +88,7 @@ Status merge(const std::vector<MergePart>& parts, Tensor* out, Stream* stream, A
   result->out = Ref<Tensor>(out);
   if (!out) NA_TRY(Tensor::allocate(device, first.dtype, out_shape, false, false, &result->out));
   NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
-  stream->enqueue(new MergeOperation(parts, result->out.get(), result->lse.get()));
-  return {};
+  return stream->run(new MergeOperation(parts, result->out.get(), result->lse.get()));
 }
 
 }  // namespace na

@@ -16,9 +16,15 @@ class Operation : public na_operation {
   // The same work again, for graphs. The copy holds references of its own.
   virtual Operation* clone() const = 0;
 
+  // Asks the backend whether it can run the operation, and allocates the workspace that it wants.
+  Status prepare(Device* device);
+
   // References are taken once the arguments are set, and given back with the operation itself, from any thread.
   void retain_tensors();
   void destroy();
+
+  // What it wrote is worth nothing when it failed, or when what it read was so.
+  void spread(const na_error* failure);
 
   Ref<Timeline> timeline;  // of the stream it was submitted to
 
@@ -26,6 +32,11 @@ class Operation : public na_operation {
   explicit Operation(na_operation_kind operation_kind);
   Operation(const Operation& other);
   virtual ~Operation() = default;
+  // Where the arguments name their workspace; null when the operation has none.
+  virtual void** workspace() { return nullptr; }
+
+ private:
+  Ref<Storage> workspace_;  // shared by clones: these follow each other, since they write the same tensors
 };
 
 class CopyOperation final : public Operation {
@@ -36,7 +47,21 @@ class CopyOperation final : public Operation {
   Operation* clone() const override { return new CopyOperation(*this); }
 
  private:
+  void** workspace() override { return &copy_.workspace; }
   na_copy copy_;
+};
+
+// Sets the bytes of a new tensor on a device to zero.
+class ZeroOperation final : public Operation {
+ public:
+  explicit ZeroOperation(Tensor* tensor);
+  ZeroOperation(const ZeroOperation& other);
+  void each_tensor(Visit visit, void* context) const override { visit(context, tensor_, true); }
+  Operation* clone() const override { return new ZeroOperation(*this); }
+
+ private:
+  Tensor* const tensor_;
+  const na_zero zero_;
 };
 
 // The device's clock at a point of a stream.

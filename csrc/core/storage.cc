@@ -3,16 +3,17 @@
 namespace na {
 
 Status Storage::allocate(Device* device, int64_t bytes, bool pinned, bool zeroed, Ref<Storage>* storage) {
+  const Device* pinned_by = pinned ? pinning_device() : nullptr;
   void* data = nullptr;
-  NA_TRY(device->allocate(bytes, pinned, zeroed, &data));
+  NA_TRY((pinned_by ? pinned_by : device)->allocate(bytes, pinned_by != nullptr, zeroed, &data));
   device->count(1, bytes);
-  *storage = Ref<Storage>(new Storage(device, data, bytes, pinned, nullptr, nullptr));
+  *storage = Ref<Storage>(new Storage(device, data, bytes, pinned_by, nullptr, nullptr));
   return {};
 }
 
 Ref<Storage> Storage::adopt(Device* device, void* data, int64_t bytes, void (*released)(void*), void* owner) {
   device->count(1, 0);
-  return Ref<Storage>(new Storage(device, data, bytes, false, released, owner));
+  return Ref<Storage>(new Storage(device, data, bytes, nullptr, released, owner));
 }
 
 void Storage::handle_gone() {
@@ -21,12 +22,20 @@ void Storage::handle_gone() {
   counted_ = false;
 }
 
+void Storage::fail(Ref<Failure> failure) {
+  any_failed_.store(true, std::memory_order_relaxed);
+  Failure* none = nullptr;
+  if (failure_.compare_exchange_strong(none, failure.get(), std::memory_order_acq_rel)) failure->retain();
+}
+
 Storage::~Storage() {
+  if (failure()) failure()->release();
   if (counted_) device->count(-1, released_ ? 0 : -bytes);
   if (released_) {
     released_(owner_);
   } else {
-    device->backend->memory_free(device->index, bytes, pinned, data);
+    const Device* source = pinned_by ? pinned_by : device;
+    source->backend->memory_free(source->index, bytes, pinned_by != nullptr, data);
   }
 }
 

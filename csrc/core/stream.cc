@@ -3,32 +3,6 @@
 namespace na {
 namespace {
 
-// The points that an operation has to wait for, at most one for each other stream.
-struct Waits {
-  const Timeline* own;
-  std::vector<na_wait> list;
-
-  void add(const Point& point) {
-    if (point.done() || point.timeline.get() == own) return;  // a stream is in order by itself
-    for (na_wait& wait : list) {
-      if (wait.stream == point.timeline->stream) {
-        if (wait.sequence < point.sequence) wait.sequence = point.sequence;
-        return;
-      }
-    }
-    list.push_back({point.timeline->stream, point.sequence});
-  }
-};
-
-void collect(void* context, Tensor* tensor, bool write) {
-  auto* waits = static_cast<Waits*>(context);
-  const Storage& storage = *tensor->storage;
-  waits->add(storage.last_write);
-  if (write) {
-    for (const Point& reader : storage.readers) waits->add(reader);
-  }
-}
-
 // The operation becomes the last to have written or read what it touches.
 void leave_mark(void* context, Tensor* tensor, bool write) {
   const Point& point = *static_cast<const Point*>(context);
@@ -50,13 +24,15 @@ void leave_mark(void* context, Tensor* tensor, bool write) {
 }  // namespace
 
 Stream::Stream(Device* device, const int32_t* cancelled, na_stream* handle)
-    : device(device), timeline_(new Timeline), cancelled_(cancelled) {
-  timeline_->stream = handle;
-}
+    : device(device),
+      timeline_(new Timeline(device->backend, handle)),
+      gate_(new Gate(device->backend, timeline_)),
+      cancelled_(cancelled) {}
 
 Stream::~Stream() { device->backend->stream_destroy(timeline_->stream); }
 
 Status Stream::open(Device* device, const int32_t* cancelled, Ref<Stream>* stream) {
+  NA_TRY(device->status());
   na_stream* handle = nullptr;
   na_error failure{};
   if (device->backend->stream_create(device->index, &handle, &failure)) return Status::from(failure);
@@ -65,6 +41,7 @@ Status Stream::open(Device* device, const int32_t* cancelled, Ref<Stream>* strea
 }
 
 Status Stream::room(uint64_t operations) const {
+  NA_TRY(device->status());
   NA_TRY(timeline_->status());
   if (!capturing() && submitted_ - timeline_->completed() + operations > kQueueLimit) {
     return error(NA_ERR_OUT_OF_MEMORY,
@@ -75,23 +52,90 @@ Status Stream::room(uint64_t operations) const {
   return {};
 }
 
+Status Stream::run(Operation* operation) {
+  Status status = operation->prepare(device);
+  if (status.ok() && makes_graph()) status = check_capture(*operation);
+  if (status.ok()) {
+    enqueue(operation);
+  } else {
+    operation->destroy();
+  }
+  return status;
+}
+
 void Stream::enqueue(Operation* operation, const Point& extra) {
+  operation->cancelled = cancelled_;
   if (capturing()) {
     capture_->record(operation);
     return;
   }
-  Waits waits{timeline_.get(), {}};
-  operation->each_tensor(collect, &waits);
-  waits.add(extra);
+  waits_.clear();
+  hold_ = holding();  // what is held back is not overtaken
+  operation->each_tensor(
+      [](void* context, Tensor* tensor, bool write) {
+        auto* stream = static_cast<Stream*>(context);
+        const Storage& storage = *tensor->storage;
+        stream->add_wait(storage.last_write, storage.device->host);
+        if (write) {
+          for (const Point& reader : storage.readers) stream->add_wait(reader, storage.device->host);
+        }
+      },
+      this);
+  add_wait(extra, false);
   operation->timeline = timeline_;
-  operation->cancelled = cancelled_;
   Point point{timeline_, ++submitted_};
   operation->each_tensor(leave_mark, &point);
-  device->backend->submit(timeline_->stream, operation, waits.list.data(), static_cast<int32_t>(waits.list.size()));
+  if (hold_) {
+    gate_->hold(operation, submitted_, waits_);
+    return;
+  }
+  backend_waits_.clear();
+  for (const Wait& wait : waits_) backend_waits_.push_back({wait.timeline->stream, wait.sequence});
+  gate_->hand(operation, submitted_, backend_waits_);
 }
 
-void Stream::launch(const Graph& graph) {
-  for (const Operation* operation : graph.operations()) enqueue(operation->clone());
+void Stream::add_wait(const Point& point, bool host_memory) {
+  if (point.done()) return;
+  // Other devices than the CPU may touch host memory as soon as an operation is submitted.
+  const bool at_once = host_memory && !device->host;
+  if (point.timeline.get() == timeline_.get() && !at_once) return;  // a stream is in order by itself
+  // The backend sees to the order of points of its own that it knows already.
+  hold_ |= at_once || point.timeline->backend != device->backend || point.sequence > point.timeline->handed();
+  for (Wait& wait : waits_) {
+    if (wait.timeline == point.timeline.get()) {
+      if (wait.sequence < point.sequence) wait.sequence = point.sequence;
+      return;
+    }
+  }
+  waits_.push_back({point.timeline.get(), point.sequence});
+}
+
+Status Stream::check_capture(const Operation& operation) const {
+  const Tensor* pageable = nullptr;
+  operation.each_tensor(
+      [](void* context, Tensor* tensor, bool) {
+        const Storage& storage = *tensor->storage;
+        if (storage.device->host && !storage.pinned_by) *static_cast<const Tensor**>(context) = tensor;
+      },
+      &pageable);
+  if (!pageable) return {};
+  return error(NA_ERR_OPTION,
+               "capture: %s is in pageable memory, whose copies cannot be captured; use pinned memory: "
+               "Tensor.empty(shape, { dtype, pinned: true })",
+               pageable->describe().c_str());
+}
+
+Status Stream::end_capture(Ref<Graph>* graph) {
+  *graph = std::exchange(capture_, Ref<Graph>());
+  return (*graph)->finish();
+}
+
+void Stream::launch(const Ref<Graph>& graph) {
+  if (graph->handle()) {
+    enqueue(new LaunchOperation(graph));
+    return;
+  }
+  for (const Operation* operation : graph->operations()) enqueue(operation->clone());
 }
 
 }  // namespace na

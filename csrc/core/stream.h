@@ -1,29 +1,12 @@
-// A queue of operations on one device, and the lists of operations recorded from it.
+// A queue of operations on one device.
 #pragma once
 
-#include <memory>
 #include <vector>
 
-#include "core/operation.h"
+#include "core/gate.h"
+#include "core/graph.h"
 
 namespace na {
-
-// A recorded list of operations. On backends without graphs of their own it is submitted again at each launch.
-class Graph : public RefCounted {
- public:
-  explicit Graph(Device* device) : device(device) {}
-  void record(Operation* operation) { operations_.push_back(operation); }
-  const std::vector<Operation*>& operations() const { return operations_; }
-  Device* const device;
-
- protected:
-  ~Graph() override {
-    for (Operation* operation : operations_) operation->destroy();
-  }
-
- private:
-  std::vector<Operation*> operations_;
-};
 
 // Used by one JavaScript thread. The environment keeps it until its last operation is done.
 class Stream : public RefCounted {
@@ -38,23 +21,33 @@ class Stream : public RefCounted {
   // and the like when the device has failed.
   Status room(uint64_t operations = 1) const;
 
-  // Takes the operation over. It waits for the last writes of what it reads, and for the last write and all
-  // readers of what it writes, wherever they are queued, and for `extra`.
+  // Takes the operation over: enqueues it, or refuses what the backend cannot run.
+  Status run(Operation* operation);
+
+  // For operations that cannot be refused. They wait for the last writes of what they read, and for the last write and
+  // all readers of what they write, wherever these are queued, and for `extra`.
   void enqueue(Operation* operation, const Point& extra = {});
 
-  // From here to end_capture(), operations are recorded instead of submitted.
+  // From here to end_capture() or abandon_capture(), operations are recorded instead of submitted.
   void begin_capture() { capture_ = Ref<Graph>(new Graph(device)); }
-  Ref<Graph> end_capture() { return std::exchange(capture_, Ref<Graph>()); }
+  Status end_capture(Ref<Graph>* graph);
+  void abandon_capture() { capture_ = Ref<Graph>(); }
   bool capturing() const { return static_cast<bool>(capture_); }
-  void launch(const Graph& graph);
+  // Whether what is captured becomes a graph of the backend, which takes no host memory but pinned one.
+  bool makes_graph() const { return capturing() && device->backend->graph_create; }
+  void launch(const Ref<Graph>& graph);
 
   Point last() const { return {timeline_, submitted_}; }
-  bool idle() const { return timeline_->done(submitted_); }
+  bool idle() const { return timeline_->done(submitted_) && !holding(); }
 
-  // For the end of an environment, once its operations are cancelled. drain() ends what is not running and returns
-  // whether there was any; join() blocks until the rest has ended.
+  // For the end of an environment, once its operations are cancelled. open_gate() hands the backend what is held back;
+  // drain() ends what is not running and returns whether there was any; join() blocks until the rest has ended.
+  void open_gate() const { gate_->open(); }
   bool drain() const { return device->backend->stream_drain(timeline_->stream) != 0; }
-  void join() const { timeline_->join(submitted_); }
+  void join() const {
+    timeline_->join(submitted_);
+    gate_->join();
+  }
 
   Device* const device;
 
@@ -63,10 +56,22 @@ class Stream : public RefCounted {
 
  private:
   Stream(Device* device, const int32_t* cancelled, na_stream* handle);
-  Ref<Timeline> timeline_;
+  // Whether operations are held back, or another thread is just handing the last of them to the backend.
+  bool holding() const { return timeline_->handed() != submitted_; }
+  void add_wait(const Point& point, bool host_memory);
+  Status check_capture(const Operation& operation) const;
+
+  const Ref<Timeline> timeline_;
+  const Ref<Gate> gate_;
   const int32_t* const cancelled_;
   uint64_t submitted_ = 0;
   Ref<Graph> capture_;
+
+  // The operation that is being enqueued: what it waits for, at most one point of each stream, and whether it has to be
+  // held back until then.
+  std::vector<Wait> waits_;
+  std::vector<na_wait> backend_waits_;
+  bool hold_ = false;
 };
 
 }  // namespace na

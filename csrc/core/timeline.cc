@@ -9,7 +9,10 @@ void Timeline::advance(const na_error* failure) {
   Status status;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (failure && status_.ok()) status_ = Status::from(*failure);
+    if (failure && status_.ok()) {
+      status_ = Status::from(*failure);
+      failed_.store(true, std::memory_order_release);
+    }
     status = status_;
     const uint64_t now = completed_.load(std::memory_order_relaxed) + 1;
     completed_.store(now, std::memory_order_release);
@@ -43,6 +46,7 @@ void Timeline::join(uint64_t sequence) {
 }
 
 Status Timeline::status() const {
+  if (!failed_.load(std::memory_order_acquire)) return {};
   std::lock_guard<std::mutex> lock(mutex_);
   return status_;
 }

@@ -21,8 +21,14 @@ class Listener {
 
 class Timeline : public RefCounted {
  public:
+  Timeline(const na_backend* backend, na_stream* stream) : backend(backend), stream(stream) {}
+
   bool done(uint64_t sequence) const { return completed_.load(std::memory_order_acquire) >= sequence; }
   uint64_t completed() const { return completed_.load(std::memory_order_acquire); }
+
+  // How many operations the backend has been given; the others are held back.
+  uint64_t handed() const { return handed_.load(std::memory_order_acquire); }
+  void set_handed(uint64_t sequence) { handed_.store(sequence, std::memory_order_release); }
 
   // Called by the backend thread that finished the next operation. The first error stays.
   void advance(const na_error* failure);
@@ -36,7 +42,8 @@ class Timeline : public RefCounted {
   // OK, or the first error any operation of this stream ended with.
   Status status() const;
 
-  na_stream* stream = nullptr;  // the backend's; valid while operations are outstanding
+  const na_backend* const backend;
+  na_stream* const stream;  // the backend's; valid while operations are outstanding
 
  private:
   struct Waiting {
@@ -45,8 +52,9 @@ class Timeline : public RefCounted {
   };
   mutable std::mutex mutex_;
   std::condition_variable reached_;
-  std::atomic<uint64_t> completed_{0};
+  std::atomic<uint64_t> completed_{0}, handed_{0};
   std::deque<Waiting> waiting_;  // ascending: listeners come in the order of submission
+  std::atomic<bool> failed_{false};
   Status status_;
 };
 

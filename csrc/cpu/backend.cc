@@ -107,6 +107,9 @@ void device_info(int32_t, na_device_info* info) {
   info->memory_bytes = physical_memory();
 }
 
+// Threads and memory of the host do not fail for good.
+int device_status(int32_t, na_error*) { return NA_OK; }
+
 int memory_allocate(int32_t, int64_t bytes, int, int zeroed, void** data, na_error* failure) {
   *data = allocate(bytes, zeroed != 0);
   if (*data) return NA_OK;
@@ -132,9 +135,11 @@ int stream_create(int32_t, na_stream** stream, na_error* failure) {
 
 void stream_destroy(na_stream* stream) { scheduler().destroy_stream(stream); }
 
-// The CPU runs all that core/attention.cc lets through, given scratch memory.
-int attention_check(int32_t, const na_attention* attention, na_error* failure) {
-  const size_t bytes = attention_scratch_bytes(*attention, configuration().isa);
+// The CPU runs all that core lets through, given scratch memory, which belongs to its threads and not to the operation.
+int operation_check(int32_t, int32_t kind, const void* args, int64_t* workspace_bytes, na_error* failure) {
+  *workspace_bytes = 0;
+  if (kind != NA_OP_ATTENTION) return NA_OK;
+  const size_t bytes = attention_scratch_bytes(*static_cast<const na_attention*>(args), configuration().isa);
   if (scheduler().reserve(bytes)) return NA_OK;
   failure->code = NA_ERR_OUT_OF_MEMORY;
   snprintf(failure->message, sizeof(failure->message), "no scratch memory for %d threads, %zu bytes each",
@@ -149,8 +154,10 @@ void submit(na_stream* stream, na_operation* operation, const na_wait* waits, in
 int64_t stream_drain(na_stream* stream) { return scheduler().drain(stream); }
 
 const na_backend kTable = {
-    NA_BACKEND_ABI, sizeof(na_backend), "cpu",          device_count,    device_info, memory_allocate, memory_free,
-    memory_pooled,  stream_create,      stream_destroy, attention_check, submit,      stream_drain,
+    NA_BACKEND_ABI, sizeof(na_backend), "cpu",         device_count,   device_info,     device_status, memory_allocate,
+    memory_free,    memory_pooled,      stream_create, stream_destroy, operation_check, submit,        stream_drain,
+    nullptr,  // graphs are replayed
+    nullptr,
 };
 
 }  // namespace

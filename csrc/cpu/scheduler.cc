@@ -185,7 +185,8 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
         break;
       case NA_OP_MERGE: job = merge_job(*static_cast<const na_merge*>(operation->args)); break;
       case NA_OP_COPY: job = copy_job(*static_cast<const na_copy*>(operation->args)); break;
-      default: mark(operation);
+      case NA_OP_MARK: mark(operation); break;
+      default: break;  // no others come to the CPU: its memory is allocated zeroed, its graphs are replayed
     }
     if (job) tasks = job->prepare();
   }
