@@ -16,12 +16,19 @@ class KeyTiles {
     // The keys that any query sees, and those that all see: [from, to).
     const int32_t any_from = clamp(from(problem, low), keys), any_to = clamp(to(problem, high), keys);
     const int32_t all_from = clamp(from(problem, high), keys), all_to = clamp(to(problem, low), keys);
+    first_key_ = any_from;
+    end_key_ = max(any_to, any_from);
     begin_ = any_from / tile_keys;
     end_ = any_to > any_from ? (any_to + tile_keys - 1) / tile_keys : begin_;
     full_begin_ = min((all_from + tile_keys - 1) / tile_keys, end_);
     full_end_ = max(all_to / tile_keys, full_begin_);
     if (full_begin_ == full_end_) full_begin_ = full_end_ = begin_;
   }
+
+  // The keys [first_key(), end_key()) are seen by some query of the tile. No other key of a visited tile may have any
+  // influence: its values are to be zeroed, since its weight of 0 does not undo a NaN.
+  __device__ int32_t first_key() const { return first_key_; }
+  __device__ int32_t end_key() const { return end_key_; }
 
   __device__ int32_t count() const { return end_ - begin_; }
   __device__ int32_t full() const { return full_end_ - full_begin_; }
@@ -52,7 +59,7 @@ class KeyTiles {
   static constexpr int32_t kFar = 1 << 30;  // no sequence is longer, so that sums of positions stay within 32 bits
   __device__ static int32_t clamp(int32_t key, int32_t keys) { return min(max(key, 0), keys); }
 
-  int32_t begin_, end_, full_begin_, full_end_;
+  int32_t first_key_, end_key_, begin_, end_, full_begin_, full_end_;
 };
 
 }  // namespace na::cuda

@@ -26,30 +26,33 @@ __host__ __device__ inline bool modifies_scores(const Problem& problem) {
 template <int kColumns>
 __device__ inline void modify(float (&scores)[kColumns][4], const Problem& problem, const Sequence& sequence,
                               const Row (&rows)[2], int32_t first_key, int32_t lane) {
-  const float* bias[2][kMostBiases];
 #pragma unroll
-  for (int r = 0; r < 2; r++) {
-    const int64_t query = sequence.first_query + min(rows[r].query, sequence.queries - 1);
+  for (int i = 0; i < 4 * kColumns; i++) scores[i / 4][i % 4] *= problem.scale;
+  if (problem.softcap > 0) {
 #pragma unroll
-    for (int b = 0; b < kMostBiases; b++) {
-      const Bias& from = problem.biases[b];
-      bias[r][b] = from.data + sequence.batch * from.batch + rows[r].head * from.head + query * from.query;
+    for (int i = 0; i < 4 * kColumns; i++) {
+      float& score = scores[i / 4][i % 4];
+      score = problem.softcap * tanhf(score / problem.softcap);
     }
   }
+  const int32_t own_key = first_key + lane % 4 * 2;
+#pragma unroll 1
+  for (int b = 0; b < problem.bias_count; b++) {
+    const Bias& bias = problem.biases[b];
 #pragma unroll
-  for (int i = 0; i < 4 * kColumns; i++) {
-    float& score = scores[i / 4][i % 4];
-    const int32_t key = first_key + i / 4 * 8 + lane % 4 * 2 + i % 2;
-    float x = score * problem.scale;
-    if (problem.softcap > 0) x = problem.softcap * tanhf(x / problem.softcap);
-    if (key < sequence.keys) {
+    for (int r = 0; r < 2; r++) {
+      const int64_t query = sequence.first_query + min(rows[r].query, sequence.queries - 1);
+      const float* from = bias.data + sequence.batch * bias.batch + rows[r].head * bias.head + query * bias.query +
+                          (sequence.first_key + own_key) * bias.key;
 #pragma unroll
-      for (int b = 0; b < kMostBiases; b++) {
-        if (b < problem.bias_count) x += bias[i / 2 % 2][b][(sequence.first_key + key) * problem.biases[b].key];
+      for (int i = 0; i < 2 * kColumns; i++) {
+        const int32_t column = i / 2 * 8 + i % 2;
+        if (own_key + column < sequence.keys) scores[i / 2][2 * r + i % 2] += from[column * bias.key];
       }
     }
-    score = x * kLog2E;
   }
+#pragma unroll
+  for (int i = 0; i < 4 * kColumns; i++) scores[i / 4][i % 4] *= kLog2E;
 }
 
 // Scores of keys that a row does not see become -infinity.

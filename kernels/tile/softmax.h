@@ -1,17 +1,37 @@
-// Online softmax (Milakov and Gimelshein 2018) over the two rows that a thread has of an accumulator, see score.h.
-// Everything is in units of log2; the four threads of a row agree on its maximum and keep sums of their own.
+// Online softmax (Milakov and Gimelshein 2018) over the two rows that a thread has of an accumulator, see score.h. The
+// four threads of a row agree on its maximum and keep sums of their own until the end.
 #pragma once
 
+#include "arch/exp2.h"
 #include "tile/score.h"
 
 namespace na::cuda {
 
+// What a row's output is to be multiplied by, and its lse in natural units, from its maximum in units of log2, its sum
+// of exp2(score - maximum), and its sink in natural units, -infinity for none. A factor of 0 means a row that saw
+// nothing: its output is 0 whatever was summed up.
+__device__ inline float normalize(float maximum, float sum, float sink, float* lse) {
+  const float top = fmaxf(maximum, sink * kLog2E);
+  if (top == -kInfinity) {
+    *lse = -kInfinity;
+    return 0;
+  }
+  const float share = exp2_approximate(maximum - top);
+  const float total = sum * share + exp2_approximate(sink * kLog2E - top);
+  *lse = top * kLn2 + logf(total);
+  return share / total;
+}
+
 class Softmax {
  public:
   // Scores become weights exp2(factor * score - maximum); decay is what sums and outputs so far are to be multiplied
-  // with. factor is positive: scale * log2(e), or 1 where scores were modified.
+  // with. factor is positive and always the same: scale * log2(e), or 1 where scores were modified.
+  //
+  // The maximum is subtracted before the factor is applied. A fused multiply-add would save an instruction, but it sees
+  // the product before it is rounded, and where scores are huge the rounding error alone is a large exponent.
   template <int kColumns>
   __device__ void update(float (&scores)[kColumns][4], float factor, float (&decay)[2]) {
+    factor_ = factor;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       float top = scores[0][2 * r];
@@ -19,40 +39,35 @@ class Softmax {
       for (int i = 1; i < 2 * kColumns; i++) top = fmaxf(top, scores[i / 2][2 * r + i % 2]);
       top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 1));
       top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 2));
-      const float maximum = fmaxf(maximum_[r], top * factor);
-      const float zero = maximum == -kInfinity ? 0 : maximum;  // nothing seen so far: all weights are 0
-      decay[r] = exp2f(maximum_[r] - zero);
-      maximum_[r] = maximum;
+      top = fmaxf(top, maximum_[r]);
+      const float zero = top == -kInfinity ? 0 : top;  // nothing seen so far: all weights are 0
+      decay[r] = exp2_approximate((maximum_[r] - zero) * factor);
+      maximum_[r] = top;
       float sum = 0;
 #pragma unroll
       for (int i = 0; i < 2 * kColumns; i++) {
         float& score = scores[i / 2][2 * r + i % 2];
-        score = exp2f(fmaf(score, factor, -zero));
+        score = exp2_approximate((score - zero) * factor);
         sum += score;
       }
       sum_[r] = sum_[r] * decay[r] + sum;
     }
   }
 
-  // The sums of whole rows; to be called once, behind the last tile. `sink` in natural units, -infinity for none.
-  // Returns by what the outputs of row r are to be multiplied, and its natural lse.
-  __device__ float finish(int r, float sink, float* lse) {
+  // Of row r, behind the last tile: its maximum in units of log2 and its sum, which all four threads must ask for.
+  __device__ float maximum(int r) const { return maximum_[r] * factor_; }
+  __device__ float sum(int r) const {
     float sum = sum_[r];
     sum += __shfl_xor_sync(0xffffffff, sum, 1);
     sum += __shfl_xor_sync(0xffffffff, sum, 2);
-    const float top = fmaxf(maximum_[r], sink * kLog2E);
-    if (top == -kInfinity) {
-      *lse = -kInfinity;
-      return 0;
-    }
-    const float share = exp2f(maximum_[r] - top);
-    const float total = sum * share + exp2f(sink * kLog2E - top);
-    *lse = top * kLn2 + logf(total);
-    return share / total;
+    return sum;
   }
 
+  // Both put into what normalize() gives.
+  __device__ float finish(int r, float sink, float* lse) const { return normalize(maximum(r), sum(r), sink, lse); }
+
  private:
-  float maximum_[2] = {-kInfinity, -kInfinity}, sum_[2] = {0, 0};
+  float maximum_[2] = {-kInfinity, -kInfinity}, sum_[2] = {0, 0}, factor_ = 1;
 };
 
 }  // namespace na::cuda

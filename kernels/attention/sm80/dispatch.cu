@@ -1,0 +1,101 @@
+#include "attention/sm80/dispatch.h"
+#include "tile/sequence.h"
+
+namespace na::cuda {
+namespace {
+
+using Run = cudaError_t (*)(const Problem&, const Launch&, bool, uint32_t, cudaStream_t);
+
+// Problems are padded to the first dimensions that hold theirs.
+struct Entry {
+  int head_dim, value_dim;
+  Run run;
+};
+
+template <Element kElement>
+constexpr Entry kHalf[] = {
+    {64, 64, run_sm80<kElement, 1, 64, 64>},     {96, 96, run_sm80<kElement, 1, 96, 96>},
+    {128, 128, run_sm80<kElement, 1, 128, 128>}, {192, 128, run_sm80<kElement, 1, 192, 128>},
+    {192, 192, run_sm80<kElement, 1, 192, 192>}, {256, 256, run_sm80<kElement, 1, 256, 256>},
+};
+template <int kProducts>
+constexpr Entry kFloat[] = {
+    {64, 64, run_sm80<Element::kFloat32, kProducts, 64, 64>},
+    {128, 128, run_sm80<Element::kFloat32, kProducts, 128, 128>},
+    {256, 256, run_sm80<Element::kFloat32, kProducts, 256, 256>},
+};
+
+template <size_t kCount>
+const Entry* find(const Entry (&entries)[kCount], const Problem& problem) {
+  for (const Entry& entry : entries) {
+    if (problem.head_dim <= entry.head_dim && problem.value_dim <= entry.value_dim) return &entry;
+  }
+  return nullptr;
+}
+
+const Entry* find(const Problem& problem, Element element, bool tf32) {
+  switch (element) {
+    case Element::kFloat16: return find(kHalf<Element::kFloat16>, problem);
+    case Element::kBfloat16: return find(kHalf<Element::kBfloat16>, problem);
+    default: return tf32 ? find(kFloat<1>, problem) : find(kFloat<3>, problem);
+  }
+}
+
+int32_t group_of(const Problem& problem) { return problem.heads / problem.kv_heads; }
+
+// Queries of a sequence; of packed ones the average, since their lengths are not known here.
+int32_t typical_queries(const Problem& problem) {
+  if (!problem.cu_q || problem.sequences == 0) return problem.queries > 0 ? problem.queries : 1;
+  return problem.queries / problem.sequences + (problem.queries % problem.sequences != 0);
+}
+
+// The queries of a whole group share its keys, which are read once if all fit into one tile.
+bool is_few(const Problem& problem) { return int64_t{typical_queries(problem)} * group_of(problem) <= 16; }
+
+TileShape shape_of(const Problem& problem, Element element, const Entry& entry) {
+  const bool few = is_few(problem);
+  return shape_of(tiling(element, entry.head_dim, entry.value_dim, few), few);
+}
+
+// The widest access that the alignment of every row allows.
+int32_t width_of(const void* data, const Strides& strides, const Problem& problem, int32_t tokens, int32_t heads,
+                 int bytes) {
+  int64_t bits = reinterpret_cast<intptr_t>(data);
+  if (problem.batch > 1) bits |= strides.batch * bytes;
+  if (tokens > 1) bits |= strides.token * bytes;
+  if (heads > 1) bits |= strides.head * bytes;
+  return bits % 16 == 0 ? 16 : bits % 4 == 0 ? 4 : 2;
+}
+
+}  // namespace
+
+TileShape attention_sm80_tile(const Problem& problem, Element element) {
+  const Entry* entry = find(problem, element, false);
+  return entry ? shape_of(problem, element, *entry) : TileShape{0, 0};
+}
+
+cudaError_t attention_sm80(const Problem& problem, Element element, bool tf32, cudaStream_t stream) {
+  const Entry* entry = find(problem, element, tf32);
+  if (!entry) return cudaErrorInvalidValue;
+  if (problem.batch == 0 || problem.queries == 0 || problem.heads == 0) return cudaSuccess;
+  const int bytes = element_bytes(element), group = group_of(problem);
+  const TileShape shape = shape_of(problem, element, *entry);
+  Launch launch;
+  const int32_t room = shape.rows / typical_queries(problem);  // for heads
+  launch.packed = room < 1 ? 1 : room < group ? room : group;
+  launch.head_tiles = (group + launch.packed - 1) / launch.packed;
+  launch.query_slots = tile_slots(problem, shape.rows / launch.packed);
+  launch.q_width = width_of(problem.q, problem.q_strides, problem, problem.queries, problem.heads, bytes);
+  launch.k_width = width_of(problem.k, problem.k_strides, problem, problem.keys, problem.kv_heads, bytes);
+  launch.v_width = width_of(problem.v, problem.v_strides, problem, problem.keys, problem.kv_heads, bytes);
+  launch.out_width = problem.parts == 0
+                         ? width_of(problem.out, problem.out_strides, problem, problem.queries, problem.heads, bytes)
+                     : (reinterpret_cast<intptr_t>(problem.part_out) | problem.value_dim * intptr_t{4}) % 16 == 0 ? 16
+                                                                                                                  : 4;
+  const int64_t rest = int64_t{launch.head_tiles} * problem.kv_heads * (problem.parts > 0 ? problem.parts : 1);
+  const int64_t tiles = int64_t{problem.batch} * launch.query_slots;
+  if (rest > INT32_MAX / tiles) return cudaErrorInvalidConfiguration;
+  return entry->run(problem, launch, is_few(problem), static_cast<uint32_t>(rest * tiles), stream);
+}
+
+}  // namespace na::cuda

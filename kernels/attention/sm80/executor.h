@@ -1,0 +1,285 @@
+// One tile of attention: K and V by cp.async through a ring of slots, products by mma.sync, the softmax between them in
+// registers.
+//
+// Who waits for whom: keys and values of the visited tiles are items 0, 1, 2 ... of a team's ring, copied by all of its
+// threads. Before an item is used each thread waits for its own copies of it, then for the team. That same meeting says
+// that everybody is done with the item before, whose slot is refilled right away. So there is one meeting for each
+// item, and while one is multiplied, kStages - 1 are under way.
+#pragma once
+
+#include "attention/sm80/load.h"
+#include "attention/sm80/multiply.h"
+#include "attention/sm80/work.h"
+#include "tile/softmax.h"
+
+namespace na::cuda {
+
+template <typename T>
+__device__ inline const char* element_at(const void* tensor, int64_t index) {
+  return static_cast<const char*>(tensor) + index * T::kBytes;
+}
+
+// One operand of queries straight from memory: a lane has columns 2 * (lane % 4) and the next, and those eight further
+// on, of rows lane / 4 and eight further on. Half types only.
+template <typename T>
+__device__ inline void load_query(uint32_t (&q)[4], const Problem& problem, const Launch& launch, const Work<T>& work,
+                                  int row, int step, int lane) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const int32_t own = row + lane / 4 + i % 2 * 8;
+    const int32_t column = step * 16 + lane % 4 * 2 + i / 2 * 8;
+    q[i] = 0;
+    if (!work.exists(own) || column >= problem.head_dim) continue;
+    const Row of = work.row(own);
+    const auto* from = reinterpret_cast<const uint16_t*>(
+        element_at<T>(problem.q, work.sequence.batch * problem.q_strides.batch + of.head * problem.q_strides.head +
+                                     int64_t{work.sequence.first_query + of.query} * problem.q_strides.token + column));
+    if (column + 1 == problem.head_dim) {
+      q[i] = *from;
+    } else if (launch.q_width >= 4) {
+      q[i] = *reinterpret_cast<const uint32_t*>(from);
+    } else {
+      q[i] = from[0] | static_cast<uint32_t>(from[1]) << 16;
+    }
+  }
+}
+
+// Eight columns of a row of the output, in the element's type or in float32.
+template <Element kElement>
+__device__ inline void store_columns(void* row, int32_t column, int32_t columns, int32_t width, const float (&x)[8]) {
+  if constexpr (kElement == Element::kFloat32) {
+    float* to = static_cast<float*>(row) + column;
+    if (width == 16 && column + 8 <= columns) {
+      reinterpret_cast<float4*>(to)[0] = make_float4(x[0], x[1], x[2], x[3]);
+      reinterpret_cast<float4*>(to)[1] = make_float4(x[4], x[5], x[6], x[7]);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      if (column + i < columns) to[i] = x[i];
+    }
+  } else {
+    uint16_t* to = static_cast<uint16_t*>(row) + column;
+    const uint32_t pairs[4] = {pack<kElement>(x[0], x[1]), pack<kElement>(x[2], x[3]), pack<kElement>(x[4], x[5]),
+                               pack<kElement>(x[6], x[7])};
+    if (width == 16 && column + 8 <= columns) {
+      *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      if (column + i < columns) to[i] = static_cast<uint16_t>(pairs[i / 2] >> (i % 2 * 16));
+    }
+  }
+}
+
+// What the warps left in shared memory becomes rows of the result; teams' results are put together.
+template <typename T>
+__device__ inline void store_tile(const Problem& problem, const Launch& launch, const Work<T>& work, const float* outs,
+                                  const float2* sums) {
+  constexpr int kColumns = T::kValueDim / 8;
+  const int64_t batch = work.sequence.batch;
+#pragma unroll 1
+  for (int n = static_cast<int>(threadIdx.x); n < T::kRows * kColumns; n += T::kThreads) {
+    const int32_t row = n / kColumns, column = n % kColumns * 8;
+    if (!work.exists(row) || (column >= problem.value_dim && column > 0)) continue;
+    const Row of = work.row(row);
+    const int64_t query = work.sequence.first_query + of.query;
+    float maximum = -kInfinity, sum = 0, x[8] = {};
+#pragma unroll
+    for (int team = 0; team < T::kTeams; team++) maximum = fmaxf(maximum, sums[row + team * T::kRows].x);
+#pragma unroll
+    for (int team = 0; team < T::kTeams; team++) {
+      const float2 own = sums[row + team * T::kRows];
+      if (own.x == -kInfinity) continue;
+      const float weight = exp2_approximate(own.x - maximum);
+      const float* out = outs + (row + team * T::kRows) * T::kOutPitch + column;
+      sum += own.y * weight;
+#pragma unroll
+      for (int i = 0; i < 8; i++) x[i] += out[i] * weight;
+    }
+    const bool whole = problem.parts == 0;
+    const float sink = whole && problem.sinks ? problem.sinks[of.head * problem.sink_stride] : -kInfinity;
+    float lse;
+    const float share = normalize(maximum, sum, sink, &lse);
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = share == 0 ? 0 : x[i] * share;
+    const int64_t slot = whole ? 0 : problem.first_slot + work.part;
+    const int64_t index = ((slot * problem.batch + batch) * problem.queries + query) * problem.heads + of.head;
+    if (column == 0) (whole ? problem.lse : problem.part_lse)[index] = lse;
+    if (whole) {
+      const Strides& strides = problem.out_strides;
+      char* to = static_cast<char*>(problem.out) +
+                 (batch * strides.batch + query * strides.token + of.head * strides.head) * T::kBytes;
+      store_columns<T::kElement>(to, column, problem.value_dim, launch.out_width, x);
+    } else {
+      store_columns<Element::kFloat32>(problem.part_out + index * problem.value_dim, column, problem.value_dim,
+                                       launch.out_width, x);
+    }
+  }
+}
+
+template <typename T, bool kModified>
+__device__ inline void attend(const Problem& problem, const Launch& launch) {
+  extern __shared__ __align__(128) uint8_t memory[];
+  Work<T> work;
+  if (!work.find(problem, launch)) return;
+  const Sequence& sequence = work.sequence;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  const int team = T::kTeams == 1 ? 0 : warp, member = T::kTeams == 1 ? thread : lane;
+  const int warp_row = T::kTeams == 1 ? warp * T::kWarpRows : 0;
+  const uint32_t queries = shared_address(memory), ring = queries + T::kQueryBytes + team * T::kRingBytes;
+  const auto team_meets = [] {
+    if constexpr (T::kTeams == 1) {
+      __syncthreads();
+    } else {
+      __syncwarp();
+    }
+  };
+
+  const KeyTiles tiles(problem, sequence, work.first_query, work.first_query + work.queries - 1, T::kKeys);
+  int32_t visit, end;
+  tiles.share(work.part, max(problem.parts, 1), &visit, &end);
+
+  // The first queries are in the group of the first keys.
+  if constexpr (!T::kQueriesInRegisters) {
+    load_rows<T::kThreads, T::kRows, T::kHeadDim * T::kBytes>(
+        queries, problem.q, problem.head_dim * T::kBytes, launch.q_width, thread, [&](int row) -> const char* {
+          if (!work.exists(row)) return nullptr;
+          const Row of = work.row(row);
+          return element_at<T>(problem.q, sequence.batch * problem.q_strides.batch + of.head * problem.q_strides.head +
+                                              int64_t{sequence.first_query + of.query} * problem.q_strides.token);
+        });
+  }
+
+  const char* const keys =
+      element_at<T>(problem.k, sequence.batch * problem.k_strides.batch + work.kv_head * problem.k_strides.head +
+                                   sequence.first_key * problem.k_strides.token);
+  const char* const values =
+      element_at<T>(problem.v, sequence.batch * problem.v_strides.batch + work.kv_head * problem.v_strides.head +
+                                   sequence.first_key * problem.v_strides.token);
+  const auto first_key_of = [&](int32_t n) { return tiles[n] * T::kKeys + team * T::kTeamKeys; };
+  int32_t load_visit = visit, load_slot = 0, slot = 0;
+  const auto next_slot = [](int32_t n) { return n + 1 == T::kStages ? 0 : n + 1; };
+  // Keys that no query of the tile sees become zeros.
+  const auto load_item = [&](auto is_values) {
+    constexpr bool kValues = decltype(is_values)::value;
+    constexpr int kRowBytes = (kValues ? T::kValueDim : T::kHeadDim) * T::kBytes;
+    if (load_visit < end) {
+      const int32_t first = first_key_of(load_visit);
+      const char* const from = kValues ? values : keys;
+      const int64_t pitch = (kValues ? problem.v_strides.token : problem.k_strides.token) * T::kBytes;
+      load_rows<T::kTeamThreads, T::kTeamKeys, kRowBytes>(
+          ring + load_slot * T::kSlotBytes, from, (kValues ? problem.value_dim : problem.head_dim) * T::kBytes,
+          kValues ? launch.v_width : launch.k_width, member, [&](int row) -> const char* {
+            const int32_t key = first + row;
+            return key >= tiles.first_key() && key < tiles.end_key() ? from + key * pitch : nullptr;
+          });
+    }
+    copy_async_commit();  // also when there is nothing, so that groups and items keep in step
+    load_slot = next_slot(load_slot);
+    if (kValues) load_visit++;
+  };
+  using Keys = std::false_type;
+  using Values = std::true_type;
+#pragma unroll
+  for (int item = 0; item < T::kStages - 1; item++) {
+    if (item % 2 == 0) {
+      load_item(Keys());
+    } else {
+      load_item(Values());
+    }
+  }
+  // The next item that is there for the whole team, and whose slot's predecessor is refilled.
+  const auto next_item = [&](auto loads_values) {
+    copy_async_wait<T::kStages - 2>();
+    team_meets();
+    load_item(loads_values);
+    const uint32_t address = ring + slot * T::kSlotBytes;
+    slot = next_slot(slot);
+    return address;
+  };
+
+  uint32_t q[T::kQueriesInRegisters ? T::kRowSets : 1][T::kQueriesInRegisters ? T::kHeadDim / T::kStep : 1][4];
+  if constexpr (T::kQueriesInRegisters) {
+#pragma unroll
+    for (int set = 0; set < T::kRowSets; set++) {
+#pragma unroll
+      for (int step = 0; step < T::kHeadDim / T::kStep; step++) {
+        load_query(q[set][step], problem, launch, work, warp_row + set * 16, step, lane);
+      }
+    }
+  } else if constexpr (T::kTeams > 1) {  // other teams' copies of queries
+    copy_async_wait<T::kStages - 2>();
+    __syncthreads();
+  }
+  using SharedQueries = SharedRows<T::kHeadDim * T::kBytes>;
+  const uint32_t own_queries = queries + warp_row * T::kHeadDim * T::kBytes;
+  const uint32_t own_query = SharedQueries::offset(lane % 16, lane / 16);
+  const auto query = [&](int set, int step, uint32_t(&to)[4]) {
+    if constexpr (T::kQueriesInRegisters) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) to[i] = q[set][step][i];
+    } else {
+      load_matrix(to, own_queries + set * 16 * T::kHeadDim * T::kBytes + SharedQueries::advance(own_query, step));
+    }
+  };
+
+  Row rows[T::kRowSets][2];
+#pragma unroll
+  for (int i = 0; i < 2 * T::kRowSets; i++) {
+    rows[i / 2][i % 2] = work.row(warp_row + i / 2 * 16 + lane / 4 + i % 2 * 8);
+  }
+  const float factor = kModified ? 1 : problem.scale * kLog2E;
+  const bool works = warp_row < work.rows();
+  Softmax softmax[T::kRowSets];
+  float out[T::kRowSets][T::kValueDim / 8][4] = {};
+#pragma unroll 1
+  for (; visit < end; visit++) {
+    float scores[T::kRowSets][T::kTeamKeys / 8][4] = {};
+    const uint32_t key_tile = next_item(std::integral_constant<bool, T::kStages % 2 == 0>());
+    if (works) {
+      multiply_keys<T>(scores, query, key_tile, lane);
+      const int32_t first_key = first_key_of(visit);
+#pragma unroll
+      for (int set = 0; set < T::kRowSets; set++) {
+        if (kModified) modify(scores[set], problem, sequence, rows[set], first_key, lane);
+        if (visit >= tiles.full()) mask(scores[set], problem, sequence, rows[set], first_key, lane);
+        float decay[2];
+        softmax[set].update(scores[set], factor, decay);
+#pragma unroll
+        for (int i = 0; i < T::kValueDim / 2; i++) out[set][i / 4][i % 4] *= decay[i / 2 % 2];
+      }
+    }
+    const uint32_t value_tile = next_item(std::integral_constant<bool, T::kStages % 2 == 1>());
+    if (works) multiply_values<T>(out, scores, value_tile, lane);
+  }
+
+  // The ring becomes the place of the results.
+  copy_async_wait<0>();
+  __syncthreads();
+  auto* const outs = reinterpret_cast<float*>(memory);
+  auto* const sums = reinterpret_cast<float2*>(memory + T::kOutBytes);
+#pragma unroll
+  for (int i = 0; i < 2 * T::kRowSets; i++) {
+    const int set = i / 2, r = i % 2;
+    const int row = warp * T::kWarpRows + set * 16 + r * 8 + lane / 4;
+    const float2 own = {softmax[set].maximum(r), softmax[set].sum(r)};
+    if (lane % 4 == 0) sums[row] = own;
+    float* const to = outs + row * T::kOutPitch + lane % 4 * 2;
+#pragma unroll
+    for (int column = 0; column < T::kValueDim / 8; column++) {
+      *reinterpret_cast<float2*>(to + column * 8) = {out[set][column][2 * r], out[set][column][2 * r + 1]};
+    }
+  }
+  __syncthreads();
+  store_tile<T>(problem, launch, work, outs, sums);
+}
+
+template <typename T, bool kModified>
+__global__ void __launch_bounds__(T::kThreads)
+    attention_sm80_kernel(const __grid_constant__ Problem problem, const __grid_constant__ Launch launch) {
+  attend<T, kModified>(problem, launch);
+}
+
+}  // namespace na::cuda
