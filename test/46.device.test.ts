@@ -66,7 +66,7 @@ describe('order', () => {
   });
 
   test.skipIf(sanitized)('held operations count as queued (not under sanitizers)', async () => {
-    const { held, error } = await program('limit', { FAKE_DELAY: '2000000' });
+    const { held, error } = await program('limit', { FAKE_DELAY: '1000000' });
     expect(held).toBeGreaterThan(262_000);
     expect(error).toEqual(failed('ERR_OUT_OF_MEMORY', /262144.*synchronize/));
   });
