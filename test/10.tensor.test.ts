@@ -257,6 +257,15 @@ describe('to and read', () => {
 });
 
 describe('memory', () => {
+  test('pinned memory is memory of the CPU, with or without a GPU', async () => {
+    const before = memoryStats().bytes;
+    const x = Tensor.empty([1, 8, 1, 4], { dtype: 'float32', pinned: true });
+    expect([x.device, memoryStats().bytes - before]).toEqual(['cpu', 128]);
+    x.data.fill(3);
+    expect((await attention(x, x, x).out.read())[0]).toBe(3);
+    expect(thrown(() => Tensor.empty([1], { dtype: 'float32', pinned: 1 as never })).code).toBe('ERR_OPTION');
+  });
+
   test('data is ERR_PENDING while work writes it, and readable afterwards', async () => {
     const { out } = slow();
     expect(thrown(() => out.data).code).toBe('ERR_PENDING');

@@ -163,6 +163,10 @@ describe('ends', () => {
     expect(value.slice(0, 2)).toEqual([5, 'cuda:0']);
   });
 
+  test('a worker ends soon with held operations, however busy this thread keeps the CPU', async () => {
+    expect(await program('busy workers')).toBeLessThan(sanitized ? 5000 : 500);
+  });
+
   test.each(['exit', 'fall'])('%s with held operations', async (way) => {
     expect(await start([way])).toEqual({ code: 3, stdout: '', stderr: '' });
   });
