@@ -24,8 +24,9 @@ const thrown = (fn: () => unknown): AttentionError => {
 
 /** Work on the CPU that takes a while: its output is pending right after the call. */
 const slow = () => {
-  const q = Tensor.randn([1, 2048, 4, 64], { seed: 1 });
-  const { out, lse } = attention(q, q, q);
+  const q = Tensor.randn([1, 1024, 4, 64], { seed: 1 });
+  const k = Tensor.randn([1, 8192, 4, 64], { seed: 2 });
+  const { out, lse } = attention(q, k, k);
   return { q, out, lse };
 };
 
