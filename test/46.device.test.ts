@@ -96,9 +96,11 @@ describe('memory', () => {
       randn: true,
       sliced: [1, 3, 2, 4],
       second: 2,
+      tf32: 1,
       refused: {
         data: failed('ERR_DEVICE', /read\(\)/),
         headDim: failed('ERR_SHAPE', /256/),
+        merge: failed('ERR_OPTION', /does not merge/),
         convert: failed('ERR_DTYPE', /convert/),
         mixed: failed('ERR_DEVICE', /k is on cpu but q is on cuda:0/),
         up: failed('ERR_DEVICE', /stream is on cpu but a copy from cpu to cuda:0 needs one on cuda:0/),
