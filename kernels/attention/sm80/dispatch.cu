@@ -1,10 +1,10 @@
 #include "attention/sm80/dispatch.h"
-#include "tile/sequence.h"
+#include "tile/score.h"
 
 namespace na::cuda {
 namespace {
 
-using Run = cudaError_t (*)(const Problem&, const Launch&, bool, uint32_t, cudaStream_t);
+using Run = cudaError_t (*)(const Problem&, const Launch&, bool, bool, uint32_t, cudaStream_t);
 
 // Problems are padded to the first dimensions that hold theirs.
 struct Entry {
@@ -54,7 +54,7 @@ bool is_few(const Problem& problem) { return int64_t{typical_queries(problem)} *
 
 TileShape shape_of(const Problem& problem, Element element, const Entry& entry) {
   const bool few = is_few(problem);
-  return shape_of(tiling(element, entry.head_dim, entry.value_dim, few), few);
+  return shape_of(tiling(element, entry.head_dim, entry.value_dim, few, modifies_scores(problem)), few);
 }
 
 // The widest access that the alignment of every row allows.
@@ -95,7 +95,8 @@ cudaError_t attention_sm80(const Problem& problem, Element element, bool tf32, c
   const int64_t rest = int64_t{launch.head_tiles} * problem.kv_heads * (problem.parts > 0 ? problem.parts : 1);
   const int64_t tiles = int64_t{problem.batch} * launch.query_slots;
   if (rest > INT32_MAX / tiles) return cudaErrorInvalidConfiguration;
-  return entry->run(problem, launch, is_few(problem), static_cast<uint32_t>(rest * tiles), stream);
+  return entry->run(problem, launch, is_few(problem), modifies_scores(problem), static_cast<uint32_t>(rest * tiles),
+                    stream);
 }
 
 }  // namespace na::cuda

@@ -7,6 +7,8 @@
 // item, and while one is multiplied, kStages - 1 are under way.
 #pragma once
 
+#include <type_traits>
+
 #include "attention/sm80/load.h"
 #include "attention/sm80/multiply.h"
 #include "attention/sm80/work.h"
@@ -119,7 +121,7 @@ __device__ inline void store_tile(const Problem& problem, const Launch& launch, 
   }
 }
 
-template <typename T, bool kModified>
+template <typename T>
 __device__ inline void attend(const Problem& problem, const Launch& launch) {
   extern __shared__ __align__(128) uint8_t memory[];
   Work<T> work;
@@ -225,12 +227,7 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     }
   };
 
-  Row rows[T::kRowSets][2];
-#pragma unroll
-  for (int i = 0; i < 2 * T::kRowSets; i++) {
-    rows[i / 2][i % 2] = work.row(warp_row + i / 2 * 16 + lane / 4 + i % 2 * 8);
-  }
-  const float factor = kModified ? 1 : problem.scale * kLog2E;
+  const float factor = T::kModified ? 1 : problem.scale * kLog2E;
   const bool works = warp_row < work.rows();
   Softmax softmax[T::kRowSets];
   float out[T::kRowSets][T::kValueDim / 8][4] = {};
@@ -243,12 +240,18 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
       const int32_t first_key = first_key_of(visit);
 #pragma unroll
       for (int set = 0; set < T::kRowSets; set++) {
-        if (kModified) modify(scores[set], problem, sequence, rows[set], first_key, lane);
-        if (visit >= tiles.full()) mask(scores[set], problem, sequence, rows[set], first_key, lane);
+        if (T::kModified || visit >= tiles.full()) {
+          const int row = warp_row + set * 16 + lane / 4;
+          const Row rows[2] = {work.row(row), work.row(row + 8)};
+          if (T::kModified) modify(scores[set], problem, sequence, rows, first_key, lane);
+          if (visit >= tiles.full()) mask(scores[set], problem, sequence, rows, first_key, lane);
+        }
         float decay[2];
         softmax[set].update(scores[set], factor, decay);
+        if (__any_sync(0xffffffff, decay[0] != 1 || decay[1] != 1)) {  // maxima seldom rise after the first tiles
 #pragma unroll
-        for (int i = 0; i < T::kValueDim / 2; i++) out[set][i / 4][i % 4] *= decay[i / 2 % 2];
+          for (int i = 0; i < T::kValueDim / 2; i++) out[set][i / 4][i % 4] *= decay[i / 2 % 2];
+        }
       }
     }
     const uint32_t value_tile = next_item(std::integral_constant<bool, T::kStages % 2 == 1>());
@@ -276,10 +279,10 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
   store_tile<T>(problem, launch, work, outs, sums);
 }
 
-template <typename T, bool kModified>
+template <typename T>
 __global__ void __launch_bounds__(T::kThreads)
     attention_sm80_kernel(const __grid_constant__ Problem problem, const __grid_constant__ Launch launch) {
-  attend<T, kModified>(problem, launch);
+  attend<T>(problem, launch);
 }
 
 }  // namespace na::cuda

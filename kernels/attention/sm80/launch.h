@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <type_traits>
 
 #include "attention/sm80/dispatch.h"
 #include "attention/sm80/executor.h"
@@ -9,37 +10,38 @@
 namespace na::cuda {
 
 // Shared memory beyond 48 KiB has to be allowed once for each kernel and device. Allowing it twice does no harm.
-template <typename T, bool kModified>
+template <typename T>
 cudaError_t allow_shared_memory() {
   static std::atomic<uint64_t> allowed{0};  // devices
   int device;
   if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
   const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
   if (allowed.load(std::memory_order_relaxed) & bit) return cudaSuccess;
-  const cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(&attention_sm80_kernel<T, kModified>),
+  const cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(&attention_sm80_kernel<T>),
                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
   if (status == cudaSuccess) allowed.fetch_or(bit, std::memory_order_relaxed);
   return status;
 }
 
-template <typename T, bool kModified>
-cudaError_t launch_kernel(Problem problem, Launch launch, uint32_t blocks, cudaStream_t stream) {
-  if (const cudaError_t status = allow_shared_memory<T, kModified>(); status != cudaSuccess) return status;
-  void* arguments[] = {&problem, &launch};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(&attention_sm80_kernel<T, kModified>), dim3(blocks),
-                          dim3(T::kThreads), arguments, T::kSharedBytes, stream);
-}
-
 template <typename T>
-cudaError_t launch_tile(const Problem& problem, const Launch& launch, uint32_t blocks, cudaStream_t stream) {
-  return modifies_scores(problem) ? launch_kernel<T, true>(problem, launch, blocks, stream)
-                                  : launch_kernel<T, false>(problem, launch, blocks, stream);
+cudaError_t launch_kernel(Problem problem, Launch launch, uint32_t blocks, cudaStream_t stream) {
+  if (const cudaError_t status = allow_shared_memory<T>(); status != cudaSuccess) return status;
+  void* arguments[] = {&problem, &launch};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(&attention_sm80_kernel<T>), dim3(blocks), dim3(T::kThreads),
+                          arguments, T::kSharedBytes, stream);
 }
 
 template <Element kElement, int kProducts, int kHeadDim, int kValueDim>
-cudaError_t run_sm80(const Problem& problem, const Launch& launch, bool few, uint32_t blocks, cudaStream_t stream) {
-  return few ? launch_tile<Tile<kElement, kProducts, kHeadDim, kValueDim, true>>(problem, launch, blocks, stream)
-             : launch_tile<Tile<kElement, kProducts, kHeadDim, kValueDim, false>>(problem, launch, blocks, stream);
+cudaError_t run_sm80(const Problem& problem, const Launch& launch, bool few, bool modified, uint32_t blocks,
+                     cudaStream_t stream) {
+  const auto run = [&](auto is_few, auto is_modified) {
+    using T = Tile<kElement, kProducts, kHeadDim, kValueDim, decltype(is_few)::value, decltype(is_modified)::value>;
+    return launch_kernel<T>(problem, launch, blocks, stream);
+  };
+  using Yes = std::true_type;
+  using No = std::false_type;
+  if (few) return modified ? run(Yes(), Yes()) : run(Yes(), No());
+  return modified ? run(No(), Yes()) : run(No(), No());
 }
 
 }  // namespace na::cuda

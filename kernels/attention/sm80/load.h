@@ -16,7 +16,7 @@ __device__ inline void load_rows(uint32_t to, const void* base, int row_bytes, i
   using Shared = SharedRows<kRowBytes>;
   constexpr int kChunks = Shared::kChunks, kTotal = kRows * kChunks;
   if (width == 16) {
-#pragma unroll
+#pragma unroll 2  // not whole: addresses of all iterations at once take registers from the accumulators
     for (int i = 0; i < (kTotal + kThreads - 1) / kThreads; i++) {
       const int n = i * kThreads + thread;
       if (kTotal % kThreads != 0 && n >= kTotal) break;

@@ -34,7 +34,8 @@ struct Tiling {
 
 constexpr int element_bytes(Element element) { return element == Element::kFloat32 ? 4 : 2; }
 
-constexpr Tiling tiling(Element element, int head_dim, int value_dim, bool few) {
+// `modified` scores need registers of their own.
+constexpr Tiling tiling(Element element, int head_dim, int value_dim, bool few, bool modified) {
   if (element == Element::kFloat32) {
     if (few) {
       if (head_dim <= 64) return {4, 1, 16, 4, false};
@@ -51,8 +52,8 @@ constexpr Tiling tiling(Element element, int head_dim, int value_dim, bool few) 
     if (head_dim <= 128) return {4, 1, 16, 4, true};
     return {4, 1, 16, 3, true};
   }
-  if (head_dim <= 64) return {4, 2, 64, 4, true};
-  if (head_dim <= 128) return {4, 2, 64, 3, false};
+  if (head_dim <= 64) return {4, 2, modified ? 32 : 64, 4, true};
+  if (head_dim <= 128) return {4, 2, modified ? 32 : 64, 3, false};
   if (value_dim <= 128) return {4, 2, 32, 3, false};
   return {4, 1, 32, 3, false};
 }
@@ -65,13 +66,13 @@ constexpr TileShape shape_of(Tiling tiling, bool few) {
 
 // Everything that follows from the template parameters of a kernel. kProducts is by how many products of TF32 one of
 // float32 is made, and 1 for half types.
-template <Element kElement_, int kProducts_, int kHeadDim_, int kValueDim_, bool kFew_>
+template <Element kElement_, int kProducts_, int kHeadDim_, int kValueDim_, bool kFew_, bool kModified_>
 struct Tile {
   static constexpr Element kElement = kElement_;
   static constexpr int kProducts = kProducts_, kHeadDim = kHeadDim_, kValueDim = kValueDim_;
-  static constexpr bool kFew = kFew_;
+  static constexpr bool kFew = kFew_, kModified = kModified_;
 
-  static constexpr Tiling kTiling = tiling(kElement, kHeadDim, kValueDim, kFew);
+  static constexpr Tiling kTiling = tiling(kElement, kHeadDim, kValueDim, kFew, kModified);
   static constexpr int kWarps = kTiling.warps, kThreads = 32 * kWarps, kRowSets = kTiling.row_sets;
   static constexpr int kTeams = kFew ? kWarps : 1, kTeamThreads = kThreads / kTeams;
   static constexpr int kWarpRows = 16 * kRowSets, kRows = shape_of(kTiling, kFew).rows;
