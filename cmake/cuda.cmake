@@ -1,44 +1,70 @@
-# What the builds of the CUDA backend share: its sources, nvcc, and the architecture headers of CUTLASS.
+# How the sources of libnode_attention_cuda.so are compiled. The library itself (csrc/cuda/CMakeLists.txt) and its twin for
+# the interpreter (test/ptx/cuda/CMakeLists.txt) use it.
+include(${CMAKE_CURRENT_LIST_DIR}/sources.cmake)
+include(${CMAKE_CURRENT_LIST_DIR}/toolkit.cmake)
+find_program(NODE node)
 
-# cuda_sources(out json group): the list of sources.json's group "cuda".
-function(cuda_sources out json group)
-  set(items)
-  string(JSON count LENGTH "${json}" cuda ${group})
-  foreach(i RANGE ${count})
-    if(i LESS count)
-      string(JSON item GET "${json}" cuda ${group} ${i})
-      list(APPEND items "${item}")
-    endif()
-  endforeach()
-  set(${out} "${items}" PARENT_SCOPE)
+# cuda_object(source compute architectures): object code of a .cu file. One PTX, for compute_<compute>, becomes the machine
+# code of every architecture, and is part of the object for those to come. Appends to `objects`. scripts/nvcc.mjs
+# leaves in products/ PTX, machine code and logs, for the interpreter and the gates, and, with NODE_ATTENTION_JUDGE, refuses
+# kernels for what ptxas says of them.
+function(cuda_object source compute architectures)
+  string(REGEX REPLACE "\\.cu$" "" name ${source})
+  string(REPLACE "/" "." name ${name})
+  set(object ${CMAKE_CURRENT_BINARY_DIR}/objects/${name}.o)
+  set(codes compute_${compute})
+  if(compute STREQUAL 90a AND architectures)
+    set(codes) # PTX of one architecture is of use to no other
+  endif()
+  list(TRANSFORM architectures PREPEND sm_)
+  list(PREPEND codes ${architectures})
+  set(judge)
+  if(NODE_ATTENTION_JUDGE)
+    set(judge --judge)
+  endif()
+  string(REPLACE ";" "," codes "${codes}")
+  add_custom_command(
+    OUTPUT ${object}
+    BYPRODUCTS ${CMAKE_CURRENT_BINARY_DIR}/products/compute_${compute}/${name}.ptx
+    DEPENDS ${NODE_ATTENTION_ROOT}/${source}
+    DEPFILE ${object}.d
+    COMMAND ${NODE} ${NODE_ATTENTION_ROOT}/scripts/nvcc.mjs ${judge} ${source} ${object} ${CMAKE_CURRENT_BINARY_DIR}/products
+            ${CUDA_NVCC} -std=c++17 -O3 -gencode "arch=compute_${compute},code=[${codes}]"
+            -I${NODE_ATTENTION_ROOT}/kernels -I${NODE_ATTENTION_ROOT}/csrc -isystem ${CUTLASS_INCLUDE}
+            -ccbin ${CMAKE_CXX_COMPILER} -Xcompiler -fPIC,-fvisibility=hidden,-Wall
+    VERBATIM COMMENT "")
+  set(objects ${objects} ${object} PARENT_SCOPE)
 endfunction()
 
-# find_cutlass(out): the folder with cute/arch and cutlass/arch, 4.2 or newer, or nothing. In this order: CUTLASS_DIR, an
-# installed Python package that carries them, the wheel that `npm run build:cuda` fetched (NODE_ATTENTION_CUTLASS).
-function(find_cutlass out)
-  set(candidates)
-  if(DEFINED ENV{CUTLASS_DIR})
-    list(APPEND candidates $ENV{CUTLASS_DIR} $ENV{CUTLASS_DIR}/include)
-  endif()
-  execute_process(
-    COMMAND python3 -c "import importlib.util as u
-for name, path in (('cutlass_library', 'source/include'), ('flashinfer', 'data/cutlass/include')):
-    spec = u.find_spec(name)
-    if spec and spec.submodule_search_locations: print(spec.submodule_search_locations[0] + '/' + path)"
-    OUTPUT_VARIABLE packages ERROR_QUIET)
-  string(REGEX REPLACE "[\r\n]+" ";" packages "${packages}")
-  list(APPEND candidates ${packages} ${NODE_ATTENTION_CUTLASS})
-  set(${out} "" PARENT_SCOPE)
-  foreach(folder ${candidates})
-    if(EXISTS ${folder}/cute/arch/mma_sm90_gmma.hpp AND EXISTS ${folder}/cutlass/version.h)
-      file(STRINGS ${folder}/cutlass/version.h lines REGEX "define CUTLASS_(MAJOR|MINOR) ")
-      string(REGEX MATCH "MAJOR +([0-9]+)" ignored "${lines}")
-      set(major ${CMAKE_MATCH_1})
-      string(REGEX MATCH "MINOR +([0-9]+)" ignored "${lines}")
-      if("${major}.${CMAKE_MATCH_1}" VERSION_GREATER_EQUAL 4.2)
-        set(${out} ${folder} PARENT_SCOPE)
-        return()
-      endif()
-    endif()
+# cuda_library(name architectures): the library without a CUDA runtime.
+function(cuda_library name architectures)
+  set(objects)
+  set(hopper ${architectures})
+  list(FILTER hopper INCLUDE REGEX "^90a$")
+  set(others ${architectures})
+  list(FILTER others EXCLUDE REGEX "a$")
+  json_list(sources cuda kernels)
+  foreach(source ${sources})
+    cuda_object(${source} 80 "${others}")
   endforeach()
+  json_list(sources cuda hopper)
+  foreach(source ${sources})
+    cuda_object(${source} 90a "${hopper}")
+  endforeach()
+
+  json_list(host cuda host)
+  list(TRANSFORM host PREPEND ${NODE_ATTENTION_ROOT}/)
+  add_library(${name} SHARED ${host} ${objects})
+  target_include_directories(${name} PRIVATE ${NODE_ATTENTION_ROOT}/csrc ${NODE_ATTENTION_ROOT}/kernels)
+  target_include_directories(${name} SYSTEM PRIVATE ${CUDA_INCLUDE})
+  target_compile_options(${name} PRIVATE -Wall -Wextra -fno-exceptions)
+  set(exports ${NODE_ATTENTION_ROOT}/csrc/cuda/exports.map)
+  # nodelete: threads that wait for a device may still run when the process lets go of everything.
+  target_link_options(${name} PRIVATE
+    -Wl,--no-undefined -Wl,-z,nodelete -Wl,-z,noexecstack -Wl,--version-script=${exports})
+  find_package(Threads REQUIRED)
+  target_link_libraries(${name} PRIVATE Threads::Threads ${CMAKE_DL_LIBS} rt)
+  set_target_properties(${name} PROPERTIES
+    OUTPUT_NAME node_attention_cuda LINK_DEPENDS ${exports} LINKER_LANGUAGE CXX
+    CXX_STANDARD 17 CXX_EXTENSIONS OFF CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
 endfunction()

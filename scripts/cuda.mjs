@@ -1,124 +1,137 @@
-// Builds the CUDA backend, libnode_attention_cuda.so, beside the addon. Needs nvcc but no GPU; see --help.
+// npm run build:cuda: builds libnode_attention_cuda.so, the CUDA backend, beside the addon. Needs nvcc, CMake and the headers
+// of CUTLASS, see cmake/toolkit.cmake, and no GPU. Only what has changed is compiled.
 import { spawn, spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
-import { delimiter, dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { fetchCutlass } from './cutlass.mjs';
 
-const HELP = `Usage: npm run build:cuda [-- --arch LIST]
+const MISSING = 3; // exit status
 
-Builds libnode_attention_cuda.so, which npx node-attention doctor then finds. Needs nvcc 12.8 or newer (CUDACXX, PATH or
-/usr/local/cuda) and the architecture headers of CUTLASS 4.2 or newer (CUTLASS_DIR, an installed Python package, or fetched).
+const help = `usage: npm run build:cuda -- [options]
 
-  --arch LIST   only these architectures, comma-separated: 80, 89, 90a, 100, 120, ptx (default: all)
-  --help        this text
+Builds libnode_attention_cuda.so, the CUDA backend, beside the addon.
 
-Exit codes: 0 built, 1 a source does not compile or a kernel is refused, 2 nvcc or CUTLASS is missing.`;
-const ARCHITECTURES = ['80', '89', '90a', '100', '120', 'ptx'];
-const OLDEST = [12, 8];
-/** Bytes that a kernel may spill. Hopper's kernels keep everything in registers, or their schedule is worth nothing. */
-const MOST_SPILLS = { sm_90a: 0, others: 512 };
+  --arch LIST  only this machine code, of 80, 89, 90, 90a, 100 and 120, like 80,90a (for development; default: all)
+  --jobs N     files to compile at once (default: as many as there are processors)
+  --force      compiles everything anew
+  --check      builds nothing: says in one line whether the CUDA backend is there, and what is missing to build it
+  --help
 
-process.chdir(dirname(dirname(fileURLToPath(import.meta.url))));
-const { help, arch } = readArguments();
-if (help) {
-  console.log(HELP);
+nvcc 12.8 or newer is looked for in CUDACXX, PATH and /usr/local/cuda*; CUTLASS 4.2 or newer in CUTLASS_DIR and in Python
+packages, and is fetched into build/ where there is none. Exit status: 0 built, 1 failed, 2 wrong use, ${MISSING} something is missing.
+`;
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const build = join(root, 'build/cuda');
+const library = join(addonFolder(), 'libnode_attention_cuda.so');
+const options = readOptions();
+
+if (options.help) {
+  process.stdout.write(help);
   process.exit(0);
 }
-const nvcc = findNvcc();
-const cutlass = fetchCutlass('build/cutlass');
-if (cutlass.problem && !process.env.CUTLASS_DIR) missing(cutlass.problem);
+if (process.platform !== 'linux') missing('it runs on Linux only');
+if (spawnSync('cmake', ['--version']).error) missing('CMake is missing: install it (Debian, Fedora: cmake)');
+if (options.check) check();
+if (options.force) rmSync(build, { recursive: true, force: true });
 
 const start = Date.now();
-const build = 'build/cuda';
-const configured = spawnSync(
-  'cmake',
-  [
-    ...['-S', 'csrc/cuda', '-B', build, '-DCMAKE_BUILD_TYPE=Release', `-DNVCC=${nvcc}`],
-    `-DNODE_ATTENTION_ARCHITECTURES=${arch.join(';')}`,
-    ...(cutlass.headers ? [`-DNODE_ATTENTION_CUTLASS=${join(process.cwd(), cutlass.headers)}`] : []),
-  ],
-  { encoding: 'utf8' },
-);
-if (configured.error) missing('CMake is missing; install it (Debian, Fedora: cmake)');
-if (configured.status !== 0) fail(`${configured.stdout}${configured.stderr}`);
-await make();
-const problems = readdirSync(build)
-  .filter((file) => file.endsWith('.o.log'))
-  .flatMap((file) => refusals(readFileSync(join(build, file), 'utf8')));
-if (problems.length > 0) fail(problems.join('\n'));
-mkdirSync('build/Release', { recursive: true });
-copyFileSync(join(build, 'libnode_attention_cuda.so'), 'build/Release/libnode_attention_cuda.so');
-console.log(`build/Release/libnode_attention_cuda.so: ${((Date.now() - start) / 1000).toFixed(0)} s`);
+const found = configure();
+if (found.missing) missing(found.missing);
+await compile();
+console.log(`${relative(process.cwd(), library)}: ${((Date.now() - start) / 1000).toFixed(1)} s in all`);
 
-function missing(what) {
-  console.error(`node-attention: ${what}. The package works on the CPU without it.`);
-  process.exit(2);
+function readOptions() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        arch: { type: 'string', default: '80,89,90,90a,100,120' },
+        jobs: { type: 'string', default: String(availableParallelism()) },
+        force: { type: 'boolean' },
+        check: { type: 'boolean' },
+        help: { type: 'boolean' },
+      },
+    });
+    const known = ['80', '89', '90', '90a', '100', '120'];
+    const unknown = values.arch.split(',').find((name) => !known.includes(name));
+    if (unknown !== undefined) throw new Error(`--arch ${unknown} is none of ${known.join(', ')}`);
+    if (!/^[1-9]\d*$/.test(values.jobs)) throw new Error(`--jobs ${values.jobs} is not a number from 1 on`);
+    return values;
+  } catch (error) {
+    console.error(`${error.message}\n\n${help}`);
+    process.exit(2);
+  }
+}
+
+/** Where the addon is: build/Release in a checkout, a folder of prebuilds/ in an installed package. */
+function addonFolder() {
+  try {
+    return dirname(createRequire(import.meta.url)('node-gyp-build').resolve(root));
+  } catch {
+    return join(root, 'build/Release');
+  }
+}
+
+function check() {
+  if (existsSync(library)) process.exit(0);
+  const { missing: sentence } = spawnSync('nvcc', ['--version']).error ? configure() : {};
+  console.log(`built for the CPU alone: ${sentence ?? 'npm run build:cuda adds the CUDA backend'}`);
+  process.exit(0);
+}
+
+function configure() {
+  const cache = join(build, 'CMakeCache.txt');
+  const home = existsSync(cache) && /^CMAKE_HOME_DIRECTORY:INTERNAL=(.*)$/m.exec(readFileSync(cache, 'utf8'))?.[1];
+  if (home && home !== join(root, 'csrc/cuda')) rmSync(build, { recursive: true }); // it was copied from another place
+  mkdirSync(build, { recursive: true });
+  const { status, stdout, stderr } = spawnSync(
+    'cmake',
+    [
+      ...['-S', join(root, 'csrc/cuda'), '-B', build],
+      `-DNODE=${process.execPath}`,
+      `-DNODE_ATTENTION_OUTPUT=${dirname(library)}`,
+      `-DNODE_ATTENTION_CUDA_ARCHITECTURES=${options.arch.replaceAll(',', ';')}`,
+    ],
+    { encoding: 'utf8' },
+  );
+  if (status !== 0) fail(`${stdout}${stderr}`);
+  return JSON.parse(readFileSync(join(build, 'found.json'), 'utf8'));
+}
+
+/** One line for each file as it is done; the whole output only when something fails. */
+async function compile() {
+  const { cuda } = JSON.parse(readFileSync(join(root, 'sources.json'), 'utf8'));
+  const files = cuda.kernels.length + cuda.hopper.length;
+  console.log(`nvcc ${found.nvcc}, CUTLASS in ${found.cutlass}: ${files} files for ${options.arch}, ${options.jobs} at once`);
+  const make = spawn('cmake', ['--build', build, '--parallel', options.jobs], { stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  let line = '';
+  const read = (text) => {
+    output += text;
+    const lines = (line + text).split('\n');
+    line = lines.pop();
+    for (const one of lines) if (/^compiled |warning/.test(one)) console.log(one.replace(/^compiled /, '  '));
+  };
+  make.stdout.setEncoding('utf8').on('data', read);
+  make.stderr.setEncoding('utf8').on('data', read);
+  const status = await new Promise((resolve) => make.on('close', resolve));
+  if (status !== 0) fail(output);
+}
+
+function missing(sentence) {
+  if (options.check) {
+    console.log(`built for the CPU alone: ${sentence}`);
+    process.exit(0);
+  }
+  console.error(`the CUDA backend cannot be built: ${sentence}`);
+  process.exit(MISSING);
 }
 
 function fail(text) {
   console.error(text);
+  console.error('the CUDA backend could not be built; the messages above say why.');
   process.exit(1);
-}
-
-function readArguments() {
-  try {
-    const { values } = parseArgs({ options: { help: { type: 'boolean' }, arch: { type: 'string' } } });
-    const chosen = values.arch?.split(',') ?? ARCHITECTURES;
-    const unknown = chosen.find((one) => !ARCHITECTURES.includes(one));
-    if (unknown === undefined) return { help: values.help, arch: chosen };
-    return fail(`--arch: '${unknown}' is not known; use ${ARCHITECTURES.join(', ')}`);
-  } catch (error) {
-    return fail(`${error.message}\n\n${HELP}`);
-  }
-}
-
-/** The newest that is found first: what the user names, what is on the path, what is in the usual place. */
-function findNvcc() {
-  const onPath = (process.env.PATH ?? '').split(delimiter).map((folder) => join(folder, 'nvcc'));
-  const usual = existsSync('/usr/local') ? readdirSync('/usr/local').filter((name) => name.startsWith('cuda')) : [];
-  const places = usual.sort().map((name) => join('/usr/local', name, 'bin/nvcc'));
-  const found = [process.env.CUDACXX, ...onPath, ...places].find((path) => path && existsSync(path));
-  const get = 'install the CUDA toolkit 13 (Debian: nvidia-cuda-toolkit, or cuda-toolkit-13-0 of NVIDIA)';
-  if (!found) missing(`nvcc is missing; ${get} or set CUDACXX`);
-  const { stdout = '' } = spawnSync(found, ['--version'], { encoding: 'utf8' });
-  const [, major, minor] = (/release (\d+)\.(\d+)/.exec(stdout) ?? []).map(Number);
-  if (!(major > OLDEST[0] || (major === OLDEST[0] && minor >= OLDEST[1]))) {
-    missing(`${found} is CUDA ${major}.${minor}, older than ${OLDEST.join('.')}; ${get}`);
-  }
-  return found;
-}
-
-/** Builds, with a line for each file that is done. */
-function make() {
-  return new Promise((resolve) => {
-    const child = spawn('cmake', ['--build', build, '--parallel', String(availableParallelism())]);
-    let output = '';
-    const take = (text) => {
-      output += text;
-      for (const line of String(text).split('\n')) {
-        const [, percent, file] = /^\[ *(\d+)%\] (.*\.cu)$/.exec(line) ?? [];
-        if (file) console.log(`${percent.padStart(3)} % ${file}`);
-      }
-    };
-    child.stdout.on('data', take);
-    child.stderr.on('data', take);
-    child.on('close', (status) => (status === 0 ? resolve() : fail(output)));
-  });
-}
-
-/** What ptxas says against a file: messages on serialised wgmma or ignored setmaxnreg, and spills. */
-function refusals(log) {
-  const found = log.split('\n').filter((line) => /\(C75\d\d\)/.test(line));
-  let kernel = '';
-  let target = '';
-  for (const line of log.split('\n')) {
-    [, kernel = kernel, target = target] = /Compiling entry function '([^']+)' for '(sm_\w+)'/.exec(line) ?? [];
-    const [, stores, loads] = /(\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line) ?? [];
-    const most = MOST_SPILLS[target] ?? MOST_SPILLS.others;
-    if (Number(stores) + Number(loads) > most) found.push(`${kernel} spills ${stores} + ${loads} bytes on ${target}`);
-  }
-  return found;
 }

@@ -39,6 +39,10 @@ const PROGRAMS = {
   tensor_map: 'const char* program_tensor_map(int stride)',
   unknown_symbol: 'const char* program_unknown_symbol()',
   pinned: 'const char* program_pinned(_Out_ int* seen)',
+  columns: 'const char* program_columns(const int* from, _Out_ int* to)',
+  pool: 'const char* program_pool()',
+  attributes: 'const char* program_attributes()',
+  two_devices: 'const char* program_two_devices(_Out_ int* out)',
   out_of_memory: 'const char* program_out_of_memory()',
   capability: 'int program_capability()',
 };
@@ -129,23 +133,49 @@ describe.skipIf(!built)(title('a program'), () => {
     expect(call('out_of_memory')).toBe('cudaErrorMemoryAllocation');
   });
 
+  it('copies columns, by way of memory that is pinned later', () => {
+    const out = new Int32Array(8);
+    expect(call('columns', Int32Array.from({ length: 16 }, (_, i) => i), out)).toBeNull();
+    expect([...out]).toEqual([1, 2, 5, 6, 9, 10, 13, 14]);
+  });
+
+  it('sees what a pool has in use', () => {
+    expect(call('pool')).toBeNull();
+  });
+
+  it('asks what a function may use', () => {
+    expect(call('attributes')).toBeNull();
+  });
+
+  /** Runs a script in a process of its own, which looks at the environment anew. */
+  function alone(script: string, env: NodeJS.ProcessEnv): string {
+    const start = `const program = require('koffi').load(${JSON.stringify(PROGRAM)});`;
+    const { stdout, stderr } = spawnSync(process.execPath, ['-e', start + script], {
+      encoding: 'utf8',
+      env: { ...process.env, NODE_ATTENTION_STANDIN_PTX: join(BUILD, 'ptx'), ...env },
+      cwd: __dirname,
+    });
+    return `${stdout}${stderr}`;
+  }
+
   it.each([
     ['9.0', 90, 900000],
     ['8.0', 80, 800000],
   ])('sees a device of capability %s, whose code runs', (capability, number, first) => {
     const script = `
-      const koffi = require('koffi');
-      const program = koffi.load(${JSON.stringify(PROGRAM)});
       const out = new Int32Array(1);
       const problem = program.func(${JSON.stringify(PROGRAMS.fill)})(out, 1, 0);
       console.log(program.func('int program_capability()')(), problem, out[0] - 5);`;
-    const env = {
-      ...process.env,
-      NODE_ATTENTION_STANDIN_CAPABILITY: capability,
-      NODE_ATTENTION_STANDIN_PTX: join(BUILD, 'ptx'),
-    };
-    const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', env, cwd: __dirname });
-    expect(`${stdout}${stderr}`).toBe(`${number} null ${first}\n`);
+    expect(alone(script, { NODE_ATTENTION_STANDIN_CAPABILITY: capability })).toBe(`${number} null ${first}\n`);
+  });
+
+  it('keeps two devices apart', () => {
+    const script = `
+      const out = new Int32Array(64);
+      const problem = program.func(${JSON.stringify(PROGRAMS.two_devices)})(out);
+      console.log(problem, out[0], out[31], out[32], out[63]);`;
+    // the first half from the first device, whose kernel added 0, the rest from the second, whose kernel added 1
+    expect(alone(script, { NODE_ATTENTION_STANDIN_DEVICES: '2' })).toBe('null 900000 900031 900033 900064\n');
   });
 });
 

@@ -34,9 +34,8 @@ function loadStandIn(): void {
   place(join(root, 'build/Release/node_attention.node'), join(release, 'node_attention.node'), copyFileSync);
   place(library, join(release, 'libnode_attention_cuda.so'), symlinkSync);
   process.env.NODE_ATTENTION_PREBUILD = folder;
-  process.env.NODE_ATTENTION_STANDIN_PTX ??= join(build, 'ptx');
-  koffi.load(join(build, 'libcuda.so.1'), { global: true });
-  standin = koffi.load(join(release, 'libnode_attention_cuda.so'));
+  process.env.NODE_ATTENTION_STANDIN_PTX ??= join(build, 'cuda/products');
+  standin = koffi.load(join(build, 'libcuda.so.1')); // driver and runtime
 }
 
 function place(from: string, to: string, how: (from: string, to: string) => void): void {

@@ -22,29 +22,65 @@ const Device& device() {
   return chosen;
 }
 
+int device_count() {
+  static const int count = [] {
+    const char* wanted = std::getenv("NODE_ATTENTION_STANDIN_DEVICES");
+    const int number = wanted ? std::atoi(wanted) : 1;
+    if (number >= 0 && number <= kMostDevices) return number;
+    std::fprintf(stderr, "NODE_ATTENTION_STANDIN_DEVICES is %s; it may be 0 to %d\n", wanted, kMostDevices);
+    std::abort();
+  }();
+  return count;
+}
+
+static thread_local int current = 0;
+
+int current_device() { return current; }
+
 }  // namespace standin
 
 using namespace standin;
+
+static bool exists(int index) { return index >= 0 && index < device_count(); }
 
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
   if (!count) return finish(cudaErrorInvalidValue);
-  *count = 1;
-  return finish(cudaSuccess);
+  *count = device_count();
+  return finish(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 
 cudaError_t cudaGetDevice(int* index) {
   if (!index) return finish(cudaErrorInvalidValue);
-  *index = 0;
+  *index = current;
   return finish(cudaSuccess);
 }
 
-cudaError_t cudaSetDevice(int index) { return finish(index == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
+cudaError_t cudaSetDevice(int index) {
+  if (!exists(index)) return finish(cudaErrorInvalidDevice);
+  current = index;
+  return finish(cudaSuccess);
+}
+
+cudaError_t cudaInitDevice(int index, unsigned, unsigned) {
+  return finish(exists(index) ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+// Who may reach whose memory is not modelled: every device reaches all.
+cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
+  if (!can || !exists(device) || !exists(peer)) return finish(cudaErrorInvalidValue);
+  *can = device != peer;
+  return finish(cudaSuccess);
+}
+
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
+  return finish(exists(peer) && peer != current && flags == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+}
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int index) {
   if (!properties) return finish(cudaErrorInvalidValue);
-  if (index != 0) return finish(cudaErrorInvalidDevice);
+  if (!exists(index)) return finish(cudaErrorInvalidDevice);
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "%s", device().name);
   properties->major = device().major;
@@ -82,7 +118,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int ind
       {cudaDevAttrConcurrentKernels, 1},
       {cudaDevAttrAsyncEngineCount, 3},
   };
-  if (index != 0) return finish(cudaErrorInvalidDevice);
+  if (!exists(index)) return finish(cudaErrorInvalidDevice);
   const auto found = known.find(attribute);
   if (!value || found == known.end()) return finish(cudaErrorInvalidValue);
   *value = found->second;

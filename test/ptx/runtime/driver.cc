@@ -24,20 +24,20 @@ CUresult cuDriverGetVersion(int* version) {
 
 CUresult cuDeviceGetCount(int* count) {
   if (!count) return CUDA_ERROR_INVALID_VALUE;
-  *count = 1;
+  *count = device_count();
   return CUDA_SUCCESS;
 }
 
 CUresult cuDeviceGet(CUdevice* handle, int index) {
   if (!handle) return CUDA_ERROR_INVALID_VALUE;
-  if (index != 0) return CUDA_ERROR_INVALID_DEVICE;
-  *handle = 0;
+  if (index < 0 || index >= device_count()) return CUDA_ERROR_INVALID_DEVICE;
+  *handle = index;
   return CUDA_SUCCESS;
 }
 
 CUresult cuDeviceGetName(char* name, int length, CUdevice handle) {
   if (!name || length <= 0) return CUDA_ERROR_INVALID_VALUE;
-  if (handle != 0) return CUDA_ERROR_INVALID_DEVICE;
+  if (handle < 0 || handle >= device_count()) return CUDA_ERROR_INVALID_DEVICE;
   std::strncpy(name, device().name, static_cast<size_t>(length));
   name[length - 1] = 0;
   return CUDA_SUCCESS;

@@ -2,13 +2,14 @@
 
 #include <mutex>
 
+#include "device.h"
 #include "standin.h"
 
 namespace standin {
 namespace {
 
 std::mutex mutex;
-cudaError_t sticky = cudaSuccess;
+cudaError_t sticky[kMostDevices] = {};
 std::string first_report;
 thread_local cudaError_t last = cudaSuccess;
 thread_local std::string shown_report;
@@ -22,7 +23,13 @@ constexpr Text kTexts[] = {
     {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
     {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
     {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
+    {cudaErrorHostMemoryAlreadyRegistered, "cudaErrorHostMemoryAlreadyRegistered",
+     "part or all of the requested memory range is already mapped"},
+    {cudaErrorHostMemoryNotRegistered, "cudaErrorHostMemoryNotRegistered",
+     "pointer does not correspond to a registered memory region"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
+    {cudaErrorInvalidPitchValue, "cudaErrorInvalidPitchValue", "invalid pitch argument"},
     {cudaErrorInvalidDeviceFunction, "cudaErrorInvalidDeviceFunction", "invalid device function"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
     {cudaErrorInvalidDevicePointer, "cudaErrorInvalidDevicePointer", "invalid device pointer"},
@@ -56,17 +63,19 @@ cudaError_t finish(cudaError_t status) {
   return status;
 }
 
-void fail_device(cudaError_t status, const std::string& report) {
+void fail_device(int device, cudaError_t status, const std::string& report) {
   const std::lock_guard<std::mutex> lock(mutex);
-  if (sticky != cudaSuccess) return;
-  sticky = status;
-  first_report = report;
+  if (sticky[device] != cudaSuccess) return;
+  sticky[device] = status;
+  if (first_report.empty()) first_report = report;
 }
 
-cudaError_t device_failure() {
+cudaError_t failure_of(int device) {
   const std::lock_guard<std::mutex> lock(mutex);
-  return sticky;
+  return sticky[device];
 }
+
+cudaError_t device_failure() { return failure_of(current_device()); }
 
 }  // namespace standin
 
@@ -80,7 +89,7 @@ const char* standin_last_report(void) {
 
 void standin_reset(void) {
   const std::lock_guard<std::mutex> lock(mutex);
-  sticky = cudaSuccess;
+  for (cudaError_t& status : sticky) status = cudaSuccess;
   first_report.clear();
   last = cudaSuccess;
 }

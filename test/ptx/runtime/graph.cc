@@ -31,6 +31,13 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
   return finish(cudaSuccess);
 }
 
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  static thread_local cudaStreamCaptureMode kept = cudaStreamCaptureModeGlobal;
+  if (!mode) return finish(cudaErrorInvalidValue);
+  std::swap(*mode, kept);
+  return finish(cudaSuccess);
+}
+
 cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* status) {
   CUstream_st* stream = find_stream(handle);
   if (!stream || !status) return finish(cudaErrorInvalidValue);
@@ -38,11 +45,22 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* 
   return finish(cudaSuccess);
 }
 
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+// Memory of a graph of its own is not modelled, so freeing it at a launch is nothing to do.
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags) {
   STANDIN_ALIVE();
-  if (!executable || !graph) return finish(cudaErrorInvalidValue);
+  constexpr unsigned long long kKnown = cudaGraphInstantiateFlagAutoFreeOnLaunch | cudaGraphInstantiateFlagUpload |
+                                        cudaGraphInstantiateFlagUseNodePriority;
+  if (!executable || !graph || (flags & ~kKnown) != 0) return finish(cudaErrorInvalidValue);
   *executable = new CUgraphExec_st{graph->work};
   return finish(cudaSuccess);
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags) {
+  return cudaGraphInstantiate(executable, graph, flags);
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t executable, cudaStream_t handle) {
+  return finish(executable && find_stream(handle) ? cudaSuccess : cudaErrorInvalidValue);
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t handle) {

@@ -1,6 +1,7 @@
 // How objects made by nvcc announce their kernels, and launches.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <mutex>
@@ -49,7 +50,7 @@ cudaError_t error_of(const std::string& report) {
 cudaError_t launch(Kernel* kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t handle) {
   if (device_failure() != cudaSuccess) return device_failure();
   CUstream_st* stream = find_stream(handle);
-  if (!stream) return cudaErrorInvalidResourceHandle;
+  if (!stream || stream->device != current_device()) return cudaErrorInvalidResourceHandle;
   if (!kernel) return cudaErrorInvalidDeviceFunction;
   const cudaError_t status = check(*kernel, grid, block, shared);
   if (status != cudaSuccess) return status;
@@ -64,14 +65,14 @@ cudaError_t launch(Kernel* kernel, dim3 grid, dim3 block, void** arguments, size
   const int count = ptx_parameters(module, kernel->name.c_str(), offsets, sizes, kMostParameters, &bytes);
   std::vector<char> parameters(bytes);
   for (int i = 0; i < count; i++) std::memcpy(parameters.data() + offsets[i], arguments[i], sizes[i]);
-  enqueue(*stream, [=, name = kernel->name, parameters = std::move(parameters)] {
-    if (device_failure() != cudaSuccess) return;
+  enqueue(*stream, [=, device = stream->device, name = kernel->name, parameters = std::move(parameters)] {
+    if (failure_of(device) != cudaSuccess) return;
     const std::lock_guard<std::mutex> lock(interpreter);
     const uint32_t grid3[] = {grid.x, grid.y, grid.z}, block3[] = {block.x, block.y, block.z};
     std::vector<char> report(1 << 16);
     const int failed = ptx_launch(module, name.c_str(), grid3, block3, static_cast<uint32_t>(shared), parameters.data(),
                                   parameters.size(), schedule_seed, schedule_asynchrony, report.data(), report.size());
-    if (failed != 0) fail_device(error_of(report.data()), name + ": " + report.data());
+    if (failed != 0) fail_device(device, error_of(report.data()), name + ": " + report.data());
   });
   return cudaSuccess;
 }
@@ -162,12 +163,30 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
   return finish(cudaSuccess);
 }
 
+// What is known without machine code; the rest is 0.
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function) {
+  STANDIN_ALIVE();
+  const Kernel* kernel = find_kernel(function);
+  if (!attributes || !kernel) return finish(cudaErrorInvalidDeviceFunction);
+  *attributes = {};
+  attributes->maxThreadsPerBlock = 1024;
+  attributes->maxDynamicSharedSizeBytes = std::max(kernel->dynamic_shared, kSharedWithoutAsking);
+  attributes->binaryVersion = attributes->ptxVersion = 10 * device().major + device().minor;
+  return finish(cudaSuccess);
+}
+
 // Without machine code nobody knows how many blocks fit: one, which every kernel must be able to live with.
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* function, int, size_t) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* function, int, size_t,
+                                                                   unsigned) {
   STANDIN_ALIVE();
   if (!blocks || !find_kernel(function)) return finish(cudaErrorInvalidDeviceFunction);
   *blocks = 1;
   return finish(cudaSuccess);
+}
+
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* function, int threads,
+                                                          size_t shared) {
+  return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, threads, shared, 0);
 }
 
 }  // extern "C"

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "c_api.h"
+#include "device.h"
 #include "error.h"
 #include "stream.h"
 
@@ -15,15 +16,18 @@ using namespace standin;
 namespace {
 
 constexpr size_t kAlignment = 256;
-constexpr size_t kTotal = size_t{8} << 30;  // of the device
+constexpr size_t kTotal = size_t{8} << 30;  // of each device, and of what may be pinned
 
 struct Allocation {
   size_t bytes;
   cudaMemoryType type;
+  int device;       // that allocated it
+  bool registered;  // memory of the program, pinned later
 };
 
 std::mutex mutex;
-size_t used = 0;
+size_t used[kMostDevices] = {}, pinned = 0;
+size_t& used_by(const Allocation& of) { return of.type == cudaMemoryTypeDevice ? used[of.device] : pinned; }
 std::map<uintptr_t, Allocation>& allocations() {
   static auto* all = new std::map<uintptr_t, Allocation>();
   return *all;
@@ -32,7 +36,7 @@ std::map<uintptr_t, Allocation>& allocations() {
 // The allocation that holds the address, with what is left of it from there.
 struct Place {
   cudaMemoryType type = cudaMemoryTypeUnregistered;
-  uintptr_t start = 0;
+  int device = cudaInvalidDeviceId;
   size_t left = 0;
 };
 Place place_of(const void* pointer) {
@@ -42,19 +46,20 @@ Place place_of(const void* pointer) {
   if (after == allocations().begin()) return {};
   const auto& [start, allocation] = *--after;
   if (address - start >= allocation.bytes) return {};
-  return {allocation.type, start, allocation.bytes - (address - start)};
+  return {allocation.type, allocation.device, allocation.bytes - (address - start)};
 }
 
-cudaError_t allocate(void** pointer, size_t bytes, cudaMemoryType type) {
+cudaError_t allocate(void** pointer, size_t bytes, cudaMemoryType type, int device = current_device()) {
   if (!pointer) return cudaErrorInvalidValue;
   *pointer = nullptr;
   if (bytes == 0) return cudaSuccess;
   const std::lock_guard<std::mutex> lock(mutex);
   void* memory = nullptr;
-  if (bytes > kTotal - used || posix_memalign(&memory, kAlignment, bytes) != 0) return cudaErrorMemoryAllocation;
+  const Allocation made{bytes, type, device, false};
+  if (bytes > kTotal - used_by(made) || posix_memalign(&memory, kAlignment, bytes) != 0) return cudaErrorMemoryAllocation;
   std::memset(memory, 0xff, bytes);  // NaN in every float type
-  allocations()[reinterpret_cast<uintptr_t>(memory)] = {bytes, type};
-  used += bytes;
+  allocations()[reinterpret_cast<uintptr_t>(memory)] = made;
+  used_by(made) += bytes;
   ptx_memory_add(memory, bytes, 1);
   *pointer = memory;
   return cudaSuccess;
@@ -65,8 +70,10 @@ cudaError_t release(void* pointer, cudaMemoryType type) {
   {
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = allocations().find(reinterpret_cast<uintptr_t>(pointer));
-    if (found == allocations().end() || found->second.type != type) return cudaErrorInvalidValue;
-    used -= found->second.bytes;
+    if (found == allocations().end() || found->second.type != type || found->second.registered) {
+      return cudaErrorInvalidValue;
+    }
+    used_by(found->second) -= found->second.bytes;
     allocations().erase(found);
   }
   ptx_memory_remove(pointer);
@@ -108,8 +115,46 @@ cudaError_t cudaFree(void* pointer) {
 
 cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t stream) {
   STANDIN_ALIVE();
-  if (!find_stream(stream)) return finish(cudaErrorInvalidResourceHandle);
-  return finish(allocate(pointer, bytes, cudaMemoryTypeDevice));
+  const CUstream_st* on = find_stream(stream);
+  if (!on) return finish(cudaErrorInvalidResourceHandle);
+  return finish(allocate(pointer, bytes, cudaMemoryTypeDevice, on->device));
+}
+
+// Pools: every device has its default one, which keeps nothing.
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
+  static char pools[kMostDevices];
+  if (!pool || device < 0 || device >= device_count()) return finish(cudaErrorInvalidValue);
+  *pool = reinterpret_cast<cudaMemPool_t>(&pools[device]);
+  return finish(cudaSuccess);
+}
+
+cudaError_t cudaDeviceGetMemPool(cudaMemPool_t* pool, int device) { return cudaDeviceGetDefaultMemPool(pool, device); }
+
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) {
+  return finish(pool && value ? cudaSuccess : cudaErrorInvalidValue);
+}
+
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value) {
+  if (!pool || !value) return finish(cudaErrorInvalidValue);
+  cudaMemPool_t first;
+  cudaDeviceGetDefaultMemPool(&first, 0);
+  const auto device = reinterpret_cast<char*>(pool) - reinterpret_cast<char*>(first);
+  const std::lock_guard<std::mutex> lock(mutex);
+  switch (attribute) {
+    case cudaMemPoolAttrReservedMemCurrent:
+    case cudaMemPoolAttrUsedMemCurrent:
+      *static_cast<uint64_t*>(value) = used[device];
+      return finish(cudaSuccess);
+    default:
+      return finish(cudaErrorNotSupported);
+  }
+}
+
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) { return finish(pool ? cudaSuccess : cudaErrorInvalidValue); }
+
+cudaError_t cudaMallocFromPoolAsync(void** pointer, size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
+  if (!pool) return finish(cudaErrorInvalidValue);
+  return cudaMallocAsync(pointer, bytes, stream);
 }
 
 cudaError_t cudaFreeAsync(void* pointer, cudaStream_t handle) {
@@ -132,12 +177,39 @@ cudaError_t cudaFreeHost(void* pointer) {
   return finish(release(pointer, cudaMemoryTypeHost));
 }
 
+cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned) {
+  STANDIN_ALIVE();
+  if (!pointer || bytes == 0) return finish(cudaErrorInvalidValue);
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto start = reinterpret_cast<uintptr_t>(pointer);
+  const auto next = allocations().lower_bound(start + bytes);
+  if (next != allocations().begin()) {
+    const auto& [before, allocation] = *std::prev(next);
+    if (before + allocation.bytes > start) return finish(cudaErrorHostMemoryAlreadyRegistered);
+  }
+  allocations()[start] = {bytes, cudaMemoryTypeHost, current_device(), true};
+  ptx_memory_add(pointer, bytes, 1);
+  return finish(cudaSuccess);
+}
+
+cudaError_t cudaHostUnregister(void* pointer) {
+  drain_device();
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto found = allocations().find(reinterpret_cast<uintptr_t>(pointer));
+    if (found == allocations().end() || !found->second.registered) return finish(cudaErrorHostMemoryNotRegistered);
+    allocations().erase(found);
+  }
+  ptx_memory_remove(pointer);
+  return finish(cudaSuccess);
+}
+
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
   if (!attributes) return finish(cudaErrorInvalidValue);
   const Place place = place_of(pointer);
   *attributes = {};
   attributes->type = place.type;
-  attributes->device = place.type == cudaMemoryTypeUnregistered ? cudaInvalidDeviceId : 0;
+  attributes->device = place.device;
   if (place.type != cudaMemoryTypeUnregistered) attributes->devicePointer = const_cast<void*>(pointer);
   if (place.type != cudaMemoryTypeDevice) attributes->hostPointer = const_cast<void*>(pointer);
   return finish(cudaSuccess);
@@ -146,7 +218,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   STANDIN_ALIVE();
   const std::lock_guard<std::mutex> lock(mutex);
-  if (free) *free = kTotal - used;
+  if (free) *free = kTotal - used[current_device()];
   if (total) *total = kTotal;
   return finish(cudaSuccess);
 }
@@ -159,7 +231,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (!stream) return finish(cudaErrorInvalidResourceHandle);
   const cudaError_t status = check_copy(to, from, bytes, kind);
   if (status != cudaSuccess || bytes == 0) return finish(status);
-  const auto alive = [] { return device_failure() == cudaSuccess; };
+  const auto alive = [device = stream->device] { return failure_of(device) == cudaSuccess; };
   const bool pageable_from = place_of(from).type == cudaMemoryTypeUnregistered;
   const bool pageable_to = place_of(to).type == cudaMemoryTypeUnregistered;
   if (stream->capture && (pageable_from || pageable_to)) return finish(cudaErrorStreamCaptureUnsupported);
@@ -177,6 +249,24 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   return finish(cudaSuccess);
 }
 
+// Row by row, each under the rules of the whole.
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (width > to_pitch || width > from_pitch) return finish(cudaErrorInvalidPitchValue);
+  for (size_t row = 0; row < height; row++) {
+    const cudaError_t status = cudaMemcpyAsync(static_cast<char*>(to) + row * to_pitch,
+                                               static_cast<const char*>(from) + row * from_pitch, width, kind, stream);
+    if (status != cudaSuccess) return status;
+  }
+  return finish(cudaSuccess);
+}
+
+cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device, size_t bytes,
+                                cudaStream_t stream) {
+  if (place_of(to).device != to_device || place_of(from).device != from_device) return finish(cudaErrorInvalidValue);
+  return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream);
+}
+
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   const cudaError_t status = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
   return status == cudaSuccess ? cudaStreamSynchronize(nullptr) : status;
@@ -185,11 +275,11 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t handle) {
   STANDIN_ALIVE();
   CUstream_st* stream = find_stream(handle);
-  if (!stream) return finish(cudaErrorInvalidResourceHandle);
+  if (!stream || stream->device != current_device()) return finish(cudaErrorInvalidResourceHandle);
   const Place place = place_of(to);
   if (place.type == cudaMemoryTypeUnregistered || bytes > place.left) return finish(cudaErrorInvalidValue);
-  enqueue(*stream, [to, value, bytes] {
-    if (device_failure() == cudaSuccess) std::memset(to, value, bytes);
+  enqueue(*stream, [to, value, bytes, device = stream->device] {
+    if (failure_of(device) == cudaSuccess) std::memset(to, value, bytes);
   });
   return finish(cudaSuccess);
 }

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <set>
 
+#include "device.h"
 #include "error.h"
 
 using namespace standin;
@@ -16,12 +17,13 @@ std::set<CUstream_st*>& streams() {
 }
 
 CUstream_st& default_stream() {
-  static auto* stream = [] {
-    auto* made = new CUstream_st(0);
-    const std::lock_guard<std::mutex> lock(streams_mutex);
-    streams().insert(made);
-    return made;
-  }();
+  static CUstream_st* made[kMostDevices] = {};
+  const std::lock_guard<std::mutex> lock(streams_mutex);
+  CUstream_st*& stream = made[current_device()];
+  if (!stream) {
+    stream = new CUstream_st(current_device(), 0);
+    streams().insert(stream);
+  }
   return *stream;
 }
 
@@ -32,7 +34,7 @@ double now() {
 
 }  // namespace
 
-CUstream_st::CUstream_st(unsigned how) : flags(how), thread_([this] { run(); }) {}
+CUstream_st::CUstream_st(int of, unsigned how) : device(of), flags(how), thread_([this] { run(); }) {}
 
 CUstream_st::~CUstream_st() {
   {
@@ -114,7 +116,9 @@ void drain_device() {
     const std::lock_guard<std::mutex> lock(streams_mutex);
     all.assign(streams().begin(), streams().end());
   }
-  for (CUstream_st* stream : all) stream->drain();
+  for (CUstream_st* stream : all) {
+    if (stream->device == current_device()) stream->drain();
+  }
 }
 
 }  // namespace standin
@@ -124,7 +128,7 @@ extern "C" {
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
   STANDIN_ALIVE();
   if (!stream || (flags & ~unsigned{cudaStreamNonBlocking}) != 0) return finish(cudaErrorInvalidValue);
-  *stream = new CUstream_st(flags);
+  *stream = new CUstream_st(current_device(), flags);
   const std::lock_guard<std::mutex> lock(streams_mutex);
   streams().insert(*stream);
   return finish(cudaSuccess);
@@ -150,7 +154,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   if (!stream) return finish(cudaErrorInvalidResourceHandle);
   if (stream->capture) return finish(cudaErrorStreamCaptureUnsupported);
   stream->drain();
-  return finish(cudaSuccess);
+  return finish(failure_of(stream->device));
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t handle) {
@@ -159,6 +163,13 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
   if (!stream) return finish(cudaErrorInvalidResourceHandle);
   if (stream->capture) return finish(cudaErrorStreamCaptureUnsupported);
   return finish(stream->idle() ? cudaSuccess : cudaErrorNotReady);
+}
+
+cudaError_t cudaStreamGetDevice(cudaStream_t handle, int* device) {
+  CUstream_st* stream = find_stream(handle);
+  if (!stream || !device) return finish(cudaErrorInvalidResourceHandle);
+  *device = stream->device;
+  return finish(cudaSuccess);
 }
 
 cudaError_t cudaStreamGetFlags(cudaStream_t handle, unsigned* flags) {
@@ -191,8 +202,8 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t handle, cudaHostFn_t function, void*
   STANDIN_ALIVE();
   CUstream_st* stream = find_stream(handle);
   if (!stream || !function) return finish(cudaErrorInvalidValue);
-  enqueue(*stream, [function, data] {
-    if (device_failure() == cudaSuccess) function(data);  // as on a device, not called after an error
+  enqueue(*stream, [function, data, device = stream->device] {
+    if (failure_of(device) == cudaSuccess) function(data);  // as on a device, not called after an error
   });
   return finish(cudaSuccess);
 }
@@ -206,6 +217,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   STANDIN_ALIVE();
   if (!event) return finish(cudaErrorInvalidValue);
   *event = new CUevent_st();
+  (*event)->device = current_device();
   return finish(cudaSuccess);
 }
 
@@ -220,7 +232,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
   STANDIN_ALIVE();
   CUstream_st* stream = find_stream(handle);
-  if (!stream || !event) return finish(cudaErrorInvalidResourceHandle);
+  if (!stream || !event || event->device != stream->device) return finish(cudaErrorInvalidResourceHandle);
   event->capture = stream->capture;
   if (!stream->capture) {
     event->mark = std::make_shared<CUevent_st::Mark>();
@@ -234,13 +246,15 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (!event) return finish(cudaErrorInvalidResourceHandle);
   if (!event->mark) return finish(cudaSuccess);
   const std::lock_guard<std::mutex> lock(event->mark->mutex);
+  if (failure_of(event->device) != cudaSuccess) return finish(failure_of(event->device));
   return finish(event->mark->reached ? cudaSuccess : cudaErrorNotReady);
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (!event) return finish(cudaErrorInvalidResourceHandle);
   if (event->mark) event->mark->wait();
-  return finish(cudaSuccess);
+  const cudaError_t failure = failure_of(event->device);
+  return finish(failure);
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {

@@ -31,13 +31,14 @@ struct CUgraphExec_st {
 };
 
 struct CUstream_st {
-  explicit CUstream_st(unsigned flags);
+  CUstream_st(int device, unsigned flags);
   ~CUstream_st();  // ends its work first
 
   void submit(standin::Work work);
   bool idle();
   void drain();
 
+  const int device;
   const unsigned flags;
   std::shared_ptr<CUgraph_st> capture;  // not null while it captures
   bool began_capture = false;           // not joined through an event
@@ -64,6 +65,7 @@ struct CUevent_st {
   };
   std::shared_ptr<Mark> mark;           // null: never recorded
   std::shared_ptr<CUgraph_st> capture;  // recorded in a stream that captures
+  int device = 0;
 };
 
 namespace standin {
@@ -74,7 +76,7 @@ CUstream_st* find_stream(cudaStream_t handle);
 // Into the stream's queue, or into the graph that it captures.
 void enqueue(CUstream_st& stream, Work work);
 
-// Waits for all streams.
+// Waits for all streams of the thread's device.
 void drain_device();
 
 }  // namespace standin

@@ -214,6 +214,96 @@ EXPORT const char* program_pinned(int* seen) {
   return host && device ? nullptr : "memory of another kind";
 }
 
+// Columns 1 and 2 of 4 rows of 4, by way of the device and of memory that is pinned after it was made.
+EXPORT const char* program_columns(const int* from, int* to) {
+  cudaStream_t stream;
+  int *memory, host[8];
+  CHECK(cudaStreamCreate(&stream));
+  CHECK(cudaMalloc(&memory, sizeof host));
+  CHECK(cudaHostRegister(host, sizeof host, cudaHostRegisterDefault));
+  if (cudaHostRegister(host + 1, 4, cudaHostRegisterDefault) != cudaErrorHostMemoryAlreadyRegistered) return "twice";
+  CHECK(cudaMemcpy2DAsync(memory, 8, from + 1, 16, 8, 4, cudaMemcpyHostToDevice, stream));
+  CHECK(cudaMemcpyAsync(host, memory, sizeof host, cudaMemcpyDeviceToHost, stream));
+  CHECK(cudaStreamSynchronize(stream));
+  CHECK(cudaHostUnregister(host));
+  if (cudaHostUnregister(host) != cudaErrorHostMemoryNotRegistered) return "never registered";
+  if (cudaMemcpy2DAsync(memory, 4, from, 16, 8, 4, cudaMemcpyHostToDevice, stream) != cudaErrorInvalidPitchValue) {
+    return "wider than its rows";
+  }
+  for (int i = 0; i < 8; i++) to[i] = host[i];
+  CHECK(cudaFree(memory));
+  CHECK(cudaStreamDestroy(stream));
+  return nullptr;
+}
+
+// The default pool says what is in use.
+EXPORT const char* program_pool() {
+  cudaMemPool_t pool;
+  cudaStream_t stream;
+  uint64_t before = 0, after = 0, threshold = UINT64_MAX;
+  void* memory;
+  CHECK(cudaStreamCreate(&stream));
+  CHECK(cudaDeviceGetDefaultMemPool(&pool, 0));
+  CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold));
+  CHECK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &before));
+  CHECK(cudaMallocFromPoolAsync(&memory, 1000, pool, stream));
+  CHECK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &after));
+  CHECK(cudaFreeAsync(memory, stream));
+  CHECK(cudaStreamSynchronize(stream));
+  CHECK(cudaMemPoolTrimTo(pool, 0));
+  CHECK(cudaStreamDestroy(stream));
+  return after - before == 1000 ? nullptr : "not counted";
+}
+
+EXPORT const char* program_attributes() {
+  cudaFuncAttributes attributes;
+  CHECK(cudaFuncSetAttribute(shared_copy, cudaFuncAttributeMaxDynamicSharedMemorySize, 100 << 10));
+  CHECK(cudaFuncGetAttributes(&attributes, shared_copy));
+  return attributes.maxDynamicSharedSizeBytes == 100 << 10 ? nullptr : "another size";
+}
+
+// Two devices: streams and events are their device's, and when one has failed the other goes on.
+EXPORT const char* program_two_devices(int* out) {
+  int count = 0, device = -1;
+  CHECK(cudaGetDeviceCount(&count));
+  if (count != 2) return "not two devices";
+  cudaStream_t streams[2];
+  cudaEvent_t events[2];
+  int* memory[2];
+  for (int i = 0; i < 2; i++) {
+    CHECK(cudaSetDevice(i));
+    CHECK(cudaStreamCreate(&streams[i]));
+    CHECK(cudaEventCreate(&events[i]));
+    CHECK(cudaMalloc(&memory[i], 64 * sizeof(int)));
+    fill<<<1, 64, 0, streams[i]>>>(memory[i], 64, i, 1);
+    CHECK(cudaGetLastError());
+    CHECK(cudaEventRecord(events[i], streams[i]));
+  }
+  cudaPointerAttributes attributes;
+  CHECK(cudaPointerGetAttributes(&attributes, memory[1]));
+  CHECK(cudaStreamGetDevice(streams[0], &device));
+  if (attributes.device != 1 || device != 0) return "of another device";
+  if (cudaSetDevice(2) != cudaErrorInvalidDevice) return "a third device";
+  fill<<<1, 64, 0, streams[0]>>>(memory[0], 64, 0, 1);
+  if (cudaGetLastError() != cudaErrorInvalidResourceHandle) return "launched on a stream of the other";
+  if (cudaEventRecord(events[1], streams[0]) != cudaErrorInvalidResourceHandle) return "recorded in a stream of the other";
+  cudaGetLastError();
+  CHECK(cudaStreamWaitEvent(streams[1], events[0], 0));
+  CHECK(cudaMemcpyPeerAsync(memory[1], 1, memory[0], 0, 32 * sizeof(int), streams[1]));
+  CHECK(cudaMemcpyAsync(out, memory[1], 64 * sizeof(int), cudaMemcpyDeviceToHost, streams[1]));
+  CHECK(cudaStreamSynchronize(streams[1]));
+
+  CHECK(cudaSetDevice(0));
+  fill<<<2, 64, 0, streams[0]>>>(memory[0], 65, 0, 1);
+  if (cudaStreamSynchronize(streams[0]) != cudaErrorIllegalAddress) return "no error";
+  if (cudaMalloc(&memory[0], 4) != cudaErrorIllegalAddress) return "not for good";
+  CHECK(cudaSetDevice(1));
+  fill<<<1, 64, 0, streams[1]>>>(memory[1], 64, 1, 1);
+  CHECK(cudaStreamSynchronize(streams[1]));
+  CHECK(cudaFree(memory[1]));
+  return nullptr;
+}
+
 EXPORT const char* program_out_of_memory() {
   void* memory;
   const cudaError_t status = cudaMalloc(&memory, size_t{1} << 40);
