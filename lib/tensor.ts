@@ -291,7 +291,8 @@ export class Tensor<D extends DType = DType> {
    * until it is collected. Where the runtime refuses external buffers (Electron), each call gives a copy instead.
    *
    * @throws AttentionError ERR_DEVICE for memory of a GPU, ERR_PENDING while queued work still writes the tensor,
-   * ERR_SHAPE when its elements do not lie side by side: `read()` serves in all three cases.
+   * ERR_SHAPE when its elements do not lie side by side: `read()` serves in all three cases. The error of the work that
+   * was to write the tensor, if that failed.
    */
   get data(): DTypeMap[D] {
     const handle = this.#use();
@@ -331,7 +332,10 @@ export class Tensor<D extends DType = DType> {
     return arrayOver(this.dtype, buffer, offset, elements);
   }
 
-  /** A copy of the elements in the order of the axes, made once the work that writes the tensor is done. */
+  /**
+   * A copy of the elements in the order of the axes, made once the work that writes the tensor is done. Rejects when that
+   * work failed, or what it read was itself the result of failed work.
+   */
   read(): Promise<DTypeMap[D]> {
     const { buffer, tensor } = native.tensorReadBack(this.#use());
     const elements = this.#elements();

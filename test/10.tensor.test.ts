@@ -24,8 +24,9 @@ const thrown = (fn: () => unknown): AttentionError => {
 
 /** Work on the CPU that takes a while: its output is pending right after the call. */
 const slow = () => {
-  const q = Tensor.randn([1, 4096, 4, 64], { seed: 1 });
-  const { out, lse } = attention(q, q, q);
+  const q = Tensor.randn([1, 1024, 4, 64], { seed: 1 });
+  const k = Tensor.randn([1, 8192, 4, 64], { seed: 2 });
+  const { out, lse } = attention(q, k, k);
   return { q, out, lse };
 };
 
@@ -257,6 +258,15 @@ describe('to and read', () => {
 });
 
 describe('memory', () => {
+  test('pinned memory is memory of the CPU, with or without a GPU', async () => {
+    const before = memoryStats().bytes;
+    const x = Tensor.empty([1, 8, 1, 4], { dtype: 'float32', pinned: true });
+    expect([x.device, memoryStats().bytes - before]).toEqual(['cpu', 128]);
+    x.data.fill(3);
+    expect((await attention(x, x, x).out.read())[0]).toBe(3);
+    expect(thrown(() => Tensor.empty([1], { dtype: 'float32', pinned: 1 as never })).code).toBe('ERR_OPTION');
+  });
+
   test('data is ERR_PENDING while work writes it, and readable afterwards', async () => {
     const { out } = slow();
     expect(thrown(() => out.data).code).toBe('ERR_PENDING');

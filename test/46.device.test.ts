@@ -66,7 +66,7 @@ describe('order', () => {
   });
 
   test.skipIf(sanitized)('held operations count as queued (not under sanitizers)', async () => {
-    const { held, error } = await program('limit', { FAKE_DELAY: '2000000' });
+    const { held, error } = await program('limit', { FAKE_DELAY: '1000000' });
     expect(held).toBeGreaterThan(262_000);
     expect(error).toEqual(failed('ERR_OUT_OF_MEMORY', /262144.*synchronize/));
   });
@@ -96,9 +96,11 @@ describe('memory', () => {
       randn: true,
       sliced: [1, 3, 2, 4],
       second: 2,
+      tf32: 1,
       refused: {
         data: failed('ERR_DEVICE', /read\(\)/),
         headDim: failed('ERR_SHAPE', /256/),
+        merge: failed('ERR_OPTION', /does not merge/),
         convert: failed('ERR_DTYPE', /convert/),
         mixed: failed('ERR_DEVICE', /k is on cpu but q is on cuda:0/),
         up: failed('ERR_DEVICE', /stream is on cpu but a copy from cpu to cuda:0 needs one on cuda:0/),
@@ -161,6 +163,10 @@ describe('ends', () => {
     const { slowest, value } = await program('workers', { FAKE_DELAY: '20000' });
     expect(slowest).toBeLessThan(sanitized ? 5000 : 1000);
     expect(value.slice(0, 2)).toEqual([5, 'cuda:0']);
+  });
+
+  test('a worker ends soon with held operations, however busy this thread keeps the CPU', async () => {
+    expect(await program('busy workers')).toBeLessThan(sanitized ? 5000 : 500);
   });
 
   test.each(['exit', 'fall'])('%s with held operations', async (way) => {

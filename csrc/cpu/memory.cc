@@ -10,6 +10,8 @@
 #include <mutex>
 #include <vector>
 
+#include "core/size_class.h"
+
 namespace na::cpu {
 namespace {
 
@@ -27,13 +29,6 @@ struct Pool {
 Pool& pool() {
   static Pool* const instance = new Pool;  // threads may outlive static destruction
   return *instance;
-}
-
-// Four classes to each doubling: at most a quarter is wasted.
-int64_t size_class(int64_t bytes) {
-  int64_t step = kAlignment;
-  while (step * 8 < bytes) step *= 2;
-  return bytes <= kAlignment ? kAlignment : (bytes + step - 1) / step * step;
 }
 
 void* fresh(int64_t size) {
@@ -87,7 +82,7 @@ int64_t physical_memory() {
 
 void* allocate(int64_t bytes, bool zeroed) {
   if (bytes > physical_memory()) return nullptr;
-  const int64_t size = size_class(bytes);
+  const int64_t size = size_class(bytes, kAlignment);
   Pool& p = pool();
   void* data = nullptr;
   {
@@ -119,7 +114,7 @@ void* allocate(int64_t bytes, bool zeroed) {
 }
 
 void release(void* data, int64_t bytes) {
-  const int64_t size = size_class(bytes);
+  const int64_t size = size_class(bytes, kAlignment);
   Pool& p = pool();
   {
     std::lock_guard<std::mutex> lock(p.mutex);

@@ -21,6 +21,7 @@ TileShape attention_sm80_tile(const Problem& problem, Element element);
 // wgmma: Hopper. Half types only, bases and strides in multiples of 16 bytes.
 bool attention_sm90_takes(const Problem& problem, Element element);
 cudaError_t attention_sm90(const Problem& problem, Element element, cudaStream_t stream);
+TileShape attention_sm90_tile(const Problem& problem);
 
 // Makes one result of `slots` partial ones, in the order of the slots, and adds the sinks: writes out and lse.
 cudaError_t combine(const Problem& problem, Element element, int32_t slots, cudaStream_t stream);

@@ -1,0 +1,56 @@
+// Tile sizes for each pair of head dimensions, and what lies in shared memory. Why these sizes: docs/kernels.md.
+#pragma once
+
+#include "attention/attention.h"
+
+namespace na::cuda {
+
+struct Tiling {
+  int consumers;  // warpgroups, of 64 rows each
+  int keys;
+  int stages;  // of the rings of keys and of values
+};
+
+constexpr Tiling tiling(int head_dim, int value_dim) {
+  if (head_dim <= 64) return {3, 128, 4};
+  if (head_dim <= 96) return {2, 128, 3};
+  if (head_dim <= 128) return {2, 128, 2};
+  if (head_dim <= 192) return {2, value_dim <= 128 ? 128 : 112, 2};
+  return {2, 80, 2};
+}
+
+// Everything that follows from the template parameters of a kernel.
+template <Element kElement_, int kHeadDim_, int kValueDim_>
+struct Tile {
+  static constexpr Element kElement = kElement_;
+  static constexpr int kHeadDim = kHeadDim_, kValueDim = kValueDim_;
+  static constexpr Tiling kTiling = tiling(kHeadDim, kValueDim);
+  static constexpr int kConsumers = kTiling.consumers, kKeys = kTiling.keys, kStages = kTiling.stages;
+  static constexpr int kThreads = 128 * (1 + kConsumers), kOwnRows = 64, kRows = kOwnRows * kConsumers;
+  // Of 65536 registers.
+  static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 40, kConsumerRegisters = kConsumers == 3 ? 160 : 232;
+
+  // A tile lies in boxes of kSpan bytes of each row, swizzled; the box of a tensor copy.
+  static constexpr int kSpan = kHeadDim % 64 == 0 && kValueDim % 64 == 0 ? 128 : 64, kBoxColumns = kSpan / 2;
+  static constexpr int kHeadBoxes = kHeadDim / kBoxColumns, kValueBoxes = kValueDim / kBoxColumns;
+  static constexpr int kKeyBoxBytes = kKeys * kSpan, kRowBoxBytes = kOwnRows * kSpan;
+
+  // Shared memory: queries of each consumer, rings, outputs of each consumer if there is room, barriers.
+  static constexpr int kQueryBytes = kHeadBoxes * kRowBoxBytes, kOutBytes = kValueBoxes * kRowBoxBytes;
+  static constexpr int kKeyBytes = kHeadBoxes * kKeyBoxBytes, kValueBytes = kValueBoxes * kKeyBoxBytes;
+  static constexpr int kKeysAt = kConsumers * kQueryBytes, kValuesAt = kKeysAt + kStages * kKeyBytes;
+  static constexpr int kRingsEnd = kValuesAt + kStages * kValueBytes;
+  static constexpr int kBarrierBytes = 8 * (5 * kStages + 2 * kConsumers), kMostBytes = 227 * 1024;
+  // Outputs have a place of their own, or else take that of their consumer's queries, which then cannot be replaced
+  // before the outputs are stored.
+  static constexpr bool kOutApart = kRingsEnd + kConsumers * kOutBytes + kBarrierBytes <= kMostBytes;
+  static constexpr int kBarriersAt = kRingsEnd + (kOutApart ? kConsumers * kOutBytes : 0);
+  static constexpr int kSharedBytes = kBarriersAt + kBarrierBytes;
+
+  static_assert(kSharedBytes <= kMostBytes);
+  static_assert(kOutApart || kOutBytes <= kQueryBytes);
+  static_assert(kKeyBoxBytes % 1024 == 0 && kRowBoxBytes % 1024 == 0, "swizzled boxes are aligned to their pattern");
+  static_assert(kHeadDim % kBoxColumns == 0 && kValueDim % kBoxColumns == 0 && kKeys % 16 == 0);
+};
+
+}  // namespace na::cuda
