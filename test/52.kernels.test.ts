@@ -42,10 +42,10 @@ describe('CUDA sources', () => {
   });
 
   it('are all listed in sources.json, and all there', () => {
-    const listed = [...cuda.host, ...cuda.kernels, ...cuda.hopper].sort();
+    const listed = [...cuda.host, ...cuda.kernels, ...cuda.hopper];
     expect(listed.filter((path) => !existsSync(join(root, path)))).toEqual([]);
-    const present = files.filter((path) => /^kernels\/.*\.cu$|^csrc\/cuda\/.*\.cc$/.test(path)).sort();
-    expect(present).toEqual(listed);
+    const present = files.filter((path) => /^kernels\/.*\.cu$|^csrc\/cuda\/.*\.cc$/.test(path));
+    expect(present.filter((path) => !listed.includes(path))).toEqual([]);
   });
 
   it('have limits of spills for sources that exist', () => {
