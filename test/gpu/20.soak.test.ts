@@ -2,7 +2,7 @@
 
 import { attention, causal, memoryStats, Stream, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-import { device, sized } from './device';
+import { device, expectSame, resultOf, settled, sized } from './device';
 
 const LAUNCHES = sized(2000, 20);
 
@@ -17,7 +17,7 @@ describe('soak', () => {
     const streams = [new Stream(device), new Stream(device)];
     const problems = [tensors(1), tensors(10)];
     const wanted = [];
-    for (const problem of problems) wanted.push(await attention(...problem).out.read());
+    for (const problem of problems) wanted.push(await resultOf(...problem));
     const outs = problems.map(([q]) => Tensor.empty(q.shape, { dtype: 'bfloat16', device }));
     const graphs = streams.map((stream, i) =>
       stream.capture(() => attention(...problems[i]!, { out: outs[i], stream }).lse.dispose()),
@@ -28,14 +28,14 @@ describe('soak', () => {
       });
       if (launch % 100 !== 0) continue;
       for (const [i, problem] of problems.entries()) {
-        expect(await outs[i]!.read()).toEqual(wanted[i]);
+        expectSame(await outs[i]!.read(), wanted[i]!);
         const { out, lse } = attention(...problem, { stream: streams[1 - i] });
-        expect(await out.read()).toEqual(wanted[i]);
+        expectSame(await out.read(), wanted[i]!);
         for (const tensor of [out, lse]) tensor.dispose();
       }
     }
     for (const stream of streams) await stream.synchronize();
-    for (const [i, out] of outs.entries()) expect(await out.read()).toEqual(wanted[i]);
+    for (const [i, out] of outs.entries()) expectSame(await out.read(), wanted[i]!);
     for (const resource of [...graphs, ...streams, ...outs, ...problems.flat()]) resource.dispose();
   });
 
@@ -49,7 +49,9 @@ describe('soak', () => {
       return results;
     };
     const first = await run();
-    for (let again = 0; again < sized(50, 5); again++) expect(await run()).toEqual(first);
+    for (let again = 0; again < sized(50, 5); again++) {
+      for (const [i, part] of (await run()).entries()) expectSame(part, first[i]!);
+    }
     for (const tensor of [q, k, v]) tensor.dispose();
   });
 
@@ -64,15 +66,7 @@ describe('soak', () => {
     const stream = new Stream(device);
     await stream.synchronize();
     for (const resource of [q, k, v, stream]) resource.dispose();
-    await attentionSettled();
+    await settled();
     expect(memoryStats(device).live).toBe(before);
   });
 });
-
-/** Until what was queued on the default stream is done and let go. */
-async function attentionSettled(): Promise<void> {
-  const tensor = Tensor.zeros([1], { device });
-  await tensor.read();
-  tensor.dispose();
-  await new Promise((resolve) => setTimeout(resolve, 50));
-}

@@ -3,7 +3,7 @@
 import { attention, memoryStats, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { uniform } from '../support/numbers';
-import { device, sized } from './device';
+import { device, expectSame, resultOf, settled, sized } from './device';
 
 describe('churn', () => {
   it('keeps data apart and gives everything back', async () => {
@@ -32,23 +32,16 @@ describe('churn', () => {
   it('disposes of inputs while they are in use', async () => {
     const make = (seed: number) => Tensor.randn([1, 333, 2, 64], { seed, dtype: 'bfloat16', device });
     const [q, k, v] = [make(1), make(2), make(3)];
-    const want = await attention(q, k, v).out.read();
+    const want = await resultOf(q, k, v);
     for (let step = 0; step < sized(300, 30); step++) {
       const inputs = [q, k, v].map((tensor) => tensor.to(device)) as [Tensor, Tensor, Tensor];
       const { out, lse } = attention(...inputs);
       for (const tensor of [...inputs, lse]) tensor.dispose();
       // Whatever takes the memory that became free must not change the result.
       const others = [1, 2, 3].map(() => Tensor.zeros([1, 333, 2, 64], { device }));
-      expect(await out.read()).toEqual(want);
+      expectSame(await out.read(), want);
       for (const tensor of [...others, out]) tensor.dispose();
     }
     for (const tensor of [q, k, v]) tensor.dispose();
   });
 });
-
-async function settled(): Promise<void> {
-  const tensor = Tensor.zeros([1], { device });
-  await tensor.read();
-  tensor.dispose();
-  await new Promise((resolve) => setTimeout(resolve, 50));
-}

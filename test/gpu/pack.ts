@@ -91,10 +91,7 @@ function packModules(): void {
     else if (!process.argv.includes('--bundles')) throw new Error(`${file} is missing; npm run build:cuda makes it`);
   }
   for (const name of ['node-gyp-build', 'commander', 'koffi', '@koromix/koffi-linux-x64']) {
-    cpSync(join(root, 'node_modules', name), join(modules, name), {
-      recursive: true,
-      filter: (path) => !/\/koffi\/(src|vendor|doc)(\/|$)/.test(path),
-    });
+    cpSync(join(root, 'node_modules', name), join(modules, name), { recursive: true });
   }
 }
 
