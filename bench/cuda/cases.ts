@@ -81,15 +81,15 @@ function setBytes(test: CudaCase): number {
 }
 
 /** The caches of GPUs hold less than this by far, so that a run finds nothing of the run before it there. */
-const ROTATE_BYTES = 512 * 2 ** 20;
+export const ROTATE_BYTES = 512 * 2 ** 20;
 
 /** From here on one set evicts itself, and two would not leave room for the copies of PyTorch. */
 const ALONE_BYTES = 4 * 2 ** 30;
 
-/** How many sets of tensors are used in turn. */
-export function setsOf(test: CudaCase): number {
+/** How many sets of tensors are used in turn, so that they take so many bytes at least. */
+export function setsOf(test: CudaCase, rotateBytes: number): number {
   const bytes = setBytes(test);
-  return bytes >= ALONE_BYTES ? 1 : Math.max(2, Math.ceil(ROTATE_BYTES / bytes));
+  return bytes >= ALONE_BYTES ? 1 : Math.max(2, Math.ceil(rotateBytes / bytes));
 }
 
 /** The i-th of n parts of about equal work. */

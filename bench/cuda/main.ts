@@ -16,7 +16,8 @@ import { allCudaCases, partOf } from './cases';
 import type { JavaScriptPath } from './javascript';
 import { findLibraries } from './libraries';
 import { CUDA_NOTES, cudaFaults, cudaTable, deviceLines, javascriptLines, judgeCuda, rowOf } from './report';
-import type { DeviceReport, Message, Outcome, Task } from './suite';
+import type { Outcome } from './run';
+import type { DeviceReport, Message, Task } from './suite';
 
 interface Options {
   json?: string;

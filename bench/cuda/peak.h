@@ -1,4 +1,5 @@
-/* The kernel whose rate counts as the peak of a device: its name, its block, and the operations of a step of a block. */
+/* The kernel whose rate counts as the peak of a device: its name, its block, and the operations of a step of a block.
+ */
 #pragma once
 
 #define PEAK_KERNEL "matrix_peak"

@@ -5,7 +5,8 @@ import { medianRatio, type Summary, summarize } from '../statistics';
 import { judgeBy, type Target, type Verdict } from '../targets';
 import { keyBytes } from './cases';
 import type { JavaScriptPath } from './javascript';
-import type { DeviceReport, Outcome } from './suite';
+import type { Outcome } from './run';
+import type { DeviceReport } from './suite';
 
 /** An outcome with all that follows from it. Absent figures: not measured. */
 export interface Row extends Outcome {

@@ -7,7 +7,7 @@ import { PythonPeer } from '../peers/torch';
 import type { CudaCase } from './cases';
 import { phaseOf } from './driver';
 import type { Block } from './inputs';
-import type { Entrant } from './suite';
+import type { Entrant } from './run';
 
 export class TorchCuda {
   readonly #peer: PythonPeer;

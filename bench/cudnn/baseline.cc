@@ -105,11 +105,8 @@ int baseline_plan_execute(baseline_plan* plan, const void* q, const void* k, con
     if (status != CUDNN_STATUS_SUCCESS) {
       return {fe::error_code_t::HANDLE_ERROR, fe::detail::get_error_string(status)};
     }
-    std::unordered_map<int64_t, void*> tensors = {{kQ, const_cast<void*>(q)},
-                                                  {kK, const_cast<void*>(k)},
-                                                  {kV, const_cast<void*>(v)},
-                                                  {kOut, out},
-                                                  {kLse, lse}};
+    std::unordered_map<int64_t, void*> tensors = {
+        {kQ, const_cast<void*>(q)}, {kK, const_cast<void*>(k)}, {kV, const_cast<void*>(v)}, {kOut, out}, {kLse, lse}};
     return plan->graph.execute(handle, tensors, workspace);
   });
 }

@@ -67,6 +67,6 @@ describe('soak', () => {
     await stream.synchronize();
     for (const resource of [q, k, v, stream]) resource.dispose();
     await settled();
-    expect(memoryStats(device).live).toBe(before);
+    expect(memoryStats(device).live).toBeLessThanOrEqual(before); // fewer: what the collector took in the meantime
   });
 });

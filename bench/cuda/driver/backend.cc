@@ -54,7 +54,7 @@ void Queue::done(na_operation* operation, const na_error* error) {
 Status Backend::open(const char* path) {
   Library library;
   if (Status status = library.open(path); !status.empty()) return status;
-  const na_backend*(*entry)(uint32_t) = nullptr;
+  const na_backend* (*entry)(uint32_t) = nullptr;
   if (Status status = library.find("node_attention_backend", entry); !status.empty()) return status;
   table_ = entry(NA_BACKEND_ABI);
   if (!table_ || table_->abi != NA_BACKEND_ABI || table_->size != sizeof(na_backend)) {

@@ -42,9 +42,9 @@ class CudnnContestant final : public Contestant {
  private:
   Status execute(const Tensors& set) {
     char error[512];
-    const int code = cudnn_.baseline_plan_execute(plan_, set.q.data(), set.k.data(), set.v.data(), set.out.data(),
-                                                  set.lse.data(), workspace_.data(), runtime_.stream(), error,
-                                                  sizeof error);
+    const int code =
+        cudnn_.baseline_plan_execute(plan_, set.q.data(), set.k.data(), set.v.data(), set.out.data(), set.lse.data(),
+                                     workspace_.data(), runtime_.stream(), error, sizeof error);
     return code == 0 ? Status() : Status(error);
   }
 

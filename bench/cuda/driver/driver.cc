@@ -55,7 +55,9 @@ int driver_open_cudnn(const char* baseline, const char* cudnn, int64_t* version)
 int driver_problem(const driver_shape* shape, const uint16_t* block, int64_t count) {
   State& s = state();
   driver_release();
-  return finish(bench::make_problem(s.backend, *shape, block, count, &s.problem));
+  Status status = bench::make_problem(s.backend, *shape, block, count, &s.problem);
+  if (!status.empty()) driver_release();
+  return finish(std::move(status));
 }
 
 int driver_release(void) {
@@ -67,13 +69,14 @@ int driver_release(void) {
 
 int driver_prepare(int32_t contestant) {
   State& s = state();
+  if (s.problem.sets.empty()) return finish("there is no problem on the device");
   auto* made = &s.contestants[contestant];
   if (contestant == DRIVER_OWN) return finish(bench::make_own(s.backend, s.problem, made));
   if (!s.cudnn.is_open() || !s.runtime.is_open()) return finish("not present");
   return finish(bench::make_cudnn(s.cudnn, s.runtime, s.backend, s.problem, made));
 }
 
-int driver_poison(void) { return finish(bench::poison(state().backend, &state().problem)); }
+int driver_poison(void) { return finish(bench::poison(state().backend, state().problem)); }
 
 int driver_results(int32_t set, uint16_t* out, float* lse) {
   State& s = state();
@@ -85,6 +88,7 @@ int driver_results(int32_t set, uint16_t* out, float* lse) {
 
 int driver_run(int32_t contestant, int32_t passes, double* milliseconds) {
   State& s = state();
+  if (!s.contestants[contestant]) return finish("it was not prepared");
   std::vector<double> times;
   Status status = s.contestants[contestant]->run(passes, &times);
   for (size_t i = 0; i < times.size(); i++) milliseconds[i] = times[i] / s.problem.shape.runs;

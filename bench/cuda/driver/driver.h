@@ -1,8 +1,8 @@
 /*
  * What the GPU benchmark times, as a C library for TypeScript. One attention problem at a time lies on the device, in
  * several sets of tensors that are used in turn, so that no run finds its inputs in the cache. Contestants work on the
- * same q, k and v: this library through the table of its backend, and cuDNN. Each records a chain of runs as a graph; what
- * is timed is that graph, by the device's own clock, with no JavaScript and no launch in between.
+ * same q, k and v: this library through the table of its backend, and cuDNN. Each records a chain of runs as a graph;
+ * what is timed is that graph, by the device's own clock, with no JavaScript and no launch in between.
  *
  * Functions that can fail return 0, or -1 with a sentence in driver_error().
  */
@@ -59,8 +59,8 @@ DRIVER_API int driver_run(int32_t contestant, int32_t passes, double* millisecon
 /* Seconds of copies of so many bytes from one place of the device to another, by the backend's clock and by CUDA events
  * (NaN without a runtime): two clocks that must agree. */
 DRIVER_API int driver_copy(int64_t bytes, int32_t times, double* backend_seconds, double* event_seconds);
-/* Seconds of a kernel that does nothing but bfloat16 matrix products, and how many operations those are; -1 where there is no
- * runtime or no kernel for the device. */
+/* Seconds of a kernel that does nothing but bfloat16 matrix products, and how many operations those are; -1 where there
+ * is no runtime or no kernel for the device. */
 DRIVER_API int driver_matrix(const char* kernels, double* seconds, double* operations);
 
 #ifdef __cplusplus

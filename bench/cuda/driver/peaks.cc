@@ -92,7 +92,8 @@ Status time_products(const Runtime& runtime, const char* kernels, double* second
   int blocks = 0;
   if (status.empty()) status = runtime.status(load(&loaded, kernels, nullptr, nullptr, 0, nullptr, nullptr, 0));
   if (status.empty()) status = runtime.status(get(&kernel, loaded, PEAK_KERNEL));
-  if (status.empty()) status = runtime.status(runtime.cudaDeviceGetAttribute(&blocks, cudaDevAttrMultiProcessorCount, 0));
+  if (status.empty())
+    status = runtime.status(runtime.cudaDeviceGetAttribute(&blocks, cudaDevAttrMultiProcessorCount, 0));
   if (!status.empty()) return status;
   int steps = PEAK_STEPS;
   float* nowhere = nullptr;
@@ -100,8 +101,8 @@ Status time_products(const Runtime& runtime, const char* kernels, double* second
   Events events(runtime);
   constexpr int kTimes = 12;
   for (int i = 0; i <= kTimes; i++) {
-    status = runtime.status(
-        launch(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(PEAK_THREADS), arguments, 0, runtime.stream()));
+    status = runtime.status(launch(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(PEAK_THREADS), arguments,
+                                   0, runtime.stream()));
     if (status.empty()) status = events.record();
     if (!status.empty()) return status;
   }

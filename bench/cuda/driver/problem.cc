@@ -51,14 +51,14 @@ Status make_problem(Backend& backend, const driver_shape& shape, const uint16_t*
       if (!status.empty()) return status;
     }
   }
-  return poison(backend, problem);
+  return poison(backend, *problem);
 }
 
-Status poison(Backend& backend, Problem* problem) {
-  const Tensors& first = problem->sets.front();
-  const std::vector<uint8_t> nan(std::max(first.out.bytes(), first.lse.bytes()), 0xff);
-  for (const Tensors& set : problem->sets) {
+Status poison(Backend& backend, const Problem& problem) {
+  std::vector<uint8_t> nan;
+  for (const Tensors& set : problem.sets) {
     for (const Memory* memory : {&set.out, &set.lse}) {
+      nan.resize(memory->bytes(), 0xff);
       const Status status = backend.copy(memory->data(), nan.data(), memory->bytes());
       if (!status.empty()) return status;
     }

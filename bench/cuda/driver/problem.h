@@ -20,6 +20,6 @@ struct Problem {
 // Allocates and fills the tensors, see driver_problem().
 Status make_problem(Backend& backend, const driver_shape& shape, const uint16_t* block, int64_t count,
                     Problem* problem);
-Status poison(Backend& backend, Problem* problem);
+Status poison(Backend& backend, const Problem& problem);
 
 }  // namespace bench

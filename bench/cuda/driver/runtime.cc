@@ -24,7 +24,8 @@ Status Events::record() {
 }
 
 Status Events::elapsed(std::vector<double>* milliseconds) {
-  if (Status status = runtime_.status(runtime_.cudaStreamSynchronize(runtime_.stream())); !status.empty()) return status;
+  if (Status status = runtime_.status(runtime_.cudaStreamSynchronize(runtime_.stream())); !status.empty())
+    return status;
   for (size_t i = 1; i < events_.size(); i++) {
     float time = 0;
     Status status = runtime_.status(runtime_.cudaEventElapsedTime(&time, events_[i - 1], events_[i]));

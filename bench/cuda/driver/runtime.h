@@ -9,22 +9,22 @@
 
 namespace bench {
 
-#define BENCH_RUNTIME_FUNCTIONS(DO)                                                                           \
-  DO(cudaSetDevice)                                                                                           \
-  DO(cudaGetErrorString)                                                                                      \
-  DO(cudaDeviceGetAttribute)                                                                                  \
-  DO(cudaMemcpyAsync)                                                                                         \
-  DO(cudaStreamCreateWithFlags)                                                                               \
-  DO(cudaStreamSynchronize)                                                                                   \
-  DO(cudaStreamBeginCapture)                                                                                  \
-  DO(cudaStreamEndCapture)                                                                                    \
-  DO(cudaGraphInstantiate)                                                                                    \
-  DO(cudaGraphLaunch)                                                                                         \
-  DO(cudaGraphDestroy)                                                                                        \
-  DO(cudaGraphExecDestroy)                                                                                    \
-  DO(cudaEventCreate)                                                                                         \
-  DO(cudaEventRecord)                                                                                         \
-  DO(cudaEventElapsedTime)                                                                                    \
+#define BENCH_RUNTIME_FUNCTIONS(DO) \
+  DO(cudaSetDevice)                 \
+  DO(cudaGetErrorString)            \
+  DO(cudaDeviceGetAttribute)        \
+  DO(cudaMemcpyAsync)               \
+  DO(cudaStreamCreateWithFlags)     \
+  DO(cudaStreamSynchronize)         \
+  DO(cudaStreamBeginCapture)        \
+  DO(cudaStreamEndCapture)          \
+  DO(cudaGraphInstantiate)          \
+  DO(cudaGraphLaunch)               \
+  DO(cudaGraphDestroy)              \
+  DO(cudaGraphExecDestroy)          \
+  DO(cudaEventCreate)               \
+  DO(cudaEventRecord)               \
+  DO(cudaEventElapsedTime)          \
   DO(cudaEventDestroy)
 
 class Runtime {
