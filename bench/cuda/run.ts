@@ -91,8 +91,16 @@ export async function runCase(
       absent.push({ contestant: name, fault: sentence(error) });
     }
   };
-  driver.problem(test, block.bits, sets, runs);
-  for (const name of DRIVER_CONTESTANTS) await enter(name, () => driverEntrant(driver, name, test, runs));
+  let present = false;
+  try {
+    driver.problem(test, block.bits, sets, runs);
+    present = true;
+  } catch (error) {
+    for (const contestant of DRIVER_CONTESTANTS) absent.push({ contestant, fault: sentence(error) });
+  }
+  for (const name of present ? DRIVER_CONTESTANTS : []) {
+    await enter(name, () => driverEntrant(driver, name, test, runs));
+  }
   if (torch) await enter('pytorch', () => torch.entrant(test, block, sets, runs));
 
   const right: Entrant[] = [];

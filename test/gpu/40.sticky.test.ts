@@ -4,7 +4,7 @@
 import { AttentionError, attention, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { device, real } from './device';
-import { Driver } from './driver';
+import { driver, driverStatus, loadKernel, useDriver } from './driver';
 
 const TRAP = `.version 8.0
 .target sm_80
@@ -21,8 +21,9 @@ describe.skipIf(!real)('after a fault of the device', () => {
   it('says the cause, at every later call, and the CPU goes on', async () => {
     const there = make(device);
     await attention(there, there, there).out.read();
-    const driver = new Driver();
-    expect(driver.run(TRAP, 'trap_kernel')).not.toBe(0);
+    useDriver();
+    driver('cuLaunchKernel', loadKernel(TRAP, 'trap_kernel').kernel, 1, 1, 1, 1, 1, 1, 0, null, null, null);
+    expect(driverStatus('cuCtxSynchronize')).not.toBe(0);
 
     const failing = async () => attention(there, there, there).out.read();
     const errors: unknown[] = [];

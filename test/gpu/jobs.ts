@@ -16,6 +16,7 @@ export interface Job {
 export const PART_S = 460;
 
 const TEST_LIMIT_S = 150;
+const PROBE_LIMIT_S = 60; // one instruction at a time
 const LIMITS: { [file: string]: number } = {
   'gpu/10.large.test.ts': PART_S,
   'gpu/20.soak.test.ts': 200,
@@ -32,7 +33,7 @@ export function jobsOf(files: readonly string[]): Job[] {
   const jobs: Job[] = files.map((file) => ({
     name: file,
     bundle: bundleName(file),
-    limitS: LIMITS[file] ?? TEST_LIMIT_S,
+    limitS: LIMITS[file] ?? (file.startsWith('ptx/') ? PROBE_LIMIT_S : TEST_LIMIT_S),
   }));
   for (const [sanitizer, limitS] of Object.entries(SANITIZERS) as [keyof typeof SANITIZERS, number][]) {
     jobs.push({ name: `${sanitizer} ${SANITIZED}`, bundle: bundleName(SANITIZED), limitS, sanitizer });
@@ -40,17 +41,17 @@ export function jobsOf(files: readonly string[]): Job[] {
   return jobs;
 }
 
-/** Jobs in their order, in as many parts as their limits need. */
+/** Jobs, each in the first part that has room for its limit. */
 export function partsOf(jobs: readonly Job[]): Job[][] {
-  const parts: Job[][] = [];
-  let left = 0;
+  const parts: { jobs: Job[]; left: number }[] = [];
   for (const job of jobs) {
-    if (job.limitS > left) {
-      parts.push([]);
-      left = PART_S;
+    let part = parts.find(({ left }) => left >= job.limitS);
+    if (!part) {
+      part = { jobs: [], left: PART_S };
+      parts.push(part);
     }
-    parts.at(-1)!.push(job);
-    left -= job.limitS;
+    part.jobs.push(job);
+    part.left -= job.limitS;
   }
-  return parts;
+  return parts.map(({ jobs }) => jobs);
 }

@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
-import { type BuildOptions, build } from 'esbuild';
+import { type BuildOptions, build, type Plugin } from 'esbuild';
 import { buildCudaBench } from '../../bench/cuda/build';
 import { bundleName } from './jobs';
 
@@ -39,15 +39,23 @@ async function main(): Promise<void> {
     throw new Error(`${target} is larger than the ${MOST_BYTES / 2 ** 20} MiB that can be carried`);
 }
 
+/** Tests of single PTX instructions: test/ptx/10 to 46, but for those of the interpreter's schedules. */
+const isProbe = (file: string): boolean => /^ptx\/(1|2[0-7]|3|4)/.test(file);
+
 /** Test files, below test/, in the order of their names. */
 function testFiles(): string[] {
-  return ['cuda', 'gpu']
+  return ['cuda', 'gpu', 'ptx']
     .flatMap((folder) =>
       (existsSync(join(root, 'test', folder)) ? readdirSync(join(root, 'test', folder)) : []).map(
         (name) => `${folder}/${name}`,
       ),
     )
-    .filter((file) => file.endsWith('.test.ts') && !readFileSync(join(root, 'test', file), 'utf8').includes(NOT_HERE))
+    .filter(
+      (file) =>
+        file.endsWith('.test.ts') &&
+        (!file.startsWith('ptx') || isProbe(file)) &&
+        !readFileSync(join(root, 'test', file), 'utf8').includes(NOT_HERE),
+    )
     .sort();
 }
 
@@ -61,6 +69,12 @@ const common: BuildOptions = {
   absWorkingDir: root,
 };
 
+/** Puts the device in the place of the interpreter. */
+const replaying: Plugin = {
+  name: 'replay',
+  setup: ({ onResolve }) => onResolve({ filter: /\/interpreter$/ }, () => ({ path: join(root, 'test/gpu/replay.ts') })),
+};
+
 async function bundleTests(): Promise<void> {
   const files = testFiles();
   for (const name of readdirSync(target)) if (name.endsWith('.cjs')) rmSync(join(target, name));
@@ -68,10 +82,11 @@ async function bundleTests(): Promise<void> {
     await build({
       ...common,
       stdin: {
-        contents: `import './${file}'; import { run } from 'vitest'; run();`,
+        contents: `import './${file}'; import { run } from 'vitest'; run({ replay: ${isProbe(file)} });`,
         resolveDir: join(root, 'test'),
       },
       alias: { vitest: join(root, 'test/gpu/runner.ts') },
+      plugins: isProbe(file) ? [replaying] : [],
       outfile: join(target, bundleName(file)),
     });
   }

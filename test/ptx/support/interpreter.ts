@@ -41,6 +41,7 @@ export interface LaunchOptions {
   memory?: Memory[];
 }
 
+export { kernel } from './kernel';
 export { type Asynchrony, SCHEDULES };
 
 export class Ptx {
@@ -148,11 +149,6 @@ export function tensorMap(memory: Memory, options: TensorMapOptions): Uint8Array
   );
   if (status !== 0) throw new Error(text(error));
   return map;
-}
-
-/** A kernel around a body: `.entry test` with the given parameters, for tests of single instructions. */
-export function kernel(parameters: string, body: string, target = 'sm_90a'): string {
-  return `.version 8.5\n.target ${target}\n.address_size 64\n.visible .entry test(${parameters})\n{\n${body}\n}\n`;
 }
 
 function dimensions(given: number[] = []): Uint32Array {
