@@ -11,6 +11,7 @@ export { kernel } from '../ptx/support/kernel';
 
 /** A device has the one that it has. */
 export const SCHEDULES = [{}];
+export const EITHER_WAY = [{}];
 
 const ALIGNMENT = 1024;
 const DYNAMIC_SHARED_ATTRIBUTE = 8;

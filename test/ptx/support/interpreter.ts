@@ -3,7 +3,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import koffi from 'koffi';
-import { type Asynchrony, asynchronyNumber, SCHEDULES } from './schedules';
+import { type Asynchrony, asynchronyNumber, EITHER_WAY, SCHEDULES } from './schedules';
 
 const LIBRARY = join(__dirname, '../../../build/ptx/libptx_interpreter.so');
 if (!existsSync(LIBRARY)) throw new Error(`${LIBRARY} is missing; run "npm run test:ptx", which builds it.`);
@@ -42,7 +42,7 @@ export interface LaunchOptions {
 }
 
 export { kernel } from './kernel';
-export { type Asynchrony, SCHEDULES };
+export { type Asynchrony, EITHER_WAY, SCHEDULES };
 
 export class Ptx {
   readonly #module: unknown;
