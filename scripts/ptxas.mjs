@@ -44,7 +44,9 @@ export function refusals(source, logs) {
     const spilling = kernels.filter(({ spills }) => spills > most);
     return [
       ...(architecture === '90a' ? messages.map((line) => `ptxas: ${line.trim()}`) : []),
-      ...spilling.map(({ name, spills }) => `${name} spills ${spills} bytes on sm_${architecture}; ${most} are allowed`),
+      ...spilling.map(
+        ({ name, spills }) => `${name} spills ${spills} bytes on sm_${architecture}; ${most} are allowed`,
+      ),
     ];
   });
 }

@@ -4,7 +4,8 @@ import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileS
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { check, checkAll, disassembler, readLog, readPtx, readSass, violations } from './gates';
+import { readLog } from '../../scripts/ptxas.mjs';
+import { check, checkAll, disassembler, readPtx, readSass, violations } from './gates';
 
 const BUILD = join(__dirname, '../../build/ptx');
 const GATES = join(BUILD, 'gates');

@@ -5,6 +5,7 @@ import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { Command } from 'commander';
+import { type Log, readLog } from '../../scripts/ptxas.mjs';
 
 const ROOT = join(__dirname, '../..');
 const DISASSEMBLER = 'nvidia-cuda-nvdisasm==13.5.37'; // on PyPI
@@ -21,35 +22,11 @@ const COUNTED = [
   { ptx: /\bcp\.async\.c[ag]\.shared/g, sass: /^LDGSTS$/, claimed: 'cp.async', made: 'LDGSTS' },
 ];
 
-export interface Log {
-  kernels: { name: string; registers: number; spills: number }[];
-  messages: string[];
-}
-
 /** A kernel and how often it has each counted instruction. */
 export interface Counts {
   name: string;
   threads?: number;
   counts: number[];
-}
-
-/** What ptxas -v says of each kernel: registers and bytes of spills; and its messages on wgmma and setmaxnreg. */
-export function readLog(text: string): Log {
-  const kernels: Log['kernels'] = [];
-  let kernel: Log['kernels'][number] | undefined;
-  for (const line of text.split('\n')) {
-    const [, entry] = /Compiling entry function '([^']+)'/.exec(line) ?? [];
-    if (entry) {
-      kernel = { name: entry, registers: 0, spills: 0 };
-      kernels.push(kernel);
-    }
-    const [, stores, loads] = /(\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line) ?? [];
-    if (stores && kernel) kernel.spills = Math.max(kernel.spills, Number(stores) + Number(loads));
-    const [, registers] = /Used (\d+) registers/.exec(line) ?? [];
-    if (registers && kernel) kernel.registers = Number(registers);
-  }
-  const messages = text.split('\n').filter((line) => /\(C75\d\d\)/.test(line));
-  return { kernels, messages };
 }
 
 /** Of each kernel of a PTX text: the threads of its launch bounds, and how often it has each counted instruction. */
