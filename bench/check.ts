@@ -48,14 +48,23 @@ function faultOf(output: ArrayLike<number>, rows: readonly Row[], { queries, hea
   const odd = Array.prototype.findIndex.call(output, (value) => !Number.isFinite(value));
   if (odd !== -1) return `element ${odd} of all is ${output[odd]}`;
   for (const { query, head, out, tolerance } of rows) {
-    for (let c = 0; c < headDim; c++) {
-      const value = output[(query * HEADS + head) * headDim + c];
-      if (Math.abs(value! - out[c]!) <= tolerance) continue;
-      return (
-        `query ${query}, head ${head}, element ${c} is ${value}; ` +
-        `it must be within ${tolerance.toExponential(1)} of ${out[c]!.toPrecision(9)}`
-      );
-    }
+    const fault = faultOfRow(output, (query * HEADS + head) * headDim, out, tolerance);
+    if (fault !== undefined) return `query ${query}, head ${head}, ${fault}`;
+  }
+  return undefined;
+}
+
+/** What is wrong with the elements from `at` on. */
+export function faultOfRow(
+  output: ArrayLike<number>,
+  at: number,
+  expected: ArrayLike<number>,
+  tolerance: number,
+): string | undefined {
+  for (let c = 0; c < expected.length; c++) {
+    const value = output[at + c]!;
+    if (value === expected[c]! || Math.abs(value - expected[c]!) <= tolerance) continue; // infinities too
+    return `element ${c} is ${value}; it must be within ${tolerance.toExponential(1)} of ${expected[c]!.toPrecision(9)}`;
   }
   return undefined;
 }

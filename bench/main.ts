@@ -1,6 +1,6 @@
 // npm run bench: see --help. Measures nothing itself: suite.ts does, in a process for each number of threads.
 
-import { execFileSync, fork } from 'node:child_process';
+import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, release, totalmem, type } from 'node:os';
@@ -8,6 +8,8 @@ import { join } from 'node:path';
 import { Presets, SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError } from 'commander';
 import { allCases, type Case, flopsOf, shareOf } from './cases';
+import { commit } from './commit';
+import { cuda } from './cuda/main';
 import type { Plan } from './measure';
 import { buildPeak, measurePeaks, type Peaks } from './peak';
 import { torchVersion } from './peers/torch';
@@ -23,8 +25,10 @@ interface Options {
   filter?: string;
 }
 
-const FULL: Plan = { rounds: 7, batchMs: 50 };
-const QUICK: Plan = { rounds: 3, batchMs: 20 };
+/** ONNX Runtime's threads spin for 25 ms after their last task, unless told not to. The next contestant waits that out. */
+const SETTLE_MS = 40;
+const FULL: Plan = { rounds: 7, batchMs: 50, settleMs: SETTLE_MS };
+const QUICK: Plan = { rounds: 3, batchMs: 20, settleMs: SETTLE_MS };
 
 const program = new Command('npm run bench --').description('Measures this library against others.');
 
@@ -48,6 +52,7 @@ program
   )
   .action((options: Options) => cpu(options).catch((error: Error) => program.error(`error: ${error.message}`)));
 
+program.addCommand(cuda);
 program.parse();
 
 function threadCounts(text: string): number[] {
@@ -122,17 +127,6 @@ function describe(torch: string | undefined) {
       ...(torch === undefined ? {} : { pytorch: torch }),
     },
   };
-}
-
-/** The commit that is measured, with `+` when files differ from it; undefined outside of a git checkout. */
-function commit(): string | undefined {
-  const git = (...args: string[]) =>
-    execFileSync('git', args, { cwd: __dirname, encoding: 'utf8', stdio: 'pipe' }).trim();
-  try {
-    return git('rev-parse', 'HEAD') + (git('status', '--porcelain') === '' ? '' : '+');
-  } catch {
-    return undefined;
-  }
 }
 
 /** Adds what was measured to `outcomes`. Returns why it ended early, if it did. The first ^C ends the measurement only. */

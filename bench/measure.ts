@@ -6,12 +6,17 @@ import type { Case } from './cases';
 import type { LoadWatch } from './load';
 import { median } from './statistics';
 
-export interface Contestant {
+/** What takes turns. */
+export interface Timed {
+  /** Runs so many times or more, one after the other; the milliseconds of each run, or of a run in each part of them. */
+  run(times: number): Promise<number[]>;
+}
+
+/** Something that computes attention on the CPU; its times are those from call to result. */
+export interface Contestant extends Timed {
   name: string;
   /** What it computes. */
   test: Case;
-  /** Runs so many times, one after the other; the milliseconds of each run from call to result. */
-  run(times: number): Promise<number[]>;
   /** The result of the latest run, [tokens, heads, headDim] in the order of the inputs. */
   output(): Promise<ArrayLike<number>>;
   close(): Promise<void>;
@@ -21,6 +26,8 @@ export interface Plan {
   rounds: number;
   /** How long a batch lasts at least. */
   batchMs: number;
+  /** How long each contestant waits before its turn. */
+  settleMs: number;
 }
 
 export interface Measurement {
@@ -36,9 +43,6 @@ export interface Measurement {
 const MOST_LOAD = 0.06;
 /** Rounds are repeated at most until this many times the wanted number have run. */
 const PATIENCE = 3;
-/** ONNX Runtime's threads spin for 25 ms after their last task, unless told not to. The next contestant waits that out. */
-const SETTLE_MS = 40;
-
 /** Runs `times` runs in this process. */
 export async function timeRuns(times: number, run: () => Promise<void>): Promise<number[]> {
   const elapsed: number[] = [];
@@ -51,8 +55,8 @@ export async function timeRuns(times: number, run: () => Promise<void>): Promise
 }
 
 export async function interleave(
-  contestants: readonly Contestant[],
-  { rounds, batchMs }: Plan,
+  contestants: readonly Timed[],
+  { rounds, batchMs, settleMs }: Plan,
   load: LoadWatch,
 ): Promise<Measurement> {
   const runs: number[] = [];
@@ -66,7 +70,7 @@ export async function interleave(
     load.start();
     for (let turn = 0; turn < contestants.length; turn++) {
       const i = (turn + all.length) % contestants.length;
-      await sleep(SETTLE_MS);
+      await sleep(settleMs);
       if (runs[i]! > 1) await contestants[i]!.run(1); // the caches hold what the one before it used
       times[i] = median(await contestants[i]!.run(runs[i]!));
     }

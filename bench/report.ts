@@ -44,13 +44,15 @@ export function rowOf(outcome: Outcome, peaks: Peaks): Row {
   };
 }
 
-const optional = (format: (value: number) => string) => (value: number | undefined) =>
+export const optional = (format: (value: number) => string) => (value: number | undefined) =>
   value === undefined ? undefined : format(value);
 const ms = optional((value) => value.toPrecision(value < 1000 ? 3 : 4));
-const factor = optional((value) => `${value.toFixed(2)}x`);
-const percent = (digits: number) => optional((value) => `${(100 * value).toFixed(digits)} %`);
+export const factor = optional((value) => `${value.toFixed(2)}x`);
+export const percent = (digits: number) => optional((value) => `${(100 * value).toFixed(digits)} %`);
 
-const columns: [heading: string, cell: (row: Row) => string | undefined][] = [
+export type Column<R> = [heading: string, cell: (row: R) => string | undefined];
+
+const columns: Column<Row>[] = [
   ['case', ({ test }) => test.name],
   ['thr.', ({ threads }) => String(threads)],
   ['ms', ({ times }) => ms(times['node-attention']?.median)],
@@ -69,8 +71,10 @@ const columns: [heading: string, cell: (row: Row) => string | undefined][] = [
   ['', ({ disturbed }) => (disturbed > 0 ? `${disturbed} disturbed` : '')],
 ];
 
+export const table = (rows: readonly Row[]): string => tableOf(columns, rows);
+
 /** A Markdown table, aligned. Columns that no row fills are left out. */
-export function table(rows: readonly Row[]): string {
+export function tableOf<R>(columns: readonly Column<R>[], rows: readonly R[]): string {
   const filled = columns.filter(([, cell]) => rows.some((row) => cell(row)));
   const cells = [filled.map(([heading]) => heading), ...rows.map((row) => filled.map(([, cell]) => cell(row) ?? ''))];
   const widths = filled.map((_, column) => Math.max(...cells.map((line) => line[column]!.length)));

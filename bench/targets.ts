@@ -2,10 +2,10 @@
 
 import type { Row } from './report';
 
-interface Target {
+export interface Target<R> {
   text: string;
   /** The figure to judge, undefined for rows that the target is not about. */
-  figure: (row: Row) => number | undefined;
+  figure: (row: R) => number | undefined;
   /** What the figure must be. */
   atLeast?: number;
   atMost?: number;
@@ -15,7 +15,7 @@ const isDense = ({ test: { kind } }: Row) => kind === 'dense';
 const isCausal = ({ test: { kind } }: Row) => kind === 'causal';
 const sizeOf = ({ test: { keys } }: Row) => keys.reduce((product, extent) => product * extent, 1);
 
-const targets: Target[] = [
+const targets: Target<Row>[] = [
   {
     text: 'float32 dense: 1.25 times ONNX Runtime from S=1024',
     figure: (row) => (isDense(row) && sizeOf(row) >= 1024 ? row.faster.onnxruntime : undefined),
@@ -59,12 +59,19 @@ export interface Verdict {
   worst?: { row: string; figure: number };
 }
 
-export function judge(rows: readonly Row[]): Verdict[] {
+export const judge = (rows: readonly Row[]): Verdict[] =>
+  judgeBy(targets, rows, ({ test, threads }) => `${test.name}, ${threads} thr.`);
+
+export function judgeBy<R extends { disturbed: number }>(
+  targets: readonly Target<R>[],
+  rows: readonly R[],
+  nameOf: (row: R) => string,
+): Verdict[] {
   return targets.map(({ text, figure, atLeast = Number.NEGATIVE_INFINITY, atMost = Number.POSITIVE_INFINITY }) => {
     const judged = rows.flatMap((row) => {
       const value = figure(row);
       if (value === undefined) return [];
-      return [{ row: `${row.test.name}, ${row.threads} thr.`, figure: value, disturbed: row.disturbed > 0 }];
+      return [{ row: nameOf(row), figure: value, disturbed: row.disturbed > 0 }];
     });
     const worst = judged.reduce<(typeof judged)[0] | undefined>((worst, each) => {
       if (!worst) return each;

@@ -48,7 +48,7 @@ function fake(name: string, log: string[] = [], values: ArrayLike<number> = [], 
 }
 
 describe('rounds', () => {
-  const plan = { rounds: 4, batchMs: 3 };
+  const plan = { rounds: 4, batchMs: 3, settleMs: 40 };
   const loads = (...values: number[]) => ({ start() {}, stop: () => values.shift() ?? 0 });
 
   it('lets contestants take turns in a rotating order', async () => {
@@ -68,7 +68,7 @@ describe('rounds', () => {
         return new Array(times).fill(1);
       },
     };
-    await interleave([short], { rounds: 2, batchMs: 3 }, loads());
+    await interleave([short], { rounds: 2, batchMs: 3, settleMs: 0 }, loads());
     expect(runs).toEqual([3, 1, 3, 1, 3]);
   });
 

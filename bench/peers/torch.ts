@@ -24,17 +24,15 @@ export function torchVersion(python: string): string {
   );
 }
 
-export class TorchPeer {
+/** A Python script that answers requests, a line of JSON each, and a folder for what is too large for that. */
+export class PythonPeer {
   readonly #child: ChildProcess;
   readonly #answers: AsyncIterator<string>;
-  readonly #folder = mkdtempSync(join(tmpdir(), 'node-attention-bench-'));
+  readonly folder = mkdtempSync(join(tmpdir(), 'node-attention-bench-'));
 
-  constructor(python: string, threads: number) {
-    this.#child = spawn(python, [join(__dirname, 'torch_peer.py'), String(threads)], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-      env: { ...process.env, OMP_NUM_THREADS: String(threads) },
-    });
-    process.once('exit', () => rmSync(this.#folder, { recursive: true }));
+  constructor(python: string, args: string[], env: NodeJS.ProcessEnv) {
+    this.#child = spawn(python, args, { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, ...env } });
+    process.once('exit', () => rmSync(this.folder, { recursive: true }));
     this.#child.stdin!.on('error', () => {}); // the missing answer says it
     this.#answers = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
   }
@@ -43,12 +41,31 @@ export class TorchPeer {
     return this.#child.pid!;
   }
 
+  async ask(request: object): Promise<Record<string, unknown>> {
+    this.#child.stdin!.write(`${JSON.stringify(request)}\n`);
+    const { value, done } = await this.#answers.next();
+    if (done) throw new Error('PyTorch ended before it answered; its own message is above');
+    return JSON.parse(value);
+  }
+
+  async close(): Promise<void> {
+    this.#child.stdin!.end();
+    if (this.#child.exitCode === null && this.#child.signalCode === null) await once(this.#child, 'exit');
+  }
+}
+
+/** On the CPU. */
+export class TorchPeer extends PythonPeer {
+  constructor(python: string, threads: number) {
+    super(python, [join(__dirname, 'torch_peer.py'), String(threads)], { OMP_NUM_THREADS: String(threads) });
+  }
+
   async contestant(test: Case, inputs: Inputs): Promise<Contestant> {
     const names = ['q', 'k', 'v'] as const;
-    for (const name of names) writeFileSync(join(this.#folder, name), inputs[name]);
-    await this.#ask({
+    for (const name of names) writeFileSync(join(this.folder, name), inputs[name]);
+    await this.ask({
       command: 'load',
-      folder: this.#folder,
+      folder: this.folder,
       dtype: test.dtype,
       is_causal: test.kind === 'causal',
       heads: HEADS,
@@ -56,32 +73,20 @@ export class TorchPeer {
       queries: count(test.queries),
       keys: count(test.keys),
     });
-    for (const name of names) rmSync(join(this.#folder, name));
+    for (const name of names) rmSync(join(this.folder, name));
     return {
       name: 'pytorch',
       test,
-      run: async (times) => (await this.#ask({ command: 'run', times })).elapsed as number[],
+      run: async (times) => (await this.ask({ command: 'run', times })).elapsed as number[],
       output: async () => {
-        const path = join(this.#folder, 'out');
+        const path = join(this.folder, 'out');
         writeFileSync(path, new Float32Array(inputs.q.length));
-        await this.#ask({ command: 'output', path });
+        await this.ask({ command: 'output', path });
         const bytes = readFileSync(path);
         rmSync(path);
         return new Float32Array(bytes.buffer, bytes.byteOffset, inputs.q.length);
       },
       close: async () => {},
     };
-  }
-
-  async close(): Promise<void> {
-    this.#child.stdin!.end();
-    if (this.#child.exitCode === null && this.#child.signalCode === null) await once(this.#child, 'exit');
-  }
-
-  async #ask(request: object): Promise<Record<string, unknown>> {
-    this.#child.stdin!.write(`${JSON.stringify(request)}\n`);
-    const { value, done } = await this.#answers.next();
-    if (done) throw new Error('PyTorch ended before it answered; its own message is above');
-    return JSON.parse(value);
   }
 }

@@ -1,6 +1,6 @@
 // cp.async.bulk and cp.reduce.async.bulk of plain memory, bulk groups, prefetches, and what is refused.
 import { describe, expect, it } from 'vitest';
-import { allocate, kernel, type LaunchOptions, Ptx, SCHEDULES } from './support/interpreter';
+import { allocate, EITHER_WAY, kernel, type LaunchOptions, Ptx, SCHEDULES } from './support/interpreter';
 
 const HEAD = `
   .shared .align 128 .b8 tile[1024]; .shared .align 8 .b8 bar[16];
@@ -239,14 +239,14 @@ describe('reductions into global memory', () => {
     };
     put(given, 0);
     put(old, 16);
-    for (const asynchrony of ['immediate', 'late'] as const) {
+    for (const schedule of EITHER_WAY) {
       const out = run(
         `${copyIn(4)} fence.proxy.async;
          ${[0, 4, 8, 12].map((i) => `ld.global.u32 %r9, [%d0+${16 + i}]; st.global.u32 [%d1+${i}], %r9;`).join('\n')}
          cp.reduce.async.bulk.global.shared::cta.bulk_group.${form} [%d1], [%r1], 16; ${STORED}`,
         input,
         16,
-        { asynchrony },
+        schedule,
       );
       expect([...Array.from(new view(out.slice().buffer))]).toEqual([...expected]);
     }

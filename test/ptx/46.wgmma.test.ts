@@ -1,7 +1,7 @@
 // wgmma: products of matrices whose layouts in shared memory and registers are written here from the specification, for
 // every type, swizzle and majorness; chains, groups, and what is refused.
 import { describe, expect, it } from 'vitest';
-import { type Asynchrony, allocate, kernel, Ptx, SCHEDULES } from './support/interpreter';
+import { type Asynchrony, allocate, EITHER_WAY, kernel, Ptx, SCHEDULES } from './support/interpreter';
 
 type Mode = 'none' | '32' | '64' | '128';
 const MODES: Mode[] = ['none', '32', '64', '128'];
@@ -333,7 +333,7 @@ function check(p: Product): void {
   expect(worst).toBe(0);
 }
 function checkBoth(p: Product): void {
-  for (const asynchrony of ['immediate', 'late'] as const) check({ ...p, schedule: { asynchrony } });
+  for (const schedule of EITHER_WAY) check({ ...p, schedule });
 }
 
 // --- tests

@@ -2,13 +2,21 @@
 // when NODE_ATTENTION_TEST_DEVICE=real. To be imported before node-attention, which looks for its backends when it is
 // loaded.
 
-import { copyFileSync, existsSync, mkdirSync, symlinkSync, unlinkSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, renameSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { asynchronyNumber, SCHEDULES, type Schedule } from '../../ptx/support/schedules';
 
 const root = join(__dirname, '../../..');
 const build = join(root, 'build/ptx');
 const library = join(build, 'cuda/libnode_attention_cuda.so');
+
+/** A package folder with the addon and the stand-in backend, and what a process needs in its environment to use them. */
+const standInPackage = join(build, 'cuda/package');
+export const standInEnvironment: Record<string, string> = {
+  NODE_ATTENTION_PREBUILD: standInPackage,
+  NODE_ATTENTION_STANDIN_PTX: join(build, 'cuda/products'),
+  LD_LIBRARY_PATH: build, // of libcuda.so.1
+};
 
 /** Whether kernels are interpreted here, under a schedule, and their faults reported. */
 export const interpreted = process.env.NODE_ATTENTION_TEST_DEVICE !== 'real';
@@ -23,46 +31,46 @@ export const title = (name: string): string => (missing ? `${name} (skipped: ${m
 /** The schedules to run each case under: one where they mean nothing. */
 export const schedules: Schedule[] = interpreted ? SCHEDULES : SCHEDULES.slice(0, 1);
 
-let standin: ReturnType<typeof import('koffi').load> | undefined;
+/** The stand-in's functions beside those of CUDA, see test/ptx/runtime/standin.h. */
+interface StandIn {
+  schedule(seed: number, asynchrony: number): void;
+  report(): string;
+  reset(): void;
+}
 
-function loadStandIn(): void {
+// The loader looks for the backend beside the addon, and finds a driver by its name once one is loaded.
+function loadStandIn(): StandIn {
   const koffi = require('koffi') as typeof import('koffi');
-  // The loader looks for the backend beside the addon, and finds a driver by its name once one is loaded.
-  const folder = join(build, 'cuda/package');
-  const release = join(folder, 'build/Release');
+  const release = join(standInPackage, 'build/Release');
   mkdirSync(release, { recursive: true });
   place(join(root, 'build/Release/node_attention.node'), join(release, 'node_attention.node'), copyFileSync);
   place(library, join(release, 'libnode_attention_cuda.so'), symlinkSync);
-  process.env.NODE_ATTENTION_PREBUILD = folder;
-  process.env.NODE_ATTENTION_STANDIN_PTX ??= join(build, 'cuda/products');
-  standin = koffi.load(join(build, 'libcuda.so.1')); // driver and runtime
+  process.env.NODE_ATTENTION_PREBUILD = standInPackage;
+  process.env.NODE_ATTENTION_STANDIN_PTX ??= standInEnvironment.NODE_ATTENTION_STANDIN_PTX;
+  const driver = koffi.load(join(build, 'libcuda.so.1'));
+  return {
+    schedule: driver.func('void standin_schedule(uint64_t seed, int asynchrony)'),
+    report: driver.func('const char *standin_last_report()'),
+    reset: driver.func('void standin_reset()'),
+  };
 }
 
+// Renamed into place: another process may be loading what is there.
 function place(from: string, to: string, how: (from: string, to: string) => void): void {
-  try {
-    unlinkSync(to);
-  } catch {
-    // was not there
-  }
-  how(from, to);
+  const made = `${to}-${process.pid}`;
+  how(from, made);
+  renameSync(made, to);
 }
 
-if (interpreted && !missing) loadStandIn();
-
-function control<T extends (...args: never[]) => unknown>(prototype: string): T {
-  if (!standin) throw new Error('there is no stand-in device here');
-  return standin.func(prototype) as unknown as T;
-}
+const standin = interpreted && !missing ? loadStandIn() : undefined;
 
 /** Sets the schedule of later launches; does nothing on a real device. */
 export function schedule({ seed, asynchrony }: Schedule): void {
-  if (!interpreted) return;
-  const set = control<(seed: number, asynchrony: number) => void>('void standin_schedule(uint64_t, int)');
-  set(seed, asynchronyNumber(asynchrony));
+  standin?.schedule(seed, asynchronyNumber(asynchrony));
 }
 
 /** What the interpreter said of the first fault; empty without one. */
-export const lastReport = (): string => control<() => string>('const char *standin_last_report()')();
+export const lastReport = (): string => standin?.report() ?? '';
 
-/** Forgets a sticky error of the stand-in. */
-export const reset = (): void => control<() => void>('void standin_reset()')();
+/** Forgets the sticky errors of the stand-in's devices. */
+export const reset = (): void => standin?.reset();

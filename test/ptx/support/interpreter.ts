@@ -3,7 +3,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import koffi from 'koffi';
-import { type Asynchrony, asynchronyNumber, SCHEDULES } from './schedules';
+import { type Asynchrony, asynchronyNumber, EITHER_WAY, SCHEDULES } from './schedules';
 
 const LIBRARY = join(__dirname, '../../../build/ptx/libptx_interpreter.so');
 if (!existsSync(LIBRARY)) throw new Error(`${LIBRARY} is missing; run "npm run test:ptx", which builds it.`);
@@ -41,7 +41,8 @@ export interface LaunchOptions {
   memory?: Memory[];
 }
 
-export { type Asynchrony, SCHEDULES };
+export { kernel } from './kernel';
+export { type Asynchrony, EITHER_WAY, SCHEDULES };
 
 export class Ptx {
   readonly #module: unknown;
@@ -148,11 +149,6 @@ export function tensorMap(memory: Memory, options: TensorMapOptions): Uint8Array
   );
   if (status !== 0) throw new Error(text(error));
   return map;
-}
-
-/** A kernel around a body: `.entry test` with the given parameters, for tests of single instructions. */
-export function kernel(parameters: string, body: string, target = 'sm_90a'): string {
-  return `.version 8.5\n.target ${target}\n.address_size 64\n.visible .entry test(${parameters})\n{\n${body}\n}\n`;
 }
 
 function dimensions(given: number[] = []): Uint32Array {

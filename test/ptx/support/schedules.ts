@@ -17,5 +17,8 @@ export const SCHEDULES: Schedule[] = [
   ...[6, 7].map((seed) => ({ seed, asynchrony: 'random' as const })),
 ];
 
+/** One with each kind of asynchrony that is not chance, for what must not depend on it either. */
+export const EITHER_WAY: Pick<Schedule, 'asynchrony'>[] = [{ asynchrony: 'immediate' }, { asynchrony: 'late' }];
+
 /** The interpreter's own numbers of them. */
 export const asynchronyNumber = (asynchrony: Asynchrony): number => ({ immediate: 0, late: 1, random: 2 })[asynchrony];

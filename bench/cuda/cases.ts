@@ -1,0 +1,98 @@
+// What is measured on a GPU: bfloat16, 16384 tokens or one sequence, 2048 columns or 64 query heads that share 8 key heads;
+// and decoding, one query against a long cache.
+
+export interface CudaCase {
+  name: string;
+  kind: 'dense' | 'causal' | 'decode';
+  batch: number;
+  heads: number;
+  kvHeads: number;
+  queries: number;
+  keys: number;
+  headDim: number;
+}
+
+export const BYTES = 2;
+const TOKENS = 16384;
+const COLUMNS = 2048;
+const LENGTHS = [512, 1024, 2048, 4096, 8192, 16384, 32768];
+const DECODE_BATCHES = [1, 8, 64];
+const DECODE_KEYS = [8192, 16384, 32768, 65536, 131072];
+
+export function makeCudaCase(kind: CudaCase['kind'], sizes: Omit<CudaCase, 'name' | 'kind'>): CudaCase {
+  const { batch, heads, kvHeads, keys, headDim } = sizes;
+  const name = `bfloat16 ${kind} S=${keys} D=${headDim} H=${heads === kvHeads ? heads : `${heads}/${kvHeads}`} B=${batch}`;
+  return { name, kind, ...sizes };
+}
+
+function prefill(kind: 'dense' | 'causal', length: number, headDim: number, heads: number, kvHeads: number): CudaCase {
+  const batch = Math.max(1, TOKENS / length);
+  return makeCudaCase(kind, { batch, heads, kvHeads, queries: length, keys: length, headDim });
+}
+
+const decode = (batch: number, keys: number): CudaCase =>
+  makeCudaCase('decode', { batch, heads: 64, kvHeads: 8, queries: 1, keys, headDim: 128 });
+
+/** Every case, or (`quick`) a few of each kind. */
+export function allCudaCases(quick: boolean): CudaCase[] {
+  if (quick) {
+    return [
+      prefill('dense', 2048, 128, 16, 16),
+      prefill('causal', 2048, 128, 16, 16),
+      prefill('dense', 8192, 128, 64, 8),
+      prefill('causal', 8192, 128, 64, 8),
+      decode(1, 8192),
+      decode(1, 131072),
+      decode(8, 32768),
+    ];
+  }
+  const cases: CudaCase[] = [];
+  for (const kind of ['dense', 'causal'] as const) {
+    for (const headDim of [64, 128, 256]) {
+      const heads = COLUMNS / headDim;
+      for (const length of LENGTHS) cases.push(prefill(kind, length, headDim, heads, heads));
+    }
+    for (const length of LENGTHS) cases.push(prefill(kind, length, 128, 64, 8));
+  }
+  for (const batch of DECODE_BATCHES) for (const keys of DECODE_KEYS) cases.push(decode(batch, keys));
+  return cases;
+}
+
+/** Floating-point operations: two products, a multiplication and an addition each, for every visible pair. */
+export function cudaFlops({ kind, batch, heads, queries, keys, headDim }: CudaCase): number {
+  const pairs = kind === 'causal' ? (keys * (keys + 1)) / 2 : queries * keys;
+  return 4 * batch * heads * pairs * headDim;
+}
+
+/** The fewest bytes that have to be moved: every input read once, every output written once. */
+export function cudaBytes(test: CudaCase): number {
+  const { batch, heads, queries } = test;
+  const lse = 4 * batch * queries * heads;
+  return setBytes(test) + lse;
+}
+
+/** Bytes of keys and values. */
+export const keyBytes = ({ batch, kvHeads, keys, headDim }: CudaCase): number =>
+  2 * BYTES * batch * keys * kvHeads * headDim;
+
+function setBytes(test: CudaCase): number {
+  const { batch, heads, queries, headDim } = test;
+  return keyBytes(test) + 2 * BYTES * batch * queries * heads * headDim;
+}
+
+/** The caches of GPUs hold less than this by far, so that a run finds nothing of the run before it there. */
+export const ROTATE_BYTES = 512 * 2 ** 20;
+
+/** From here on one set evicts itself, and two would not leave room for the copies of PyTorch. */
+const ALONE_BYTES = 4 * 2 ** 30;
+
+/** How many sets of tensors are used in turn, so that they take so many bytes at least. */
+export function setsOf(test: CudaCase, rotateBytes: number): number {
+  const bytes = setBytes(test);
+  return bytes >= ALONE_BYTES ? 1 : Math.max(2, Math.ceil(rotateBytes / bytes));
+}
+
+/** The i-th of n parts of about equal work. */
+export function partOf<T>(cases: readonly T[], part: number, parts: number): T[] {
+  return cases.filter((_, i) => i % parts === part - 1);
+}

@@ -1,0 +1,6 @@
+// The GPU benchmark alone, for machines that have nothing but what scripts/gpu-pack carried there.
+
+import { Command } from 'commander';
+import { cuda } from './main';
+
+new Command('bench').addCommand(cuda).parse();

@@ -1,0 +1,121 @@
+// Child process of main.ts: what measures, so that a device that fails or a library that crashes takes no results along.
+
+import type { Plan } from '../measure';
+import { allCudaCases, ROTATE_BYTES } from './cases';
+import { Driver } from './driver';
+import { makeBlock } from './inputs';
+import { type JavaScriptPath, measureJavaScript } from './javascript';
+import { type Outcome, runCase, sentence } from './run';
+import { TorchCuda } from './torch';
+
+export interface Task {
+  quick: boolean;
+  /** Names of the cases to run. */
+  cases: string[];
+  plan: Plan;
+  driver: string;
+  backend: string;
+  cudart: string;
+  /** The kernel of the matrix peak. */
+  peak: string;
+  /** The baseline library and cuDNN; or why there is none. */
+  cudnn: { baseline: string; library: string } | string;
+  /** The Python to run PyTorch with, if it is a contestant. */
+  torch?: string;
+  /** Instead of the cases: measures calls from JavaScript, on this device of the addon. */
+  javascript?: string;
+}
+
+/** What is absent could not be measured; `notes` says why. */
+export interface DeviceReport {
+  name: string;
+  instructionSet: string;
+  memoryBytes: number;
+  cudnnVersion?: number;
+  torchVersion?: string;
+  /** Bytes read and written per second by copies on the device, timed by the backend's clock and by CUDA events. */
+  copyRate: number;
+  copyRateByEvents?: number;
+  /** bfloat16 operations per second: of a kernel that does nothing else, and of PyTorch's matrix product. */
+  matrixRate?: number;
+  torchMatrixRate?: number;
+  notes: string[];
+}
+
+export type Message =
+  | { device: DeviceReport }
+  | { begins: string }
+  | { outcome: Outcome }
+  | { javascript: JavaScriptPath }
+  | { unusable: string };
+
+const COPY_BYTES = 2 ** 31;
+
+function report(driver: Driver, task: Task, torch: TorchCuda | undefined): DeviceReport {
+  const notes: string[] = [];
+  const attempt = <T>(what: string, measure: () => T): T | undefined => {
+    try {
+      return measure();
+    } catch (error) {
+      notes.push(`${what}: ${sentence(error)}`);
+      return undefined;
+    }
+  };
+  const device = driver.device();
+  const runtime = attempt('CUDA runtime', () => driver.openRuntime(task.cudart) ?? true);
+  const cudnnVersion = attempt('cuDNN', () => {
+    if (typeof task.cudnn === 'string') throw new Error(task.cudnn);
+    if (!runtime) throw new Error('needs the CUDA runtime');
+    return driver.openCudnn(task.cudnn.baseline, task.cudnn.library);
+  });
+  if (task.torch === undefined) notes.push('PyTorch: not asked for (--torch)');
+  notes.push('CUTLASS: its example times itself alone, on tensors of its own; it cannot take turns and is left out');
+  // A sixteenth of the memory, where it is small.
+  const bytes = Math.min(COPY_BYTES, 2 ** Math.floor(Math.log2(device.memoryBytes / 16)));
+  const copy = driver.copy(bytes, 20);
+  const matrixRate = runtime && attempt('matrix peak', () => driver.matrix(task.peak));
+  return {
+    ...device,
+    cudnnVersion,
+    torchVersion: torch?.version,
+    copyRate: (2 * bytes) / copy.backend,
+    copyRateByEvents: Number.isNaN(copy.events) ? undefined : (2 * bytes) / copy.events,
+    matrixRate: matrixRate || undefined,
+    notes,
+  };
+}
+
+async function main(task: Task): Promise<void> {
+  const send = (message: Message) => new Promise((sent) => process.send!(message, sent));
+  const driver = new Driver(task.driver);
+  try {
+    driver.open(task.backend);
+  } catch (error) {
+    await send({ unusable: sentence(error) });
+    return process.disconnect();
+  }
+  const torch = task.torch === undefined ? undefined : await TorchCuda.start(task.torch);
+  try {
+    const device = report(driver, task, torch);
+    if (torch) device.torchMatrixRate = await torch.matrixRate();
+    await send({ device });
+    if (task.javascript !== undefined) await send({ javascript: await measureJavaScript(task.javascript, task.quick) });
+    const setting = { driver, block: makeBlock(), rotateBytes: ROTATE_BYTES, plan: task.plan, rates: device };
+    for (const test of allCudaCases(task.quick)) {
+      if (!task.cases.includes(test.name)) continue;
+      await send({ begins: test.name });
+      await send({ outcome: await runCase(test, { ...setting, torch }) });
+    }
+  } finally {
+    await torch?.close();
+  }
+  process.disconnect();
+}
+
+process.once('SIGINT', () => process.exit(1)); // main.ts reports what there is
+process.once('message', (task: Task) => {
+  main(task).catch((error: Error) => {
+    console.error(error);
+    process.exit(1);
+  });
+});

