@@ -4,29 +4,36 @@
 #include <cstdint>
 #include <cstring>
 
+// nvcc compiles this for devices too.
+#ifdef __CUDACC__
+#define NA_HOST_DEVICE __host__ __device__
+#else
+#define NA_HOST_DEVICE
+#endif
+
 namespace na {
 
-inline uint32_t float_bits(float value) {
+NA_HOST_DEVICE inline uint32_t float_bits(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   return bits;
 }
 
-inline float bits_float(uint32_t bits) {
+NA_HOST_DEVICE inline float bits_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof(value));
   return value;
 }
 
-inline float bfloat16_to_float(uint16_t half) { return bits_float(static_cast<uint32_t>(half) << 16); }
+NA_HOST_DEVICE inline float bfloat16_to_float(uint16_t half) { return bits_float(static_cast<uint32_t>(half) << 16); }
 
-inline uint16_t float_to_bfloat16(float value) {
+NA_HOST_DEVICE inline uint16_t float_to_bfloat16(float value) {
   const uint32_t bits = float_bits(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40);  // stays NaN
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
-inline float float16_to_float(uint16_t half) {
+NA_HOST_DEVICE inline float float16_to_float(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7fffu;
   if (magnitude >= 0x7c00u) return bits_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
@@ -37,7 +44,7 @@ inline float float16_to_float(uint16_t half) {
   return bits_float(sign | ((magnitude << 13) + 0x38000000u));
 }
 
-inline uint16_t float_to_float16(float value) {
+NA_HOST_DEVICE inline uint16_t float_to_float16(float value) {
   const uint32_t bits = float_bits(value);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;

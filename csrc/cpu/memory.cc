@@ -3,36 +3,28 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <map>
-#include <mutex>
-#include <vector>
 
-#include "core/size_class.h"
+#include "core/pool.h"
 
 namespace na::cpu {
 namespace {
 
-constexpr int64_t kAlignment = 64;
 constexpr int64_t kMapped = int64_t{1} << 21;  // from here on blocks are mapped, aligned to huge pages
 constexpr int64_t kPoolLimit = int64_t{1} << 28;
-
-struct Pool {
-  std::mutex mutex;
-  std::map<int64_t, std::vector<void*>> free;  // by size class
-  int64_t pooled = 0;
-  int64_t used = 0;
-};
 
 Pool& pool() {
   static Pool* const instance = new Pool;  // threads may outlive static destruction
   return *instance;
 }
 
+std::atomic<int64_t> used{0};  // by blocks that are not in the pool
+
 void* fresh(int64_t size) {
-  if (size < kMapped) return aligned_alloc(kAlignment, static_cast<size_t>(size));
+  if (size < kMapped) return aligned_alloc(kBlockAlignment, static_cast<size_t>(size));
   // Ask for more than needed and give back what lies before and behind the aligned block.
   const size_t wanted = static_cast<size_t>(size), slack = static_cast<size_t>(kMapped);
   void* mapped = mmap(nullptr, wanted + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -57,16 +49,6 @@ void give_back(void* data, int64_t size) {
   }
 }
 
-void empty_pool() {
-  Pool& p = pool();
-  std::lock_guard<std::mutex> lock(p.mutex);
-  for (const auto& [size, blocks] : p.free) {
-    for (void* block : blocks) give_back(block, size);
-  }
-  p.free.clear();
-  p.pooled = 0;
-}
-
 }  // namespace
 
 int64_t physical_memory() {
@@ -82,30 +64,20 @@ int64_t physical_memory() {
 
 void* allocate(int64_t bytes, bool zeroed) {
   if (bytes > physical_memory()) return nullptr;
-  const int64_t size = size_class(bytes, kAlignment);
-  Pool& p = pool();
-  void* data = nullptr;
-  {
-    std::lock_guard<std::mutex> lock(p.mutex);
-    const auto found = p.free.find(size);
-    if (found != p.free.end() && !found->second.empty()) {
-      data = found->second.back();
-      found->second.pop_back();
-      p.pooled -= size;
-    } else if (p.used + size > physical_memory()) {
-      return nullptr;  // the system would promise it and kill the process later
-    }
-    p.used += size;
-  }
+  const int64_t size = size_class(bytes);
+  const int64_t now = used.fetch_add(size) + size;
+  void* data = pool().take(size);
   const bool reused = data != nullptr;
-  if (!reused) data = fresh(size);
-  if (!data) {
-    empty_pool();
+  // More than there is, the system would promise and kill the process later.
+  if (!reused && now <= physical_memory()) {
     data = fresh(size);
+    if (!data) {
+      pool().empty(give_back);
+      data = fresh(size);
+    }
   }
   if (!data) {
-    std::lock_guard<std::mutex> lock(p.mutex);
-    p.used -= size;
+    used -= size;
     return nullptr;
   }
   const bool clean = !reused && size >= kMapped;  // fresh mappings are zero
@@ -114,24 +86,11 @@ void* allocate(int64_t bytes, bool zeroed) {
 }
 
 void release(void* data, int64_t bytes) {
-  const int64_t size = size_class(bytes, kAlignment);
-  Pool& p = pool();
-  {
-    std::lock_guard<std::mutex> lock(p.mutex);
-    p.used -= size;
-    if (p.pooled + size <= kPoolLimit) {
-      p.free[size].push_back(data);
-      p.pooled += size;
-      return;
-    }
-  }
-  give_back(data, size);
+  const int64_t size = size_class(bytes);
+  used -= size;
+  if (!pool().put(data, size, kPoolLimit)) give_back(data, size);
 }
 
-int64_t pooled_bytes() {
-  Pool& p = pool();
-  std::lock_guard<std::mutex> lock(p.mutex);
-  return p.pooled;
-}
+int64_t pooled_bytes() { return pool().bytes(); }
 
 }  // namespace na::cpu

@@ -1,6 +1,7 @@
 #include "cuda/attention.h"
 
 #include <algorithm>
+#include <climits>
 
 #include "attention/attention.h"
 #include "copy/copy.h"
@@ -10,275 +11,314 @@ namespace na::cuda {
 namespace {
 
 constexpr int64_t kMostHeadDim = 256;
-constexpr int64_t kAlignment = 256;
+constexpr int64_t kWorkspaceAlignment = 256;
 
-// From so many queries on the rows of a wgmma tile are mostly used. Fewer go to the kernel that packs the heads of a
-// group into a tile and splits its keys among warps.
-constexpr int32_t kManyQueries = 64;
+// A tile of wgmma has 64 rows or more, all of one head; fewer queries are better off where heads are packed together.
+constexpr int64_t kLeastHopperQueries = 64;
 
-// Splitting over keys. A part costs writing and reading a float32 result, so it must have keys worth that much time;
-// and it serves only while there are multiprocessors without a block.
-constexpr int64_t kLeastPartKeys = 512;
-constexpr int64_t kMostParts = 128;
-constexpr int64_t kBlocksPerMultiprocessor = 2;  // of the tiles of few rows, which are the ones that are split
+// Blocks of a multiprocessor that run at the same time.
+constexpr int64_t kResidentSm80 = 2, kResidentSm90 = 1;
 
-Element element_of(int32_t dtype) {
-  switch (dtype) {
-    case NA_FLOAT32: return Element::kFloat32;
-    case NA_FLOAT16: return Element::kFloat16;
-    default: return Element::kBfloat16;
-  }
-}
+// Partial results may take that much memory, and there may be that many.
+constexpr int64_t kMostPartBytes = int64_t{1} << 28, kMostParts = 128;
 
-int64_t tokens_of(const na_tensor& tensor, int32_t heads_axis) {
-  int64_t tokens = 1;
-  for (int32_t axis = 1; axis < heads_axis; axis++) tokens *= tensor.shape[axis];
-  return tokens;
-}
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-na_tensor packed(const na_tensor& tensor, void* data) {
-  na_tensor view = tensor;
-  view.data = data;
-  int64_t stride = 1;
-  for (int32_t axis = tensor.rank - 1; axis >= 0; axis--) {
-    view.stride[axis] = stride;
-    stride *= tensor.shape[axis];
-  }
-  return view;
-}
+// A copy of a tensor whose token axes have no common stride.
+struct Dense {
+  const na_tensor* view;
+  void* data;
+};
 
-// Whether all token axes are evenly spaced, so that kernels can count through them as one.
-bool flat(const na_tensor& tensor) {
-  const int32_t heads_axis = tensor.rank - 2;
-  int64_t expected = 0;
-  bool first = true;
-  for (int32_t axis = heads_axis - 1; axis >= 1; axis--) {
+struct Plan {
+  Problem keys{};   // of the call
+  Problem extra{};  // its `extra` keys, which all queries see; keys is 0 if there are none
+  Element element{};
+  bool tf32 = false, hopper = false, extra_hopper = false;
+  int32_t slots = 0;  // of partial results; 0: none
+  Dense inputs[5];
+  int input_count = 0;
+  Dense out{}, lse{};  // if they are made elsewhere first
+  int64_t workspace_bytes = 0;
+};
+
+// One stride over all token axes. False: there is none.
+bool token_stride(const na_tensor& tensor, int64_t* stride) {
+  int64_t length = 1;
+  *stride = 0;
+  for (int axis = tensor.rank - 3; axis > 0; axis--) {
     if (tensor.shape[axis] == 1) continue;
-    if (!first && tensor.stride[axis] != expected) return false;
-    expected = tensor.stride[axis] * tensor.shape[axis];
-    first = false;
+    if (length == 1) {
+      *stride = tensor.stride[axis];
+    } else if (tensor.stride[axis] != length * *stride) {
+      return false;
+    }
+    length *= tensor.shape[axis];
   }
   return true;
 }
 
-Strides strides_of(const na_tensor& tensor) {
-  const int32_t heads_axis = tensor.rank - 2;
-  int64_t token = 0;
-  for (int32_t axis = heads_axis - 1; axis >= 1; axis--) {
-    if (tensor.shape[axis] == 1) continue;
-    token = tensor.stride[axis];
-    break;
-  }
-  return {tensor.stride[0], token, tensor.stride[heads_axis]};
+int64_t token_count(const na_tensor& tensor) {
+  int64_t count = 1;
+  for (int axis = 1; axis < tensor.rank - 2; axis++) count *= tensor.shape[axis];
+  return count;
 }
 
-int64_t bytes_of(const na_tensor& tensor) {
-  int64_t bytes = dtype_size(tensor.dtype);
-  for (int32_t axis = 0; axis < tensor.rank; axis++) bytes *= tensor.shape[axis];
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
-
-// How far a window reaches; distances beyond every sequence are no limit.
-int32_t reach(int64_t distance) {
-  return distance < 0 || distance >= (int64_t{1} << 30) ? kUnlimited : static_cast<int32_t>(distance);
-}
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Everything that a call needs, worked out from its shapes alone: the same at its check and at its launch.
-class Plan {
- public:
-  Plan(const Device& device, const na_attention& a) : device_(device), call_(a), element_(element_of(a.q->dtype)) {
-    describe();
-    split();
-  }
-
-  int64_t workspace_bytes() const { return used_; }
-
-  cudaError_t run(cudaStream_t stream) {
-    if (problem_.batch == 0 || problem_.queries == 0) return cudaSuccess;
-    cudaError_t status = cudaSuccess;
-    for (int i = 0; i < inputs_ && status == cudaSuccess; i++) status = copy(*input_[i].from, input_[i].to, stream);
-    if (status == cudaSuccess) status = run_keys(problem_, stream);
-    if (status == cudaSuccess && call_.extra_k) status = run_keys(extra(), stream);
-    if (status == cudaSuccess && slots_ > 0) status = combine(problem_, element_, slots_, stream);
-    if (status == cudaSuccess && scattered_) status = copy(out_, *call_.out, stream);
-    return status;
-  }
-
- private:
-  struct Gathered {
-    const na_tensor* from;
-    na_tensor to;
-  };
-
-  char* take(int64_t bytes) {
-    // An address, not a place, while there is no workspace yet.
-    char* piece = reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(call_.workspace) + static_cast<uintptr_t>(used_));
-    used_ += ceil_div(bytes, kAlignment) * kAlignment;
-    return piece;
-  }
-
-  // The tensor itself, or a contiguous place for it in the workspace.
-  na_tensor flattened(const na_tensor& tensor, bool input) {
-    if (flat(tensor)) return tensor;
-    const na_tensor place = packed(tensor, take(bytes_of(tensor)));
-    if (input) input_[inputs_++] = {&tensor, place};
-    return place;
-  }
-
-  void describe() {
-    Problem& p = problem_;
-    const na_tensor &q = *call_.q, &k = *call_.k, &v = *call_.v;
-    const na_tensor q_view = flattened(q, true), k_view = flattened(k, true), v_view = flattened(v, true);
-    out_ = flattened(*call_.out, false);
-    scattered_ = out_.data != call_.out->data;
-    p.q = q_view.data;
-    p.k = k_view.data;
-    p.v = v_view.data;
-    p.out = out_.data;
-    p.lse = static_cast<float*>(call_.lse->data);
-    p.q_strides = strides_of(q_view);
-    p.k_strides = strides_of(k_view);
-    p.v_strides = strides_of(v_view);
-    p.out_strides = strides_of(out_);
-    p.batch = static_cast<int32_t>(q.shape[0]);
-    p.heads = static_cast<int32_t>(q.shape[q.rank - 2]);
-    p.kv_heads = static_cast<int32_t>(k.shape[k.rank - 2]);
-    p.queries = static_cast<int32_t>(tokens_of(q, q.rank - 2));
-    p.keys = static_cast<int32_t>(tokens_of(k, k.rank - 2));
-    p.head_dim = static_cast<int32_t>(q.shape[q.rank - 1]);
-    p.value_dim = static_cast<int32_t>(v.shape[v.rank - 1]);
-    p.left = p.right = kUnlimited;
-    for (int32_t i = 0; i < call_.mask_count; i++) {
-      p.left = std::min(p.left, reach(call_.masks[i].left));
-      p.right = std::min(p.right, reach(call_.masks[i].right));
+Status check_call(const na_attention& call) {
+  for (const na_tensor* tensor : {call.q, call.v}) {
+    const int64_t head_dim = tensor->shape[tensor->rank - 1];
+    if (head_dim > kMostHeadDim) {
+      return error(NA_ERR_SHAPE, "headDim of %s is %lld; CUDA takes 1 to %lld, device 'cpu' more",
+                   tensor == call.q ? "q" : "v", static_cast<long long>(head_dim),
+                   static_cast<long long>(kMostHeadDim));
     }
+  }
+  for (int32_t i = 0; i < call.mask_count; i++) {
+    if (call.masks[i].kind != NA_MASK_WINDOW) {
+      return error(NA_ERR_OPTION, "neighborhood masks do not run on CUDA yet: use device 'cpu'");
+    }
+  }
+  for (int32_t i = 0; i < call.bias_count; i++) {
+    if (call.biases[i].kind != NA_BIAS_DENSE) return error(NA_ERR_OPTION, "this bias does not run on CUDA yet");
+  }
+  if (call.bias_count > kMostBiases) {
+    return error(NA_ERR_OPTION, "%d biases; CUDA takes at most %d: add them up beforehand", call.bias_count,
+                 kMostBiases);
+  }
+  return {};
+}
+
+class Planner {
+ public:
+  Planner(const Device& device, const na_attention& call) : device_(device), call_(call) {}
+
+  Status make(Plan* plan) {
+    plan_ = plan;
+    NA_TRY(check_call(call_));
+    const na_tensor &q = *call_.q, &k = *call_.k;
+    const int64_t heads = q.shape[q.rank - 2], rows = q.shape[0] * token_count(q) * heads;
+    if (rows == 0) return {};
+    if (rows > INT32_MAX) {
+      return error(NA_ERR_SHAPE, "q has %lld rows (batch times tokens times heads); CUDA takes fewer than 2^31",
+                   static_cast<long long>(rows));
+    }
+    switch (q.dtype) {
+      case NA_FLOAT32: plan->element = Element::kFloat32; break;
+      case NA_FLOAT16: plan->element = Element::kFloat16; break;
+      default: plan->element = Element::kBfloat16;
+    }
+    plan->tf32 = call_.tf32 != 0;
+
+    Problem& p = plan->keys;
+    p.batch = static_cast<int32_t>(q.shape[0]);
+    p.heads = static_cast<int32_t>(heads);
+    p.kv_heads = static_cast<int32_t>(k.shape[k.rank - 2]);
+    p.queries = static_cast<int32_t>(token_count(q));
+    p.keys = static_cast<int32_t>(token_count(k));
+    p.head_dim = static_cast<int32_t>(q.shape[q.rank - 1]);
+    p.value_dim = static_cast<int32_t>(call_.v->shape[call_.v->rank - 1]);
     p.scale = call_.scale;
     p.softcap = call_.softcap;
+    p.q = input(q, &p.q_strides);
+    p.k = input(k, &p.k_strides);
+    p.v = input(*call_.v, &p.v_strides);
+    p.out = output(*call_.out, &p.out_strides);
+    p.lse = static_cast<float*>(lse());
+    p.left = p.right = kUnlimited;
+
+    const bool extra = call_.extra_k && token_count(*call_.extra_k) > 0;
+    if (extra) {
+      plan->extra = p;
+      plan->extra.keys = static_cast<int32_t>(token_count(*call_.extra_k));
+      plan->extra.k = input(*call_.extra_k, &plan->extra.k_strides);
+      plan->extra.v = input(*call_.extra_v, &plan->extra.v_strides);
+      plan->extra_hopper = hopper(plan->extra);
+    }
+    add_masks(&p);
+    add_biases(&p);
+    add_sequences(&p);
     if (call_.sinks) {
       p.sinks = static_cast<const float*>(call_.sinks->data);
       p.sink_stride = call_.sinks->stride[0];
     }
-    p.bias_count = call_.bias_count;
+    plan->hopper = hopper(p);
+    const int64_t parts = choose_parts(p, plan->hopper, extra);
+    if (parts > 1 || extra) add_parts(static_cast<int32_t>(parts), extra);
+    return {};
+  }
+
+ private:
+  void* take(int64_t bytes) {
+    void* const at = reinterpret_cast<void*>(reinterpret_cast<intptr_t>(call_.workspace) + plan_->workspace_bytes);
+    plan_->workspace_bytes += ceil_div(bytes, kWorkspaceAlignment) * kWorkspaceAlignment;
+    return at;
+  }
+
+  void* take_dense(const na_tensor& view, Strides* strides) {
+    const int64_t head = view.shape[view.rank - 1], token = head * view.shape[view.rank - 2];
+    *strides = {token * token_count(view), token, head};
+    return take(element_count(view) * dtype_size(view.dtype));
+  }
+
+  static bool strides_of(const na_tensor& view, Strides* strides) {
+    strides->batch = view.stride[0];
+    strides->head = view.stride[view.rank - 2];
+    return token_stride(view, &strides->token);
+  }
+
+  const void* input(const na_tensor& view, Strides* strides) {
+    if (strides_of(view, strides)) return view.data;
+    void* const data = take_dense(view, strides);
+    plan_->inputs[plan_->input_count++] = {&view, data};
+    return data;
+  }
+
+  void* output(const na_tensor& view, Strides* strides) {
+    if (strides_of(view, strides)) return view.data;
+    plan_->out = {&view, take_dense(view, strides)};
+    return plan_->out.data;
+  }
+
+  void* lse() {
+    const na_tensor& view = *call_.lse;
+    if (StridedCopy(view, dense_view(view, view.dtype, nullptr)).source_dense()) return view.data;
+    plan_->lse = {&view, take(element_count(view) * dtype_size(view.dtype))};
+    return plan_->lse.data;
+  }
+
+  // Windows are intersected: one is left.
+  void add_masks(Problem* p) const {
+    const auto narrow = [](int32_t* side, int64_t reach) {
+      if (reach >= 0) *side = static_cast<int32_t>(std::min<int64_t>(*side, reach));
+    };
+    for (int32_t i = 0; i < call_.mask_count; i++) {
+      narrow(&p->left, call_.masks[i].left);
+      narrow(&p->right, call_.masks[i].right);
+    }
+  }
+
+  void add_biases(Problem* p) const {
+    p->bias_count = call_.bias_count;
     for (int32_t i = 0; i < call_.bias_count; i++) {
       const na_tensor& bias = *call_.biases[i].tensor;
-      p.biases[i] = {static_cast<const float*>(bias.data), bias.stride[0], bias.stride[1], bias.stride[2],
-                     bias.stride[3]};
-    }
-    if (call_.cu_q) {
-      p.cu_q = static_cast<const int32_t*>(call_.cu_q->data);
-      p.cu_k = static_cast<const int32_t*>(call_.cu_k->data);
-      p.cu_q_stride = call_.cu_q->stride[0];
-      p.cu_k_stride = call_.cu_k->stride[0];
-      p.sequences = static_cast<int32_t>(call_.cu_q->shape[0]) - 1;
+      p->biases[i] = {static_cast<const float*>(bias.data), bias.stride[0], bias.stride[1], bias.stride[2],
+                      bias.stride[3]};
     }
   }
 
-  // Extra keys are a problem of their own, whose result is one more part: no mask, no bias, and every query sees them
-  // whatever its sequence.
-  Problem extra() const {
-    Problem p = problem_;
-    p.k = call_.extra_k->data;
-    p.v = call_.extra_v->data;
-    p.k_strides = strides_of(*call_.extra_k);
-    p.v_strides = strides_of(*call_.extra_v);
-    p.keys = static_cast<int32_t>(call_.extra_k->shape[1]);
-    p.left = p.right = kUnlimited;
-    p.bias_count = 0;
-    p.cu_q = p.cu_k = nullptr;
-    p.sequences = 0;
-    p.parts = 1;
-    p.first_slot = problem_.parts;
-    return p;
+  void add_sequences(Problem* p) const {
+    if (!call_.cu_q) return;
+    p->cu_q = static_cast<const int32_t*>(call_.cu_q->data);
+    p->cu_k = static_cast<const int32_t*>(call_.cu_k->data);
+    p->cu_q_stride = call_.cu_q->stride[0];
+    p->cu_k_stride = call_.cu_k->stride[0];
+    p->sequences = static_cast<int32_t>(call_.cu_q->shape[0] - 1);
   }
 
-  bool takes_wgmma(const Problem& problem) const {
-    return device_.properties.major == 9 && problem.queries >= kManyQueries && attention_sm90_takes(problem, element_);
+  // Of a sequence; of packed ones the average, since their lengths are not known to the host.
+  static int64_t typical(const Problem& p, int64_t tokens) {
+    return std::max<int64_t>(p.cu_q && p.sequences > 0 ? ceil_div(tokens, p.sequences) : tokens, 1);
   }
 
-  // How many parts the keys are shared out to: as many as it takes to give every multiprocessor its blocks, but none
-  // when the query tiles do that by themselves. Of ragged batches nothing is known but the sums of lengths, so they are
-  // taken as equally long.
-  int32_t parts() const {
-    const Problem& p = problem_;
-    const TileShape tile = attention_sm80_tile(p, element_);
-    const int64_t group = p.heads / p.kv_heads, sequences = p.cu_q ? std::max(p.sequences, 1) : 1;
-    const int64_t queries = ceil_div(p.queries, sequences);
-    const int64_t blocks = p.batch * sequences * p.kv_heads * ceil_div(queries * group, tile.rows);
-    const int64_t room = device_.properties.multiProcessorCount * kBlocksPerMultiprocessor;
-    int64_t keys = ceil_div(p.keys, sequences);
+  bool hopper(const Problem& p) const {
+    return device_.major == 9 && plan_->element != Element::kFloat32 && p.keys > 0 &&
+           typical(p, p.queries) >= kLeastHopperQueries && attention_sm90_takes(p, plan_->element);
+  }
+
+  // How many parts of the keys a call is made of.
+  //
+  // Blocks work at tiles of rows, and walk through T key tiles each. With B blocks on R places (multiprocessors times
+  // the blocks that one runs at a time), p parts take ceil(B p / R) rounds of ceil(T / p) key tiles, and one more for
+  // beginning and end; to put parts together takes as long as two tiles, and as one more for every sixteen parts. The p
+  // with the lowest sum is chosen, and of several the lowest. Decoding one token with 8 key heads on 132
+  // multiprocessors, T = 128: B = 8, R = 264; one part takes 129, 32 parts take 4 + 1 + 4 = 9.
+  int64_t choose_parts(const Problem& p, bool hopper, bool combined) const {
+    const TileShape tile = hopper ? attention_sm90_tile(p) : attention_sm80_tile(p, plan_->element);
+    const int64_t queries = typical(p, p.queries), group = p.heads / p.kv_heads;
+    const int64_t packed = hopper ? 1 : std::clamp<int64_t>(tile.rows / queries, 1, group);
+    const int64_t tiles =
+        p.cu_q ? int64_t{p.sequences} * ceil_div(queries, tile.rows / packed) : ceil_div(queries, tile.rows / packed);
+    const int64_t blocks = p.batch * p.kv_heads * ceil_div(group, packed) * std::max<int64_t>(tiles, 1);
+    const int64_t places = device_.multiprocessors * (hopper ? kResidentSm90 : kResidentSm80);
+    // Keys that the rows of a tile see.
+    int64_t keys = typical(p, p.keys);
     if (p.left != kUnlimited && p.right != kUnlimited) {
-      keys = std::min<int64_t>(keys, int64_t{p.left} + p.right + queries);
+      keys = std::min(keys, int64_t{p.left} + p.right + std::min<int64_t>(queries, tile.rows / packed));
     }
-    const int64_t most = std::min(kMostParts, keys / std::max<int64_t>(kLeastPartKeys, tile.keys));
-    return static_cast<int32_t>(std::max<int64_t>(1, std::min(room / std::max<int64_t>(blocks, 1), most)));
+    const int64_t key_tiles = std::max<int64_t>(ceil_div(keys, tile.keys), 1);
+    const int64_t part_bytes = int64_t{p.batch} * p.queries * p.heads * (p.value_dim + 1) * 4;
+    const int64_t most = std::min({key_tiles, kMostParts, std::max<int64_t>(kMostPartBytes / part_bytes, 1)});
+    int64_t best = 1, best_cost = INT64_MAX;
+    for (int64_t parts = 1; parts <= most; parts++) {
+      const int64_t together = parts > 1 || combined ? 2 + parts / 16 : 0;
+      const int64_t cost = ceil_div(blocks * parts, places) * (ceil_div(key_tiles, parts) + 1) + together;
+      if (cost < best_cost) {
+        best = parts;
+        best_cost = cost;
+      }
+    }
+    return best;
   }
 
-  void split() {
-    Problem& p = problem_;
-    if (p.batch == 0 || p.queries == 0) return;
-    const int32_t count = takes_wgmma(p) ? 1 : parts();
-    if (count == 1 && !call_.extra_k) return;
-    p.parts = count;
-    slots_ = count + (call_.extra_k ? 1 : 0);
+  void add_parts(int32_t parts, bool extra) {
+    Problem& p = plan_->keys;
+    plan_->slots = parts + (extra ? 1 : 0);
     const int64_t rows = int64_t{p.batch} * p.queries * p.heads;
-    p.part_out = reinterpret_cast<float*>(take(slots_ * rows * p.value_dim * 4));
-    p.part_lse = reinterpret_cast<float*>(take(slots_ * rows * 4));
-  }
-
-  cudaError_t run_keys(const Problem& problem, cudaStream_t stream) const {
-    if (takes_wgmma(problem)) return attention_sm90(problem, element_, stream);
-    return attention_sm80(problem, element_, call_.tf32 != 0, stream);
+    p.part_out = static_cast<float*>(take(plan_->slots * rows * p.value_dim * 4));
+    p.part_lse = static_cast<float*>(take(plan_->slots * rows * 4));
+    p.parts = parts;
+    if (!extra) return;
+    plan_->extra.part_out = p.part_out;
+    plan_->extra.part_lse = p.part_lse;
+    plan_->extra.parts = 1;
+    plan_->extra.first_slot = parts;
   }
 
   const Device& device_;
   const na_attention& call_;
-  const Element element_;
-  Problem problem_{};
-  Gathered input_[3];
-  int inputs_ = 0;
-  na_tensor out_{};
-  bool scattered_ = false;
-  int32_t slots_ = 0;
-  int64_t used_ = 0;
+  Plan* plan_ = nullptr;
 };
+
+cudaError_t copy_all(const na_tensor& source, const na_tensor& target, cudaStream_t stream) {
+  const StridedCopy views(source, target);
+  return copy(views, 0, views.elements(), stream);
+}
+
+cudaError_t run(const Plan& plan, const Problem& problem, bool hopper, cudaStream_t stream) {
+  return hopper ? attention_sm90(problem, plan.element, stream)
+                : attention_sm80(problem, plan.element, plan.tf32, stream);
+}
 
 }  // namespace
 
-Status check_attention(const Device& device, const na_attention& a, int64_t* workspace_bytes) {
-  const struct {
-    const char* name;
-    const na_tensor* tensor;
-  } given[] = {{"q", a.q}, {"v", a.v}};
-  for (const auto& [name, tensor] : given) {
-    const int64_t head_dim = tensor->shape[tensor->rank - 1];
-    if (head_dim > kMostHeadDim) {
-      return error(NA_ERR_SHAPE, "headDim of %s is %lld; on CUDA it is at most %lld (on the CPU 512)", name,
-                   static_cast<long long>(head_dim), static_cast<long long>(kMostHeadDim));
-    }
-  }
-  for (int64_t length : {a.q->shape[0], a.q->shape[a.q->rank - 2]}) {
-    if (length > INT32_MAX / 2) {
-      return error(NA_ERR_SHAPE, "q has an axis of %lld; on CUDA batch and heads are at most %d",
-                   static_cast<long long>(length), INT32_MAX / 2);
-    }
-  }
-  for (int32_t i = 0; i < a.mask_count; i++) {
-    if (a.masks[i].kind != NA_MASK_WINDOW) {
-      return error(NA_ERR_OPTION, "mask: neighborhood does not run on CUDA yet; use device 'cpu', or window()");
-    }
-  }
-  if (a.bias_count > kMostBiases) {
-    return error(NA_ERR_OPTION, "bias has %d entries; on CUDA at most %d are supported: add some of them beforehand",
-                 a.bias_count, kMostBiases);
-  }
-  *workspace_bytes = Plan(device, a).workspace_bytes();
+Status check_attention(const Device& device, const na_attention& call, int64_t* workspace_bytes) {
+  Plan plan;
+  NA_TRY(Planner(device, call).make(&plan));
+  *workspace_bytes = plan.workspace_bytes;
   return {};
 }
 
-cudaError_t attention(const Device& device, const na_attention& a, cudaStream_t stream) {
-  return Plan(device, a).run(stream);
+cudaError_t attention(const Device& device, const na_attention& call, cudaStream_t stream) {
+  Plan plan;
+  if (!Planner(device, call).make(&plan).ok()) return cudaErrorInvalidValue;
+  if (plan.keys.batch == 0) return cudaSuccess;  // no rows
+  cudaError_t result = cudaSuccess;
+  const auto then = [&](cudaError_t next) {
+    result = next;
+    return result == cudaSuccess;
+  };
+  for (int i = 0; i < plan.input_count; i++) {
+    const Dense& dense = plan.inputs[i];
+    if (!then(copy_all(*dense.view, dense_view(*dense.view, dense.view->dtype, dense.data), stream))) return result;
+  }
+  if (!then(run(plan, plan.keys, plan.hopper, stream))) return result;
+  if (plan.extra.keys > 0 && !then(run(plan, plan.extra, plan.extra_hopper, stream))) return result;
+  if (plan.slots > 0 && !then(combine(plan.keys, plan.element, plan.slots, stream))) return result;
+  for (const Dense& dense : {plan.out, plan.lse}) {
+    if (!dense.view) continue;
+    if (!then(copy_all(dense_view(*dense.view, dense.view->dtype, dense.data), *dense.view, stream))) return result;
+  }
+  return result;
 }
 
 }  // namespace na::cuda

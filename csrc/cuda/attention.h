@@ -1,11 +1,14 @@
-// One call of attention as problems of the kernels: which of them run, over which parts of the keys, in which memory.
+// attention() on a device: which kernel runs, on how many parts of the keys.
 #pragma once
 
 #include "cuda/device.h"
 
 namespace na::cuda {
 
-Status check_attention(const Device& device, const na_attention& attention, int64_t* workspace_bytes);
-cudaError_t attention(const Device& device, const na_attention& attention, cudaStream_t stream);
+// Refuses what no kernel runs, and says how many bytes of workspace the rest needs.
+Status check_attention(const Device& device, const na_attention& call, int64_t* workspace_bytes);
+
+// Enqueues a call that was checked, and returns.
+cudaError_t attention(const Device& device, const na_attention& call, cudaStream_t stream);
 
 }  // namespace na::cuda

@@ -1,98 +1,107 @@
 #include "cuda/device.h"
 
-#include <cstdio>
-#include <cstring>
+#include <cmath>
+#include <memory>
 
 namespace na::cuda {
 namespace {
 
-// A measurement further from its base than this renews the base: a float then still has 60 nanoseconds.
+// The oldest architecture that kernels are built for.
+constexpr int kOldestMajor = 8;
+
+// From here on times are counted from a newer event: single precision keeps a tenth of a microsecond of a second.
 constexpr float kFarMilliseconds = 1000;
 
-}  // namespace
-
-const std::vector<Device*>& Device::all() {
-  static const auto* const devices = [] {
-    auto* found = new std::vector<Device*>;
+const std::vector<std::unique_ptr<Device>>& devices() {
+  static const auto* const all = [] {
+    auto* found = new std::vector<std::unique_ptr<Device>>;
     int count = 0;
     if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
     for (int i = 0; i < count; i++) {
       cudaDeviceProp properties;
-      if (cudaGetDeviceProperties(&properties, i) != cudaSuccess || properties.major < 8) continue;
-      found->push_back(new Device(i));
+      if (cudaGetDeviceProperties(&properties, i) != cudaSuccess || properties.major < kOldestMajor) continue;
+      found->push_back(std::make_unique<Device>(i, properties));
     }
+    cudaGetLastError();
     return found;
   }();
-  return *devices;
+  return *all;
 }
 
-Device* Device::of_ordinal(int ordinal) {
-  for (Device* device : all()) {
-    if (device->ordinal == ordinal) return device;
-  }
-  return nullptr;
-}
+}  // namespace
 
-Device::Device(int device) : ordinal(device), memory(device, false), pinned(device, true) {
-  cudaGetDeviceProperties(&properties, device);
-  memory.limit(static_cast<int64_t>(properties.totalGlobalMem) / 4);
-}
+Device::Device(int ordinal, const cudaDeviceProp& properties)
+    : ordinal(ordinal),
+      name(properties.name),
+      major(properties.major),
+      minor(properties.minor),
+      multiprocessors(properties.multiProcessorCount),
+      memory_bytes(static_cast<int64_t>(properties.totalGlobalMem)) {}
 
-Status Device::status() {
+int32_t Device::count() { return static_cast<int32_t>(devices().size()); }
+Device& Device::at(int32_t index) { return *devices()[static_cast<size_t>(index)]; }
+
+Status Device::status() const {
+  if (!failed_.load(std::memory_order_acquire)) return {};
   std::lock_guard<std::mutex> lock(mutex_);
-  return status_;
+  return failure_;
 }
 
-Status Device::fail(cudaError_t failure, const char* during) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (status_.ok()) {
-    status_ = error(NA_ERR_CUDA, "%s (%s), noticed after %s; the device can do nothing more in this process",
-                    cudaGetErrorString(failure), cudaGetErrorName(failure), during);
-  }
-  return status_;
-}
-
-bool Device::lost(cudaStream_t stream) const {
+// There is no list of the errors that end a context, and some of them are told by any call that comes next. So another
+// call is asked, one that cannot fail by itself and waits for nothing.
+Status Device::check(cudaError_t result, const std::string& doing) {
+  if (result == cudaSuccess) return {};
   cudaGetLastError();
-  const cudaError_t now = cudaStreamQuery(stream);
-  return now != cudaSuccess && now != cudaErrorNotReady;
-}
-
-Status Device::start_clock() {
-  cudaStream_t stream;
-  cudaError_t made = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-  if (made != cudaSuccess) return cuda_error(made, "a stream");
-  made = cudaEventCreate(&base_);
-  if (made == cudaSuccess) made = cudaEventRecord(base_, stream);
-  if (made == cudaSuccess) made = cudaEventSynchronize(base_);  // on a stream of its own, which holds nothing else
-  cudaStreamDestroy(stream);
-  return made == cudaSuccess ? Status{} : cuda_error(made, "an event");
-}
-
-Status Device::clock(cudaEvent_t* event, int64_t* nanoseconds) {
+  if (const Status before = status(); !before.ok()) return before;
+  size_t free = 0, total = 0;
+  const bool lost = cudaMemGetInfo(&free, &total) != cudaSuccess;
+  cudaGetLastError();
   std::lock_guard<std::mutex> lock(mutex_);
-  if (!base_) NA_TRY(start_clock());
+  if (!failure_.ok()) return failure_;
+  if (!lost) return error(NA_ERR_CUDA, "%s on cuda:%d: %s", doing.c_str(), ordinal, error_text(result).c_str());
+  failure_ =
+      error(NA_ERR_CUDA,
+            "%s, reported after %s on cuda:%d; this device can do nothing more in this process, others and the CPU can",
+            error_text(result).c_str(), doing.c_str(), ordinal);
+  failed_.store(true, std::memory_order_release);
+  return failure_;
+}
+
+cudaError_t Device::take_event(bool timed, cudaEvent_t* event) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<cudaEvent_t>& free = events_[timed];
+    if (!free.empty()) {
+      *event = free.back();
+      free.pop_back();
+      return cudaSuccess;
+    }
+  }
+  return cudaEventCreateWithFlags(event, cudaEventBlockingSync | (timed ? 0u : unsigned{cudaEventDisableTiming}));
+}
+
+void Device::give_event(bool timed, cudaEvent_t event) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  events_[timed].push_back(event);
+}
+
+// Times are told as the single-precision milliseconds between two events. The first event is the origin; one that is
+// far from the current base becomes the new base, so that what lies close together is told exactly, for days.
+cudaError_t Device::time_of(cudaEvent_t* event, int64_t* nanoseconds) {
+  std::lock_guard<std::mutex> lock(mutex_);
   float milliseconds = 0;
-  const cudaError_t measured = cudaEventElapsedTime(&milliseconds, base_, *event);
-  if (measured != cudaSuccess) return cuda_error(measured, "an event");
-  *nanoseconds = base_nanoseconds_ + static_cast<int64_t>(static_cast<double>(milliseconds) * 1e6);
-  if (milliseconds > kFarMilliseconds) {
+  const cudaError_t result = base_ ? cudaEventElapsedTime(&milliseconds, base_, *event) : cudaSuccess;
+  if (result != cudaSuccess) return result;
+  *nanoseconds = base_nanoseconds_ + std::llround(double{milliseconds} * 1e6);
+  if (!base_ || milliseconds > kFarMilliseconds) {
     std::swap(base_, *event);
     base_nanoseconds_ = *nanoseconds;
   }
-  return {};
+  return cudaSuccess;
 }
 
-Status cuda_error(cudaError_t failure, const char* during) {
-  const na_code code = failure == cudaErrorMemoryAllocation ? NA_ERR_OUT_OF_MEMORY : NA_ERR_CUDA;
-  return error(code, "%s: %s (%s)", during, cudaGetErrorString(failure), cudaGetErrorName(failure));
-}
-
-int put(const Status& status, na_error* error) {
-  if (status.ok()) return NA_OK;
-  error->code = status.code;
-  snprintf(error->message, sizeof(error->message), "%s", status.message.c_str());
-  return status.code;
+std::string error_text(cudaError_t result) {
+  return std::string(cudaGetErrorString(result)) + " (" + cudaGetErrorName(result) + ")";
 }
 
 }  // namespace na::cuda

@@ -1,58 +1,62 @@
-// The devices that this backend can use, and the first error of each. Process-wide, never destroyed.
+// The devices that this library has code for. Made at first use and never destroyed: worker threads and waiting threads
+// may outlive everything else.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "core/pool.h"
 #include "core/status.h"
-#include "cuda/memory.h"
 
 namespace na::cuda {
 
 class Device {
  public:
-  // Those of compute capability 8.0 and newer; their place in this list is their number in the table.
-  static const std::vector<Device*>& all();
-  static Device& at(int32_t index) { return *all()[static_cast<size_t>(index)]; }
-  // The device of an ordinal of CUDA.
-  static Device* of_ordinal(int ordinal);
+  Device(int ordinal, const cudaDeviceProp& properties);
 
-  // Makes it the current one of this thread, on which CUDA's calls act.
-  cudaError_t select() const { return cudaSetDevice(ordinal); }
+  static int32_t count();
+  static Device& at(int32_t index);  // index < count()
 
-  // What every call asks first. After an error that leaves the device unusable it is that error, with what it was
-  // noticed at; CUDA would repeat the error without saying where it came from.
-  Status status();
-  Status fail(cudaError_t failure, const char* during);
+  // Makes the device that of the calling thread. Every way in from outside begins with it.
+  cudaError_t use() const { return cudaSetDevice(ordinal); }
 
-  // Whether the device answers at all: tells an error of one call from one that stays.
-  bool lost(cudaStream_t stream) const;
+  // OK, or the error after which the device can do nothing more.
+  Status status() const;
 
-  // Nanoseconds by the device's clock at an event that has been reached and was recorded with timing. The event may be
-  // kept, to measure later ones from: float milliseconds are exact to the microsecond over seconds only.
-  Status clock(cudaEvent_t* event, int64_t* nanoseconds);
+  // What `result` of a call means, NA_OK for success. An error that the device does not recover from is kept, with what
+  // was being done: from then on status() is that first cause. Errors of one device leave others, and the host, alone.
+  Status check(cudaError_t result, const std::string& doing);
+
+  // Events without times, to order streams and to be waited for, and events with times. They are recycled, since to
+  // make one is a call of the driver.
+  cudaError_t take_event(bool timed, cudaEvent_t* event);
+  void give_event(bool timed, cudaEvent_t event);
+
+  // The device's clock when an event was recorded, in nanoseconds. The event must be past; it may be kept, and another
+  // one, or none, be put in its place.
+  cudaError_t time_of(cudaEvent_t* event, int64_t* nanoseconds);
 
   const int ordinal;
-  cudaDeviceProp properties{};
-  Pool memory, pinned;
+  const std::string name;
+  const int major, minor, multiprocessors;
+  const int64_t memory_bytes;
+
+  Pool memory, pinned;  // see memory.h
 
  private:
-  explicit Device(int device);
-  Status start_clock();
-
-  std::mutex mutex_;  // guards what follows
-  Status status_;
+  mutable std::mutex mutex_;
+  std::atomic<bool> failed_{false};
+  Status failure_;
+  std::vector<cudaEvent_t> events_[2];  // by `timed`
   cudaEvent_t base_ = nullptr;
   int64_t base_nanoseconds_ = 0;
 };
 
-// A message of CUDA as a status: ERR_OUT_OF_MEMORY or ERR_CUDA.
-Status cuda_error(cudaError_t failure, const char* during);
-
-// Puts a status into the table's form and returns its code.
-int put(const Status& status, na_error* error);
+// "out of memory (cudaErrorMemoryAllocation)"
+std::string error_text(cudaError_t result);
 
 }  // namespace na::cuda

@@ -1,82 +1,64 @@
 #include "cuda/memory.h"
 
-#include "core/size_class.h"
-#include "cuda/device.h"
-
 namespace na::cuda {
 namespace {
 
-constexpr int64_t kAlignment = 256;
+// Above this, classes are steps of the granularity of device memory: a quarter would be too much to waste.
+constexpr int64_t kLarge = int64_t{1} << 30, kLargeStep = int64_t{1} << 25;
+
+int64_t block_size(int64_t bytes) {
+  return bytes <= kLarge ? size_class(bytes) : (bytes + kLargeStep - 1) / kLargeStep * kLargeStep;
+}
+
+cudaError_t fresh(int64_t size, bool pinned, void** data) {
+  const cudaError_t result = pinned ? cudaHostAlloc(data, static_cast<size_t>(size), cudaHostAllocPortable)
+                                    : cudaMalloc(data, static_cast<size_t>(size));
+  if (result == cudaErrorMemoryAllocation) cudaGetLastError();
+  return result;
+}
 
 }  // namespace
 
-cudaError_t Pool::fresh(int64_t size, void** data) const {
-  const cudaError_t made = pinned_ ? cudaHostAlloc(data, static_cast<size_t>(size), cudaHostAllocPortable)
-                                   : cudaMalloc(data, static_cast<size_t>(size));
-  if (made != cudaSuccess) cudaGetLastError();
-  return made;
-}
-
-void Pool::give_back(void* data) const {
-  if (pinned_) {
-    cudaFreeHost(data);
-  } else {
-    cudaFree(data);
+Status allocate(Device& device, int64_t bytes, bool pinned, void** data) {
+  NA_TRY(device.status());
+  Pool& pool = pinned ? device.pinned : device.memory;
+  const int64_t size = block_size(bytes);
+  *data = pool.take(size);
+  if (*data) return {};
+  NA_TRY(device.check(device.use(), "choosing the device"));
+  cudaError_t result = fresh(size, pinned, data);
+  if (result == cudaErrorMemoryAllocation) {
+    pool.empty([=](void* block, int64_t) { pinned ? cudaFreeHost(block) : cudaFree(block); });
+    result = fresh(size, pinned, data);
   }
-}
-
-Status Pool::allocate(int64_t bytes, void** data) {
-  const int64_t size = size_class(bytes, kAlignment);
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = free_.find(size);
-    if (found != free_.end() && !found->second.empty()) {
-      *data = found->second.back();
-      found->second.pop_back();
-      pooled_ -= size;
-      return {};
+  if (result == cudaErrorMemoryAllocation) {
+    *data = nullptr;
+    size_t free = 0, total = 0;
+    if (pinned || cudaMemGetInfo(&free, &total) != cudaSuccess) {
+      return error(NA_ERR_OUT_OF_MEMORY, "the system grants no more %s memory", pinned ? "pinned" : "device");
     }
+    return error(NA_ERR_OUT_OF_MEMORY, "it has %s free of %s", bytes_text(static_cast<int64_t>(free)).c_str(),
+                 bytes_text(static_cast<int64_t>(total)).c_str());
   }
-  cudaError_t made = cudaSetDevice(ordinal_);
-  if (made == cudaSuccess) made = fresh(size, data);
-  if (made == cudaErrorMemoryAllocation) {
-    clear();
-    made = fresh(size, data);
-  }
-  if (made == cudaSuccess) return {};
-  if (made != cudaErrorMemoryAllocation) return cuda_error(made, "allocating memory");
-  if (pinned_) return error(NA_ERR_OUT_OF_MEMORY, "no more host memory can be pinned");
-  size_t left = 0, total = 0;
-  cudaMemGetInfo(&left, &total);
-  return error(NA_ERR_OUT_OF_MEMORY, "the device has %s, of which %s are free",
-               bytes_text(static_cast<int64_t>(total)).c_str(), bytes_text(static_cast<int64_t>(left)).c_str());
+  return device.check(result, "allocating memory");
 }
 
-void Pool::release(void* data, int64_t bytes) {
-  const int64_t size = size_class(bytes, kAlignment);
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (pooled_ + size <= limit_) {
-      free_[size].push_back(data);
-      pooled_ += size;
-      return;
-    }
-  }
-  if (cudaSetDevice(ordinal_) == cudaSuccess) give_back(data);
+void release(Device& device, int64_t bytes, bool pinned, void* data) {
+  (pinned ? device.pinned : device.memory).put(data, block_size(bytes));
 }
 
-int64_t Pool::pooled() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  return pooled_;
-}
-
-void Pool::clear() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  for (const auto& [size, blocks] : free_) {
-    for (void* block : blocks) give_back(block);
+Place place_of(const Device& device, const void* data) {
+  cudaPointerAttributes attributes{};
+  if (cudaPointerGetAttributes(&attributes, data) != cudaSuccess) {
+    cudaGetLastError();
+    return Place::kPageable;
   }
-  free_.clear();
-  pooled_ = 0;
+  switch (attributes.type) {
+    case cudaMemoryTypeDevice: return attributes.device == device.ordinal ? Place::kReachable : Place::kOtherDevice;
+    case cudaMemoryTypeHost:
+    case cudaMemoryTypeManaged: return Place::kReachable;
+    default: return Place::kPageable;
+  }
 }
 
 }  // namespace na::cuda

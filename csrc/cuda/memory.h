@@ -1,42 +1,25 @@
-// Memory of a device, or host memory that devices can reach (pinned), kept for reuse when it is freed.
+// Device memory, and memory of the host that devices can reach by themselves ("pinned").
 //
-// Memory is freed when every operation that names it is done, whichever streams those were on, so a freed block can be
-// handed out at once and needs no stream to order it. cudaMallocAsync, which orders reuse within one stream, would have
-// to be told of all the others; and cudaFree waits for the whole device, which must not happen between two calls.
+// Blocks come from cudaMalloc and cudaHostAlloc in size classes, and go back to a list of the device, never to CUDA
+// while memory lasts. The caller frees a block only when all work that names it is done, so whoever takes it from the
+// list may use it at once, on any stream, and neither way costs a call of the driver. cudaMallocAsync solves another
+// problem, memory that is given back while work on it is still queued, and for that orders each block by streams: its
+// blocks would have to be waited for, or be bound to the stream that took them. cudaFree waits for the whole device; it
+// is called only when memory has run out.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
-#include <cstdint>
-#include <map>
-#include <mutex>
-#include <vector>
-
-#include "core/status.h"
+#include "cuda/device.h"
 
 namespace na::cuda {
 
-class Pool {
- public:
-  Pool(int ordinal, bool pinned) : ordinal_(ordinal), pinned_(pinned) {}
-  void limit(int64_t bytes) { limit_ = bytes; }
+Status allocate(Device& device, int64_t bytes, bool pinned, void** data);
 
-  Status allocate(int64_t bytes, void** data);
-  void release(void* data, int64_t bytes);
-  int64_t pooled();
+// From any thread; calls nothing of CUDA.
+void release(Device& device, int64_t bytes, bool pinned, void* data);
 
- private:
-  cudaError_t fresh(int64_t size, void** data) const;
-  void give_back(void* data) const;
-  void clear();
-
-  const int ordinal_;
-  const bool pinned_;
-  int64_t limit_ = int64_t{1} << 30;
-
-  std::mutex mutex_;                            // guards what follows
-  std::map<int64_t, std::vector<void*>> free_;  // by size class
-  int64_t pooled_ = 0;
-};
+// What a pointer may be used for: memory that kernels reach, of this device or pinned, or that of another device, or
+// the host's alone.
+enum class Place { kReachable, kOtherDevice, kPageable };
+Place place_of(const Device& device, const void* data);
 
 }  // namespace na::cuda

@@ -1,21 +1,24 @@
-// What operations are made of on a device: which can run, what workspace they need, and their kernels and copies.
+// What operations are on a device.
 #pragma once
 
 #include "cuda/device.h"
 
+struct na_graph {
+  na::cuda::Device* device;
+  cudaGraphExec_t executable;
+};
+
 namespace na::cuda {
 
-// operation_check of the table.
-Status check(Device& device, int32_t kind, const void* args, int64_t* workspace_bytes);
+const char* operation_name(int32_t kind);
 
-// Whether one side of a copy is host memory that the device cannot reach by itself, so that a thread has to help.
-bool needs_host(const na_operation& operation);
+// See na_backend.
+Status check_operation(Device& device, int32_t kind, const void* args, int64_t* workspace_bytes);
 
-// Enqueues an operation that needs no host: attention, merge, copy, zero or launch of a graph. A mark is an event,
-// which is the stream's.
-cudaError_t enqueue(const Device& device, const na_operation& operation, cudaStream_t stream);
+// Enqueues all operations but marks and copies of pageable memory.
+Status enqueue(Device& device, const na_operation& operation, cudaStream_t stream);
 
-// For messages: "attention".
-const char* kind_name(int32_t kind);
+// See na_backend.
+Status create_graph(Device& device, const na_operation* const* operations, int32_t count, na_graph** graph);
 
 }  // namespace na::cuda

@@ -1,192 +1,302 @@
 #include "cuda/stream.h"
 
+#include <pthread.h>
+
 #include <algorithm>
-#include <thread>
+#include <optional>
 
 #include "cuda/operation.h"
 
-namespace na::cuda {
+using na::error;
+using na::cuda::operation_name;
+
 namespace {
 
-bool is_cancelled(const na_operation& operation) {
+// Copies up to this size are gathered by the thread that submits them.
+constexpr int64_t kSmall = int64_t{1} << 16;
+
+// Pinned memory that a stream may have in pieces: one piece is on its way while the host is at another.
+constexpr int64_t kMostPieceBytes = int64_t{1} << 22;
+
+bool cancelled(const na_operation& operation) {
   return operation.cancelled && __atomic_load_n(operation.cancelled, __ATOMIC_RELAXED) != 0;
+}
+
+const na_copy& copy_of(const na_operation& operation) { return *static_cast<const na_copy*>(operation.args); }
+
+int64_t* time_of(const na_operation& operation) {
+  return operation.kind == NA_OP_MARK ? static_cast<const na_mark*>(operation.args)->nanoseconds : nullptr;
 }
 
 }  // namespace
 
-Status Event::make(Device& device, bool timed, std::shared_ptr<Event>* event) {
-  std::shared_ptr<Event> made(new Event);
-  const unsigned flags = cudaEventBlockingSync | (timed ? 0u : unsigned{cudaEventDisableTiming});
-  cudaError_t status = device.select();
-  if (status == cudaSuccess) status = cudaEventCreateWithFlags(&made->handle, flags);
-  if (status != cudaSuccess) {
-    made->handle = nullptr;
-    return cuda_error(status, "an event");
-  }
-  *event = std::move(made);
-  return {};
-}
-
-Status Stream::open(Device& device, std::shared_ptr<Stream>* stream) {
+na::Status na_stream::create(Device& device, na_stream** stream) {
   NA_TRY(device.status());
-  std::shared_ptr<Stream> made(new Stream(device));
-  cudaError_t status = device.select();
-  if (status == cudaSuccess) status = cudaStreamCreateWithFlags(&made->stream_, cudaStreamNonBlocking);
-  if (status != cudaSuccess) {
-    made->stream_ = nullptr;
-    return cuda_error(status, "a stream");
+  NA_TRY(device.check(device.use(), "choosing the device"));
+  auto* made = new na_stream(device);
+  Status status = device.check(cudaStreamCreateWithFlags(&made->stream_, cudaStreamNonBlocking), "creating a stream");
+  if (status.ok() && !(made->start(&na_stream::issue_waiting) && made->start(&na_stream::wait_for_issued))) {
+    status = error(NA_ERR_BACKEND, "the system grants no threads for a stream");
   }
-  std::thread([made] { made->finish_issued(); }).detach();
-  *stream = std::move(made);
+  if (status.ok()) {
+    *stream = made;
+  } else {
+    made->destroy();
+  }
+  return status;
+}
+
+na_stream::~na_stream() {
+  if (stream_) cudaStreamDestroy(stream_);
+}
+
+void na_stream::release() {
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+}
+
+// Runs `work` in a thread that holds a reference.
+bool na_stream::start(void (na_stream::*work)()) {
+  struct Start {
+    na_stream* stream;
+    void (na_stream::*work)();
+  };
+  auto* of = new Start{this, work};
+  retain();
+  pthread_t thread;
+  const auto main = [](void* argument) -> void* {
+    const Start start = *static_cast<Start*>(argument);
+    delete static_cast<Start*>(argument);
+#ifdef __linux__
+    pthread_setname_np(pthread_self(), "node-attention");
+#endif
+    start.stream->device_.use();
+    (start.stream->*start.work)();
+    start.stream->release();
+    return nullptr;
+  };
+  if (pthread_create(&thread, nullptr, main, of) != 0) {
+    delete of;
+    release();
+    return false;
+  }
+  pthread_detach(thread);
+  return true;
+}
+
+void na_stream::destroy() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ending_ = true;
+  }
+  issuer_.notify_one();
+  waiter_.notify_one();
+  release();
+}
+
+// Whether nothing stands before it and nobody need be waited for. The mutex is held.
+bool na_stream::can_issue_now(const Copy* pageable, const na_wait* waits, int32_t wait_count) const {
+  if (issuing_ || !waiting_.empty()) return false;
+  for (int32_t i = 0; i < wait_count; i++) {
+    if (waits[i].stream->issued_up_to_.load(std::memory_order_acquire) < waits[i].sequence) return false;
+  }
+  if (!pageable) return true;
+  const int64_t bytes = pageable->piece_bytes(pageable->elements());
+  return bytes <= (pageable->to_host() ? kMostPieceBytes / 4 : kSmall) && piece_bytes_ + bytes <= kMostPieceBytes;
+}
+
+void na_stream::submit(na_operation* operation, const na_wait* waits, int32_t wait_count) {
+  device_.use();
+  std::optional<Copy> copy;
+  if (operation->kind == NA_OP_COPY && !cancelled(*operation)) copy.emplace(device_, copy_of(*operation));
+  std::unique_lock<std::mutex> lock(mutex_);
+  const uint64_t sequence = ++submitted_;
+  if (!can_issue_now(copy && copy->pageable() ? &*copy : nullptr, waits, wait_count)) {
+    Waiting waiting{operation, sequence, std::vector<na_wait>(waits, waits + wait_count)};
+    for (const na_wait& wait : waiting.waits) wait.stream->retain();
+    waiting_.push_back(std::move(waiting));
+    issuer_.notify_one();
+    return;
+  }
+  if (operation->kind == NA_OP_MARK && !time_of(*operation) && wait_count == 0 && issued_.empty() && !finishing_ &&
+      device_.status().ok()) {
+    // Nothing to do and nothing before it: no thread need be woken.
+    issued_up_to_.store(sequence, std::memory_order_release);
+    finishing_ = true;
+    lock.unlock();
+    operation->done(operation, nullptr);
+    lock.lock();
+    finishing_ = false;
+    waiter_.notify_one();
+    return;
+  }
+  issuing_ = true;
+  lock.unlock();
+  issue(operation, sequence, copy ? &*copy : nullptr, waits, wait_count);
+}
+
+// Enqueues an operation and gives up `issuing_`. The mutex is not held.
+void na_stream::issue(na_operation* operation, uint64_t sequence, const Copy* copy, const na_wait* waits,
+                      int32_t wait_count) {
+  Issued last;
+  last.operation = operation;
+  last.sequence = sequence;
+  last.timed = time_of(*operation) != nullptr;
+  last.status = device_.status();
+  if (last.status.ok() && !cancelled(*operation)) {
+    last.status = device_.check(device_.use(), "choosing the device");
+    if (last.status.ok()) last.status = issue_waits(waits, wait_count);
+    if (last.status.ok()) {
+      if (copy && copy->pageable()) {
+        issue_pieces(*copy, &last);
+      } else if (copy) {
+        last.status = device_.check(copy->enqueue(stream_), operation_name(NA_OP_COPY));
+      } else if (operation->kind != NA_OP_MARK) {
+        last.status = na::cuda::enqueue(device_, *operation, stream_);
+      }
+    }
+    record(&last);  // also when it failed: some of it may have been enqueued
+  }
+  push(std::move(last));
+}
+
+// What comes next on the CUDA stream waits for those points of other streams.
+na::Status na_stream::issue_waits(const na_wait* waits, int32_t wait_count) {
+  for (int32_t i = 0; i < wait_count; i++) {
+    na_stream& other = *waits[i].stream;
+    const uint64_t sequence = waits[i].sequence;
+    std::unique_lock<std::mutex> lock(other.mutex_);
+    other.progress_.wait(lock, [&] { return other.issued_up_to_.load(std::memory_order_relaxed) >= sequence; });
+    // The last event up to that point; one whose operation is done need not be waited for.
+    auto at = std::upper_bound(other.issued_.begin(), other.issued_.end(), sequence,
+                               [](uint64_t wanted, const Issued& issued) { return wanted < issued.sequence; });
+    while (at != other.issued_.begin() && !(at - 1)->event) --at;
+    if (at == other.issued_.begin()) continue;
+    NA_TRY(device_.check(cudaStreamWaitEvent(stream_, (at - 1)->event, 0), "waiting for another stream"));
+  }
   return {};
 }
 
-Stream::~Stream() {
-  if (stream_ && device_.select() == cudaSuccess) cudaStreamDestroy(stream_);
-}
-
-void Stream::close() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    closed_ = true;
+// Enqueues the pieces of a copy with pageable memory; the last one is left to be pushed.
+void na_stream::issue_pieces(const Copy& copy, Issued* last) {
+  const int64_t most = copy.piece_elements();
+  for (int64_t first = 0; first < copy.elements(); first += most) {
+    Issued piece;
+    piece.operation = last->operation;
+    piece.sequence = last->sequence;
+    piece.last = false;
+    piece.first = first;
+    piece.end = std::min(first + most, copy.elements());
+    piece.piece_bytes = copy.piece_bytes(piece.end - first);
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      progress_.wait(lock, [&] { return piece_bytes_ + piece.piece_bytes <= kMostPieceBytes; });
+      piece_bytes_ += piece.piece_bytes;
+    }
+    const bool stop = cancelled(*piece.operation);
+    if (!stop) piece.status = na::cuda::allocate(device_, piece.piece_bytes, true, &piece.piece);
+    if (piece.piece) {
+      if (!copy.to_host()) copy.gather(piece.first, piece.end, piece.piece);
+      piece.status = device_.check(copy.enqueue_piece(piece.first, piece.end, piece.piece, stream_), "copy");
+    }
+    if (stop || !piece.status.ok() || piece.end == copy.elements()) {
+      piece.last = true;
+      *last = std::move(piece);
+      return;
+    }
+    record(&piece);
+    push(std::move(piece));
   }
-  changed_.notify_all();
 }
 
-bool Stream::has_issued(uint64_t sequence) {
+// Puts an event behind what was enqueued.
+void na_stream::record(Issued* issued) {
+  cudaError_t result = device_.take_event(issued->timed, &issued->event);
+  if (result == cudaSuccess) result = cudaEventRecord(issued->event, stream_);
+  Status status = device_.check(result, operation_name(issued->operation->kind));
+  if (status.ok()) return;
+  // Without an event nobody could tell when the memory of what was enqueued is free again; this happens only when the
+  // device is lost or the system has no memory left.
+  cudaStreamSynchronize(stream_);
+  if (issued->event) device_.give_event(issued->timed, issued->event);
+  issued->event = nullptr;
+  if (issued->status.ok()) issued->status = std::move(status);
+}
+
+// From here on the operation belongs to the thread that waits.
+void na_stream::push(Issued issued) {
   std::lock_guard<std::mutex> lock(mutex_);
-  return issued_count_ >= sequence;
-}
-
-std::shared_ptr<Event> Stream::event_at(uint64_t sequence) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  // Of an operation that has no event, since it was not enqueued, the one before it speaks.
-  std::shared_ptr<Event> event;
-  for (const Issued& issued : issued_) {
-    if (issued.sequence > sequence) break;
-    if (issued.event) event = issued.event;
+  if (issued.last) {
+    issued_up_to_.store(issued.sequence, std::memory_order_release);
+    issuing_ = false;
+    if (!waiting_.empty()) issuer_.notify_one();
+    progress_.notify_all();
   }
-  return event;
+  issued_.push_back(std::move(issued));
+  waiter_.notify_one();
 }
 
-void Stream::wait_until_issued(uint64_t sequence) {
+void na_stream::issue_waiting() {
   std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [&] { return issued_count_ >= sequence; });
-}
-
-void Stream::submit(na_operation* operation, const na_wait* waits, int32_t wait_count) {
-  Queued queued{operation, {}};
-  bool ready = true;
-  for (int32_t i = 0; i < wait_count; i++) {
-    queued.waits.push_back({waits[i].stream->stream, waits[i].sequence});
-    ready &= queued.waits.back().stream->has_issued(waits[i].sequence);
-  }
-  ready &= !needs_host(*operation);
-  std::unique_lock<std::mutex> lock(mutex_);
-  if (ready && queue_.empty() && !busy_) {
-    busy_ = true;
-    lock.unlock();
-    issue(queued);
-    lock.lock();
-    busy_ = false;
-  } else {
-    queue_.push_back(std::move(queued));
-  }
-  if (!queue_.empty() && !busy_ && !issuing_) {
+  for (;;) {
+    issuer_.wait(lock, [&] { return ending_ || (!waiting_.empty() && !issuing_); });
+    if (waiting_.empty()) return;
+    Waiting next = std::move(waiting_.front());
+    waiting_.pop_front();
     issuing_ = true;
-    std::thread([self = shared_from_this()] { self->issue_queued(); }).detach();
-  }
-  lock.unlock();
-  changed_.notify_all();
-}
-
-void Stream::issue(const Queued& queued) {
-  na_operation* const operation = queued.operation;
-  Issued issued{operation, 0, nullptr, {}, is_cancelled(*operation)};
-  if (!issued.cancelled) {
-    issued.status = device_.status();
-    if (issued.status.ok()) {
-      const bool timed = operation->kind == NA_OP_MARK && static_cast<const na_mark*>(operation->args)->nanoseconds;
-      issued.status = Event::make(device_, timed, &issued.event);
-    }
-    if (issued.event) {
-      issued.status = enqueue_on_device(queued);
-      // Also behind what failed half-way: its part that runs is over when the event is reached.
-      const cudaError_t recorded = cudaEventRecord(issued.event->handle, stream_);
-      if (recorded != cudaSuccess) {
-        issued.event = nullptr;
-        if (issued.status.ok()) issued.status = judge(recorded, kind_name(operation->kind));
-      }
-    }
-  }
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    issued.sequence = ++issued_count_;
-    issued_.push_back(std::move(issued));
-  }
-  changed_.notify_all();
-}
-
-Status Stream::enqueue_on_device(const Queued& queued) {
-  const na_operation& operation = *queued.operation;
-  for (const Wait& wait : queued.waits) {
-    const std::shared_ptr<Event> event = wait.stream->event_at(wait.sequence);
-    if (!event) continue;
-    const cudaError_t status = cudaStreamWaitEvent(stream_, event->handle, 0);
-    if (status != cudaSuccess) return judge(status, "a wait");
-  }
-  if (needs_host(operation)) {
-    const Status carried = staging_.carry(*static_cast<const na_copy*>(operation.args), operation.cancelled, stream_);
-    if (!carried.ok() && device_.lost(stream_)) return device_.fail(cudaStreamQuery(stream_), "a copy");
-    return carried;
-  }
-  const cudaError_t status = enqueue(device_, operation, stream_);
-  return status == cudaSuccess ? Status{} : judge(status, kind_name(operation.kind));
-}
-
-Status Stream::judge(cudaError_t failure, const char* during) {
-  return device_.lost(stream_) ? device_.fail(failure, during) : cuda_error(failure, during);
-}
-
-void Stream::issue_queued() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  for (;;) {
-    changed_.wait(lock, [&] { return closed_ || (!queue_.empty() && !busy_); });
-    if (queue_.empty()) return;
-    const Queued queued = queue_.front();
     lock.unlock();
-    for (const Wait& wait : queued.waits) wait.stream->wait_until_issued(wait.sequence);
-    issue(queued);
+    std::optional<Copy> copy;
+    if (next.operation->kind == NA_OP_COPY && !cancelled(*next.operation)) {
+      copy.emplace(device_, copy_of(*next.operation));
+    }
+    issue(next.operation, next.sequence, copy ? &*copy : nullptr, next.waits.data(),
+          static_cast<int32_t>(next.waits.size()));
+    for (const na_wait& wait : next.waits) wait.stream->release();
     lock.lock();
-    queue_.pop_front();
   }
 }
 
-void Stream::finish_issued() {
+void na_stream::wait_for_issued() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [&] { return closed_ || !issued_.empty(); });
+    waiter_.wait(lock, [&] { return !finishing_ && (ending_ || !issued_.empty()); });
     if (issued_.empty()) return;
-    // It stays in the list until it is done, for others to wait for.
-    Issued issued = issued_.front();
+    finishing_ = true;
+    // Stays in the queue meanwhile, so that others find its event; nobody else takes from the front.
+    Issued& first = issued_.front();
     lock.unlock();
-    na_operation* const operation = issued.operation;
-    const char* const name = kind_name(operation->kind);
-    if (issued.event) {
-      const cudaError_t ended = cudaEventSynchronize(issued.event->handle);
-      if (ended != cudaSuccess) issued.status = device_.fail(ended, name);
-      if (operation->kind == NA_OP_MARK && issued.status.ok()) {
-        int64_t* const nanoseconds = static_cast<const na_mark*>(operation->args)->nanoseconds;
-        if (nanoseconds) issued.status = device_.clock(&issued.event->handle, nanoseconds);
-      }
+    finish(first);
+    lock.lock();
+    Issued issued = std::move(first);
+    issued_.pop_front();
+    piece_bytes_ -= issued.piece_bytes;
+    if (issued.piece_bytes) progress_.notify_all();
+    lock.unlock();
+    if (issued.timed && issued.event && issued.status.ok()) {
+      issued.status =
+          device_.check(device_.time_of(&issued.event, time_of(*issued.operation)), "reading the time of an event");
+    }
+    if (issued.event) device_.give_event(issued.timed, issued.event);
+    if (issued.piece) na::cuda::release(device_, issued.piece_bytes, true, issued.piece);
+    if (issued.last) {
+      na_error failure{};
+      failure.code = issued.status.code;
+      snprintf(failure.message, sizeof(failure.message), "%s", issued.status.message.c_str());
+      issued.operation->done(issued.operation, issued.status.ok() ? nullptr : &failure);
     }
     lock.lock();
-    issued_.pop_front();
-    lock.unlock();
-    na_error failure{};
-    operation->done(operation, put(issued.status, &failure) == NA_OK ? nullptr : &failure);
-    lock.lock();
+    finishing_ = false;
   }
 }
 
-}  // namespace na::cuda
+// Waits until it is past, and does the host's part. The mutex is not held.
+void na_stream::finish(Issued& issued) {
+  if (issued.event) {
+    const Status status = device_.check(cudaEventSynchronize(issued.event), operation_name(issued.operation->kind));
+    if (issued.status.ok()) issued.status = status;
+  }
+  if (!issued.status.ok() || cancelled(*issued.operation)) return;
+  if (issued.piece) {
+    const Copy copy(device_, copy_of(*issued.operation));
+    if (copy.to_host()) copy.scatter(issued.first, issued.end, issued.piece);
+  }
+}

@@ -1,95 +1,84 @@
-// A stream of the table: a stream of CUDA and the threads behind it.
+// A stream of a device, and the threads behind it.
 //
-// submit() enqueues on the device from the caller's own thread, unless something before it waits for a thread's help:
-// then it is queued for the issuing thread. That one carries copies from and to ordinary host memory (transfer.h),
-// which take as long as they take, and waits for operations of other streams that have not been issued themselves. It
-// is started when it is needed first.
+// Operations are enqueued on a CUDA stream by the thread that submits them, which takes microseconds and waits for
+// nothing. Each is followed by an event, and one thread for each stream waits for the events in turn and calls `done`.
+// That thread costs memory and a wake-up. cudaLaunchHostFunc would need no thread of ours, but its functions are not
+// called after an error, so that a second way to learn of the end would be needed; they hold up the stream until they
+// return, may be made to wait for those of other streams, and must not call CUDA, while this thread copies results into
+// pageable memory, gives memory back, and may submit what waited for the operation.
 //
-// The finishing thread waits for one operation after the other and calls their `done`. cudaLaunchHostFunc would spare
-// the thread, but its function is not called once the device has failed, may be held up by those of other streams,
-// holds up its own stream while it runs, and may not call CUDA, which freeing memory does. Waiting for an event has
-// none of that and returns the error.
+// Copies from or to pageable memory are cut into pieces. Where there is more than a little to gather, or no room for a
+// piece, a second thread enqueues them as room becomes free, and whatever was submitted behind them meanwhile.
 #pragma once
 
 #include <condition_variable>
 #include <deque>
-#include <memory>
-#include <mutex>
-#include <vector>
 
-#include "cuda/device.h"
-#include "cuda/transfer.h"
+#include "cuda/copy.h"
 
-namespace na::cuda {
-
-// An event of CUDA, given back when nobody names it any more.
-class Event {
+// The backend table's own name for it.
+struct na_stream {
  public:
-  static Status make(Device& device, bool timed, std::shared_ptr<Event>* event);
-  ~Event() { cudaEventDestroy(handle); }
-  cudaEvent_t handle = nullptr;
+  static na::Status create(na::cuda::Device& device, na_stream** stream);
 
- private:
-  Event() = default;
-};
-
-class Stream : public std::enable_shared_from_this<Stream> {
- public:
-  static Status open(Device& device, std::shared_ptr<Stream>* stream);
-  ~Stream();
-
+  // See na_backend.
   void submit(na_operation* operation, const na_wait* waits, int32_t wait_count);
-  void close();  // when all is done; the threads end by themselves
+  void destroy();
 
  private:
-  // A point of another stream to be waited for. The stream is kept, since it may be closed meanwhile.
-  struct Wait {
-    std::shared_ptr<Stream> stream;
-    uint64_t sequence;
-  };
-  struct Queued {
-    na_operation* operation;
-    std::vector<Wait> waits;
-  };
-  // Issued: its end is what the event says; without an event it has ended.
+  using Status = na::Status;
+  using Device = na::cuda::Device;
+  using Copy = na::cuda::Copy;
+
+  // What is enqueued on the CUDA stream: an operation, or a piece of one.
   struct Issued {
     na_operation* operation;
     uint64_t sequence;
-    std::shared_ptr<Event> event;
-    Status status;
-    bool cancelled;
+    bool last = true;             // of its operation
+    bool timed = false;           // the event is one with a time
+    cudaEvent_t event = nullptr;  // behind it; none if there is nothing to wait for
+    void* piece = nullptr;        // pinned memory
+    int64_t piece_bytes = 0;
+    int64_t first = 0, end = 0;  // elements in the piece
+    Status status;               // why it could not be enqueued
+  };
+  // What is not yet.
+  struct Waiting {
+    na_operation* operation;
+    uint64_t sequence;
+    std::vector<na_wait> waits;  // their streams are retained
   };
 
-  explicit Stream(Device& device) : device_(device), staging_(device) {}
+  explicit na_stream(Device& device) : device_(device) {}
+  ~na_stream();
+  void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
+  void release();
+  bool start(void (na_stream::*work)());
 
-  bool has_issued(uint64_t sequence);
-  // The event of an issued operation; nullptr when it is done.
-  std::shared_ptr<Event> event_at(uint64_t sequence);
-  void wait_until_issued(uint64_t sequence);
+  bool can_issue_now(const Copy* pageable, const na_wait* waits, int32_t wait_count) const;
+  void issue(na_operation* operation, uint64_t sequence, const Copy* copy, const na_wait* waits, int32_t wait_count);
+  Status issue_waits(const na_wait* waits, int32_t wait_count);
+  void issue_pieces(const Copy& copy, Issued* last);
+  void push(Issued issued);
+  void record(Issued* issued);
 
-  void issue(const Queued& queued);
-  Status enqueue_on_device(const Queued& queued);
-  Status judge(cudaError_t failure, const char* during);
-  void issue_queued();
-  void finish_issued();
+  void issue_waiting();    // a thread
+  void wait_for_issued();  // a thread
+  void finish(Issued& issued);
 
   Device& device_;
   cudaStream_t stream_ = nullptr;
-  Staging staging_;  // the issuing thread's
+  std::atomic<int> references_{1};
 
-  std::mutex mutex_;  // guards what follows
-  std::condition_variable changed_;
-  std::deque<Queued> queue_;  // the first is with the issuing thread, unless busy_
-  std::deque<Issued> issued_;
-  uint64_t issued_count_ = 0;
-  bool busy_ = false;     // a caller issues an operation itself
-  bool issuing_ = false;  // the issuing thread was started
-  bool closed_ = false;
-};
-
-}  // namespace na::cuda
-
-// What the table knows.
-struct na_stream {
-  std::shared_ptr<na::cuda::Stream> stream;
+  std::mutex mutex_;                         // guards all below; never held while that of another stream is taken
+  std::condition_variable issuer_, waiter_;  // the two threads
+  std::condition_variable progress_;         // something was issued, or there is room for pieces
+  std::deque<Issued> issued_;                // the first is being waited for
+  std::deque<Waiting> waiting_;
+  uint64_t submitted_ = 0;
+  std::atomic<uint64_t> issued_up_to_{0};  // may be read without the mutex
+  int64_t piece_bytes_ = 0;                // in pieces that are not yet back
+  bool issuing_ = false;                   // somebody is enqueuing, without the mutex
+  bool finishing_ = false;                 // somebody calls done, without the mutex
+  bool ending_ = false;
 };

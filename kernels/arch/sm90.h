@@ -1,4 +1,5 @@
 // The instructions of Hopper: mbarrier, named barriers, tensor copies, wgmma, setmaxnreg, one function each.
+// Places in shared memory are addresses of the shared space.
 //
 // wgmma and setmaxnreg are CUTLASS's. Its barriers and copies are not used, since several of them do not tell the
 // compiler that they touch memory.
@@ -15,27 +16,32 @@
 
 namespace na::cuda {
 
+// The same number, but nothing that follows from it can be computed before this place and kept in registers until then.
+__device__ inline uint32_t late(uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // --- mbarrier
 
-__device__ inline void barrier_init(uint64_t* barrier, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+__device__ inline void barrier_init(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
 // Makes initialised barriers visible to the asynchronous proxy.
 __device__ inline void barrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
 // Arrives, and lets the phase last until so many bytes have been copied.
-__device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
-               : "memory");
+__device__ inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-__device__ inline void barrier_arrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+__device__ inline void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 // Waits until the phase of the given parity has ended.
-__device__ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
+__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
   uint32_t done = 0;
   while (!done) {
     asm volatile(
@@ -45,7 +51,7 @@ __device__ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
         "selp.u32 %0, 1, 0, p;\n"
         "}"
         : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(parity)
+        : "r"(barrier), "r"(parity)
         : "memory");
   }
 }
@@ -61,21 +67,27 @@ __device__ inline void named_barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// --- ordinary stores to shared memory
+
+__device__ inline void store_shared(uint32_t to, uint32_t x) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
+}
+
 // --- tensor copies of rank 4
 
-__device__ inline void copy_tensor(void* to, const CUtensorMap* map, uint64_t* barrier, int32_t column, int32_t head,
+__device__ inline void copy_tensor(uint32_t to, const CUtensorMap* map, uint32_t barrier, int32_t column, int32_t head,
                                    int32_t token, int32_t batch) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
-      "[%2];" ::"r"(shared_address(to)),
-      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(head), "r"(token), "r"(batch)
+      "[%2];" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(column), "r"(head), "r"(token), "r"(batch)
       : "memory");
 }
 
-__device__ inline void store_tensor(const CUtensorMap* map, const void* from, int32_t column, int32_t head,
-                                    int32_t token, int32_t batch) {
+__device__ inline void store_tensor(const CUtensorMap* map, uint32_t from, int32_t column, int32_t head, int32_t token,
+                                    int32_t batch) {
   asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
-               "r"(shared_address(from)), "r"(column), "r"(head), "r"(token), "r"(batch)
+               "r"(from), "r"(column), "r"(head), "r"(token), "r"(batch)
                : "memory");
 }
 

@@ -1,131 +1,120 @@
-// One thread for each element, in rows along the last axis; where the row lies is worked out once for all its elements.
+#include <algorithm>
 
-#include "arch/element.h"
 #include "copy/copy.h"
+#include "core/dtype.h"
+#include "core/narrow.h"
 
 namespace na::cuda {
 
-// Both sides of a copy, after neighbouring axes that lie evenly on both sides have become one.
-struct CopyShape {
-  const void* from;
-  void* to;
-  int64_t rows, columns;
-  int32_t axes;  // of the rows
-  int64_t length[NA_MAX_RANK], from_stride[NA_MAX_RANK], to_stride[NA_MAX_RANK];
-  int64_t from_column, to_column;
+constexpr int kThreads = 256;
+constexpr int64_t kMostBlocks = 1 << 16;  // threads go on with further elements
+
+// Row-major positions [first, first + count) of both views, in units of `kVector` elements along the last axis.
+struct CopyArguments {
+  const void* source;
+  void* target;
+  int64_t first, count;
+  int32_t rank;
+  int64_t shape[NA_MAX_RANK], source_stride[NA_MAX_RANK], target_stride[NA_MAX_RANK];
 };
 
-namespace {
+template <class T, int kVector>
+struct alignas(sizeof(T) * kVector) Pack {
+  T element[kVector];
+};
 
-constexpr int kThreads = 256;
-constexpr int64_t kMostBlocks = 1 << 20;  // each then takes several rows
-
-}  // namespace
-
-// A block has `width` threads for the columns of a row and the rest for further rows.
-template <typename From, typename To>
-__global__ void __launch_bounds__(kThreads) copy_kernel(__grid_constant__ const CopyShape shape, int width) {
-  const int own = static_cast<int>(threadIdx.x) % width, height = kThreads / width;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * height;
-  int64_t row = static_cast<int64_t>(blockIdx.x) * height + static_cast<int>(threadIdx.x) / width;
-  for (; row < shape.rows; row += step) {
-    int64_t from = 0, to = 0, rest = row;
-    for (int axis = shape.axes - 1; axis >= 0; axis--) {
-      const int64_t at = rest % shape.length[axis];
-      rest /= shape.length[axis];
-      from += at * shape.from_stride[axis];
-      to += at * shape.to_stride[axis];
+// Offsets are 64-bit; `Index` is that of positions, whose divisions cost more than all else.
+template <class From, class To, int kVector, class Index>
+__global__ void __launch_bounds__(kThreads) copy_kernel(const __grid_constant__ CopyArguments a) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < a.count; i += step) {
+    auto rest = static_cast<Index>(a.first + i);
+    int64_t from = 0, to = 0;
+    for (int axis = a.rank - 1; axis > 0; axis--) {
+      const auto length = static_cast<Index>(a.shape[axis]);
+      const auto at = static_cast<int64_t>(rest % length);
+      rest /= length;
+      from += at * a.source_stride[axis];
+      to += at * a.target_stride[axis];
     }
-    const From* source = static_cast<const From*>(shape.from) + from;
-    To* target = static_cast<To*>(shape.to) + to;
-    for (int64_t column = own; column < shape.columns; column += width) {
-      const From element = source[column * shape.from_column];
+    from += static_cast<int64_t>(rest) * a.source_stride[0];
+    to += static_cast<int64_t>(rest) * a.target_stride[0];
+    const auto taken = *reinterpret_cast<const Pack<From, kVector>*>(static_cast<const From*>(a.source) + from);
+    Pack<To, kVector> made;
+#pragma unroll
+    for (int n = 0; n < kVector; n++) {
       if constexpr (std::is_same_v<From, To>) {
-        target[column * shape.to_column] = element;
+        made.element[n] = taken.element[n];
       } else {
-        target[column * shape.to_column] = narrow<To>(widen(element));
+        made.element[n] = narrow<To>(widen(taken.element[n]));
       }
     }
+    *reinterpret_cast<Pack<To, kVector>*>(static_cast<To*>(a.target) + to) = made;
   }
 }
 
-namespace {
+template <class From, class To, int kVector>
+cudaError_t launch(const CopyArguments& arguments, cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>(std::min((arguments.count + kThreads - 1) / kThreads, kMostBlocks));
+  if (arguments.first + arguments.count < int64_t{1} << 32) {
+    copy_kernel<From, To, kVector, uint32_t><<<blocks, kThreads, 0, stream>>>(arguments);
+  } else {
+    copy_kernel<From, To, kVector, uint64_t><<<blocks, kThreads, 0, stream>>>(arguments);
+  }
+  return cudaGetLastError();
+}
 
-CopyShape shape_of(const na_tensor& src, const na_tensor& dst) {
-  CopyShape shape = {src.data, dst.data, 1, 1, 0, {}, {}, {}, 1, 1};
-  int axes = 0;
-  for (int i = 0; i < src.rank; i++) {
-    const int64_t length = src.shape[i];
-    if (length == 1) continue;
-    const int last = axes - 1;
-    if (last >= 0 && shape.from_stride[last] == length * src.stride[i] &&
-        shape.to_stride[last] == length * dst.stride[i]) {
-      shape.length[last] *= length;
-      shape.from_stride[last] = src.stride[i];
-      shape.to_stride[last] = dst.stride[i];
-      continue;
+// Whether `vector` neighbours along the last axis can be moved at once, on one side.
+bool vectors(const na_tensor& view, int vector) {
+  const int last = view.rank - 1;
+  int64_t all = view.shape[last];
+  for (int i = 0; i < last; i++) all |= view.stride[i];
+  return view.stride[last] == 1 && all % vector == 0 &&
+         reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(vector * dtype_size(view.dtype)) == 0;
+}
+
+template <class From, class To>
+cudaError_t copy_as(const na_tensor& source, const na_tensor& target, int64_t first, int64_t last,
+                    cudaStream_t stream) {
+  CopyArguments arguments{source.data, target.data, first, last - first, source.rank, {}, {}, {}};
+  std::copy(source.shape, source.shape + source.rank, arguments.shape);
+  std::copy(source.stride, source.stride + source.rank, arguments.source_stride);
+  std::copy(target.stride, target.stride + target.rank, arguments.target_stride);
+  // Sixteen bytes of the wider type.
+  constexpr int kVector = static_cast<int>(16 / std::max(sizeof(From), sizeof(To)));
+  if (first % kVector == 0 && last % kVector == 0 && vectors(source, kVector) && vectors(target, kVector)) {
+    arguments.first /= kVector;
+    arguments.count /= kVector;
+    const int axis = source.rank - 1;
+    arguments.shape[axis] /= kVector;
+    arguments.source_stride[axis] = arguments.target_stride[axis] = kVector;
+    return launch<From, To, kVector>(arguments, stream);
+  }
+  return launch<From, To, 1>(arguments, stream);
+}
+
+cudaError_t copy(const StridedCopy& views, int64_t first, int64_t last, cudaStream_t stream) {
+  if (first == last) return cudaSuccess;
+  const na_tensor &source = views.source(), &target = views.target();
+  if (source.dtype == target.dtype) {  // bits are bits
+    switch (dtype_size(source.dtype)) {
+      case 1: return copy_as<uint8_t, uint8_t>(source, target, first, last, stream);
+      case 2: return copy_as<uint16_t, uint16_t>(source, target, first, last, stream);
+      case 4: return copy_as<uint32_t, uint32_t>(source, target, first, last, stream);
+      default: return copy_as<uint64_t, uint64_t>(source, target, first, last, stream);
     }
-    shape.length[axes] = length;
-    shape.from_stride[axes] = src.stride[i];
-    shape.to_stride[axes++] = dst.stride[i];
   }
-  if (axes > 0) {
-    axes--;
-    shape.columns = shape.length[axes];
-    shape.from_column = shape.from_stride[axes];
-    shape.to_column = shape.to_stride[axes];
-  }
-  shape.axes = axes;
-  for (int i = 0; i < axes; i++) shape.rows *= shape.length[i];
-  // A long row is cut into several, for more blocks than one to work at.
-  constexpr int64_t kPiece = 1 << 12;
-  if (shape.rows == 1 && shape.columns % kPiece == 0 && shape.columns > kPiece) {
-    shape.length[0] = shape.rows = shape.columns / kPiece;
-    shape.from_stride[0] = kPiece * shape.from_column;
-    shape.to_stride[0] = kPiece * shape.to_column;
-    shape.columns = kPiece;
-    shape.axes = 1;
-  }
-  return shape;
-}
-
-template <typename From, typename To>
-cudaError_t launch(const CopyShape& shape, cudaStream_t stream) {
-  int width = 1;
-  while (width < kThreads && width < shape.columns) width *= 2;
-  const int64_t height = kThreads / width, blocks = (shape.rows + height - 1) / height;
-  const dim3 grid(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks));
-  CopyShape given = shape;
-  void* arguments[] = {&given, &width};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(&copy_kernel<From, To>), grid, dim3(kThreads), arguments, 0,
-                          stream);
-}
-
-template <typename From>
-cudaError_t launch_to(int32_t dtype, const CopyShape& shape, cudaStream_t stream) {
-  switch (dtype) {
-    case NA_FLOAT32: return launch<From, float>(shape, stream);
-    case NA_FLOAT16: return launch<From, __half>(shape, stream);
-    case NA_BFLOAT16: return launch<From, __nv_bfloat16>(shape, stream);
-    case NA_INT32: return launch<From, int32_t>(shape, stream);
-    case NA_UINT8: return launch<From, uint8_t>(shape, stream);
-    default: return launch<From, int64_t>(shape, stream);
-  }
-}
-
-}  // namespace
-
-cudaError_t copy(const na_tensor& src, const na_tensor& dst, cudaStream_t stream) {
-  const CopyShape shape = shape_of(src, dst);
-  if (shape.rows == 0 || shape.columns == 0) return cudaSuccess;
-  switch (src.dtype) {
-    case NA_FLOAT32: return launch_to<float>(dst.dtype, shape, stream);
-    case NA_FLOAT16: return launch_to<__half>(dst.dtype, shape, stream);
-    case NA_BFLOAT16: return launch_to<__nv_bfloat16>(dst.dtype, shape, stream);
-    case NA_INT32: return launch_to<int32_t>(dst.dtype, shape, stream);
-    case NA_UINT8: return launch_to<uint8_t>(dst.dtype, shape, stream);
-    default: return launch_to<int64_t>(dst.dtype, shape, stream);
-  }
+  return with_type(source.dtype, [&](auto* from) {
+    return with_type(target.dtype, [&](auto* to) -> cudaError_t {
+      using From = std::remove_pointer_t<decltype(from)>;
+      using To = std::remove_pointer_t<decltype(to)>;
+      if constexpr (std::is_same_v<From, To>) {
+        return cudaErrorInvalidValue;
+      } else {
+        return copy_as<From, To>(source, target, first, last, stream);
+      }
+    });
+  });
 }
 
 }  // namespace na::cuda

@@ -1,14 +1,18 @@
-// The exact union of attention results over disjoint sets of keys: lse = max + log(sum of exp(lse_i - max)), out = sum
-// of exp(lse_i - lse) out_i, in the order of the parts.
+// The exact union of attention results over disjoint sets of keys.
 #pragma once
 
 #include <cuda_runtime_api.h>
+
+#include <cstdint>
 
 #include "core/backend.h"
 
 namespace na::cuda {
 
-int64_t merge_workspace_bytes(const na_merge& merge);
+// Bytes of device memory that merge needs; 0 for as many parts as one launch takes.
+int64_t merge_workspace(const na_merge& merge);
+
+// Enqueues and returns.
 cudaError_t merge(const na_merge& merge, cudaStream_t stream);
 
 }  // namespace na::cuda

@@ -3,32 +3,31 @@
 
 #include "attention/sm90/store.h"
 
-namespace na::cuda {
+namespace na::cuda::sm90 {
 
 // Named barriers. kTurn + n: it is consumer n's turn to start products; kMeeting + n: of consumer n alone.
 enum : int { kTurn = 1, kMeeting = 4 };
 
 template <typename T, bool kModified>
-__device__ inline void consume(const Shared<T>& shared, const Maps& maps, const Problem& problem, const Launch& launch,
-                               int consumer) {
+__device__ inline void consume(const Shared<T>& shared, const Maps& maps, const Problem& problem, int consumer) {
   constexpr int kTurnThreads = 256;  // of the one whose turn begins and of the one whose turn ends
   const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
   const int next_consumer = consumer + 1 == T::kConsumers ? 0 : consumer + 1;
   const auto take_turn = [&] { named_barrier(kTurn + consumer, kTurnThreads); };
   const auto pass_turn = [&] { named_barrier_arrive(kTurn + next_consumer, kTurnThreads); };
   const auto meet = [&] { named_barrier(kMeeting + consumer, 128); };
-  const auto done_with = [&](uint64_t* barrier) {
+  const auto done_with = [&](uint32_t barrier) {
     if (lane == 0) barrier_arrive(barrier);
   };
 
   const float factor = kModified ? 1 : problem.scale * kLog2E;
   const bool packed = problem.cu_q != nullptr;
-  const uint32_t own_queries = shared_address(shared.queries(consumer));
+  const uint32_t own_queries = shared.queries(consumer);
   Place<T::kStages> keys, values;
   uint32_t queries_parity = 0;
   if (consumer == T::kConsumers - 1) pass_turn();  // consumer 0 is first
 
-  for_items<T>(problem, launch, [&](const Work<T>& work, const Visits<T>& visits) {
+  for_work(shared, lane, [&](const Work<T>& work) {
     const Sequence& sequence = work.sequence;
     const int32_t own_first = work.first_query + consumer * T::kOwnRows;
     const int32_t own_row = own_first + warp * 16 + lane / 4;
@@ -39,7 +38,7 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
 
     const auto start_scores = [&] {
       barrier_wait(shared.keys_full(keys.stage), keys.parity);
-      const uint32_t tile = shared_address(shared.keys(keys.stage));
+      const uint32_t tile = shared.keys(keys.stage);
       multiply_fence();
 #pragma unroll
       for (int step = 0; step < T::kHeadDim / 16; step++) {
@@ -57,7 +56,7 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
     const auto start_out = [&] {
       barrier_wait(shared.values_full(values.stage), values.parity);
       if (packed) barrier_wait(shared.values_clean(values.stage), values.parity);
-      const uint32_t tile = shared_address(shared.values(values.stage));
+      const uint32_t tile = shared.values(values.stage);
       multiply_fence();
 #pragma unroll
       for (int step = 0; step < T::kKeys / 16; step++) {
@@ -74,9 +73,9 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
       values.advance();
     };
     const auto soften = [&](int32_t visit, float(&decay)[2]) {
-      const int32_t first_key = visits.tiles[visit] * T::kKeys;
+      const int32_t first_key = work.tiles[visit] * T::kKeys;
       if (kModified) modify(scores, problem, sequence, rows, first_key, lane);
-      if (visit >= visits.tiles.full()) mask(scores, problem, sequence, rows, first_key, lane);
+      if (visit >= work.tiles.full()) mask(scores, problem, sequence, rows, first_key, lane);
       softmax.update(scores, factor, decay);
     };
     const auto pack_weights = [&] {
@@ -86,7 +85,8 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
       }
     };
 
-    const bool works = visits.first < visits.last;
+    const int32_t last = work.last;
+    const bool works = work.first < last;
     if (works) {
       float decay[2];
       barrier_wait(shared.queries_full(consumer), queries_parity);
@@ -96,18 +96,20 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
       pass_turn();
       multiply_wait<0>();
       end_scores();
-      soften(visits.first, decay);
+      soften(work.first, decay);
       pack_weights();
 #pragma unroll 1
-      for (int32_t visit = visits.first + 1; visit < visits.last; visit++) {
+      for (int32_t visit = work.first + 1; visit < last; visit++) {
         take_turn();
         start_scores();
         start_out();
         pass_turn();
         multiply_wait<1>();
         end_scores();
+        // Without the weights in flight there are registers for biases and caps.
+        if (kModified) end_out();
         soften(visit, decay);
-        end_out();
+        if (!kModified) end_out();
 #pragma unroll
         for (int i = 0; i < T::kValueDim / 2; i++) out[i / 4][i % 4] *= decay[i / 2 % 2];
         pack_weights();
@@ -142,7 +144,7 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
     // another type, and where the place of the outputs is already given to other queries.
     const bool copies = works && problem.parts == 0 && (!packed || own_first + T::kOwnRows <= sequence.queries);
     if (copies) {
-      uint8_t* const to = shared.out(consumer);
+      const uint32_t to = shared.out(consumer);
       if (T::kOutApart && thread == 0) store_wait();  // for the item before
       meet();
       store_shared_out<T>(to, out, warp, lane);
@@ -172,4 +174,4 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
   if (thread == 0) store_wait();
 }
 
-}  // namespace na::cuda
+}  // namespace na::cuda::sm90

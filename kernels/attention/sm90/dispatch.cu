@@ -4,6 +4,8 @@
 namespace na::cuda {
 namespace {
 
+using namespace sm90;
+
 using Run = cudaError_t (*)(const Problem&, cudaStream_t);
 
 // Problems are padded to the first dimensions that hold theirs.

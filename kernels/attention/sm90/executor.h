@@ -1,13 +1,18 @@
 // Attention on Hopper: one producer warpgroup copies tiles to shared memory, two or three consumer warpgroups multiply.
 //
+// The producer decides what is worked at, and announces it in shared memory to all others: Work.
+//
 // Who waits for whom, W being waited for:
 //   producer    W keys_empty, values_empty    of the consumers, before it overwrites a stage
 //               W queries_empty               of one consumer, before it overwrites that consumer's queries: done with
 //                                             them, or, where outputs take their place, outputs stored
-//   consumers   W queries_full, keys_full, values_full   of the producer's copies
+//               W work_empty                  of all others, before it announces new work in that place
+//   consumers   W work_full                   of the producer
+//               W queries_full, keys_full, values_full   of the producer's copies
 //               W values_clean                of the cleaning warps, when sequences are packed
 //               W their turn                  of the consumer before them
-//   cleaners    W values_full                 of the producer's copies. They clean before consumers are let in, and no
+//   cleaners    W work_full                   of the producer
+//               W values_full                 of the producer's copies. They clean before consumers are let in, and no
 //                                             stage is filled again before those are done
 //
 // Turns: consumers start their products in a fixed order, so that while one's products run, the others have their
@@ -22,25 +27,26 @@
 
 #include "attention/sm90/consume.h"
 
-namespace na::cuda {
+namespace na::cuda::sm90 {
 
 template <typename T, bool kModified>
 __device__ inline void attend(const Problem& problem, const Launch& launch, const Maps& maps) {
   extern __shared__ __align__(1024) uint8_t memory[];
   const Shared<T> shared(memory);
-  const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warpgroup = __shfl_sync(0xffffffff, thread / 128, 0);  // so that the compiler sees that a warp has only one
   if (thread == 0) shared.init();
   __syncthreads();
   if (warpgroup == 0) {
     give_registers<T::kProducerRegisters>();
     if (thread == 0) {
       produce(shared, maps, problem, launch);
-    } else if (thread >= 32 && problem.cu_q) {
-      clean(shared, problem, launch, thread - 32);
+    } else if (thread >= 32) {
+      clean(shared, problem, thread - 32);
     }
   } else {
     take_registers<T::kConsumerRegisters>();
-    consume<T, kModified>(shared, maps, problem, launch, warpgroup - 1);
+    consume<T, kModified>(shared, maps, problem, warpgroup - 1);
   }
 }
 
@@ -51,4 +57,4 @@ __global__ void __launch_bounds__(T::kThreads, 1)
   attend<T, kModified>(problem, launch, maps);
 }
 
-}  // namespace na::cuda
+}  // namespace na::cuda::sm90

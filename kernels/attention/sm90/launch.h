@@ -7,7 +7,7 @@
 #include "attention/sm90/executor.h"
 #include "attention/sm90/tensor_map.h"
 
-namespace na::cuda {
+namespace na::cuda::sm90 {
 
 // Bytes of keys and values that heads of a section have together: the second-level cache of an H100 has 50 MB.
 constexpr int64_t kSectionBytes = 32 << 20;
@@ -89,4 +89,4 @@ cudaError_t run_sm90(const Problem& problem, cudaStream_t stream) {
                                   : launch_kernel<T, false>(problem, launch, maps, stream);
 }
 
-}  // namespace na::cuda
+}  // namespace na::cuda::sm90

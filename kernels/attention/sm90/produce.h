@@ -4,7 +4,7 @@
 #include "attention/sm90/shared.h"
 #include "attention/sm90/work.h"
 
-namespace na::cuda {
+namespace na::cuda::sm90 {
 
 // How the tensors lie: [batch, tokens, heads, columns], in boxes of T::kBoxColumns columns and some tokens.
 struct Maps {
@@ -12,78 +12,97 @@ struct Maps {
 };
 
 template <typename T>
-__device__ inline void produce(const Shared<T>& shared, const Maps& maps, const Problem& problem,
-                               const Launch& launch) {
-  Place<T::kStages> keys, values;
-  uint32_t queries_parity = 0;
-  for_items<T>(problem, launch, [&](const Work<T>& work, const Visits<T>& visits) {
-    const Sequence& sequence = work.sequence;
-    const auto load_queries = [&] {
+__device__ inline void produce_work(const Shared<T>& shared, const Maps& maps, const Work<T>& work,
+                                    Place<T::kStages>& keys, Place<T::kStages>& values, uint32_t& queries_parity) {
+  const auto load_queries = [&] {
 #pragma unroll
-      for (int consumer = 0; consumer < T::kConsumers; consumer++) {
-        barrier_wait(shared.queries_empty(consumer), queries_parity ^ 1);
-        uint64_t* const full = shared.queries_full(consumer);
-        barrier_expect(full, T::kQueryBytes);
-#pragma unroll
-        for (int box = 0; box < T::kHeadBoxes; box++) {
-          copy_tensor(shared.queries(consumer) + box * T::kRowBoxBytes, &maps.q, full, box * T::kBoxColumns, work.head,
-                      sequence.first_query + work.first_query + consumer * T::kOwnRows, sequence.batch);
-        }
-      }
-      queries_parity ^= 1;
-    };
-    const auto load_keys = [&](int32_t visit) {
-      barrier_wait(shared.keys_empty(keys.stage), keys.parity ^ 1);
-      uint64_t* const full = shared.keys_full(keys.stage);
-      barrier_expect(full, T::kKeyBytes);
+    for (int consumer = 0; consumer < T::kConsumers; consumer++) {
+      barrier_wait(shared.queries_empty(consumer), queries_parity ^ 1);
+      const uint32_t full = shared.queries_full(consumer);
+      barrier_expect(full, T::kQueryBytes);
 #pragma unroll
       for (int box = 0; box < T::kHeadBoxes; box++) {
-        copy_tensor(shared.keys(keys.stage) + box * T::kKeyBoxBytes, &maps.k, full, box * T::kBoxColumns, work.kv_head,
-                    sequence.first_key + visits.tiles[visit] * T::kKeys, sequence.batch);
+        copy_tensor(shared.queries(consumer) + box * T::kRowBoxBytes, &maps.q, full, box * T::kBoxColumns, work.head,
+                    work.sequence.first_query + work.first_query + consumer * T::kOwnRows, work.sequence.batch);
       }
-      keys.advance();
-    };
-    const auto load_values = [&](int32_t visit) {
-      barrier_wait(shared.values_empty(values.stage), values.parity ^ 1);
-      uint64_t* const full = shared.values_full(values.stage);
-      barrier_expect(full, T::kValueBytes);
+    }
+    queries_parity ^= 1;
+  };
+  const auto load_keys = [&](int32_t visit) {
+    barrier_wait(shared.keys_empty(keys.stage), keys.parity ^ 1);
+    const uint32_t full = shared.keys_full(keys.stage), to = shared.keys(keys.stage);
+    barrier_expect(full, T::kKeyBytes);
 #pragma unroll
-      for (int box = 0; box < T::kValueBoxes; box++) {
-        copy_tensor(shared.values(values.stage) + box * T::kKeyBoxBytes, &maps.v, full, box * T::kBoxColumns,
-                    work.kv_head, sequence.first_key + visits.tiles[visit] * T::kKeys, sequence.batch);
-      }
-      values.advance();
-    };
-    if (visits.first == visits.last) return;
-    // In the order in which consumers need them and stages become free: keys are one tile ahead of values.
-    load_keys(visits.first);
-    load_queries();
+    for (int box = 0; box < T::kHeadBoxes; box++) {
+      copy_tensor(to + box * T::kKeyBoxBytes, &maps.k, full, box * T::kBoxColumns, work.kv_head,
+                  work.sequence.first_key + work.tiles[visit] * T::kKeys, work.sequence.batch);
+    }
+    keys.advance();
+  };
+  const auto load_values = [&](int32_t visit) {
+    barrier_wait(shared.values_empty(values.stage), values.parity ^ 1);
+    const uint32_t full = shared.values_full(values.stage), to = shared.values(values.stage);
+    barrier_expect(full, T::kValueBytes);
+#pragma unroll
+    for (int box = 0; box < T::kValueBoxes; box++) {
+      copy_tensor(to + box * T::kKeyBoxBytes, &maps.v, full, box * T::kBoxColumns, work.kv_head,
+                  work.sequence.first_key + work.tiles[visit] * T::kKeys, work.sequence.batch);
+    }
+    values.advance();
+  };
+  // In the order in which consumers need them and stages become free: keys are one tile ahead of values.
 #pragma unroll 1
-    for (int32_t visit = visits.first + 1; visit < visits.last; visit++) {
-      load_keys(visit);
+  for (int32_t visit = work.first; visit < work.last; visit++) {
+    load_keys(visit);
+    if (visit == work.first) {
+      load_queries();
+    } else {
       load_values(visit - 1);
     }
-    load_values(visits.last - 1);
-  });
+  }
+  if (work.first < work.last) load_values(work.last - 1);
+}
+
+// One thread: announces one item of work after the other, and starts its copies.
+template <typename T>
+__device__ inline void produce(const Shared<T>& shared, const Maps& maps, const Problem& problem,
+                               const Launch& launch) {
+  const auto blocks = static_cast<int32_t>(gridDim.x), block = static_cast<int32_t>(blockIdx.x);
+  Place<T::kStages> keys, values;
+  Place<2> place;
+  uint32_t queries_parity = 0;
+#pragma unroll 1
+  for (int32_t round = 0;; round++) {
+    const int32_t item = round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
+    barrier_wait(shared.work_empty(place.stage), place.parity ^ 1);
+    Work<T>& work = shared.work(place.stage);
+    const bool more = item < launch.items;
+    if (more && !find_work(problem, launch, item, &work)) continue;
+    if (!more) work.last = -1;
+    barrier_arrive(shared.work_full(place.stage));
+    if (!more) return;
+    produce_work(shared, maps, work, keys, values, queries_parity);
+    place.advance();
+  }
 }
 
 // Values of the next packed sequence, which have weight 0, become zeros: they might be infinite or not a number.
 template <typename T>
-__device__ inline void clean(const Shared<T>& shared, const Problem& problem, const Launch& launch, int thread) {
+__device__ inline void clean(const Shared<T>& shared, const Problem& problem, int thread) {
   constexpr int kChunks = T::kSpan / 16;  // of a row of a box
   Place<T::kStages> values;
-  for_items<T>(problem, launch, [&](const Work<T>& work, const Visits<T>& visits) {
+  for_work(shared, thread % 32, [&](const Work<T>& work) {
+    if (!problem.cu_q) return;
 #pragma unroll 1
-    for (int32_t visit = visits.first; visit < visits.last; visit++) {
+    for (int32_t visit = work.first; visit < work.last; visit++) {
       barrier_wait(shared.values_full(values.stage), values.parity);
-      uint8_t* const tile = shared.values(values.stage);
-      const int32_t keys = work.sequence.keys - visits.tiles[visit] * T::kKeys;
+      const uint32_t tile = shared.values(values.stage);
+      const int32_t keys = work.sequence.keys - work.tiles[visit] * T::kKeys;
 #pragma unroll 1
-      for (int n = keys * kChunks + thread; n < T::kKeys * kChunks; n += 32 * Shared<T>::kCleaners) {
+      for (int n = keys * kChunks + thread; n < T::kKeys * kChunks; n += 32 * T::kCleaners) {
 #pragma unroll
-        for (int box = 0; box < T::kValueBoxes; box++) {
-          *reinterpret_cast<uint4*>(tile + box * T::kKeyBoxBytes + n * 16) = make_uint4(0, 0, 0, 0);
-        }
+        for (int box = 0; box < T::kValueBoxes; box++)
+          store_shared(tile + box * T::kKeyBoxBytes + n * 16, {0, 0, 0, 0});
       }
       fence_async();
       __syncwarp();
@@ -93,4 +112,4 @@ __device__ inline void clean(const Shared<T>& shared, const Problem& problem, co
   });
 }
 
-}  // namespace na::cuda
+}  // namespace na::cuda::sm90

@@ -2,9 +2,9 @@
 #pragma once
 
 #include "arch/sm90.h"
-#include "attention/sm90/tiles.h"
+#include "attention/sm90/work.h"
 
-namespace na::cuda {
+namespace na::cuda::sm90 {
 
 // A ring's stage, and the parity of its round.
 template <int kStages>
@@ -20,29 +20,28 @@ struct Place {
   }
 };
 
-// Full barriers are signalled by the bytes of the copies; empty barriers by one lane of each warp that is done.
+// Full barriers are signalled by the bytes of copies, or by the one thread that writes; empty barriers by one lane of
+// each warp that is done.
 template <typename T>
 class Shared {
  public:
-  __device__ explicit Shared(uint8_t* memory) : memory_(memory) {}
+  __device__ explicit Shared(uint8_t* memory) : memory_(memory), base_(shared_address(memory)) {}
 
-  __device__ uint8_t* queries(int consumer) const { return memory_ + consumer * T::kQueryBytes; }
-  __device__ uint8_t* keys(int stage) const { return memory_ + T::kKeysAt + stage * T::kKeyBytes; }
-  __device__ uint8_t* values(int stage) const { return memory_ + T::kValuesAt + stage * T::kValueBytes; }
-  __device__ uint8_t* out(int consumer) const {
-    return T::kOutApart ? memory_ + T::kRingsEnd + consumer * T::kOutBytes : queries(consumer);
-  }
+  __device__ uint32_t queries(int consumer) const { return base_ + consumer * T::kQueryBytes; }
+  __device__ uint32_t keys(int stage) const { return base_ + T::kKeysAt + stage * T::kKeyBytes; }
+  __device__ uint32_t values(int stage) const { return base_ + T::kValuesAt + stage * T::kValueBytes; }
+  __device__ uint32_t out(int consumer) const { return base_ + T::kOutAt + consumer * T::kOutPitch; }
+  __device__ Work<T>& work(int stage) const { return reinterpret_cast<Work<T>*>(memory_ + T::kWorkAt)[stage]; }
 
-  __device__ uint64_t* keys_full(int stage) const { return barriers() + stage; }
-  __device__ uint64_t* keys_empty(int stage) const { return barriers() + T::kStages + stage; }
-  __device__ uint64_t* values_full(int stage) const { return barriers() + 2 * T::kStages + stage; }
-  __device__ uint64_t* values_empty(int stage) const { return barriers() + 3 * T::kStages + stage; }
-  // Of packed sequences: values are full, and clean, see clean().
-  __device__ uint64_t* values_clean(int stage) const { return barriers() + 4 * T::kStages + stage; }
-  __device__ uint64_t* queries_full(int consumer) const { return barriers() + 5 * T::kStages + consumer; }
-  __device__ uint64_t* queries_empty(int consumer) const {
-    return barriers() + 5 * T::kStages + T::kConsumers + consumer;
-  }
+  __device__ uint32_t keys_full(int stage) const { return barrier(stage); }
+  __device__ uint32_t keys_empty(int stage) const { return barrier(T::kStages + stage); }
+  __device__ uint32_t values_full(int stage) const { return barrier(2 * T::kStages + stage); }
+  __device__ uint32_t values_empty(int stage) const { return barrier(3 * T::kStages + stage); }
+  __device__ uint32_t values_clean(int stage) const { return barrier(4 * T::kStages + stage); }
+  __device__ uint32_t queries_full(int consumer) const { return barrier(5 * T::kStages + consumer); }
+  __device__ uint32_t queries_empty(int consumer) const { return barrier(5 * T::kStages + T::kConsumers + consumer); }
+  __device__ uint32_t work_full(int stage) const { return barrier(5 * T::kStages + 2 * T::kConsumers + stage); }
+  __device__ uint32_t work_empty(int stage) const { return barrier(5 * T::kStages + 2 * T::kConsumers + 2 + stage); }
 
   // By one thread.
   __device__ void init() const {
@@ -51,21 +50,38 @@ class Shared {
       barrier_init(keys_empty(stage), 4 * T::kConsumers);
       barrier_init(values_full(stage), 1);
       barrier_init(values_empty(stage), 4 * T::kConsumers);
-      barrier_init(values_clean(stage), kCleaners);
+      barrier_init(values_clean(stage), T::kCleaners);
     }
     for (int consumer = 0; consumer < T::kConsumers; consumer++) {
       barrier_init(queries_full(consumer), 1);
       barrier_init(queries_empty(consumer), 4);
     }
+    for (int stage = 0; stage < 2; stage++) {
+      barrier_init(work_full(stage), 1);
+      barrier_init(work_empty(stage), 4 * T::kConsumers + T::kCleaners);
+    }
     barrier_init_fence();
   }
 
-  static constexpr int kCleaners = 3;  // warps of the producer's warpgroup
-
  private:
-  __device__ uint64_t* barriers() const { return reinterpret_cast<uint64_t*>(memory_ + T::kBarriersAt); }
+  __device__ uint32_t barrier(int index) const { return base_ + T::kBarriersAt + 8 * index; }
 
   uint8_t* memory_;
+  uint32_t base_;
 };
 
-}  // namespace na::cuda
+// Calls `each(work)` for all that the producer announces. A whole warp.
+template <typename T, typename Each>
+__device__ inline void for_work(const Shared<T>& shared, int lane, Each each) {
+#pragma unroll 1
+  for (Place<2> place;; place.advance()) {
+    barrier_wait(shared.work_full(place.stage), place.parity);
+    const Work<T>& work = shared.work(place.stage);
+    if (work.last < 0) return;
+    each(work);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(shared.work_empty(place.stage));
+  }
+}
+
+}  // namespace na::cuda::sm90

@@ -4,17 +4,19 @@
 #include "attention/sm90/produce.h"
 #include "tile/softmax.h"
 
-namespace na::cuda {
+namespace na::cuda::sm90 {
 
-// Outputs of a consumer to shared memory, as its tensor copy expects them.
+// Outputs of a consumer to shared memory, as its tensor copy expects them: chunks of 16 bytes are numbered by exclusive
+// or with bits of the row, and a box begins where that makes no difference.
 template <typename T>
-__device__ inline void store_shared_out(uint8_t* to, const float (&out)[T::kValueDim / 8][4], int warp, int lane) {
+__device__ inline void store_shared_out(uint32_t to, const float (&out)[T::kValueDim / 8][4], int warp, int lane) {
+  const int row = warp * 16 + lane / 4, number = row * T::kSpan / 128 % (T::kSpan / 16);
+  const uint32_t at = late(to + row * T::kSpan + number * 16 + lane % 4 * 4);
 #pragma unroll
   for (int i = 0; i < T::kValueDim / 4; i++) {
-    const int r = i % 2, row = warp * 16 + r * 8 + lane / 4, column = i / 2 * 8;
-    const int chunk = (column % T::kBoxColumns / 8) ^ (row * T::kSpan / 128 % (T::kSpan / 16));
-    uint8_t* const at = to + column / T::kBoxColumns * T::kRowBoxBytes + row * T::kSpan + chunk * 16 + lane % 4 * 4;
-    *reinterpret_cast<uint32_t*>(at) = pack<T::kElement>(out[i / 2][2 * r], out[i / 2][2 * r + 1]);
+    const int r = i % 2, box = i / 2 * 8 / T::kBoxColumns, chunk = i / 2 % (T::kBoxColumns / 8);
+    store_shared((at ^ chunk * 16) + box * T::kRowBoxBytes + r * 8 * T::kSpan,
+                 pack<T::kElement>(out[i / 2][2 * r], out[i / 2][2 * r + 1]));
   }
 }
 
@@ -39,4 +41,4 @@ __device__ inline void store_row(const Problem& problem, const Work<T>& work, co
   }
 }
 
-}  // namespace na::cuda
+}  // namespace na::cuda::sm90

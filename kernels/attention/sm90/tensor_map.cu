@@ -2,7 +2,7 @@
 
 #include "attention/sm90/tensor_map.h"
 
-namespace na::cuda {
+namespace na::cuda::sm90 {
 namespace {
 
 constexpr int64_t kBytes = 2, kAlignment = 16;
@@ -61,4 +61,4 @@ cudaError_t encode_tensor_map(CUtensorMap* map, const TensorView& view, Element 
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-}  // namespace na::cuda
+}  // namespace na::cuda::sm90

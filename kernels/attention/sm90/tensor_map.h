@@ -6,7 +6,7 @@
 
 #include "attention/problem.h"
 
-namespace na::cuda {
+namespace na::cuda::sm90 {
 
 // Of a half type, [batch, tokens, heads, columns].
 struct TensorView {
@@ -23,4 +23,4 @@ bool has_tensor_map(const TensorView& view);
 cudaError_t encode_tensor_map(CUtensorMap* map, const TensorView& view, Element element, int box_columns,
                               int box_tokens);
 
-}  // namespace na::cuda
+}  // namespace na::cuda::sm90

@@ -3,7 +3,7 @@
 
 #include "attention/attention.h"
 
-namespace na::cuda {
+namespace na::cuda::sm90 {
 
 struct Tiling {
   int consumers;  // warpgroups, of 64 rows each
@@ -28,23 +28,27 @@ struct Tile {
   static constexpr int kConsumers = kTiling.consumers, kKeys = kTiling.keys, kStages = kTiling.stages;
   static constexpr int kThreads = 128 * (1 + kConsumers), kOwnRows = 64, kRows = kOwnRows * kConsumers;
   // Of 65536 registers.
-  static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 40, kConsumerRegisters = kConsumers == 3 ? 160 : 232;
+  static constexpr int kProducerRegisters = kConsumers == 3 ? 56 : 40, kConsumerRegisters = kConsumers == 3 ? 152 : 232;
 
   // A tile lies in boxes of kSpan bytes of each row, swizzled; the box of a tensor copy.
   static constexpr int kSpan = kHeadDim % 64 == 0 && kValueDim % 64 == 0 ? 128 : 64, kBoxColumns = kSpan / 2;
   static constexpr int kHeadBoxes = kHeadDim / kBoxColumns, kValueBoxes = kValueDim / kBoxColumns;
   static constexpr int kKeyBoxBytes = kKeys * kSpan, kRowBoxBytes = kOwnRows * kSpan;
 
-  // Shared memory: queries of each consumer, rings, outputs of each consumer if there is room, barriers.
+  // Shared memory: queries of each consumer, rings, outputs of each consumer if there is room, work, barriers.
   static constexpr int kQueryBytes = kHeadBoxes * kRowBoxBytes, kOutBytes = kValueBoxes * kRowBoxBytes;
   static constexpr int kKeyBytes = kHeadBoxes * kKeyBoxBytes, kValueBytes = kValueBoxes * kKeyBoxBytes;
   static constexpr int kKeysAt = kConsumers * kQueryBytes, kValuesAt = kKeysAt + kStages * kKeyBytes;
   static constexpr int kRingsEnd = kValuesAt + kStages * kValueBytes;
-  static constexpr int kBarrierBytes = 8 * (5 * kStages + 2 * kConsumers), kMostBytes = 227 * 1024;
+  static constexpr int kCleaners = 3;  // warps of the producer's warpgroup
+  static constexpr int kWorkBytes = 2 * 96, kBarrierBytes = 8 * (5 * kStages + 2 * kConsumers + 4);
+  static constexpr int kMostBytes = 227 * 1024;
   // Outputs have a place of their own, or else take that of their consumer's queries, which then cannot be replaced
   // before the outputs are stored.
-  static constexpr bool kOutApart = kRingsEnd + kConsumers * kOutBytes + kBarrierBytes <= kMostBytes;
-  static constexpr int kBarriersAt = kRingsEnd + (kOutApart ? kConsumers * kOutBytes : 0);
+  static constexpr bool kOutApart = kRingsEnd + kConsumers * kOutBytes + kWorkBytes + kBarrierBytes <= kMostBytes;
+  static constexpr int kOutAt = kOutApart ? kRingsEnd : 0, kOutPitch = kOutApart ? kOutBytes : kQueryBytes;
+  static constexpr int kWorkAt = kRingsEnd + (kOutApart ? kConsumers * kOutBytes : 0);
+  static constexpr int kBarriersAt = kWorkAt + kWorkBytes;
   static constexpr int kSharedBytes = kBarriersAt + kBarrierBytes;
 
   static_assert(kSharedBytes <= kMostBytes);
@@ -53,4 +57,4 @@ struct Tile {
   static_assert(kHeadDim % kBoxColumns == 0 && kValueDim % kBoxColumns == 0 && kKeys % 16 == 0);
 };
 
-}  // namespace na::cuda
+}  // namespace na::cuda::sm90

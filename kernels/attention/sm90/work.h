@@ -3,9 +3,9 @@
 #pragma once
 
 #include "attention/sm90/tiles.h"
-#include "tile/score.h"
+#include "tile/band.h"
 
-namespace na::cuda {
+namespace na::cuda::sm90 {
 
 // What the host decides about a launch.
 //
@@ -24,49 +24,24 @@ struct Work {
   Sequence sequence;
   int32_t head, kv_head, part;
   int32_t first_query;  // of the sequence
-
-  // False: there is no such tile.
-  __device__ bool find(const Problem& problem, const Launch& launch, int32_t item) {
-    const int32_t section = item / (launch.section * launch.slots), first_unit = section * launch.section;
-    const int32_t size = min(launch.section, launch.units - first_unit), rest = item - first_unit * launch.slots;
-    const int32_t slot = launch.slots - 1 - rest / size, parts = max(problem.parts, 1);
-    int32_t unit = first_unit + rest % size;
-    part = unit % parts;
-    unit /= parts;
-    head = unit % problem.heads;
-    kv_head = head / (problem.heads / problem.kv_heads);
-    if (!find_sequence(problem, slot, unit / problem.heads, T::kRows, &sequence)) return false;
-    first_query = sequence.tile * T::kRows;
-    return true;
-  }
-
-  __device__ KeyTiles tiles(const Problem& problem) const {
-    return KeyTiles(problem, sequence, first_query, min(first_query + T::kRows, sequence.queries) - 1, T::kKeys);
-  }
-};
-
-// The visits [first, last) of an item's share.
-template <typename T>
-struct Visits {
   KeyTiles tiles;
-  int32_t first, last;
-
-  __device__ Visits(const Problem& problem, const Work<T>& work) : tiles(work.tiles(problem)) {
-    tiles.share(work.part, max(problem.parts, 1), &first, &last);
-  }
+  int32_t first, last;  // visits [first, last) of the tiles. last < 0: there is no more work
 };
 
-// Calls `each(work, visits)` for the items of this block.
-template <typename T, typename Each>
-__device__ inline void for_items(const Problem& problem, const Launch& launch, Each each) {
-  const auto blocks = static_cast<int32_t>(gridDim.x), block = static_cast<int32_t>(blockIdx.x);
-#pragma unroll 1
-  for (int32_t round = 0;; round++) {
-    const int32_t item = round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
-    if (item >= launch.items) return;
-    Work<T> work;
-    if (work.find(problem, launch, item)) each(work, Visits<T>(problem, work));
-  }
+// Whether there is such a tile, and what it is.
+template <typename T>
+__device__ inline bool find_work(const Problem& problem, const Launch& launch, int32_t item, Work<T>* work) {
+  const int32_t section = item / (launch.section * launch.slots), first_unit = section * launch.section;
+  const int32_t size = min(launch.section, launch.units - first_unit), rest = item - first_unit * launch.slots;
+  const int32_t slot = launch.slots - 1 - rest / size, parts = max(problem.parts, 1);
+  const int32_t unit = first_unit + rest % size, head = unit / parts % problem.heads;
+  Sequence sequence;
+  if (!find_sequence(problem, slot, unit / parts / problem.heads, T::kRows, &sequence)) return false;
+  const int32_t first_query = sequence.tile * T::kRows, last_query = min(first_query + T::kRows, sequence.queries) - 1;
+  const KeyTiles tiles(problem, sequence, first_query, last_query, T::kKeys);
+  *work = {sequence, head, head / (problem.heads / problem.kv_heads), unit % parts, first_query, tiles, 0, 0};
+  tiles.share(work->part, parts, &work->first, &work->last);
+  return true;
 }
 
-}  // namespace na::cuda
+}  // namespace na::cuda::sm90
