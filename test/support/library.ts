@@ -4,6 +4,7 @@ import {
   type AttentionOptions,
   attention,
   causal,
+  type Device,
   denseBias,
   keyBias,
   type Mask,
@@ -27,7 +28,13 @@ export interface Embedded {
  * A tensor of `values`, cut by slices and a permutation out of a larger tensor filled with `poison`. The last axis stays
  * last, as the contract asks for.
  */
-export function embed(random: () => number, values: Values, dtype: Float, poison = Number.NaN): Embedded {
+export function embed(
+  random: () => number,
+  values: Values,
+  dtype: Float,
+  poison = Number.NaN,
+  device: Device = 'cpu',
+): Embedded {
   const { shape } = values;
   const leading = shape.slice(0, -1).map((_, axis) => axis);
   const order = leading.map((axis) => ({ axis, key: random() })).sort((a, b) => a.key - b.key);
@@ -49,7 +56,7 @@ export function embed(random: () => number, values: Values, dtype: Float, poison
   positions.forEach((at, n) => {
     data[at] = values.data[n]!;
   });
-  const whole = Tensor.from(data, wholeShape, { dtype });
+  const whole = Tensor.from(data, wholeShape, { dtype, device });
   const ranges = axes.map((axis, a) => [starts[a]!, starts[a]! + shape[axis]!] as const);
   const sliced = whole.slice(...ranges);
   const view = sliced.permute(...shape.map((_, axis) => axes.indexOf(axis)));
@@ -57,8 +64,8 @@ export function embed(random: () => number, values: Values, dtype: Float, poison
   return { view, whole, positions };
 }
 
-export const tensorOf = ({ data, shape }: Values, dtype: Float = 'float32'): Tensor =>
-  Tensor.from(Float32Array.from(data), shape, { dtype });
+export const tensorOf = ({ data, shape }: Values, dtype: Float = 'float32', device: Device = 'cpu'): Tensor =>
+  Tensor.from(Float32Array.from(data), shape, { dtype, device });
 
 const setting = (axes: Axis[]) => ({
   window: axes.map((axis) => axis.window),
@@ -79,19 +86,25 @@ const outShape = ({ q, v }: Problem) => [...q.shape.slice(0, -1), v.shape.at(-1)
  * The library's result. With `embedSeed`, every tensor is a view of a larger one full of NaN, and `out` is such a view
  * too, full of NaN itself: what lies around it must not be touched.
  */
-export async function run(problem: Problem, dtype: Float, embedSeed?: number): Promise<Result> {
+export async function run(
+  problem: Problem,
+  dtype: Float,
+  embedSeed?: number,
+  device: Device = 'cpu',
+  precision?: AttentionOptions['precision'],
+): Promise<Result> {
   const made: Tensor[] = [];
   const random = uniform(embedSeed ?? 0);
   const make = (values: Values, type: Float = dtype): Tensor => {
     if (embedSeed === undefined) {
-      made.push(tensorOf(values, type));
+      made.push(tensorOf(values, type, device));
     } else {
-      const { view, whole } = embed(random, values, type);
+      const { view, whole } = embed(random, values, type, Number.NaN, device);
       made.push(whole, view);
     }
     return made.at(-1)!;
   };
-  const options: AttentionOptions = { bias: [] };
+  const options: AttentionOptions = { bias: [], precision };
   const biases = [];
   if (problem.masks) options.mask = problem.masks.map(maskOf);
   if (problem.keyBias) biases.push(keyBias(make(problem.keyBias, 'float32')));
@@ -102,7 +115,7 @@ export async function run(problem: Problem, dtype: Float, embedSeed?: number): P
   if (problem.sinks) options.sinks = make(problem.sinks, 'float32');
   if (problem.extra) options.extra = { k: make(problem.extra.k), v: make(problem.extra.v) };
   if (problem.cuSeqlens) {
-    const offsets = (list: number[]) => Tensor.from(Int32Array.from(list), [list.length]);
+    const offsets = (list: number[]) => Tensor.from(Int32Array.from(list), [list.length], { device });
     options.cuSeqlens = { q: offsets(problem.cuSeqlens.q), k: offsets(problem.cuSeqlens.k) };
     made.push(options.cuSeqlens.q, options.cuSeqlens.k);
   }
@@ -111,7 +124,7 @@ export async function run(problem: Problem, dtype: Float, embedSeed?: number): P
   if (embedSeed !== undefined) {
     const shape = outShape(problem);
     const unset = { shape, data: new Float64Array(count(shape)).fill(Number.NaN) };
-    target = embed(random, unset, dtype, around);
+    target = embed(random, unset, dtype, around, device);
     options.out = target.view;
     made.push(target.view, target.whole);
   }
@@ -154,6 +167,13 @@ export function expectResult(got: Result, want: Expected): void {
 }
 
 /** Runs a problem and compares it with the oracle. */
-export async function check(problem: Problem, dtype: Float = 'float32', embedSeed?: number): Promise<void> {
-  expectResult(await run(problem, dtype, embedSeed), expected(problem, dtype));
+export async function check(
+  problem: Problem,
+  dtype: Float = 'float32',
+  embedSeed?: number,
+  device: Device = 'cpu',
+  precision?: AttentionOptions['precision'],
+): Promise<void> {
+  const products = device === 'cpu' || dtype !== 'float32' ? 'exact' : precision === 'tf32' ? 'tf32' : '3xtf32';
+  expectResult(await run(problem, dtype, embedSeed, device, precision), expected(problem, dtype, products));
 }
