@@ -108,7 +108,12 @@ async function compile() {
   console.log(
     `nvcc ${found.nvcc}, CUTLASS in ${found.cutlass}: ${files} files for ${options.arch}, ${options.jobs} at once`,
   );
-  const make = spawn('cmake', ['--build', build, '--parallel', options.jobs], { stdio: ['ignore', 'pipe', 'pipe'] });
+  // What is wrong with other files is wanted too.
+  const cache = readFileSync(join(build, 'CMakeCache.txt'), 'utf8');
+  const goOn = /^CMAKE_GENERATOR:INTERNAL=Ninja/m.test(cache) ? ['-k', '0'] : ['-k'];
+  const make = spawn('cmake', ['--build', build, '--parallel', options.jobs, '--', ...goOn], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   let output = '';
   let line = '';
   const read = (text) => {
