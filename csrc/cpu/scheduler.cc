@@ -1,5 +1,6 @@
 #include "cpu/scheduler.h"
 
+#include <sched.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -36,6 +37,18 @@ namespace {
 // Pool threads give way to the event loop and to whatever else the user runs.
 constexpr int kNice = 5;
 constexpr size_t kPage = 4096;
+
+// Putting a thread to sleep and waking it takes longer than a small operation, on a virtual machine 100 microseconds.
+// So threads look out for more work for that long before they sleep, and yield all the while to whoever else wants the
+// processor.
+constexpr int64_t kLookOutNanoseconds = 100000;
+constexpr int kLooks = 16;  // between yields
+
+void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
 
 na_operation* next_of(const na_operation* operation) { return static_cast<na_operation*>(operation->link[0]); }
 uintptr_t waits_of(const na_operation* operation) { return reinterpret_cast<uintptr_t>(operation->link[1]); }
@@ -148,12 +161,16 @@ void Scheduler::make_ready(na_stream* stream) {
   if (stream->busy || !stream->head || waits_of(stream->head) != 0) return;
   stream->busy = true;
   ready_.push_back(stream);
+  post();
   if (stream->head->kind == NA_OP_MARK) {
     work_.notify_one();
   } else {
     work_.notify_all();  // now rather than when there are tasks: a thread takes as long to wake as a small task
   }
 }
+
+// The lock is held.
+void Scheduler::post() { posted_.store(posted_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
 
 void Scheduler::work() {
   Scratch scratch;
@@ -165,10 +182,24 @@ void Scheduler::work() {
       begin(stream, lock);
     } else if (!active_.empty()) {
       run_task(active_.front(), scratch, lock);
-    } else {
+    } else if (!look_out(lock)) {
       work_.wait(lock);
     }
   }
+}
+
+// Looks out for work for a while, without the lock, which is held on entry and on return. False: none has come.
+bool Scheduler::look_out(std::unique_lock<std::mutex>& lock) {
+  const uint32_t seen = posted_.load(std::memory_order_relaxed);
+  const auto nothing = [&] { return posted_.load(std::memory_order_relaxed) == seen; };
+  lock.unlock();
+  const int64_t until = now_nanoseconds() + kLookOutNanoseconds;
+  while (nothing() && now_nanoseconds() < until) {
+    for (int i = 0; i < kLooks && nothing(); i++) pause_briefly();
+    if (nothing()) sched_yield();
+  }
+  lock.lock();
+  return !nothing();
 }
 
 // Begins the head operation of a stream: marks are done here, the rest is cut into tasks.
@@ -194,7 +225,10 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
   if (tasks > 0) {
     lock.lock();
     active_.push_back(new Active{stream, operation, std::move(job), tasks, 0, 0});
-    if (tasks > 1) work_.notify_all();
+    if (tasks > 1) {
+      post();
+      work_.notify_all();
+    }
     return;
   }
   job.reset();
@@ -264,6 +298,7 @@ int64_t Scheduler::drain(na_stream* stream) {
 void Scheduler::finish(na_stream* stream) {
   stream->completed++;
   stream->busy = false;
+  post();  // more is likely to come soon
   auto& waiters = stream->waiters;
   while (!waiters.empty() && waiters.front().sequence <= stream->completed) {
     const na_stream::Waiter waiter = waiters.front();
