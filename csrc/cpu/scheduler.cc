@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <deque>
 
 #include "cpu/attention.h"
 #include "cpu/copy.h"
@@ -19,9 +20,11 @@
 // Operations are linked by link[0]; link[1] counts the waits that an operation still has.
 struct na_stream {
   na_operation *head = nullptr, *tail = nullptr;  // not yet begun
-  uint64_t completed = 0;
-  bool busy = false;       // an operation has begun and is not finished, or the stream is in ready_
-  bool destroyed = false;  // to be deleted when no longer busy
+  std::deque<na_operation*> ended;                // `done` not yet called
+  uint64_t completed = 0;                         // `done` called
+  bool busy = false;                              // an operation has begun and not ended, or the stream is in ready_
+  bool telling = false;                           // a thread calls `done` of those that have ended
+  bool destroyed = false;                         // to be deleted when neither
   struct Waiter {
     uint64_t sequence;
     na_stream* stream;
@@ -119,7 +122,7 @@ void Scheduler::destroy_stream(na_stream* stream) {
   std::unique_lock<std::mutex> lock(mutex_);
   // The thread that finished the last operation may be between `done` and its own bookkeeping.
   stream->destroyed = true;
-  const bool unused = !stream->busy;
+  const bool unused = !stream->busy && !stream->telling;
   lock.unlock();
   if (unused) delete stream;
 }
@@ -141,10 +144,7 @@ void Scheduler::submit(na_stream* stream, na_operation* operation, const na_wait
     // Nothing to do and nothing before it: no thread need be woken.
     stream->busy = true;
     mark(operation);
-    lock.unlock();
-    operation->done(operation, nullptr);
-    lock.lock();
-    finish(stream);
+    finish(stream, operation, lock);
     return;
   }
   if (stream->tail) {
@@ -232,9 +232,8 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
     return;
   }
   job.reset();
-  operation->done(operation, nullptr);
   lock.lock();
-  finish(stream);
+  finish(stream, operation, lock);
 }
 
 // Runs one task of the operation at the front of the line. The lock is held on entry and on return.
@@ -258,13 +257,12 @@ void Scheduler::run_task(Active* active, Scratch& scratch, std::unique_lock<std:
 
 // All tasks of an operation have ended. The lock is held on entry and on return.
 void Scheduler::end(Active* active, std::unique_lock<std::mutex>& lock) {
-  na_stream* stream = active->stream;
+  na_stream* const stream = active->stream;
+  na_operation* const operation = active->operation;
   lock.unlock();
-  active->job.reset();  // before done: it reads what the operation names
-  active->operation->done(active->operation, nullptr);
-  delete active;
+  delete active;  // before `done`: the job reads what the operation names
   lock.lock();
-  finish(stream);
+  finish(stream, operation, lock);
 }
 
 int64_t Scheduler::drain(na_stream* stream) {
@@ -286,19 +284,37 @@ int64_t Scheduler::drain(na_stream* stream) {
     if (place == ready_.end()) return ended;
     ready_.erase(place);
     na_operation* operation = take_head(stream);
-    lock.unlock();
-    operation->done(operation, nullptr);
-    lock.lock();
-    finish(stream);
+    finish(stream, operation, lock);
     ended++;
   }
 }
 
-// After `done`: lets go those who waited for the operation, and the next one of the stream. The lock is held.
-void Scheduler::finish(na_stream* stream) {
-  stream->completed++;
+// Lets the next operation of the stream begin and calls `done`, for the operations of a stream in their order; those
+// that wait for one of them begin after its `done`, so that whoever learns of their end finds it done too. In `done` a
+// thread may be held up by the JavaScript that it wakes, on its processor: the stream need not wait for that. The lock
+// is held on entry and on return.
+void Scheduler::finish(na_stream* stream, na_operation* operation, std::unique_lock<std::mutex>& lock) {
   stream->busy = false;
   post();  // more is likely to come soon
+  make_ready(stream);
+  stream->ended.push_back(operation);
+  if (stream->telling) return;
+  stream->telling = true;
+  while (!stream->ended.empty()) {
+    na_operation* next = stream->ended.front();
+    stream->ended.pop_front();
+    lock.unlock();
+    next->done(next, nullptr);
+    lock.lock();
+    stream->completed++;
+    release_waiters(stream);
+  }
+  stream->telling = false;
+  if (stream->destroyed && !stream->busy) delete stream;
+}
+
+// Lets go the operations that waited for what the stream has completed. The lock is held.
+void Scheduler::release_waiters(na_stream* stream) {
   auto& waiters = stream->waiters;
   while (!waiters.empty() && waiters.front().sequence <= stream->completed) {
     const na_stream::Waiter waiter = waiters.front();
@@ -307,8 +323,6 @@ void Scheduler::finish(na_stream* stream) {
     set_waits(waiter.operation, waits_of(waiter.operation) - 1);
     make_ready(waiter.stream);
   }
-  make_ready(stream);
-  if (stream->destroyed && !stream->busy) delete stream;
 }
 
 }  // namespace na::cpu

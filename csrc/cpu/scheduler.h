@@ -53,7 +53,8 @@ class Scheduler {
   bool look_out(std::unique_lock<std::mutex>& lock);
   void make_ready(na_stream* stream);
   void begin(na_stream* stream, std::unique_lock<std::mutex>& lock);
-  void finish(na_stream* stream);
+  void finish(na_stream* stream, na_operation* operation, std::unique_lock<std::mutex>& lock);
+  void release_waiters(na_stream* stream);
   void run_task(Active* active, Scratch& scratch, std::unique_lock<std::mutex>& lock);
   void end(Active* active, std::unique_lock<std::mutex>& lock);
 
