@@ -1,11 +1,15 @@
 // A few queries against many keys: several key heads share a tile, and the keys are split into parts whose sums are
 // merged. With the sizes here there are at least four parts.
 
-import { attention, keyBias, Tensor } from 'node-attention';
+import { attention, devices, keyBias, merge, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-import { check, run, tensorOf } from './support/library';
-import { type Float, normal, uniform, type Values } from './support/numbers';
+import { check, expectResult, run, tensorOf } from './support/library';
+import { decode, type Float, normal, uniform, type Values } from './support/numbers';
 import type { Problem } from './support/oracle';
+import { program } from './support/program';
+import { expected } from './support/tolerance';
+
+const runs = Math.ceil(Number(process.env.NODE_ATTENTION_TEST_RUNS ?? 300) / 3);
 
 interface Sizes {
   batch?: number;
@@ -32,6 +36,18 @@ const filled = (shape: number[], value: (i: number) => number): Values => {
   const data = Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => value(i));
   return { shape, data };
 };
+
+const instructionSets = ['generic', 'avx2', 'avx512', 'amx'];
+const best = instructionSets.indexOf(devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '');
+
+it.each(instructionSets.slice(0, best + 1))(
+  'equals the oracle on random problems with %s',
+  async (isa) => {
+    const said = await program('sweep.ts', ['decode', String(runs), '20251'], { NODE_ATTENTION_CPU: isa });
+    expect(said).toBe(`${isa}: ${runs} problems agree`);
+  },
+  600_000,
+);
 
 describe.each(['float32', 'float16', 'bfloat16'] as const)('%s', (dtype) => {
   it.each([
@@ -106,6 +122,35 @@ describe.each(['float32', 'float16', 'bfloat16'] as const)('%s', (dtype) => {
     for (const scale of [10, -10, 1e4, 1e-20]) await check({ ...problem(dtype, { kvHeads: 2 }), scale }, dtype);
   });
 
+  it('keys cut anywhere by the caller merge to the whole', async () => {
+    const p = problem(dtype, { kvHeads: 2, heads: 4 });
+    const [q, k, v] = [p.q, p.k, p.v].map((x) => tensorOf(x, dtype)) as [Tensor, Tensor, Tensor];
+    const cuts = [0, 1, 700, 700, 2099, 2100];
+    const parts = cuts.slice(1).map((to, n) => {
+      const ranges = [[0, 1] as const, [cuts[n]!, to] as const];
+      return attention(q, k.slice(...ranges), v.slice(...ranges));
+    });
+    const { out, lse } = merge(parts);
+    const got = { out: decode(dtype, await out.read()), lse: decode('float32', await lse.read()) };
+    // The parts were rounded too, each within its own tolerance, and the weights sum to 1.
+    const want = expected(p, dtype);
+    expectResult(got, { ...want, tolerance: { out: 2 * want.tolerance.out, lse: 2 * want.tolerance.lse } });
+  });
+
+  it('is the same bit for bit, however threads take turns', async () => {
+    const p = problem(dtype, { lk: 5000 });
+    const [q, k, v] = [p.q, p.k, p.v].map((x) => tensorOf(x, dtype)) as [Tensor, Tensor, Tensor];
+    const bias = keyBias(Tensor.zeros([5000]));
+    const all = Array.from({ length: 100 }, () => attention(q, k, v, { bias }));
+    const [outs, lses] = [[], []] as [unknown[], unknown[]];
+    for (const { out, lse } of all) {
+      outs.push(await out.read());
+      lses.push(await lse.read());
+    }
+    for (const out of outs) expect(out).toEqual(outs[0]);
+    for (const lse of lses) expect(lse).toEqual(lses[0]);
+  });
+
   it('ignores parts in which no key counts', async () => {
     const p = problem(dtype);
     for (const [from, to] of [
@@ -142,13 +187,4 @@ it('NaN and Infinity of a key reach the heads that see it, and no other', async 
       expect(Number.isFinite(lse[1])).toBe(true);
     }
   }
-});
-
-it('is the same bit for bit, however threads take turns', async () => {
-  const p = problem('bfloat16', { lk: 5000 });
-  const [q, k, v] = [p.q, p.k, p.v].map((x) => tensorOf(x, 'bfloat16')) as [Tensor, Tensor, Tensor];
-  const bias = keyBias(Tensor.zeros([5000]));
-  const runs = Array.from({ length: 200 }, () => attention(q, k, v, { bias }));
-  const outs = await Promise.all(runs.map(({ out }) => out.read()));
-  for (const out of outs) expect(out).toEqual(outs[0]);
 });
