@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "cpu/executor/problem.h"
@@ -23,6 +24,7 @@ constexpr int64_t kTilesPerThread = 4;
 // The keys of tiles that rows.h does are split into parts of so many bytes of K and V, but into so many parts in all at
 // least, unless these would not be worth a task, and at most. The number of threads has no say: it changes no result.
 constexpr int64_t kPartBytes = 2 << 20, kLeastPartBytes = 128 << 10, kLeastParts = 4, kMostParts = 128;
+constexpr int64_t kUnsplit = std::numeric_limits<int64_t>::max() / 2;
 
 Geometry geometry_of(Isa isa, int dtype) {
   switch (isa) {
@@ -286,11 +288,9 @@ class AttentionJob final : public Job {
     }
     const int64_t tiles = first_task_.back();
     size_parts(tiles * visible_keys(p.keys));
+    if (parts_of(p.keys) > 1) make_room(tiles * parts_of(p.keys));
     parts_ = parts_of(p.keys);
-    if (parts_ > 1) {
-      parts_left_.assign(tiles * parts_, static_cast<int32_t>(parts_));
-      make_room();
-    }
+    if (parts_ > 1) parts_left_.assign(tiles * parts_, static_cast<int32_t>(parts_));
     return tiles * parts_;
   }
 
@@ -388,11 +388,12 @@ class AttentionJob final : public Job {
     return std::max<int64_t>(1, (visible_keys(keys) + part_keys_ - 1) / part_keys_);
   }
 
-  // For what the parts leave for each other.
-  void make_room() {
+  // For what so many parts leave for each other. Without memory for it tiles stay whole.
+  void make_room(int64_t parts) {
     const TilePlan& plan = description_.plans[0];
     part_pitch_ = plan.kv_heads * plan.heads * plan.box[0] * (row_pitch(description_.problem) + 2);
-    part_sums_.reset(new float[parts_left_.size() * part_pitch_]);
+    part_sums_.reset(new (std::nothrow) float[parts * part_pitch_]);
+    if (!part_sums_) part_keys_ = kUnsplit;
   }
 
   Split split_at(int64_t first, int64_t part, int64_t parts) {
@@ -471,6 +472,13 @@ class AttentionJob final : public Job {
       if (query_start_[s] < query_start_[s + 1]) all_keys += visible_keys(key_start_[s + 1] - key_start_[s]);
     }
     size_parts(all_keys * unit_count);
+    int64_t all_parts = 0;
+    for (size_t s = 0; s + 1 < query_start_.size(); s++) {
+      const int64_t queries = query_start_[s + 1] - query_start_[s];
+      const int64_t parts = parts_of(key_start_[s + 1] - key_start_[s]);
+      if (parts > 1) all_parts += tile_count(plan, &queries) * unit_count * parts;
+    }
+    if (all_parts > 0) make_room(all_parts);
     for (size_t s = 0; s + 1 < query_start_.size(); s++) {
       const int64_t queries = query_start_[s + 1] - query_start_[s], keys = key_start_[s + 1] - key_start_[s];
       const int64_t tiles = tile_count(plan, &queries), parts = parts_of(keys);
@@ -489,7 +497,6 @@ class AttentionJob final : public Job {
         }
       }
     }
-    make_room();
     std::stable_sort(list_.begin(), list_.end(), [](const Entry& a, const Entry& b) { return a.work > b.work; });
   }
 
@@ -502,7 +509,7 @@ class AttentionJob final : public Job {
   std::vector<Entry> list_;
   int64_t few_queries_ = 0;  // of the longest sequence, where tiles are those of rows.h
   int64_t parts_ = 1;        // of each tile; ragged: see list_
-  int64_t part_keys_ = std::numeric_limits<int64_t>::max() / 2;
+  int64_t part_keys_ = kUnsplit;
   std::vector<int32_t> parts_left_;
   std::unique_ptr<float[]> part_sums_;
   int64_t part_pitch_ = 0;
