@@ -86,7 +86,13 @@ const outShape = ({ q, v }: Problem) => [...q.shape.slice(0, -1), v.shape.at(-1)
  * The library's result. With `embedSeed`, every tensor is a view of a larger one full of NaN, and `out` is such a view
  * too, full of NaN itself: what lies around it must not be touched.
  */
-export async function run(problem: Problem, dtype: Float, embedSeed?: number, device: Device = 'cpu'): Promise<Result> {
+export async function run(
+  problem: Problem,
+  dtype: Float,
+  embedSeed?: number,
+  device: Device = 'cpu',
+  precision?: AttentionOptions['precision'],
+): Promise<Result> {
   const made: Tensor[] = [];
   const random = uniform(embedSeed ?? 0);
   const make = (values: Values, type: Float = dtype): Tensor => {
@@ -98,7 +104,7 @@ export async function run(problem: Problem, dtype: Float, embedSeed?: number, de
     }
     return made.at(-1)!;
   };
-  const options: AttentionOptions = { bias: [] };
+  const options: AttentionOptions = { bias: [], precision };
   const biases = [];
   if (problem.masks) options.mask = problem.masks.map(maskOf);
   if (problem.keyBias) biases.push(keyBias(make(problem.keyBias, 'float32')));
@@ -160,12 +166,24 @@ export function expectResult(got: Result, want: Expected): void {
   compare('out', got.out, want.out, want.tolerance.out);
 }
 
+/** What a device may give: CUDA devices multiply float32 as TF32. */
+export function expectedOn(
+  device: Device,
+  problem: Problem,
+  dtype: Float,
+  precision?: AttentionOptions['precision'],
+): Expected {
+  const products = device === 'cpu' || dtype !== 'float32' ? 'exact' : precision === 'tf32' ? 'tf32' : '3xtf32';
+  return expected(problem, dtype, products);
+}
+
 /** Runs a problem and compares it with the oracle. */
 export async function check(
   problem: Problem,
   dtype: Float = 'float32',
   embedSeed?: number,
   device: Device = 'cpu',
+  precision?: AttentionOptions['precision'],
 ): Promise<void> {
-  expectResult(await run(problem, dtype, embedSeed, device), expected(problem, dtype));
+  expectResult(await run(problem, dtype, embedSeed, device, precision), expectedOn(device, problem, dtype, precision));
 }

@@ -1,4 +1,4 @@
-// How far a result may lie from the oracle. No number here is tuned; a bound has three parts, all taken from the inputs:
+// How far a result may lie from the oracle. No number here is tuned; a bound has four parts, all taken from the inputs:
 //
 // 1. Twice the largest error of a plain evaluation of the same problem in low precision: every step in float32 and, for
 //    half types, the probabilities and the output rounded to the type, as a program without fused kernels does it. Twice,
@@ -9,8 +9,14 @@
 //    of headDim terms and takes some three more steps (scale, cap or bias, exponent), and n random roundings grow as √n.
 //    Each is one unit in the last place of float32 at the largest score, not half of one, since an evaluation in units
 //    of log 2 has scores in the next binade.
+// 4. Where float32 is multiplied as TF32 (CUDA), what the products lack. TF32 has 11 bits, so its nearest number is off by
+//    at most 2^-11 of what it stands for: one product of two by 2^-10 + 2^-22. Two parts, the second of what the first
+//    lacks, are off by 2^-22, and three products leave out that of the second parts, 2^-22 again: 3 x 2^-22 in all. The
+//    error of a score is that of its products, whose sum of magnitudes is at most the product of the norms; a score off
+//    by d changes weights by a factor of up to e^2d (numerator and denominator). Matrix units of devices also truncate
+//    each sum of eight products to 24 bits, which adds up since it always goes the same way.
 
-import type { Float } from './numbers';
+import type { Float, Values } from './numbers';
 import { round, ulp } from './numbers';
 import { type Arithmetic, attend, type Problem, type Result } from './oracle';
 
@@ -40,21 +46,59 @@ function largestError(a: Float64Array, b: Float64Array): number {
   return max;
 }
 
+/** What products are made of. */
+export type Products = 'exact' | '3xtf32' | 'tf32';
+
+const largestNorm = ({ data, shape }: Values) => {
+  const dim = shape.at(-1)!;
+  let most = 0;
+  for (let i = 0; i < data.length; i += dim) {
+    let sum = 0;
+    for (let c = 0; c < dim; c++) sum += data[i + c]! ** 2;
+    if (Number.isFinite(sum)) most = Math.max(most, sum);
+  }
+  return Math.sqrt(most);
+};
+
+/** Errors of scores and, as shares of the largest value, of outputs, that the products bring. */
+function productErrors({ q, k, extra, scale }: Problem, keys: number, products: Products, truncates: boolean) {
+  if (products === 'exact') return { scores: 0, outputs: 0 };
+  const dim = q.shape.at(-1)!;
+  const each = products === 'tf32' ? 2 ** -10 + 2 ** -22 : 3 * 2 ** -22;
+  const sums = (length: number) => (truncates ? Math.ceil(length / 8) * (products === 'tf32' ? 1 : 3) * 2 ** -23 : 0);
+  const norm = largestNorm(q) * Math.max(largestNorm(k), extra ? largestNorm(extra.k) : 0);
+  const scores = (each + sums(dim)) * norm * Math.abs(scale ?? 1 / Math.sqrt(dim));
+  return { scores, outputs: Math.expm1(2 * scores) + each + sums(keys) };
+}
+
 export interface Expected extends Result {
   tolerance: { out: number; lse: number };
 }
 
-/** The oracle's result and what may be allowed around it. */
-export function expected(problem: Problem, dtype: Float): Expected {
+/**
+ * The oracle's result and what may be allowed around it. `truncates` says that sums are made by the matrix units of a
+ * device.
+ */
+export function expected(
+  problem: Problem,
+  dtype: Float,
+  products: Products = 'exact',
+  truncates = process.env.NODE_ATTENTION_TEST_DEVICE === 'real',
+): Expected {
   const exact = attend(problem);
   const plain = attend(problem, lowPrecision(dtype));
+  const keys = problem.k.data.length / problem.k.shape.at(-1)!;
+  const multiplied = productErrors(problem, keys, products, truncates);
   const scores = ulp('float32', exact.score) * Math.sqrt(problem.q.shape.at(-1)! + 3);
   const values = Math.max(largest(problem.v.data), problem.extra ? largest(problem.extra.v.data) : 0);
   return {
     ...exact,
     tolerance: {
-      out: 2 * largestError(plain.out, exact.out) + ulp(dtype, largest(exact.out)) + scores * values,
-      lse: 2 * largestError(plain.lse, exact.lse) + ulp('float32', largest(exact.lse)) + scores,
+      out:
+        2 * largestError(plain.out, exact.out) +
+        ulp(dtype, largest(exact.out)) +
+        (scores + multiplied.outputs) * values,
+      lse: 2 * largestError(plain.lse, exact.lse) + ulp('float32', largest(exact.lse)) + scores + multiplied.scores,
     },
   };
 }
