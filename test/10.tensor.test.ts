@@ -22,7 +22,7 @@ const thrown = (fn: () => unknown): AttentionError => {
   throw new Error('nothing was thrown');
 };
 
-/** Work on the CPU that takes a while: its output is pending right after the call. */
+/** Work on the CPU that takes a while: its output is pending after the call, even if the system lets others run first. */
 const slow = () => {
   const q = Tensor.randn([1, 1024, 4, 64], { seed: 1 });
   const k = Tensor.randn([1, 8192, 4, 64], { seed: 2 });

@@ -57,6 +57,19 @@ describe('order', () => {
     }
   });
 
+  test('whoever learns that an operation has ended finds what it waited for ended too', async () => {
+    const [a, b] = [new Stream(), new Stream()];
+    const x = input(8, 16);
+    for (let i = 0; i < 2000; i++) {
+      const first = attention(x, x, x, { stream: a });
+      const second = attention(x, x, x, { stream: a });
+      const third = attention(second.out, x, x, { stream: b });
+      await (i % 2 ? third.out.read() : b.synchronize());
+      for (const { out } of [first, second, third]) expect(out.data.length).toBe(2048); // ERR_PENDING if not
+      for (const { out, lse } of [first, second, third]) for (const tensor of [out, lse]) tensor.dispose();
+    }
+  });
+
   test('two streams run concurrently', async () => {
     // The short operation is enqueued last and, were there one queue, would end last.
     const [long, short] = [new Stream(), new Stream()];

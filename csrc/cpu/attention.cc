@@ -1,6 +1,9 @@
 #include "cpu/attention.h"
 
 #include <algorithm>
+#include <limits>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "cpu/executor/problem.h"
@@ -9,14 +12,19 @@ namespace na::cpu {
 namespace {
 
 // Blocks are what registers hold; key tiles are sized for the first-level cache, query tiles for the second.
-constexpr Geometry kGeneric = {4, 4 * 2, 16, 64, 0, 1, 4}, kAvx2 = {8, 8 * 2, 8, 64, 0, 1, 6},
-                   kAvx512 = {16, 16 * 4, 16, 64, 0, 1, 4};
-constexpr Geometry kAmxFloat32 = {16, 16 * 2, 16, 128, 3, 32, 32}, kAmxFloat16 = {16, 16 * 2, 16, 128, 2, 32, 32},
-                   kAmxBfloat16 = {16, 16 * 2, 32, 256, 1, 32, 32};
+constexpr Geometry kGeneric = {4, 4 * 2, 16, 64, 0, 1, 4, 2}, kAvx2 = {8, 8 * 2, 8, 64, 0, 1, 6, 4},
+                   kAvx512 = {16, 16 * 4, 16, 64, 0, 1, 4, 8};
+constexpr Geometry kAmxFloat32 = {16, 16 * 2, 16, 128, 3, 32, 32, 4}, kAmxFloat16 = {16, 16 * 2, 16, 128, 2, 32, 32, 4},
+                   kAmxBfloat16 = {16, 16 * 2, 32, 256, 1, 32, 32, 4};
 
 // Tiles per thread below which tiles are made smaller, so that threads end at about the same time. Where tiles end
 // decides in which order masked sums are made: with masks, results differ by rounding between numbers of threads.
 constexpr int64_t kTilesPerThread = 4;
+
+// The keys of tiles that rows.h does are split into parts of so many bytes of K and V, but into so many parts in all at
+// least, unless these would not be worth a task, and at most. The number of threads has no say: it changes no result.
+constexpr int64_t kPartBytes = 2 << 20, kLeastPartBytes = 128 << 10, kLeastParts = 4, kMostParts = 128;
+constexpr int64_t kUnsplit = std::numeric_limits<int64_t>::max() / 2;
 
 Geometry geometry_of(Isa isa, int dtype) {
   switch (isa) {
@@ -130,6 +138,7 @@ struct Description {
     terms.resize(settings);
     for (int64_t head = 0; head < settings; head++) {
       make_plan(a, head, grid, plans[head], constraints[head], terms[head]);
+      plans[head].kv_heads = 1;
       plans[head].heads = settings > 1 ? 1 : static_cast<int>(p.group);
       p.constraints = std::max(p.constraints, plans[head].constraint_count);
     }
@@ -277,13 +286,20 @@ class AttentionJob final : public Job {
     for (const TilePlan& plan : description_.plans) {
       first_task_.push_back(first_task_.back() + tile_count(plan, extent(plan)) * p.batch * units(plan));
     }
-    return first_task_.back();
+    const int64_t tiles = first_task_.back();
+    size_parts(tiles * visible_keys(p.keys));
+    if (parts_of(p.keys) > 1) make_room(tiles * parts_of(p.keys));
+    parts_ = parts_of(p.keys);
+    if (parts_ > 1) parts_left_.assign(tiles * parts_, static_cast<int32_t>(parts_));
+    return tiles * parts_;
   }
 
   void run(int64_t task, void* scratch, const Cancel& cancel) override {
     const Problem& p = description_.problem;
     Tile tile;
     tile.cancel = &cancel;
+    tile.split = {};
+    tile.split.parts = 1;
     int64_t unit;
     if (attention_.cu_q) {
       const Entry& entry = list_[task];
@@ -295,7 +311,10 @@ class AttentionJob final : public Job {
       tile.key_origin = key_start_[entry.sequence];
       tile.keys = key_start_[entry.sequence + 1] - tile.key_origin;
       unit = entry.unit;
+      if (entry.parts > 1) tile.split = split_at(entry.first, entry.part, entry.parts);
     } else {
+      if (parts_ > 1) tile.split = split_at(task / parts_ * parts_, task % parts_, parts_);
+      task /= parts_;
       size_t plan = 0;
       while (task >= first_task_[plan + 1]) plan++;
       tile.plan = &description_.plans[plan];
@@ -310,13 +329,15 @@ class AttentionJob final : public Job {
     }
     if (description_.plans.size() > 1) {
       tile.kv_head = unit / p.group;
+      tile.kv_heads = 1;
       tile.head = unit;
       tile.heads = 1;
     } else {
-      const int64_t per_group = units(*tile.plan) / p.kv_heads, first = unit % per_group * tile.plan->heads;
-      tile.kv_head = unit / per_group;
+      const int64_t per_group = units_per_group(*tile.plan), first = unit % per_group * tile.plan->heads;
+      tile.kv_head = unit / per_group * tile.plan->kv_heads;
+      tile.kv_heads = static_cast<int>(std::min<int64_t>(tile.plan->kv_heads, p.kv_heads - tile.kv_head));
       tile.head = tile.kv_head * p.group + first;
-      tile.heads = static_cast<int>(std::min<int64_t>(tile.plan->heads, p.group - first));
+      tile.heads = tile.kv_heads * static_cast<int>(std::min<int64_t>(tile.plan->heads, p.group - first));
     }
     Sums sums;
     begin_tile(p, tile, sums, scratch);
@@ -325,7 +346,8 @@ class AttentionJob final : public Job {
 
  private:
   struct Entry {
-    int32_t sequence, tile, unit;
+    int32_t sequence, tile, unit, part, parts;
+    int64_t first;  // part of the tile, of all parts
     int64_t work;
   };
 
@@ -337,7 +359,46 @@ class AttentionJob final : public Job {
   int64_t units(const TilePlan& plan) const {
     const Problem& p = description_.problem;
     if (description_.plans.size() > 1) return 1;
-    return p.kv_heads * ((p.group + plan.heads - 1) / plan.heads);
+    return (p.kv_heads + plan.kv_heads - 1) / plan.kv_heads * units_per_group(plan);
+  }
+
+  int64_t units_per_group(const TilePlan& plan) const {
+    return (description_.problem.group + plan.heads - 1) / plan.heads;
+  }
+
+  void size_parts(int64_t keys_of_all_tiles) {
+    if (few_queries_ == 0) return;
+    const Problem& p = description_.problem;
+    const int64_t key_bytes =
+        description_.plans[0].kv_heads * int64_t{p.head_dim + p.value_dim} * (p.dtype == NA_FLOAT32 ? 4 : 2);
+    const auto quotient = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    const int64_t wanted = std::min(quotient(kPartBytes, key_bytes), quotient(keys_of_all_tiles, kLeastParts));
+    part_keys_ = std::max({wanted, quotient(kLeastPartBytes, key_bytes), quotient(keys_of_all_tiles, kMostParts)});
+  }
+
+  // At most so many of the keys does a window let few queries see.
+  int64_t visible_keys(int64_t keys) const {
+    for (const Term& term : description_.terms[0]) {
+      if (!term.neighborhood && term.left >= 0) keys = std::min(keys, term.left + few_queries_);
+    }
+    return keys;
+  }
+
+  int64_t parts_of(int64_t keys) const {
+    return std::max<int64_t>(1, (visible_keys(keys) + part_keys_ - 1) / part_keys_);
+  }
+
+  // For what so many parts leave for each other. Without memory for it tiles stay whole.
+  void make_room(int64_t parts) {
+    const TilePlan& plan = description_.plans[0];
+    part_pitch_ = plan.kv_heads * plan.heads * plan.box[0] * (row_pitch(description_.problem) + 2);
+    part_sums_.reset(new (std::nothrow) float[parts * part_pitch_]);
+    if (!part_sums_) part_keys_ = kUnsplit;
+  }
+
+  Split split_at(int64_t first, int64_t part, int64_t parts) {
+    return {static_cast<int>(part), static_cast<int>(parts), part_sums_.get() + first * part_pitch_, part_pitch_,
+            &parts_left_[first]};
   }
 
   // Tiles as large as the geometry allows, unless threads would go without.
@@ -358,9 +419,14 @@ class AttentionJob final : public Job {
       for (int t = 0; t < plan.term_count; t++) grid |= terms[t].neighborhood;
       const int64_t rows = p.batch * p.heads * p.queries;
       while (lanes > p.geometry.lanes && rows / lanes < kTilesPerThread * threads_) lanes /= 2;
+      if (!grid && description_.plans.size() == 1 && p.group * longest <= p.geometry.few) few_queries_ = longest;
       // Heads of one group are packed into a tile when the queries do not fill it.
       if (description_.plans.size() == 1) {
         plan.heads = static_cast<int>(std::min<int64_t>(p.group, std::max<int64_t>(1, lanes / longest)));
+      }
+      if (few_queries_ > 0 && heads_adjoin(p.k) && heads_adjoin(p.v)) {
+        const int64_t most = kMostRows / (p.group * longest), units = (p.kv_heads + most - 1) / most;
+        plan.kv_heads = static_cast<int>((p.kv_heads + units - 1) / units);
       }
       if (grid) {
         const int64_t tokens = lanes / plan.heads;
@@ -370,6 +436,12 @@ class AttentionJob final : public Job {
         plan.box[0] = std::max<int64_t>(1, std::min(longest, lanes / plan.heads));
       }
     }
+  }
+
+  // Whether all heads of a key lie before the next key.
+  bool heads_adjoin(const Rows& rows) const {
+    const Problem& p = description_.problem;
+    return rows.head >= 0 && rows.head * p.kv_heads <= rows.token[p.key_axes - 1];
   }
 
   // Offsets are not checked at call time: what they say is bent to be ascending and within the tensors.
@@ -395,14 +467,33 @@ class AttentionJob final : public Job {
   void list_ragged() {
     const TilePlan& plan = description_.plans[0];
     const int64_t unit_count = units(plan);
+    int64_t all_keys = 0;
+    for (size_t s = 0; s + 1 < query_start_.size(); s++) {
+      if (query_start_[s] < query_start_[s + 1]) all_keys += visible_keys(key_start_[s + 1] - key_start_[s]);
+    }
+    size_parts(all_keys * unit_count);
+    int64_t all_parts = 0;
+    for (size_t s = 0; s + 1 < query_start_.size(); s++) {
+      const int64_t queries = query_start_[s + 1] - query_start_[s];
+      const int64_t parts = parts_of(key_start_[s + 1] - key_start_[s]);
+      if (parts > 1) all_parts += tile_count(plan, &queries) * unit_count * parts;
+    }
+    if (all_parts > 0) make_room(all_parts);
     for (size_t s = 0; s + 1 < query_start_.size(); s++) {
       const int64_t queries = query_start_[s + 1] - query_start_[s], keys = key_start_[s + 1] - key_start_[s];
-      const int64_t tiles = tile_count(plan, &queries);
+      const int64_t tiles = tile_count(plan, &queries), parts = parts_of(keys);
       for (int64_t tile = 0; tile < tiles; tile++) {
         for (int64_t unit = 0; unit < unit_count; unit++) {
           // A later tile sees at least as much as an earlier one under causality, and costs the same without.
-          const int64_t work = (keys - queries + (tile + 1) * plan.box[0]);
-          list_.push_back({static_cast<int32_t>(s), static_cast<int32_t>(tile), static_cast<int32_t>(unit), work});
+          Entry entry = {};
+          entry.sequence = static_cast<int32_t>(s);
+          entry.tile = static_cast<int32_t>(tile);
+          entry.unit = static_cast<int32_t>(unit);
+          entry.parts = static_cast<int32_t>(parts);
+          entry.work = (keys - queries + (tile + 1) * plan.box[0]) / parts;
+          entry.first = static_cast<int64_t>(parts_left_.size());
+          for (; entry.part < parts; entry.part++) list_.push_back(entry);
+          if (parts > 1) parts_left_.insert(parts_left_.end(), parts, entry.parts);
         }
       }
     }
@@ -416,6 +507,12 @@ class AttentionJob final : public Job {
   std::vector<int64_t> first_task_;  // of each plan
   std::vector<int64_t> query_start_, key_start_;
   std::vector<Entry> list_;
+  int64_t few_queries_ = 0;  // of the longest sequence, where tiles are those of rows.h
+  int64_t parts_ = 1;        // of each tile; ragged: see list_
+  int64_t part_keys_ = kUnsplit;
+  std::vector<int32_t> parts_left_;
+  std::unique_ptr<float[]> part_sums_;
+  int64_t part_pitch_ = 0;
 };
 
 }  // namespace

@@ -1,10 +1,12 @@
 #include "cpu/scheduler.h"
 
+#include <sched.h>
 #include <sys/resource.h>
 #include <time.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <deque>
 
 #include "cpu/attention.h"
 #include "cpu/copy.h"
@@ -18,9 +20,11 @@
 // Operations are linked by link[0]; link[1] counts the waits that an operation still has.
 struct na_stream {
   na_operation *head = nullptr, *tail = nullptr;  // not yet begun
-  uint64_t completed = 0;
-  bool busy = false;       // an operation has begun and is not finished, or the stream is in ready_
-  bool destroyed = false;  // to be deleted when no longer busy
+  std::deque<na_operation*> ended;                // `done` not yet called
+  uint64_t completed = 0;                         // `done` called
+  bool busy = false;                              // an operation has begun and not ended, or the stream is in ready_
+  bool telling = false;                           // a thread calls `done` of those that have ended
+  bool destroyed = false;                         // to be deleted when neither
   struct Waiter {
     uint64_t sequence;
     na_stream* stream;
@@ -36,6 +40,18 @@ namespace {
 // Pool threads give way to the event loop and to whatever else the user runs.
 constexpr int kNice = 5;
 constexpr size_t kPage = 4096;
+
+// Putting a thread to sleep and waking it takes longer than a small operation, on a virtual machine 100 microseconds.
+// So threads look out for more work for that long before they sleep, and yield all the while to whoever else wants the
+// processor.
+constexpr int64_t kLookOutNanoseconds = 100000;
+constexpr int kLooks = 16;  // between yields
+
+void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
 
 na_operation* next_of(const na_operation* operation) { return static_cast<na_operation*>(operation->link[0]); }
 uintptr_t waits_of(const na_operation* operation) { return reinterpret_cast<uintptr_t>(operation->link[1]); }
@@ -106,7 +122,7 @@ void Scheduler::destroy_stream(na_stream* stream) {
   std::unique_lock<std::mutex> lock(mutex_);
   // The thread that finished the last operation may be between `done` and its own bookkeeping.
   stream->destroyed = true;
-  const bool unused = !stream->busy;
+  const bool unused = !stream->busy && !stream->telling;
   lock.unlock();
   if (unused) delete stream;
 }
@@ -128,10 +144,7 @@ void Scheduler::submit(na_stream* stream, na_operation* operation, const na_wait
     // Nothing to do and nothing before it: no thread need be woken.
     stream->busy = true;
     mark(operation);
-    lock.unlock();
-    operation->done(operation, nullptr);
-    lock.lock();
-    finish(stream);
+    finish(stream, operation, lock);
     return;
   }
   if (stream->tail) {
@@ -148,12 +161,16 @@ void Scheduler::make_ready(na_stream* stream) {
   if (stream->busy || !stream->head || waits_of(stream->head) != 0) return;
   stream->busy = true;
   ready_.push_back(stream);
+  post();
   if (stream->head->kind == NA_OP_MARK) {
     work_.notify_one();
   } else {
     work_.notify_all();  // now rather than when there are tasks: a thread takes as long to wake as a small task
   }
 }
+
+// The lock is held.
+void Scheduler::post() { posted_.store(posted_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
 
 void Scheduler::work() {
   Scratch scratch;
@@ -165,10 +182,24 @@ void Scheduler::work() {
       begin(stream, lock);
     } else if (!active_.empty()) {
       run_task(active_.front(), scratch, lock);
-    } else {
+    } else if (!look_out(lock)) {
       work_.wait(lock);
     }
   }
+}
+
+// Looks out for work for a while, without the lock, which is held on entry and on return. False: none has come.
+bool Scheduler::look_out(std::unique_lock<std::mutex>& lock) {
+  const uint32_t seen = posted_.load(std::memory_order_relaxed);
+  const auto nothing = [&] { return posted_.load(std::memory_order_relaxed) == seen; };
+  lock.unlock();
+  const int64_t until = now_nanoseconds() + kLookOutNanoseconds;
+  while (nothing() && now_nanoseconds() < until) {
+    for (int i = 0; i < kLooks && nothing(); i++) pause_briefly();
+    if (nothing()) sched_yield();
+  }
+  lock.lock();
+  return !nothing();
 }
 
 // Begins the head operation of a stream: marks are done here, the rest is cut into tasks.
@@ -194,13 +225,15 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
   if (tasks > 0) {
     lock.lock();
     active_.push_back(new Active{stream, operation, std::move(job), tasks, 0, 0});
-    if (tasks > 1) work_.notify_all();
+    if (tasks > 1) {
+      post();
+      work_.notify_all();
+    }
     return;
   }
   job.reset();
-  operation->done(operation, nullptr);
   lock.lock();
-  finish(stream);
+  finish(stream, operation, lock);
 }
 
 // Runs one task of the operation at the front of the line. The lock is held on entry and on return.
@@ -224,13 +257,12 @@ void Scheduler::run_task(Active* active, Scratch& scratch, std::unique_lock<std:
 
 // All tasks of an operation have ended. The lock is held on entry and on return.
 void Scheduler::end(Active* active, std::unique_lock<std::mutex>& lock) {
-  na_stream* stream = active->stream;
+  na_stream* const stream = active->stream;
+  na_operation* const operation = active->operation;
   lock.unlock();
-  active->job.reset();  // before done: it reads what the operation names
-  active->operation->done(active->operation, nullptr);
-  delete active;
+  delete active;  // before `done`: the job reads what the operation names
   lock.lock();
-  finish(stream);
+  finish(stream, operation, lock);
 }
 
 int64_t Scheduler::drain(na_stream* stream) {
@@ -252,18 +284,37 @@ int64_t Scheduler::drain(na_stream* stream) {
     if (place == ready_.end()) return ended;
     ready_.erase(place);
     na_operation* operation = take_head(stream);
-    lock.unlock();
-    operation->done(operation, nullptr);
-    lock.lock();
-    finish(stream);
+    finish(stream, operation, lock);
     ended++;
   }
 }
 
-// After `done`: lets go those who waited for the operation, and the next one of the stream. The lock is held.
-void Scheduler::finish(na_stream* stream) {
-  stream->completed++;
+// Lets the next operation of the stream begin and calls `done`, for the operations of a stream in their order; those
+// that wait for one of them begin after its `done`, so that whoever learns of their end finds it done too. In `done` a
+// thread may be held up by the JavaScript that it wakes, on its processor: the stream need not wait for that. The lock
+// is held on entry and on return.
+void Scheduler::finish(na_stream* stream, na_operation* operation, std::unique_lock<std::mutex>& lock) {
   stream->busy = false;
+  post();  // more is likely to come soon
+  make_ready(stream);
+  stream->ended.push_back(operation);
+  if (stream->telling) return;
+  stream->telling = true;
+  while (!stream->ended.empty()) {
+    na_operation* next = stream->ended.front();
+    stream->ended.pop_front();
+    lock.unlock();
+    next->done(next, nullptr);
+    lock.lock();
+    stream->completed++;
+    release_waiters(stream);
+  }
+  stream->telling = false;
+  if (stream->destroyed && !stream->busy) delete stream;
+}
+
+// Lets go the operations that waited for what the stream has completed. The lock is held.
+void Scheduler::release_waiters(na_stream* stream) {
   auto& waiters = stream->waiters;
   while (!waiters.empty() && waiters.front().sequence <= stream->completed) {
     const na_stream::Waiter waiter = waiters.front();
@@ -272,8 +323,6 @@ void Scheduler::finish(na_stream* stream) {
     set_waits(waiter.operation, waits_of(waiter.operation) - 1);
     make_ready(waiter.stream);
   }
-  make_ready(stream);
-  if (stream->destroyed && !stream->busy) delete stream;
 }
 
 }  // namespace na::cpu

@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -48,9 +49,12 @@ class Scheduler {
 
   static void* thread_main(void* scheduler);
   void work();
+  void post();
+  bool look_out(std::unique_lock<std::mutex>& lock);
   void make_ready(na_stream* stream);
   void begin(na_stream* stream, std::unique_lock<std::mutex>& lock);
-  void finish(na_stream* stream);
+  void finish(na_stream* stream, na_operation* operation, std::unique_lock<std::mutex>& lock);
+  void release_waiters(na_stream* stream);
   void run_task(Active* active, Scratch& scratch, std::unique_lock<std::mutex>& lock);
   void end(Active* active, std::unique_lock<std::mutex>& lock);
 
@@ -58,6 +62,7 @@ class Scheduler {
   const int threads_;
   std::mutex mutex_;  // guards everything below and all streams
   std::condition_variable work_;
+  std::atomic<uint32_t> posted_{0};  // how often work was put in line; threads that look out read it without the lock
   int started_ = 0;
   size_t reserved_ = 0;               // scratch bytes that every thread has or may take
   std::vector<void*> fresh_scratch_;  // blocks of reserved_ bytes, for threads whose own are smaller

@@ -121,7 +121,62 @@ export const attentionCase = fc
     return c.batch * c.kvHeads * c.group * pairs * (c.dim + c.vDim) < 3e6;
   });
 
-export type Case = typeof attentionCase extends fc.Arbitrary<infer T> ? T : never;
+type AnyCase = typeof attentionCase extends fc.Arbitrary<infer T> ? T : never;
+export type Case = Omit<AnyCase, 'batch' | 'kvHeads' | 'extra'> & {
+  batch: number;
+  kvHeads: number;
+  extra: number;
+  cuSeqlens?: { q: number[]; k: number[] };
+};
+
+/** Offsets of packed sequences that share so many tokens: cuts anywhere, in any number. */
+const offsets = (tokens: number, cuts: number[]) => [
+  0,
+  ...cuts.map((cut) => Math.floor((cut * (tokens + 1)) / 1000)).sort((a, b) => a - b),
+  tokens,
+];
+
+const sequences = (n: number) => fc.array(fc.nat({ max: 999 }), { minLength: n, maxLength: n });
+
+/** Few queries and so many keys that they are split; sometimes packed sequences of each. */
+export const decodeCase: fc.Arbitrary<Case> = fc
+  .record({
+    dtype: fc.constantFrom(...dtypes),
+    lq: fc.constantFrom(1, 1, 1, 2, 3, 8),
+    lk: fc.oneof(fc.integer({ min: 1, max: 5000 }), fc.integer({ min: 300, max: 1000 })),
+    cuts: fc.option(
+      fc.integer({ min: 1, max: 6 }).chain((n) => fc.tuple(sequences(n), sequences(n))),
+      { freq: 3 },
+    ),
+    left: fc.constantFrom(-1, -1, 0, 1, 40, 700, 3000),
+    right: fc.constantFrom(-1, 0, 0, 1, 500),
+    masks: fc.integer({ min: 0, max: 2 }),
+    batch: fc.constantFrom(1, 1, 1, 2, 3),
+    kvHeads: fc.constantFrom(1, 2, 3, 4, 8, 9, 33),
+    group: fc.constantFrom(1, 1, 2, 3, 4, 8),
+    dim: headDim,
+    vDim: fc.option(headDim),
+    scale: fc.constantFrom(undefined, undefined, 0, 0.3, -0.2),
+    softcap: fc.constantFrom(undefined, undefined, undefined, 0.5, 30),
+    sinks: fc.constantFrom(false, false, true),
+    extra: fc.constantFrom(0, 0, 0, 1, 5, 300),
+    keyBias: fc.constantFrom(0, 0, 0, 1, 2, 3),
+    denseBias: fc.constantFrom(-1, -1, -1, 0, 5, 10, 15),
+    seed: fc.nat(),
+  })
+  .map(({ lq, lk, cuts, left, right, masks, ...c }) => {
+    const all: MaskSpec[] = [
+      { left, right },
+      { left: -1, right: 0 },
+    ];
+    const layout = { qAxes: [lq], kAxes: [lk], masks: all.slice(0, masks), groups: [] };
+    const packed = cuts && { batch: 1, cuSeqlens: { q: offsets(lq, cuts[0]), k: offsets(lk, cuts[1]) } };
+    return { ...c, layout, vDim: c.vDim ?? c.dim, ...packed };
+  })
+  .filter((c) => {
+    const elements = c.batch * c.kvHeads * c.layout.kAxes[0]! * (c.dim + c.vDim);
+    return elements < 8e5 && elements * c.group * c.layout.qAxes[0]! < 3e6;
+  });
 
 /** The problem of a case. `denseBias` says by its bits which of [batch, heads, Lq, Lk] are not broadcast. */
 export function problemOf(c: Case): Problem {
@@ -137,6 +192,7 @@ export function problemOf(c: Case): Problem {
     scale: c.scale,
     softcap: c.softcap,
   };
+  if (c.cuSeqlens) problem.cuSeqlens = c.cuSeqlens;
   if (c.sinks) problem.sinks = normal(random, 'float32', [heads]);
   if (c.extra) {
     problem.extra = {

@@ -133,7 +133,11 @@ export function attend(problem: Problem, arithmetic = exact): Result & { score: 
   const biased = problem.keyBias !== undefined || problem.denseBias !== undefined;
   const n = extra ? extra.k.shape[1]! : 0;
   const out = new Float64Array(batch * Lq * heads * vDim);
-  const lse = new Float64Array(batch * Lq * heads).fill(Number.NEGATIVE_INFINITY);
+  // Queries of no packed sequence see nothing.
+  const lse = Float64Array.from(
+    { length: batch * Lq * heads },
+    (_, i) => sinks?.data[i % heads] ?? Number.NEGATIVE_INFINITY,
+  );
 
   // Scores and places of the values of the keys that one query sees.
   const scores = new Float64Array(Lk + n);

@@ -1,13 +1,14 @@
 // Compares random problems with the oracle under the instruction set that the environment forces, which is read once
-// when the library is loaded: test/20 runs this program once for each.
-//   tsx test/support/sweep.ts RUNS SEED
+// when the library is loaded: test/20 and test/23 run this program once for each.
+//   tsx test/support/sweep.ts any|decode RUNS SEED
 
 import fc from 'fast-check';
 import { devices } from 'node-attention';
-import { attentionCase, problemOf } from './cases';
+import { attentionCase, decodeCase, problemOf } from './cases';
 import { check } from './library';
 
-const [runs, seed] = process.argv.slice(2).map(Number);
+const cases = process.argv[2] === 'decode' ? decodeCase : attentionCase;
+const [runs, seed] = process.argv.slice(3).map(Number);
 const used = devices().find(({ device }) => device === 'cpu')?.instructionSet;
 
 async function main(): Promise<void> {
@@ -15,7 +16,7 @@ async function main(): Promise<void> {
     throw new Error(`asked for ${process.env.NODE_ATTENTION_CPU}, the library uses ${used}`);
   }
   await fc.assert(
-    fc.asyncProperty(attentionCase, (one) => check(problemOf(one), one.dtype, one.seed)),
+    fc.asyncProperty(cases, (one) => check(problemOf(one), one.dtype, one.seed)),
     { numRuns: runs, seed },
   );
   console.log(`${used}: ${runs} problems agree`);

@@ -530,7 +530,7 @@ void load_keys(const Problem& problem, const Tile& tile, const Sums& sums, Whole
 
 template <int kType>
 void run_type(const Problem& problem, Tile& tile, Sums& sums) {
-  if (tile.lanes <= kFewQueries / 2) return run_rows<kType>(problem, tile, sums);
+  if (tile.lanes <= tile.kv_heads * problem.geometry.few) return run_rows<kType>(problem, tile, sums);
   Whole whole;
   configure_tiles();
   run_blocks(

@@ -71,12 +71,12 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   sums.out = arena.take<float>(lanes * problem.value_pitch);
   sums.maximum = arena.take<float>(lanes);
   sums.total = arena.take<float>(lanes);
-  sums.scores = arena.take<float>(int64_t{g.keys} * g.lanes);
+  sums.scores = arena.take<float>(g.keys * larger(g.lanes, kMostRows));
   if (problem.bias_count > 0) sums.bias = arena.take<float>(int64_t{g.keys} * g.lanes);
   sums.k = reinterpret_cast<float*>(arena.take<char>(int64_t{g.keys} * problem.head_pitch * problem.element_bytes));
   sums.v = reinterpret_cast<float*>(arena.take<char>(int64_t{g.keys} * problem.value_pitch * problem.element_bytes));
   sums.k_row = arena.take<const float*>(g.keys);
-  sums.rows = arena.take<float>(kRowsAtOnce * row_pitch(problem));
+  sums.rows = arena.take<float>(2 * kMostRows * row_pitch(problem));
   if (g.parts > 0) sums.weights = arena.take<uint16_t>(int64_t{g.keys} * g.lanes * g.parts);
   return arena.used();
 }
@@ -319,6 +319,14 @@ void set_walk(const Problem& problem, Tile& tile, const int64_t* query, const Re
   if (!some) tile.at[0] = tile.end[0];
 }
 
+// Leaves of the walk the part's share of the outermost axis.
+void take_part(Tile& tile) {
+  const Split& split = tile.split;
+  const int64_t from = tile.at[0], keys = tile.end[0] - from;
+  tile.begin[0] = tile.at[0] = from + keys * split.part / split.parts;
+  tile.end[0] = from + keys * (split.part + 1) / split.parts;
+}
+
 int64_t coordinate(const Tile& tile, int axis, int64_t u) {
   const int64_t length = tile.group_length[axis];
   if (u < 0) u += length;
@@ -424,7 +432,7 @@ void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   const Box box = box_of(problem, tile);
   tile.lanes = static_cast<int>(box.tokens * tile.heads);
   tile.blocks = (tile.lanes + problem.geometry.lanes - 1) / problem.geometry.lanes;
-  tile.extra_done = 0;
+  tile.extra_done = tile.split.part == 0 ? 0 : problem.extra;
   if (tile.lanes == 0) return;
 
   set_lanes(problem, tile, box);
@@ -445,6 +453,7 @@ void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
       tile.low[c][lane] = tile.length[c][lane] = 0;
   }
   set_walk(problem, tile, box.first, reach);
+  if (tile.split.parts > 1) take_part(tile);
   vector_intervals(problem, tile);
   walk(problem, tile);
 }
@@ -453,6 +462,8 @@ bool next_keys(const Problem& problem, Tile& tile) {
   if (tile.cancel->requested()) return false;
   tile.extra = tile.extra_done < problem.extra;
   tile.constraints = tile.extra ? 0 : tile.plan->constraint_count;
+  tile.k_head = tile.extra ? problem.extra_k.head : problem.k.head;
+  tile.v_head = tile.extra ? problem.extra_v.head : problem.v.head;
   if (tile.extra) {
     add_extra(problem, tile);
   } else {

@@ -23,6 +23,7 @@ struct Geometry {
   int keys;                   // at most, in a key tile
   int parts;                  // AMX: bfloat16 that make up an element of q, k or v; 0: they are float32
   int head_step, value_step;  // headDim is padded to a multiple of these
+  int few;                    // query rows of a key head up to which a tile is done by rows.h
 };
 
 // Where the rows of a tensor are; strides in bytes.
@@ -60,7 +61,8 @@ struct TilePlan {
   int axes;  // 1, queries counted flat, unless there is a neighborhood
   int64_t dilation[kMaxAxes];
   int64_t box[kMaxAxes];
-  int heads;              // query heads in a tile, all of one key head
+  int kv_heads;           // key heads in a tile; several: with all their query heads
+  int heads;              // query heads in a tile for each of its key heads
   int primary[kMaxAxes];  // the constraint that bounds the keys visited along an axis; -1: none
   int primaries;          // constraints [0, primaries) are those
   int constraint_count, term_count;
@@ -91,6 +93,14 @@ struct Problem {
 
 class Cancel;
 
+// The keys of a tile in several tasks, each with its share of them. Whichever ends last merges what all have summed.
+struct Split {
+  int part, parts;
+  float* sums;    // of each part and lane: a row of output, then the maxima, then the totals
+  int64_t pitch;  // from part to part, lanes * (row_pitch() + 2) or more
+  int32_t* left;  // parts that have not ended
+};
+
 // One task. The job says which, begin_tile() fills the lanes, next_keys() one key tile after the other. The arrays
 // are in scratch memory.
 struct Tile {
@@ -98,8 +108,9 @@ struct Tile {
   const Cancel* cancel;
   int64_t index;  // of the tile among those of its plan
   int64_t batch, kv_head, head;
-  int heads;
+  int kv_heads, heads;                              // from kv_head and from head on
   int64_t query_origin, queries, key_origin, keys;  // of the sequence; origins are 0 unless ragged
+  Split split;
 
   int lanes, blocks;  // in use
   int32_t* lane_head;
@@ -119,8 +130,9 @@ struct Tile {
   int count;
   bool extra;       // neither masked nor biased
   int constraints;  // on them: those of the plan, or none
-  const char** k;
+  const char** k;   // of kv_head
   const char** v;
+  int64_t k_head, v_head;           // bytes from one key head to the next
   int64_t* key;                     // flat index, for biases
   int32_t** code;                   // [constraint][key],
   int32_t **code_low, **code_high;  // [constraint][strip]
@@ -160,11 +172,12 @@ struct Sums {
   float* k;        // [key][head_pitch], where k is not float32
   float* v;        // [key][value_pitch]
   const float** k_row;
-  float* rows;        // some rows of q or out, row_pitch() apart
+  float* rows;        // rows of q and of out, row_pitch() apart
   uint16_t* weights;  // AMX: [key / 32][part][key / 2][lane][key % 2]
 };
 
-constexpr int kRowsAtOnce = 16;
+// Lanes of a tile of several key heads.
+constexpr int kMostRows = 32;
 int row_pitch(const Problem& problem);
 size_t scratch_bytes(const Problem& problem);
 

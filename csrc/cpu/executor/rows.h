@@ -1,6 +1,7 @@
 // A tile of few queries, decoding above all: lanes of queries would stay empty, and time goes into reading K and V
-// once. So vectors lie along headDim, and along the keys in the softmax; elements are widened in registers. Included
-// once by each instruction set.
+// once. So vectors lie along headDim, and along the keys in the softmax; elements are widened in registers. Where the
+// heads of a token lie side by side a tile has several key heads, and memory is read in order, a run of keys at a time.
+// Included once by each instruction set.
 #pragma once
 
 #include "cpu/executor/convert.h"
@@ -10,8 +11,8 @@
 namespace na::cpu {
 namespace {
 
-// With more queries than this, lanes are as good.
-constexpr int kFewQueries = kWidth / 2;
+// Keys of which all heads are read before the next ones.
+constexpr int kRun = 16;
 
 // Queries whose sums are in registers at once, and columns of K and V that are widened at once: two vectors.
 constexpr int kTogether = kWidth == 16 ? 4 : 2, kPair = 2 * kWidth;
@@ -76,7 +77,7 @@ constexpr bool kWords = kMultipliesPairs && kType == NA_BFLOAT16;
 
 // Products of kWidth / kQueries keys and kQueries queries.
 template <int kType, int kQueries>
-NA_INLINE void score_keys(const char* const* rows, const float* q, int pitch, int head_dim, float* scores,
+NA_INLINE void score_keys(const char* const* rows, int64_t head, const float* q, int pitch, int head_dim, float* scores,
                           int score_pitch) {
   constexpr int kKeys = kWidth / kQueries;
   Vector sum[kWidth] = {};
@@ -84,7 +85,7 @@ NA_INLINE void score_keys(const char* const* rows, const float* q, int pitch, in
     Pair columns[kQueries];
     for (int i = 0; i < kQueries; i++) columns[i] = {load(q + i * pitch + d), load(q + i * pitch + d + kWidth)};
     for (int key = 0; key < kKeys; key++) {
-      const Pair element = load_pair<kType, kWords<kType>>(rows[key], d, count);
+      const Pair element = load_pair<kType, kWords<kType>>(rows[key] + head, d, count);
       for (int i = 0; i < kQueries; i++) {
         Vector& to = sum[i * kKeys + key];
         if constexpr (kWords<kType>) {
@@ -105,24 +106,24 @@ NA_INLINE void score_keys(const char* const* rows, const float* q, int pitch, in
 }
 
 template <int kType, int kQueries>
-void score_queries(const Tile& tile, const float* q, int pitch, int head_dim, int padded, float* scores,
-                   int score_pitch) {
-  for (int key = 0; key < padded; key += kWidth / kQueries) {
-    score_keys<kType, kQueries>(tile.k + key, q, pitch, head_dim, scores + key, score_pitch);
+void score_queries(const char* const* rows, int64_t head, int keys, const float* q, int pitch, int head_dim,
+                   float* scores, int score_pitch) {
+  for (int key = 0; key < keys; key += kWidth / kQueries) {
+    score_keys<kType, kQueries>(rows + key, head, q, pitch, head_dim, scores + key, score_pitch);
   }
 }
 
-// Adds the keys at hand to kQueries rows of output, kPairs pairs of columns from `at`; the last has `count` left.
+// Adds keys to kQueries rows of output, kPairs pairs of columns from `at`; the last has `count` left.
 template <int kType, int kQueries, int kPairs>
-NA_INLINE void output_columns(const Tile& tile, const float* weights, int pitch, int at, int count, float* out,
-                              int out_pitch) {
+NA_INLINE void output_columns(const char* const* rows, int64_t head, int keys, const float* weights, int pitch, int at,
+                              int count, float* out, int out_pitch) {
   Vector sum[kQueries][2 * kPairs];
   for (int q = 0; q < kQueries; q++) {
     for (int u = 0; u < 2 * kPairs; u++) sum[q][u] = load(out + q * out_pitch + at + u * kWidth);
   }
-  for (int key = 0; key < tile.count; key++) {
+  for (int key = 0; key < keys; key++) {
     Pair value[kPairs];
-    for (int u = 0; u < kPairs; u++) value[u] = load_pair<kType>(tile.v[key], at + u * kPair, count);
+    for (int u = 0; u < kPairs; u++) value[u] = load_pair<kType>(rows[key] + head, at + u * kPair, count);
     for (int q = 0; q < kQueries; q++) {
       const Vector weight = broadcast(weights[q * pitch + key]);
       for (int u = 0; u < kPairs; u++) {
@@ -137,35 +138,48 @@ NA_INLINE void output_columns(const Tile& tile, const float* weights, int pitch,
 }
 
 template <int kType, int kQueries>
-void output_queries(const Problem& problem, const Tile& tile, const float* weights, int pitch, float* out,
-                    int out_pitch) {
+void output_queries(const char* const* rows, int64_t head, int keys, const float* weights, int pitch, int value_dim,
+                    float* out, int out_pitch) {
   int at = 0;
-  for (; at + 2 * kPair <= problem.value_dim; at += 2 * kPair) {
-    output_columns<kType, kQueries, 2>(tile, weights, pitch, at, kPair, out, out_pitch);
+  for (; at + 2 * kPair <= value_dim; at += 2 * kPair) {
+    output_columns<kType, kQueries, 2>(rows, head, keys, weights, pitch, at, kPair, out, out_pitch);
   }
-  for (; at + kPair <= problem.value_dim; at += kPair) {
-    output_columns<kType, kQueries, 1>(tile, weights, pitch, at, kPair, out, out_pitch);
+  for (; at + kPair <= value_dim; at += kPair) {
+    output_columns<kType, kQueries, 1>(rows, head, keys, weights, pitch, at, kPair, out, out_pitch);
   }
-  if (at < problem.value_dim) {
-    output_columns<kType, kQueries, 1>(tile, weights, pitch, at, problem.value_dim - at, out, out_pitch);
+  if (at < value_dim) {
+    output_columns<kType, kQueries, 1>(rows, head, keys, weights, pitch, at, value_dim - at, out, out_pitch);
   }
 }
 
-// Calls run(together, lane) for sets of queries, kMost of them at once as long as there are so many.
+// Calls run(together, lane) for sets of queries up to `lanes`, kMost of them at once as long as there are so many.
 template <int kNumber>
 struct Together {
   static constexpr int kCount = kNumber;
 };
 
 template <int kMost, typename Run>
-NA_INLINE void by_queries(int lanes, const Run& run, int lane = 0) {
+NA_INLINE void by_queries(int lane, int lanes, const Run& run) {
   for (; lane + kMost <= lanes; lane += kMost) run(Together<kMost>(), lane);
-  if constexpr (kMost > 1) by_queries<kMost / 2>(lanes, run, lane);
+  if constexpr (kMost > 1) by_queries<kMost / 2>(lane, lanes, run);
+}
+
+// Calls run(together, lane, head, key) for all sets of queries of a tile, run of keys by run of keys and within that
+// key head by key head.
+template <typename Run>
+NA_INLINE void by_memory(const Tile& tile, const Run& run) {
+  const int each = tile.lanes / tile.kv_heads;
+  for (int key = 0; key < tile.count; key += kRun) {
+    for (int head = 0; head < tile.kv_heads; head++) {
+      by_queries<kTogether>(head * each, (head + 1) * each,
+                            [&](auto together, int lane) { run(together, lane, head, key); });
+    }
+  }
 }
 
 // The products of one query become what the softmax sees: scaled, capped, biased, masked. Keys are padded to whole
 // vectors.
-void finish_scores(const Problem& problem, const Tile& tile, int lane, int padded, float* scores) {
+void finish_scores(const Problem& problem, const Tile& tile, uint32_t hiding, int lane, int padded, float* scores) {
   const float factor = problem.cap != 0 ? problem.scale / problem.cap : problem.scale * kLog2E;
   for (int key = 0; key < padded; key += kWidth) store(scores + key, load(scores + key) * broadcast(factor));
   if (problem.cap != 0) {
@@ -180,7 +194,6 @@ void finish_scores(const Problem& problem, const Tile& tile, int lane, int padde
     for (int key = 0; key < tile.count; key++) scores[key] += to_log2(row[tile.key[key] * bias.key]);
   }
   for (int key = tile.count; key < padded; key++) scores[key] = -kInfinity;
-  const uint32_t hiding = sight(problem, tile, 0, 0, tile.count).hiding;
   for (int c = 0; c < tile.constraints && hiding != 0; c++) {
     const Integers low = broadcast(tile.low[c][lane]), length = broadcast(tile.length[c][lane]);
     const Integers wrap = broadcast(tile.wrap[c]);
@@ -198,33 +211,70 @@ NA_INLINE float largest_of(Vector x) {
   return largest;
 }
 
+NA_INLINE int smaller(int a, int b) { return a < b ? a : b; }
+
+// Leaves the sums of a part for the one that ends last, which gets those of all parts, added in their order: true.
+bool join_parts(const Tile& tile, int pitch, float* out, float* maximum, float* total) {
+  const Split& split = tile.split;
+  const int floats = tile.lanes * pitch;
+  const auto row_of = [&](int part) { return split.sums + part * split.pitch; };
+  float* own = row_of(split.part);
+  __builtin_memcpy(own, out, sizeof(float) * static_cast<size_t>(floats));
+  __builtin_memcpy(own + floats, maximum, sizeof(float) * static_cast<size_t>(tile.lanes));
+  __builtin_memcpy(own + floats + tile.lanes, total, sizeof(float) * static_cast<size_t>(tile.lanes));
+  if (__atomic_sub_fetch(split.left, 1, __ATOMIC_ACQ_REL) != 0) return false;
+  for (int lane = 0; lane < tile.lanes; lane++) {
+    const auto maximum_of = [&](int part) { return row_of(part)[floats + lane]; };
+    float top = maximum_of(0);
+    for (int part = 1; part < split.parts; part++) top = maximum_of(part) > top ? maximum_of(part) : top;
+    const float zero = top == -kInfinity ? 0.0f : top;
+    float* row = out + lane * pitch;
+    __builtin_memset(row, 0, sizeof(float) * static_cast<size_t>(pitch));
+    maximum[lane] = top;
+    total[lane] = 0;
+    for (int part = 0; part < split.parts; part++) {
+      const float* from = row_of(part);
+      const Vector decay = exp2(broadcast(maximum_of(part) - zero));
+      total[lane] += decay[0] * from[floats + tile.lanes + lane];
+      for (int value = 0; value < pitch; value += kWidth) {
+        store(row + value, multiply_add(load(from + lane * pitch + value), decay, load(row + value)));
+      }
+    }
+  }
+  return true;
+}
+
 template <int kType>
 void run_rows(const Problem& problem, Tile& tile, Sums& sums) {
   const int pitch = row_pitch(problem), key_pitch = problem.geometry.keys;
   float* const q = sums.rows;
-  float* const out = sums.rows + kFewQueries * pitch;
-  float maximum[kFewQueries], total[kFewQueries];
-  __builtin_memset(sums.rows, 0, sizeof(float) * 2 * kFewQueries * static_cast<size_t>(pitch));
+  float* const out = sums.rows + tile.lanes * pitch;
+  float maximum[kMostRows], total[kMostRows];
+  __builtin_memset(sums.rows, 0, sizeof(float) * 2 * static_cast<size_t>(tile.lanes * pitch));
   for (int lane = 0; lane < tile.lanes; lane++) {
     for (int d = 0; d < problem.head_dim; d += kPair) {
       const Pair pair = load_pair<kType, kWords<kType>>(tile.lane_q[lane], d, problem.head_dim - d);
       store(q + lane * pitch + d, pair.first);
       store(q + lane * pitch + d + kWidth, pair.second);
     }
-    const float sink = problem.sinks ? problem.sinks[tile.lane_head[lane] * problem.sink_stride] : -kInfinity;
+    const float sink =
+        problem.sinks && tile.split.part == 0 ? problem.sinks[tile.lane_head[lane] * problem.sink_stride] : -kInfinity;
     maximum[lane] = to_log2(sink);
     total[lane] = sink == -kInfinity ? 0.0f : 1.0f;
   }
   while (next_keys(problem, tile)) {
     const int padded = (tile.count + kWidth - 1) / kWidth * kWidth;
     for (int key = tile.count; key < padded; key++) tile.k[key] = tile.k[tile.count - 1];
-    by_queries<kTogether>(tile.lanes, [&](auto together, int lane) {
-      score_queries<kType, decltype(together)::kCount>(tile, q + lane * pitch, pitch, problem.head_dim, padded,
-                                                       sums.scores + lane * key_pitch, key_pitch);
+    by_memory(tile, [&](auto together, int lane, int head, int key) {
+      score_queries<kType, decltype(together)::kCount>(tile.k + key, head * tile.k_head, smaller(padded - key, kRun),
+                                                       q + lane * pitch, pitch, problem.head_dim,
+                                                       sums.scores + lane * key_pitch + key, key_pitch);
     });
+    // The first block has all queries of the first key head, and those of the others see the same.
+    const uint32_t hiding = sight(problem, tile, 0, 0, tile.count).hiding;
     for (int lane = 0; lane < tile.lanes; lane++) {
       float* scores = sums.scores + lane * key_pitch;
-      finish_scores(problem, tile, lane, padded, scores);
+      finish_scores(problem, tile, hiding, lane, padded, scores);
       Vector top = broadcast(maximum[lane]), sum = {};
       for (int key = 0; key < padded; key += kWidth) top = larger(load(scores + key), top);
       const float largest = largest_of(top), zero = largest == -kInfinity ? 0.0f : largest;
@@ -243,11 +293,13 @@ void run_rows(const Problem& problem, Tile& tile, Sums& sums) {
       }
       for (int i = 0; i < kWidth; i++) total[lane] += sum[i];
     }
-    by_queries<kTogether>(tile.lanes, [&](auto together, int lane) {
-      output_queries<kType, decltype(together)::kCount>(problem, tile, sums.scores + lane * key_pitch, key_pitch,
-                                                        out + lane * pitch, pitch);
+    by_memory(tile, [&](auto together, int lane, int head, int key) {
+      output_queries<kType, decltype(together)::kCount>(
+          tile.v + key, head * tile.v_head, smaller(tile.count - key, kRun), sums.scores + lane * key_pitch + key,
+          key_pitch, problem.value_dim, out + lane * pitch, pitch);
     });
   }
+  if (tile.split.parts > 1 && !join_parts(tile, pitch, out, maximum, total)) return;
   for (int lane = 0; lane < tile.lanes; lane++) {
     float* row = out + lane * pitch;
     const float share = 1.0f / total[lane];

@@ -218,7 +218,7 @@ void run_few_queries(const Problem& problem, Tile& tile, Sums& sums) {
 }
 
 void run_tile(const Problem& problem, Tile& tile, Sums& sums) {
-  if (tile.lanes <= kFewQueries) return run_few_queries(problem, tile, sums);
+  if (tile.lanes <= tile.kv_heads * problem.geometry.few) return run_few_queries(problem, tile, sums);
   run_blocks(
       problem, tile, sums, [&](const Block& block) { pack_queries(problem, tile, block, const_cast<float*>(block.q)); },
       [&] { load_keys(problem, tile, sums); },
