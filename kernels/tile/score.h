@@ -45,9 +45,10 @@ __device__ inline void modify(float (&scores)[kColumns][4], const Problem& probl
       const float* from = bias.data + sequence.batch * bias.batch + rows[r].head * bias.head + query * bias.query +
                           (sequence.first_key + own_key) * bias.key;
 #pragma unroll
-      for (int i = 0; i < 2 * kColumns; i++) {
-        const int32_t column = i / 2 * 8 + i % 2;
-        if (own_key + column < sequence.keys) scores[i / 2][2 * r + i % 2] += from[column * bias.key];
+      for (int i = 0; i < kColumns; i++, from += 8 * bias.key) {
+        const int32_t key = own_key + i * 8;
+        if (key < sequence.keys) scores[i][2 * r] += from[0];
+        if (key + 1 < sequence.keys) scores[i][2 * r + 1] += from[bias.key];
       }
     }
   }

@@ -8,7 +8,7 @@ namespace na::cuda::sm90 {
 // Named barriers. kTurn + n: it is consumer n's turn to start products; kMeeting + n: of consumer n alone.
 enum : int { kTurn = 1, kMeeting = 4 };
 
-template <typename T, bool kModified>
+template <typename T>
 __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const Problem& problem, int consumer) {
   constexpr int kTurnThreads = 256;  // of the one whose turn begins and of the one whose turn ends
   const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
@@ -20,7 +20,7 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
     if (lane == 0) barrier_arrive(barrier);
   };
 
-  const float factor = kModified ? 1 : problem.scale * kLog2E;
+  const float factor = T::kModified ? 1 : problem.scale * kLog2E;
   const bool packed = problem.cu_q != nullptr;
   const uint32_t own_queries = shared.queries(consumer);
   Place<T::kStages> keys, values;
@@ -74,7 +74,7 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
     };
     const auto soften = [&](int32_t visit, float(&decay)[2]) {
       const int32_t first_key = work.tiles[visit] * T::kKeys;
-      if (kModified) modify(scores, problem, sequence, rows, first_key, lane);
+      if (T::kModified) modify(scores, problem, sequence, rows, first_key, lane);
       if (visit >= work.tiles.full()) mask(scores, problem, sequence, rows, first_key, lane);
       softmax.update(scores, factor, decay);
     };
@@ -107,9 +107,9 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
         multiply_wait<1>();
         end_scores();
         // Without the weights in flight there are registers for biases and caps.
-        if (kModified) end_out();
+        if (T::kModified) end_out();
         soften(visit, decay);
-        if (!kModified) end_out();
+        if (!T::kModified) end_out();
 #pragma unroll
         for (int i = 0; i < T::kValueDim / 2; i++) out[i / 4][i % 4] *= decay[i / 2 % 2];
         pack_weights();

@@ -1,5 +1,6 @@
 #include "attention/sm90/dispatch.h"
 #include "attention/sm90/tensor_map.h"
+#include "tile/score.h"
 
 namespace na::cuda {
 namespace {
@@ -47,7 +48,7 @@ bool attention_sm90_takes(const Problem& problem, Element element) {
 TileShape attention_sm90_tile(const Problem& problem) {
   const Entry* entry = find(problem);
   if (!entry) return {0, 0};
-  const Tiling of = tiling(entry->head_dim, entry->value_dim);
+  const Tiling of = tiling(entry->head_dim, entry->value_dim, modifies_scores(problem));
   return {64 * of.consumers, of.keys};
 }
 

@@ -29,7 +29,7 @@
 
 namespace na::cuda::sm90 {
 
-template <typename T, bool kModified>
+template <typename T>
 __device__ inline void attend(const Problem& problem, const Launch& launch, const Maps& maps) {
   extern __shared__ __align__(1024) uint8_t memory[];
   const Shared<T> shared(memory);
@@ -46,15 +46,15 @@ __device__ inline void attend(const Problem& problem, const Launch& launch, cons
     }
   } else {
     take_registers<T::kConsumerRegisters>();
-    consume<T, kModified>(shared, maps, problem, warpgroup - 1);
+    consume(shared, maps, problem, warpgroup - 1);
   }
 }
 
-template <typename T, bool kModified>
+template <typename T>
 __global__ void __launch_bounds__(T::kThreads, 1)
     attention_sm90_kernel(const __grid_constant__ Problem problem, const __grid_constant__ Launch launch,
                           const __grid_constant__ Maps maps) {
-  attend<T, kModified>(problem, launch, maps);
+  attend<T>(problem, launch, maps);
 }
 
 }  // namespace na::cuda::sm90

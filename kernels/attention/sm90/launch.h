@@ -23,6 +23,7 @@ cudaError_t describe(const Problem& problem, Launch* launch) {
   launch->section = static_cast<int32_t>(section < units ? section : units);
   launch->slots = static_cast<int32_t>(slots);
   launch->items = static_cast<int32_t>(units * slots);
+  launch->group = static_cast<int32_t>(group);
   return cudaSuccess;
 }
 
@@ -50,7 +51,7 @@ cudaError_t describe(const Problem& problem, Maps* maps) {
 }
 
 // The multiprocessors of the current device, after the kernel was allowed its shared memory there.
-template <typename T, bool kModified>
+template <typename T>
 cudaError_t prepare(int* multiprocessors) {
   static std::atomic<int> prepared[64];  // multiprocessors of each device, 0: not prepared. Doing it twice does no harm
   int device;
@@ -58,7 +59,7 @@ cudaError_t prepare(int* multiprocessors) {
   std::atomic<int>* const known = device < 64 ? &prepared[device] : nullptr;
   *multiprocessors = known ? known->load(std::memory_order_relaxed) : 0;
   if (*multiprocessors > 0) return cudaSuccess;
-  cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(&attention_sm90_kernel<T, kModified>),
+  cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(&attention_sm90_kernel<T>),
                                             cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
   if (status == cudaSuccess) {
     status = cudaDeviceGetAttribute(multiprocessors, cudaDevAttrMultiProcessorCount, device);
@@ -67,26 +68,26 @@ cudaError_t prepare(int* multiprocessors) {
   return status;
 }
 
-template <typename T, bool kModified>
-cudaError_t launch_kernel(Problem problem, Launch launch, Maps maps, cudaStream_t stream) {
+template <typename T>
+cudaError_t launch_tile(Problem problem, cudaStream_t stream) {
+  Launch launch;
+  Maps maps;
   int multiprocessors;
-  if (const cudaError_t status = prepare<T, kModified>(&multiprocessors); status != cudaSuccess) return status;
-  const int32_t blocks = launch.items < multiprocessors ? launch.items : multiprocessors;
+  cudaError_t status = describe<T>(problem, &launch);
+  if (status == cudaSuccess) status = describe<T>(problem, &maps);
+  if (status == cudaSuccess) status = prepare<T>(&multiprocessors);
+  if (status != cudaSuccess) return status;
+  launch.blocks = launch.items < multiprocessors ? launch.items : multiprocessors;
   void* arguments[] = {&problem, &launch, &maps};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(&attention_sm90_kernel<T, kModified>),
-                          dim3(static_cast<uint32_t>(blocks)), dim3(T::kThreads), arguments, T::kSharedBytes, stream);
+  return cudaLaunchKernel(reinterpret_cast<const void*>(&attention_sm90_kernel<T>),
+                          dim3(static_cast<uint32_t>(launch.blocks)), dim3(T::kThreads), arguments, T::kSharedBytes,
+                          stream);
 }
 
 template <Element kElement, int kHeadDim, int kValueDim>
 cudaError_t run_sm90(const Problem& problem, cudaStream_t stream) {
-  using T = Tile<kElement, kHeadDim, kValueDim>;
-  Launch launch;
-  Maps maps;
-  cudaError_t status = describe<T>(problem, &launch);
-  if (status == cudaSuccess) status = describe<T>(problem, &maps);
-  if (status != cudaSuccess) return status;
-  return modifies_scores(problem) ? launch_kernel<T, true>(problem, launch, maps, stream)
-                                  : launch_kernel<T, false>(problem, launch, maps, stream);
+  return modifies_scores(problem) ? launch_tile<Tile<kElement, kHeadDim, kValueDim, true>>(problem, stream)
+                                  : launch_tile<Tile<kElement, kHeadDim, kValueDim, false>>(problem, stream);
 }
 
 }  // namespace na::cuda::sm90

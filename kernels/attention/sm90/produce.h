@@ -15,7 +15,7 @@ template <typename T>
 __device__ inline void produce_work(const Shared<T>& shared, const Maps& maps, const Work<T>& work,
                                     Place<T::kStages>& keys, Place<T::kStages>& values, uint32_t& queries_parity) {
   const auto load_queries = [&] {
-#pragma unroll
+#pragma unroll 1
     for (int consumer = 0; consumer < T::kConsumers; consumer++) {
       barrier_wait(shared.queries_empty(consumer), queries_parity ^ 1);
       const uint32_t full = shared.queries_full(consumer);
@@ -67,13 +67,13 @@ __device__ inline void produce_work(const Shared<T>& shared, const Maps& maps, c
 template <typename T>
 __device__ inline void produce(const Shared<T>& shared, const Maps& maps, const Problem& problem,
                                const Launch& launch) {
-  const auto blocks = static_cast<int32_t>(gridDim.x), block = static_cast<int32_t>(blockIdx.x);
+  const auto block = static_cast<int32_t>(blockIdx.x);
   Place<T::kStages> keys, values;
   Place<2> place;
   uint32_t queries_parity = 0;
 #pragma unroll 1
   for (int32_t round = 0;; round++) {
-    const int32_t item = round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
+    const int32_t item = round * launch.blocks + (round % 2 == 0 ? block : launch.blocks - 1 - block);
     barrier_wait(shared.work_empty(place.stage), place.parity ^ 1);
     Work<T>& work = shared.work(place.stage);
     const bool more = item < launch.items;

@@ -11,8 +11,9 @@ struct Tiling {
   int stages;  // of the rings of keys and of values
 };
 
-constexpr Tiling tiling(int head_dim, int value_dim) {
-  if (head_dim <= 64) return {3, 128, 4};
+// `modified`: scores are changed one by one, which needs registers, see modify().
+constexpr Tiling tiling(int head_dim, int value_dim, bool modified) {
+  if (head_dim <= 64) return {modified ? 2 : 3, 128, 4};
   if (head_dim <= 96) return {2, 128, 3};
   if (head_dim <= 128) return {2, 128, 2};
   if (head_dim <= 192) return {2, value_dim <= 128 ? 128 : 112, 2};
@@ -20,15 +21,16 @@ constexpr Tiling tiling(int head_dim, int value_dim) {
 }
 
 // Everything that follows from the template parameters of a kernel.
-template <Element kElement_, int kHeadDim_, int kValueDim_>
+template <Element kElement_, int kHeadDim_, int kValueDim_, bool kModified_>
 struct Tile {
   static constexpr Element kElement = kElement_;
   static constexpr int kHeadDim = kHeadDim_, kValueDim = kValueDim_;
-  static constexpr Tiling kTiling = tiling(kHeadDim, kValueDim);
+  static constexpr bool kModified = kModified_;
+  static constexpr Tiling kTiling = tiling(kHeadDim, kValueDim, kModified);
   static constexpr int kConsumers = kTiling.consumers, kKeys = kTiling.keys, kStages = kTiling.stages;
   static constexpr int kThreads = 128 * (1 + kConsumers), kOwnRows = 64, kRows = kOwnRows * kConsumers;
   // Of 65536 registers.
-  static constexpr int kProducerRegisters = kConsumers == 3 ? 56 : 40, kConsumerRegisters = kConsumers == 3 ? 152 : 232;
+  static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 40, kConsumerRegisters = kConsumers == 3 ? 160 : 232;
 
   // A tile lies in boxes of kSpan bytes of each row, swizzled; the box of a tensor copy.
   static constexpr int kSpan = kHeadDim % 64 == 0 && kValueDim % 64 == 0 ? 128 : 64, kBoxColumns = kSpan / 2;

@@ -17,6 +17,8 @@ struct Launch {
   int32_t units, section;  // a section's units
   int32_t slots;           // see tile_slots()
   int32_t items;           // units * slots
+  int32_t group;           // heads that share keys
+  int32_t blocks;
 };
 
 template <typename T>
@@ -31,15 +33,20 @@ struct Work {
 // Whether there is such a tile, and what it is.
 template <typename T>
 __device__ inline bool find_work(const Problem& problem, const Launch& launch, int32_t item, Work<T>* work) {
-  const int32_t section = item / (launch.section * launch.slots), first_unit = section * launch.section;
+  // Unsigned divisions take fewer registers, of which the producer has few.
+  const auto divide = [](int32_t a, int32_t b) {
+    return static_cast<int32_t>(static_cast<uint32_t>(a) / static_cast<uint32_t>(b));
+  };
+  const int32_t first_unit = divide(item, launch.section * launch.slots) * launch.section;
   const int32_t size = min(launch.section, launch.units - first_unit), rest = item - first_unit * launch.slots;
-  const int32_t slot = launch.slots - 1 - rest / size, parts = max(problem.parts, 1);
-  const int32_t unit = first_unit + rest % size, head = unit / parts % problem.heads;
+  const int32_t row = divide(rest, size), slot = launch.slots - 1 - row, unit = first_unit + rest - row * size;
+  const int32_t parts = max(problem.parts, 1), plane = divide(unit, parts), batch = divide(plane, problem.heads);
+  const int32_t head = plane - batch * problem.heads;
   Sequence sequence;
-  if (!find_sequence(problem, slot, unit / parts / problem.heads, T::kRows, &sequence)) return false;
+  if (!find_sequence(problem, slot, batch, T::kRows, &sequence)) return false;
   const int32_t first_query = sequence.tile * T::kRows, last_query = min(first_query + T::kRows, sequence.queries) - 1;
   const KeyTiles tiles(problem, sequence, first_query, last_query, T::kKeys);
-  *work = {sequence, head, head / (problem.heads / problem.kv_heads), unit % parts, first_query, tiles, 0, 0};
+  *work = {sequence, head, divide(head, launch.group), unit - plane * parts, first_query, tiles, 0, 0};
   tiles.share(work->part, parts, &work->first, &work->last);
   return true;
 }
