@@ -55,7 +55,7 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
     };
     const auto start_out = [&] {
       barrier_wait(shared.values_full(values.stage), values.parity);
-      if (packed) barrier_wait(shared.values_clean(values.stage), values.parity);
+      if (work.cleans) barrier_wait(shared.values_clean(values.stage), values.parity);
       const uint32_t tile = shared.values(values.stage);
       multiply_fence();
 #pragma unroll

@@ -9,11 +9,11 @@
 //               W work_empty                  of all others, before it announces new work in that place
 //   consumers   W work_full                   of the producer
 //               W queries_full, keys_full, values_full   of the producer's copies
-//               W values_clean                of the cleaning warps, when sequences are packed
+//               W values_clean                of the cleaning warps, where work needs it
 //               W their turn                  of the consumer before them
 //   cleaners    W work_full                   of the producer
-//               W values_full                 of the producer's copies. They clean before consumers are let in, and no
-//                                             stage is filled again before those are done
+//               W values_full                 of the producer's copies. The stage is not filled again before they have
+//                                             looked at it, so that they never miss a round
 //
 // Turns: consumers start their products in a fixed order, so that while one's products run, the others have their
 // softmax. Within a consumer, the next tile's scores are started before the weights of this one meet their values:
@@ -35,14 +35,14 @@ __device__ inline void attend(const Problem& problem, const Launch& launch, cons
   const Shared<T> shared(memory);
   const int thread = static_cast<int>(threadIdx.x);
   const int warpgroup = __shfl_sync(0xffffffff, thread / 128, 0);  // so that the compiler sees that a warp has only one
-  if (thread == 0) shared.init();
+  if (thread == 0) shared.init(launch.cleans);
   __syncthreads();
   if (warpgroup == 0) {
     give_registers<T::kProducerRegisters>();
     if (thread == 0) {
       produce(shared, maps, problem, launch);
     } else if (thread >= 32) {
-      clean(shared, problem, thread - 32);
+      clean(shared, launch, thread - 32);
     }
   } else {
     take_registers<T::kConsumerRegisters>();

@@ -24,6 +24,7 @@ cudaError_t describe(const Problem& problem, Launch* launch) {
   launch->slots = static_cast<int32_t>(slots);
   launch->items = static_cast<int32_t>(units * slots);
   launch->group = static_cast<int32_t>(group);
+  launch->cleans = problem.cu_q || problem.left != kUnlimited || problem.right != kUnlimited;
   return cudaSuccess;
 }
 

@@ -86,27 +86,37 @@ __device__ inline void produce(const Shared<T>& shared, const Maps& maps, const 
   }
 }
 
-// Values of the next packed sequence, which have weight 0, become zeros: they might be infinite or not a number.
+// The other warps: values of keys that no query of the tile sees, and which may be those of another sequence, become
+// zeros. They have weight 0, but might be infinite or not a number.
 template <typename T>
-__device__ inline void clean(const Shared<T>& shared, const Problem& problem, int thread) {
+__device__ inline void clean(const Shared<T>& shared, const Launch& launch, int thread) {
   constexpr int kChunks = T::kSpan / 16;  // of a row of a box
+  const bool leads = thread % 32 == 0;
   Place<T::kStages> values;
   for_work(shared, thread % 32, [&](const Work<T>& work) {
-    if (!problem.cu_q) return;
+    if (!launch.cleans) return;
 #pragma unroll 1
     for (int32_t visit = work.first; visit < work.last; visit++) {
       barrier_wait(shared.values_full(values.stage), values.parity);
-      const uint32_t tile = shared.values(values.stage);
-      const int32_t keys = work.sequence.keys - work.tiles[visit] * T::kKeys;
+      const int32_t first_key = work.tiles[visit] * T::kKeys;
+      const int32_t begin = work.tiles.first_key() - first_key, end = work.tiles.end_key() - first_key;
+      if (work.cleans && (begin > 0 || end < T::kKeys)) {
+        const uint32_t tile = shared.values(values.stage);
 #pragma unroll 1
-      for (int n = keys * kChunks + thread; n < T::kKeys * kChunks; n += 32 * T::kCleaners) {
+        for (int n = thread; n < T::kKeys * kChunks; n += 32 * T::kCleaners) {
+          if (n / kChunks >= begin && n / kChunks < end) continue;
 #pragma unroll
-        for (int box = 0; box < T::kValueBoxes; box++)
-          store_shared(tile + box * T::kKeyBoxBytes + n * 16, {0, 0, 0, 0});
+          for (int box = 0; box < T::kValueBoxes; box++) {
+            store_shared(tile + box * T::kKeyBoxBytes + n * 16, {0, 0, 0, 0});
+          }
+        }
+        fence_async();
+        __syncwarp();
       }
-      fence_async();
-      __syncwarp();
-      if (thread % 32 == 0) barrier_arrive(shared.values_clean(values.stage));
+      if (leads) {
+        barrier_arrive(shared.values_clean(values.stage));
+        barrier_arrive(shared.values_empty(values.stage));
+      }
       values.advance();
     }
   });

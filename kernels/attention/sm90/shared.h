@@ -31,6 +31,7 @@ class Shared {
   __device__ uint32_t keys(int stage) const { return base_ + T::kKeysAt + stage * T::kKeyBytes; }
   __device__ uint32_t values(int stage) const { return base_ + T::kValuesAt + stage * T::kValueBytes; }
   __device__ uint32_t out(int consumer) const { return base_ + T::kOutAt + consumer * T::kOutPitch; }
+  static_assert(2 * sizeof(Work<T>) <= T::kWorkBytes);
   __device__ Work<T>& work(int stage) const { return reinterpret_cast<Work<T>*>(memory_ + T::kWorkAt)[stage]; }
 
   __device__ uint32_t keys_full(int stage) const { return barrier(stage); }
@@ -44,12 +45,12 @@ class Shared {
   __device__ uint32_t work_empty(int stage) const { return barrier(5 * T::kStages + 2 * T::kConsumers + 2 + stage); }
 
   // By one thread.
-  __device__ void init() const {
+  __device__ void init(bool cleans) const {
     for (int stage = 0; stage < T::kStages; stage++) {
       barrier_init(keys_full(stage), 1);
       barrier_init(keys_empty(stage), 4 * T::kConsumers);
       barrier_init(values_full(stage), 1);
-      barrier_init(values_empty(stage), 4 * T::kConsumers);
+      barrier_init(values_empty(stage), 4 * T::kConsumers + (cleans ? T::kCleaners : 0));
       barrier_init(values_clean(stage), T::kCleaners);
     }
     for (int consumer = 0; consumer < T::kConsumers; consumer++) {

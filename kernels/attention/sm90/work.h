@@ -19,6 +19,7 @@ struct Launch {
   int32_t items;           // units * slots
   int32_t group;           // heads that share keys
   int32_t blocks;
+  bool cleans;  // whether there may be work that needs cleaning
 };
 
 template <typename T>
@@ -28,6 +29,7 @@ struct Work {
   int32_t first_query;  // of the sequence
   KeyTiles tiles;
   int32_t first, last;  // visits [first, last) of the tiles. last < 0: there is no more work
+  bool cleans;          // whether visited tiles have keys that no query of the tile sees, see clean()
 };
 
 // Whether there is such a tile, and what it is.
@@ -46,8 +48,10 @@ __device__ inline bool find_work(const Problem& problem, const Launch& launch, i
   if (!find_sequence(problem, slot, batch, T::kRows, &sequence)) return false;
   const int32_t first_query = sequence.tile * T::kRows, last_query = min(first_query + T::kRows, sequence.queries) - 1;
   const KeyTiles tiles(problem, sequence, first_query, last_query, T::kKeys);
-  *work = {sequence, head, divide(head, launch.group), unit - plane * parts, first_query, tiles, 0, 0};
+  *work = {sequence, head, divide(head, launch.group), unit - plane * parts, first_query, tiles, 0, 0, false};
   tiles.share(work->part, parts, &work->first, &work->last);
+  const bool ends = !problem.cu_q && tiles.end_key() == sequence.keys;  // then copies give zeros
+  work->cleans = tiles.first_key() % T::kKeys != 0 || (tiles.end_key() % T::kKeys != 0 && !ends);
   return true;
 }
 
