@@ -105,7 +105,9 @@ function configure() {
 async function compile() {
   const { cuda } = JSON.parse(readFileSync(join(root, 'sources.json'), 'utf8'));
   const files = cuda.kernels.length + cuda.hopper.length;
-  console.log(`nvcc ${found.nvcc}, CUTLASS in ${found.cutlass}: ${files} files for ${options.arch}, ${options.jobs} at once`);
+  console.log(
+    `nvcc ${found.nvcc}, CUTLASS in ${found.cutlass}: ${files} files for ${options.arch}, ${options.jobs} at once`,
+  );
   const make = spawn('cmake', ['--build', build, '--parallel', options.jobs], { stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
   let line = '';

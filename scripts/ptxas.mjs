@@ -33,6 +33,11 @@ export function splitLog(text) {
   return logs;
 }
 
+/** How many bytes each kernel of a source may spill. */
+export function mostSpills(source, architecture) {
+  return architecture === '90a' ? 0 : (limits[source]?.[`sm_${architecture}`] ?? 0);
+}
+
 /**
  * What is refused in the logs of a source. On sm_90a nothing may spill, and none of the messages C75xx may come: they mean
  * that wgmma was serialised or setmaxnreg ignored. On others kernels/spills.json says how much a source may spill.
@@ -40,11 +45,13 @@ export function splitLog(text) {
 export function refusals(source, logs) {
   return Object.entries(logs).flatMap(([architecture, text]) => {
     const { kernels, messages } = readLog(text);
-    const most = architecture === '90a' ? 0 : (limits[source]?.[`sm_${architecture}`] ?? 0);
+    const most = mostSpills(source, architecture);
     const spilling = kernels.filter(({ spills }) => spills > most);
     return [
       ...(architecture === '90a' ? messages.map((line) => `ptxas: ${line.trim()}`) : []),
-      ...spilling.map(({ name, spills }) => `${name} spills ${spills} bytes on sm_${architecture}; ${most} are allowed`),
+      ...spilling.map(
+        ({ name, spills }) => `${name} spills ${spills} bytes on sm_${architecture}; ${most} are allowed`,
+      ),
     ];
   });
 }

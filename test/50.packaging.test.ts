@@ -106,14 +106,31 @@ describe('the packed package', () => {
         'README.md',
         'bin',
         'binding.gyp',
+        'cmake',
         'csrc',
         'dist',
+        'kernels',
         'package.json',
+        'scripts',
         'sources.json',
       ].sort(),
     );
     expect(files).toContain('dist/index.d.ts');
     expect(files).toContain('csrc/core/backend.h');
+    expect(files.filter((file) => file.startsWith('scripts/')).sort()).toEqual([
+      'scripts/cuda.mjs',
+      'scripts/nvcc.mjs',
+      'scripts/ptxas.mjs',
+    ]);
+  });
+
+  it('can build the CUDA backend where there is nvcc, and says so', () => {
+    const { cuda } = JSON.parse(readFileSync(join(installed, 'sources.json'), 'utf8'));
+    const sources: string[] = [...cuda.host, ...cuda.kernels, ...cuda.hopper];
+    expect(sources.filter((source) => !existsSync(join(installed, source)))).toEqual([]);
+    const { status, stderr } = run('npm', ['run', '-s', 'build:cuda'], installed, { CUDACXX: '/no/nvcc' });
+    expect(stderr).toMatch(/^the CUDA backend cannot be built: nvcc is missing: install CUDA 12\.8 .*CUDACXX.*\n$/);
+    expect(status).toBe(3);
   });
 
   it('runs nothing when it is installed', () => {
@@ -156,6 +173,25 @@ describe.runIf(process.platform === 'linux')('the addon', () => {
   });
 });
 
+const backend = join(root, 'build/Release/libnode_attention_cuda.so');
+const unbuilt = existsSync(backend) ? '' : ' (skipped: npm run build:cuda has not run)';
+
+describe.skipIf(unbuilt)(`libnode_attention_cuda.so${unbuilt}`, () => {
+  it('needs nothing that a machine without the toolkit lacks', () => {
+    const needed = [...output('readelf', ['-dW', backend]).matchAll(/\(NEEDED\).*\[(.*)\]/g)].map(([, name]) => name);
+    const everywhere = /^(lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s)\.so\.\d+|ld-linux.*)$/;
+    expect(needed.filter((name) => !everywhere.test(name!))).toEqual([]);
+    expect(output('readelf', ['-dW', backend])).not.toMatch(/\((RPATH|RUNPATH|TEXTREL)\)/);
+  });
+
+  it('exports its entry alone, asks for no executable stack and is never unloaded', () => {
+    const symbols = output('nm', ['-D', '--defined-only', backend]).trim().split('\n');
+    expect(symbols.map((line) => line.split(' ').at(-1))).toEqual(['node_attention_backend']);
+    expect(output('readelf', ['-lW', backend])).toMatch(/GNU_STACK.* RW +0x/);
+    expect(output('readelf', ['-dW', backend])).toMatch(/FLAGS_1.*NODELETE/);
+  });
+});
+
 describe('loading the addon', () => {
   it('reports what the dynamic linker says of a damaged file', () => {
     const folder = join(scratch, 'damaged');
@@ -194,16 +230,85 @@ describe('doctor', () => {
   });
 });
 
+/** A copy of this checkout, without what is built. */
+function copyTo(folder: string): void {
+  for (const path of output('git', ['ls-files', '-co', '--exclude-standard', '-z']).split('\0').filter(Boolean)) {
+    mkdirSync(dirname(join(folder, path)), { recursive: true });
+    copyFileSync(join(root, path), join(folder, path));
+  }
+  symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
+}
+
+describe.runIf(process.platform === 'linux')('build:cuda', () => {
+  const copy = join(scratch, 'cuda');
+  beforeAll(() => copyTo(copy));
+  const cuda = (args: string[], env: NodeJS.ProcessEnv = {}) => {
+    const { status, stdout, stderr } = run(process.execPath, ['scripts/cuda.mjs', ...args], copy, env);
+    return { status, text: stdout + stderr };
+  };
+  const nvcc = run('nvcc', ['--version']).status === 0;
+
+  it('explains itself', () => {
+    expect(cuda(['--help'])).toEqual({ status: 0, text: expect.stringMatching(/--arch.*CUTLASS_DIR.*Exit status/s) });
+  });
+
+  it.each([
+    ['--arch', '70', /--arch 70 is none of 80, 89/],
+    ['--jobs', 'all', /--jobs all/],
+    ['--fast', '1', /--fast/],
+  ])('refuses %s %s', (option, value, sentence) => {
+    expect(cuda([option, value])).toEqual({ status: 2, text: expect.stringMatching(sentence) });
+  });
+
+  it.each<[string, NodeJS.ProcessEnv, RegExp]>([
+    ['nvcc', { CUDACXX: '/no/nvcc' }, /nvcc is missing: install CUDA 12\.8 or newer/],
+    ['CMake', { PATH: '/no' }, /CMake is missing: install it/],
+  ])('says in one line that %s is missing, and the package is built without', (_, env, sentence) => {
+    const built = cuda([], env);
+    expect(built).toEqual({ status: 3, text: expect.stringMatching(sentence) });
+    expect(built.text).toMatch(/^the CUDA backend cannot be built: .*\n$/);
+    const checked = cuda(['--check'], env);
+    expect(checked).toEqual({ status: 0, text: expect.stringMatching(sentence) });
+    expect(checked.text).toMatch(/^built for the CPU alone: .*\n$/);
+  });
+
+  it('refuses an nvcc that is too old', () => {
+    const old = join(scratch, 'nvcc');
+    writeFileSync(old, '#!/bin/sh\necho Cuda compilation tools, release 12.4, V12.4.131\n', { mode: 0o755 });
+    expect(cuda([], { CUDACXX: old })).toEqual({
+      status: 3,
+      text: expect.stringMatching(/nvcc is version 12\.4: install CUDA 12\.8/),
+    });
+  });
+
+  it.runIf(nvcc)('refuses a CUTLASS_DIR that holds none', () => {
+    expect(cuda([], { CUTLASS_DIR: '/no/cutlass' })).toEqual({
+      status: 3,
+      text: expect.stringMatching(/CUTLASS_DIR=\/no\/cutlass holds no CUTLASS 4\.2 or newer: .*pip install/),
+    });
+  });
+
+  it.runIf(nvcc)('takes the headers from CUTLASS_DIR', () => {
+    const folder = join(scratch, 'cutlass');
+    mkdirSync(join(folder, 'include/cute/arch'), { recursive: true });
+    mkdirSync(join(folder, 'include/cutlass'));
+    const version = (minor: number) => {
+      const text = `#define CUTLASS_MAJOR 4\n#define CUTLASS_MINOR ${minor}\n`;
+      writeFileSync(join(folder, 'include/cutlass/version.h'), text);
+      run('cmake', ['-S', 'csrc/cuda', '-B', join(scratch, 'cmake')], copy, { CUTLASS_DIR: folder });
+      return JSON.parse(readFileSync(join(scratch, 'cmake/found.json'), 'utf8'));
+    };
+    expect(version(2)).toMatchObject({ missing: '', cutlass: join(folder, 'include') });
+    expect(version(1).missing).toMatch(/holds no CUTLASS 4\.2/);
+  });
+});
+
 describe('setup', () => {
   const copy = join(scratch, 'copy');
   const tools = join(scratch, 'tools');
 
   beforeAll(() => {
-    for (const path of output('git', ['ls-files', '-co', '--exclude-standard', '-z']).split('\0').filter(Boolean)) {
-      mkdirSync(dirname(join(copy, path)), { recursive: true });
-      copyFileSync(join(root, path), join(copy, path));
-    }
-    symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'));
+    copyTo(copy);
     mkdirSync(tools);
     symlinkSync(process.execPath, join(tools, 'node'));
   });

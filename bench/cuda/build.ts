@@ -19,14 +19,17 @@ export interface Built {
 
 /** Throws a sentence when the driver itself cannot be built. */
 export function buildCudaBench(): Built {
-  const cuda = cudaInclude();
-  const driver = join(buildFolder, 'cuda/libcuda_bench.so');
-  cmake(join(__dirname), join(buildFolder, 'cuda'), { CUDA_INCLUDE: cuda });
+  const driver = buildDriver();
   const peak = buildPeakKernel();
   const headers = findCudnnHeaders(buildFolder);
   if (typeof headers === 'string') return { driver, peak, missing: headers };
-  cmake(join(__dirname, '../cudnn'), join(buildFolder, 'cudnn'), { INCLUDES: [cuda, ...headers].join(';') });
+  cmake(join(__dirname, '../cudnn'), join(buildFolder, 'cudnn'), { INCLUDES: [cudaInclude(), ...headers].join(';') });
   return { driver, peak, baseline: join(buildFolder, 'cudnn/libcudnn_baseline.so') };
+}
+
+export function buildDriver(): string {
+  cmake(__dirname, join(buildFolder, 'cuda'), { CUDA_INCLUDE: cudaInclude() });
+  return join(buildFolder, 'cuda/libcuda_bench.so');
 }
 
 /** The folder with cuda_runtime_api.h that nvcc itself uses. */

@@ -19,6 +19,15 @@ na_tensor dense_view(const na_tensor& shape, int32_t dtype, void* data) {
   return view;
 }
 
+bool is_dense(const na_tensor& view) {
+  int64_t stride = 1;
+  for (int i = view.rank - 1; i >= 0; i--) {
+    if (view.shape[i] != 1 && view.stride[i] != stride) return false;
+    stride *= view.shape[i];
+  }
+  return true;
+}
+
 int64_t element_count(const na_tensor& view) {
   int64_t count = 1;
   for (int i = 0; i < view.rank; i++) count *= view.shape[i];

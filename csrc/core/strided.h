@@ -10,6 +10,9 @@ namespace na {
 // Row-major contiguous strides for the shape of a view, over other memory and in another dtype.
 na_tensor dense_view(const na_tensor& shape, int32_t dtype, void* data);
 
+// Whether the elements of a view lie like that.
+bool is_dense(const na_tensor& view);
+
 int64_t element_count(const na_tensor& view);
 
 class StridedCopy {
@@ -20,10 +23,6 @@ class StridedCopy {
   void run(int64_t first, int64_t last) const;
 
   int64_t elements() const { return elements_; }
-
-  // Whether all elements lie without gaps, in row-major order, on that side.
-  bool source_dense() const { return source_.rank == 1 && source_.stride[0] == 1; }
-  bool target_dense() const { return target_.rank == 1 && target_.stride[0] == 1; }
 
   // With axes merged; both have the same shape and at least one axis.
   const na_tensor& source() const { return source_; }

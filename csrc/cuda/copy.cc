@@ -40,13 +40,12 @@ Copy::Copy(const Device& device, const na_copy& copy)
 
 int32_t Copy::device_dtype() const { return from_host_ ? target_.dtype : source_.dtype; }
 
-bool Copy::alike() const { return source_.dtype == target_.dtype && views_.source_dense() && views_.target_dense(); }
+bool Copy::alike() const { return source_.dtype == target_.dtype && is_dense(source_) && is_dense(target_); }
 
 bool Copy::through_memory() const {
   if (views_.elements() == 0) return false;
   if (pageable()) {
-    const na_tensor& view = from_host_ ? target_ : source_;
-    return !StridedCopy(view, dense_view(view, view.dtype, nullptr)).source_dense();
+    return !is_dense(from_host_ ? target_ : source_);
   }
   return !alike() && (from_ == Place::kOtherDevice || to_ == Place::kOtherDevice);
 }
@@ -54,7 +53,7 @@ bool Copy::through_memory() const {
 Status Copy::check(int64_t* workspace_bytes) const {
   *workspace_bytes = 0;
   if (!through_memory()) return {};
-  if (to_ == Place::kOtherDevice && (pageable() || from_ == Place::kOtherDevice || !views_.target_dense())) {
+  if (to_ == Place::kOtherDevice && (pageable() || from_ == Place::kOtherDevice || !is_dense(target_))) {
     return error(NA_ERR_OPTION, "a copy into a strided view of another device: copy within that device");
   }
   if (pageable()) {

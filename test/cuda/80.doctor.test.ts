@@ -1,4 +1,5 @@
 // npx node-attention doctor, where there is a driver: that of the stand-in, in processes of their own.
+// not on a device
 
 import { spawnSync } from 'node:child_process';
 import { join, resolve } from 'node:path';

@@ -135,7 +135,13 @@ describe.skipIf(!built)(title('a program'), () => {
 
   it('copies columns, by way of memory that is pinned later', () => {
     const out = new Int32Array(8);
-    expect(call('columns', Int32Array.from({ length: 16 }, (_, i) => i), out)).toBeNull();
+    expect(
+      call(
+        'columns',
+        Int32Array.from({ length: 16 }, (_, i) => i),
+        out,
+      ),
+    ).toBeNull();
     expect([...out]).toEqual([1, 2, 5, 6, 9, 10, 13, 14]);
   });
 

@@ -1,10 +1,11 @@
 // The static gates: what ptxas says and makes of the kernels passes, and what it should not say or make is refused.
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { check, checkAll, disassembler, readLog, readPtx, readSass, violations } from './gates';
+import { readLog } from '../../scripts/ptxas.mjs';
+import { check, checkAll, disassembler, readPtx, readSass, violations } from './gates';
 
 const BUILD = join(__dirname, '../../build/ptx');
 const GATES = join(BUILD, 'gates');
@@ -71,6 +72,29 @@ describe.skipIf(tool.problem)(title('machine code'), () => {
     expect(check(GATES, 'hopper_attention_90a', path, tool.path!)).toEqual([
       expect.stringMatching(/hopper_kernel.* has 16 GMMA in its machine code, but 17 wgmma.mma_async in its PTX/),
     ]);
+  });
+});
+
+const BACKEND = join(BUILD, 'cuda/products');
+const shipped = existsSync(join(BACKEND, 'gates'));
+
+describe.skipIf(tool.problem || !shipped)(title('machine code of the CUDA backend'), () => {
+  it('passes', { timeout: 300_000 }, () => {
+    const results = checkAll(join(BACKEND, 'gates'), BACKEND, tool.path!);
+    for (const { name, problems } of results) expect.soft(problems, name).toEqual([]);
+  });
+
+  // Which the counts above, equal in PTX and machine code, do not tell: that there is anything to count.
+  it('is made of the tensor-core instructions that it is written for', () => {
+    const kernels = (folder: string, prefix: string) =>
+      readdirSync(join(BACKEND, folder))
+        .filter((file) => file.startsWith(prefix))
+        .flatMap((file) => readPtx(readFileSync(join(BACKEND, folder, file), 'utf8')));
+    const hopper = kernels('compute_90a', 'kernels.attention.sm90.');
+    const ampere = kernels('compute_80', 'kernels.attention.sm80.');
+    expect(hopper.length * ampere.length).toBeGreaterThan(0);
+    for (const { name, counts } of hopper) expect(Math.min(...counts.slice(0, 2)), name).toBeGreaterThan(0);
+    for (const { name, counts } of ampere) expect(counts[3], name).toBeGreaterThan(0);
   });
 });
 

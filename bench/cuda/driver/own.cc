@@ -35,12 +35,12 @@ class Own final : public Contestant {
       call.args.scale = s.scale;
       if (Status status = backend_.admit(NA_OP_ATTENTION, &call.args, &call.workspace); !status.empty()) return status;
     }
-    std::vector<na_operation> operations(s.runs);
+    operations_ = std::vector<na_operation>(s.runs);
     std::vector<const na_operation*> pointers;
     for (int run = 0; run < s.runs; run++) {
-      operations[run].kind = NA_OP_ATTENTION;
-      operations[run].args = &calls_[run % calls_.size()].args;
-      pointers.push_back(&operations[run]);
+      operations_[run].kind = NA_OP_ATTENTION;
+      operations_[run].args = &calls_[run % calls_.size()].args;
+      pointers.push_back(&operations_[run]);
     }
     na_error error = {};
     const int code = backend_.table().graph_create(0, pointers.data(), s.runs, &graph_, &error);
@@ -74,6 +74,7 @@ class Own final : public Contestant {
   Backend& backend_;
   na_mask mask_ = {};
   std::vector<Call> calls_;
+  std::vector<na_operation> operations_;  // alive as long as the graph
   na_graph* graph_ = nullptr;
 };
 

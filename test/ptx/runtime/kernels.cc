@@ -30,6 +30,10 @@ std::map<std::string, Source>& sources() {  // by path
   static auto* all = new std::map<std::string, Source>();
   return *all;
 }
+std::map<std::string, ptx_module*>& found_modules() {  // by entry: the texts are long
+  static auto* all = new std::map<std::string, ptx_module*>();
+  return *all;
+}
 
 // Reads every PTX file for the device's architecture. Only what is needed is parsed.
 void scan() {
@@ -77,14 +81,17 @@ void add_kernel(const void* host_function, const char* name) {
 ptx_module* find_module(const std::string& entry, std::string& problem) {
   const std::lock_guard<std::mutex> lock(mutex);
   if (!scanned) scan();
+  const auto known = found_modules().find(entry);
+  if (known != found_modules().end()) return known->second;
   // compute_90a is last in the order of paths, and preferred.
   for (auto source = sources().rbegin(); source != sources().rend(); ++source) {
     if (!has_entry(source->second.text, entry)) continue;
-    if (source->second.module) return source->second.module;
+    ptx_module*& module = source->second.module;
     char error[4096] = {};
-    source->second.module = ptx_load(source->second.text.c_str(), error, sizeof error);
-    if (!source->second.module) problem = source->first + ": " + error;
-    return source->second.module;
+    if (!module) module = ptx_load(source->second.text.c_str(), error, sizeof error);
+    if (!module) problem = source->first + ": " + error;
+    if (module) found_modules()[entry] = module;
+    return module;
   }
   problem = "no PTX for this device has the kernel " + entry;
   return nullptr;
@@ -96,4 +103,5 @@ void standin_ptx_directory(const char* path) {
   const std::lock_guard<std::mutex> lock(standin::mutex);
   standin::directory = path;
   standin::scanned = false;
+  standin::found_modules().clear();
 }

@@ -23,6 +23,7 @@ constexpr int kMostParameters = 256;
 std::mutex interpreter;  // one kernel at a time
 std::atomic<uint64_t> schedule_seed{0};
 std::atomic<int> schedule_asynchrony{0};
+std::atomic<bool> fail_next{false};
 
 // The configuration of kernel<<<...>>> between its two halves.
 struct Configuration {
@@ -69,6 +70,7 @@ cudaError_t launch(Kernel* kernel, dim3 grid, dim3 block, void** arguments, size
     if (failure_of(device) != cudaSuccess) return;
     const std::lock_guard<std::mutex> lock(interpreter);
     const uint32_t grid3[] = {grid.x, grid.y, grid.z}, block3[] = {block.x, block.y, block.z};
+    if (fail_next.exchange(false)) return fail_device(device, cudaErrorIllegalAddress, name + ": as it was asked to");
     std::vector<char> report(1 << 16);
     const int failed = ptx_launch(module, name.c_str(), grid3, block3, static_cast<uint32_t>(shared), parameters.data(),
                                   parameters.size(), schedule_seed, schedule_asynchrony, report.data(), report.size());
@@ -83,6 +85,8 @@ void standin_schedule(uint64_t seed, int asynchrony) {
   schedule_seed = seed;
   schedule_asynchrony = asynchrony;
 }
+
+void standin_fail_next(void) { fail_next = true; }
 
 extern "C" {
 

@@ -16,7 +16,15 @@ using namespace standin;
 namespace {
 
 constexpr size_t kAlignment = 256;
-constexpr size_t kTotal = size_t{8} << 30;  // of each device, and of what may be pinned
+
+// Of each device, and of what may be pinned.
+size_t total_memory() {
+  static const size_t total = [] {
+    const char* wanted = std::getenv("NODE_ATTENTION_STANDIN_MEMORY");
+    return wanted ? static_cast<size_t>(std::atoll(wanted)) : size_t{8} << 30;
+  }();
+  return total;
+}
 
 struct Allocation {
   size_t bytes;
@@ -56,7 +64,7 @@ cudaError_t allocate(void** pointer, size_t bytes, cudaMemoryType type, int devi
   const std::lock_guard<std::mutex> lock(mutex);
   void* memory = nullptr;
   const Allocation made{bytes, type, device, false};
-  if (bytes > kTotal - used_by(made) || posix_memalign(&memory, kAlignment, bytes) != 0) return cudaErrorMemoryAllocation;
+  if (bytes > total_memory() - used_by(made) || posix_memalign(&memory, kAlignment, bytes) != 0) return cudaErrorMemoryAllocation;
   std::memset(memory, 0xff, bytes);  // NaN in every float type
   allocations()[reinterpret_cast<uintptr_t>(memory)] = made;
   used_by(made) += bytes;
@@ -218,8 +226,8 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   STANDIN_ALIVE();
   const std::lock_guard<std::mutex> lock(mutex);
-  if (free) *free = kTotal - used[current_device()];
-  if (total) *total = kTotal;
+  if (free) *free = total_memory() - used[current_device()];
+  if (total) *total = total_memory();
   return finish(cudaSuccess);
 }
 

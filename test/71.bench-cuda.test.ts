@@ -1,0 +1,324 @@
+// The GPU benchmark where there is no GPU: its cases, its judgement of outputs, its driver on a stand-in device whose
+// attention gives q, and what it says when there is nothing to measure.
+
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { toBfloat16 } from 'node-attention';
+import { afterAll, describe, expect, it } from 'vitest';
+import { buildDriver } from '../bench/cuda/build';
+import {
+  allCudaCases,
+  cudaBytes,
+  cudaFlops,
+  keyBytes,
+  makeCudaCase,
+  partOf,
+  ROTATE_BYTES,
+  setsOf,
+} from '../bench/cuda/cases';
+import { expectedRows, faultOf, largestDifference } from '../bench/cuda/check';
+import { Driver, phaseOf } from '../bench/cuda/driver';
+import { makeBlock } from '../bench/cuda/inputs';
+import { measureJavaScript } from '../bench/cuda/javascript';
+import { cudaFaults, cudaTable, deviceLines, judgeCuda, rowOf } from '../bench/cuda/report';
+import { type Outcome, runCase } from '../bench/cuda/run';
+import type { DeviceReport } from '../bench/cuda/suite';
+import { findCudnnHeaders } from '../bench/cudnn/headers';
+import { StandIn } from './support/stand-in';
+
+const small = makeCudaCase('causal', { batch: 2, heads: 4, kvHeads: 2, queries: 9, keys: 9, headDim: 16 });
+
+describe('cases', () => {
+  const cases = allCudaCases(false);
+
+  it('are those of the grid', () => {
+    const count = (kind: string) => cases.filter((test) => test.kind === kind).length;
+    expect([count('dense'), count('causal'), count('decode')]).toEqual([28, 28, 15]);
+    expect(new Set(cases.map(({ name }) => name)).size).toBe(cases.length);
+    for (const { kind, batch, queries, heads, kvHeads, headDim } of cases) {
+      if (kind === 'decode') continue;
+      expect(batch * queries).toBe(queries > 16384 ? queries : 16384);
+      if (heads === kvHeads) expect(heads * headDim).toBe(2048);
+      else expect([heads, kvHeads, headDim]).toEqual([64, 8, 128]);
+    }
+    const names = new Set(cases.map(({ name }) => name));
+    for (const { name } of allCudaCases(true)) expect(names.has(name)).toBe(true);
+  });
+
+  it('count the work and the least bytes', () => {
+    const [dense] = cases;
+    expect(dense!.name).toBe('bfloat16 dense S=512 D=64 H=32 B=32');
+    expect(cudaFlops(dense!)).toBe(4 * 32 * 32 * 512 * 512 * 64);
+    expect(cudaFlops(small)).toBe(4 * 2 * 4 * ((9 * 10) / 2) * 16);
+    const decode = cases.find(({ name }) => name === 'bfloat16 decode S=8192 D=128 H=64/8 B=1')!;
+    expect(keyBytes(decode)).toBe(2 * 2 * 8192 * 8 * 128);
+    expect(cudaBytes(decode)).toBe(keyBytes(decode) + 2 * 2 * 64 * 128 + 4 * 64);
+  });
+
+  it('rotate through more than a cache holds, and fit on a device', () => {
+    for (const test of cases) {
+      const bytes = cudaBytes(test) * setsOf(test, ROTATE_BYTES);
+      expect(bytes).toBeGreaterThanOrEqual(256e6);
+      expect(bytes).toBeLessThan(40e9);
+    }
+  });
+
+  it('are divided into parts', () => {
+    const parts = [1, 2, 3].map((part) => partOf(cases, part, 3));
+    expect(parts.flat().length).toBe(cases.length);
+    expect(new Set(parts.flat()).size).toBe(cases.length);
+  });
+});
+
+describe('outputs', () => {
+  const block = makeBlock(1009);
+  const { batch, heads, kvHeads, queries, headDim } = small;
+  const rows = expectedRows(small, block, 1);
+
+  /** A plain evaluation, in float64, rounded to bfloat16. */
+  function evaluate() {
+    const phases = [0, 1, 2].map((tensor) => phaseOf(1, tensor, 1009));
+    const out = new Float32Array(batch * queries * heads * headDim);
+    const lse = new Float32Array(batch * queries * heads);
+    for (let row = 0; row < lse.length; row++) {
+      const head = row % heads;
+      const query = Math.floor(row / heads) % queries;
+      const b = Math.floor(row / heads / queries);
+      const key = (j: number) => ((b * queries + j) * kvHeads + Math.floor(head / 2)) * headDim;
+      const columns = Array.from({ length: headDim }, (_, c) => c);
+      const weights = Array.from({ length: query + 1 }, (_, j) => {
+        const dot = columns.reduce(
+          (sum, c) => sum + block.at(phases[0]!, row * headDim + c) * block.at(phases[1]!, key(j) + c),
+          0,
+        );
+        return Math.exp(dot / Math.sqrt(headDim));
+      });
+      const sum = weights.reduce((a, b) => a + b);
+      lse[row] = Math.log(sum);
+      for (const c of columns) {
+        out[row * headDim + c] = weights.reduce((x, w, j) => x + (w / sum) * block.at(phases[2]!, key(j) + c), 0);
+      }
+    }
+    return { out: toBfloat16(out), lse };
+  }
+
+  const right = evaluate();
+  const changed = (change: (results: { out: Uint16Array; lse: Float32Array }) => void) => {
+    const results = { out: right.out.slice(), lse: right.lse.slice() };
+    change(results);
+    return faultOf(results, rows, small, false);
+  };
+
+  it('that are right pass, with either layout of lse, and without one', () => {
+    expect(faultOf(right, rows, small, false)).toBeUndefined();
+    expect(faultOf({ out: right.out }, rows, small, false)).toBeUndefined();
+    const headsFirst = new Float32Array(right.lse.length);
+    right.lse.forEach((value, row) => {
+      const [b, query, head] = [Math.floor(row / heads / queries), Math.floor(row / heads) % queries, row % heads];
+      headsFirst[(b * heads + head) * queries + query] = value;
+    });
+    expect(faultOf({ ...right, lse: headsFirst }, rows, small, true)).toBeUndefined();
+    expect(faultOf({ ...right, lse: headsFirst }, rows, small, false)).toMatch(/lse is/);
+  });
+
+  it('that are wrong are refused: of another set, a small error, NaN anywhere, a wrong lse', () => {
+    expect(faultOf(right, expectedRows(small, block, 0), small, false)).toMatch(/^batch 0, query 0, head 0, element/);
+    const last = right.out.length - 1; // of the last row, which is always sampled
+    expect(changed(({ out }) => (out[last]! ^= 0x40))).toMatch(/^batch 1, query 8, head 3, element 15 is/);
+    expect(changed(({ out }) => (out[last - headDim] = 0x7fc0))).toMatch(/infinite or not a number/);
+    expect(changed(({ lse }) => (lse[0]! += 1e-3))).toMatch(/lse is/);
+  });
+
+  it('are compared with each other', () => {
+    expect(largestDifference(right.out, right.out)).toBe(0);
+    expect(largestDifference(Uint16Array.of(0x3f80, 0xbf80), Uint16Array.of(0x3f80, 0x4000))).toBe(3);
+  });
+});
+
+const noCompiler = spawnSync('nvcc', ['--version']).error !== undefined;
+
+describe.skipIf(noCompiler)(`driver${noCompiler ? ' (skipped: nvcc is missing)' : ''}`, () => {
+  const standIn = new StandIn();
+  afterAll(() => standIn.remove());
+  const driver = new Driver(buildDriver());
+  const block = makeBlock(1009);
+
+  it('says why a library is no backend', () => {
+    expect(() => driver.open('/no/such/library.so')).toThrow('/no/such/library.so');
+    expect(() => driver.open(join(standIn.folder, 'libcuda.so.1'))).toThrow('node_attention_backend');
+    standIn.install('device.c');
+    driver.open(standIn.library);
+    expect(driver.device()).toMatchObject({ name: 'stand-in 0', instructionSet: 'sm_90' });
+  });
+
+  it('puts the same numbers into tensors that the host expects there', () => {
+    driver.problem(small, block.bits, 3, 6);
+    driver.prepare('node-attention');
+    expect(driver.run('node-attention', 2).length).toBe(2);
+    for (const set of [0, 1, 2]) {
+      const { out, lse } = driver.results(small, set);
+      const phase = phaseOf(set, 0, 1009);
+      expect(out).toEqual(toBfloat16(Float32Array.from({ length: out.length }, (_, i) => block.at(phase, i))));
+      expect(lse.every((x) => x === 0)).toBe(true);
+    }
+    driver.poison();
+    const { out, lse } = driver.results(small, 2);
+    expect(out.every((bits) => bits === 0xffff) && lse.every(Number.isNaN)).toBe(true);
+    driver.release();
+  });
+
+  it('refuses what it cannot do', () => {
+    expect(() => driver.prepare('node-attention')).toThrow('there is no problem on the device');
+    const huge = makeCudaCase('dense', { ...small, batch: 2 ** 20 });
+    expect(() => driver.problem(huge, block.bits, 4, 4)).toThrow('the device is full');
+    expect(() => driver.prepare('node-attention')).toThrow('there is no problem on the device');
+    driver.problem(small, block.bits, 1, 1);
+    expect(() => driver.prepare('cudnn')).toThrow('not present');
+    expect(() => driver.run('cudnn', 1)).toThrow('it was not prepared');
+    expect(() => driver.openRuntime('/no/such/libcudart.so')).toThrow('/no/such/libcudart.so');
+    expect(() => driver.openCudnn('/no/such/baseline.so', 'libcudnn.so.9')).toThrow('/no/such/baseline.so');
+    expect(() => driver.matrix('/no/such/kernel')).toThrow('there is no CUDA runtime');
+    driver.release();
+  });
+
+  it('times copies by the clock of the backend', () => {
+    const { backend, events } = driver.copy(2 ** 16, 5);
+    expect(backend).toBeGreaterThan(0);
+    expect(events).toBeNaN();
+  });
+
+  const setting = {
+    driver,
+    block,
+    rotateBytes: 1,
+    plan: { rounds: 3, batchMs: 1, settleMs: 0 },
+    rates: { copyRate: 1e3 },
+  };
+
+  it('refuses to time a wrong output', async () => {
+    const outcome = await runCase(small, setting);
+    expect(outcome.faults).toMatchObject([{ contestant: 'node-attention' }]);
+    expect(outcome.absent).toEqual([{ contestant: 'cudnn', fault: 'not present' }]);
+    expect([outcome.contestants, outcome.samples]).toEqual([[], []]);
+  });
+
+  it('goes on after a case that does not fit', async () => {
+    const huge = makeCudaCase('dense', {
+      ...small,
+      batch: 1,
+      heads: 1,
+      kvHeads: 1,
+      queries: 1,
+      keys: 2 ** 22,
+      headDim: 256,
+    });
+    const outcome = await runCase(huge, setting);
+    expect(outcome.absent[0]).toEqual({ contestant: 'node-attention', fault: 'the device is full' });
+  });
+});
+
+describe('report', () => {
+  const device: DeviceReport = {
+    name: 'device',
+    instructionSet: 'sm_90',
+    memoryBytes: 2 ** 37,
+    copyRate: 4e12,
+    matrixRate: 7e14,
+    torchMatrixRate: 8e14,
+    notes: ['cuDNN: it was not packed'],
+  };
+  const prefill = allCudaCases(false).find(({ name }) => name.startsWith('bfloat16 dense S=8192 D=128 H=64/8'))!;
+  const outcome = (test = prefill, contestants = ['node-attention', 'cudnn'], samples = [[2], [3]]): Outcome => ({
+    test,
+    flops: 1e12,
+    bytes: 4e9,
+    sets: 2,
+    runs: 2,
+    contestants,
+    samples,
+    faults: [],
+    absent: [],
+    differences: {},
+    disturbed: 0,
+    repeated: 0,
+  });
+
+  it('compares with the better of the measured peaks', () => {
+    const row = rowOf(outcome(), device);
+    expect(row).toMatchObject({ tflops: 500, bytesPerSecond: 2e12, ofMatrix: 0.625, ofCopy: 0.5, floorUs: 1250 });
+    expect(row.faster).toEqual({ cudnn: 1.5, pytorch: undefined });
+    expect(rowOf(outcome(), { ...device, matrixRate: undefined, torchMatrixRate: undefined })).toMatchObject({
+      ofMatrix: undefined,
+      floorUs: undefined,
+    });
+  });
+
+  it('says what was not present, wrong or not measured, and never a figure instead', () => {
+    const rows = [
+      rowOf(outcome(prefill, ['node-attention'], [[2]]), device),
+      rowOf({ ...outcome(prefill, [], []), faults: [{ contestant: 'cudnn', fault: 'element 3 is 7' }] }, device),
+    ];
+    const [, , first, second] = cudaTable(rows).split('\n');
+    expect(first).toMatch(/2000\.0 .* not present .* not present/);
+    expect(second).toMatch(/not measured .* wrong /);
+    expect(cudaFaults(rows)).toEqual([`WRONG OUTPUT: cudnn, ${prefill.name}: element 3 is 7`]);
+    expect(deviceLines({ ...device, copyRateByEvents: undefined }).join('\n')).toContain('not measured by CUDA events');
+    expect(deviceLines(device).at(-1)).toBe('left out: cuDNN: it was not packed');
+  });
+
+  it('judges decoding by bandwidth from 256 MB on, by the time above the floor below', () => {
+    const decode = (name: string) => allCudaCases(false).find((test) => test.name === name)!;
+    const long = rowOf(outcome(decode('bfloat16 decode S=131072 D=128 H=64/8 B=1')), device);
+    const short = rowOf(
+      { ...outcome(decode('bfloat16 decode S=8192 D=128 H=64/8 B=1')), flops: 1, bytes: 8e9 },
+      device,
+    );
+    const [cudnn, bandwidth, floor] = judgeCuda([long, short]);
+    expect(cudnn).toMatchObject({ verdict: 'reached', rows: 2 });
+    expect(bandwidth).toMatchObject({ verdict: 'missed', rows: 1, worst: { figure: 0.5 } });
+    expect(floor).toMatchObject({ verdict: 'reached', rows: 1, worst: { figure: 0 } });
+    expect(judgeCuda([]).map(({ verdict }) => verdict)).toEqual(new Array(3).fill('not measured'));
+  });
+});
+
+describe('the path from JavaScript', () => {
+  it('is measured on any device', async () => {
+    const { callsPerSecond, stepUs, graphStepUs } = await measureJavaScript('cpu', true);
+    for (const figure of [callsPerSecond, stepUs.median, graphStepUs.median]) expect(figure).toBeGreaterThan(0);
+  });
+});
+
+describe('npm run bench -- cuda', () => {
+  const bench = (...args: string[]) => {
+    const tsx = join(__dirname, '../node_modules/tsx/dist/cli.mjs');
+    const main = join(__dirname, '../bench/main.ts');
+    const env = { ...process.env, NODE_ATTENTION_DEVICE: 'cpu' };
+    return spawnSync(process.execPath, [tsx, main, 'cuda', ...args], { encoding: 'utf8', env });
+  };
+
+  it('says in a sentence that there is no GPU, and ends with its own status', () => {
+    const { status, stdout, stderr } = bench('--quick');
+    expect([status, stderr]).toEqual([3, '']);
+    expect(stdout).toMatch(/^npm run bench -- cuda: nothing to measure: .+\n$/);
+  });
+
+  it('refuses a part that does not exist, a filter that leaves nothing, a backend that is not there', () => {
+    expect(bench('--part', '4/3').stderr).toContain('such as 1/3');
+    expect(bench('--part', '0/3').stderr).toContain('such as 1/3');
+    expect(bench('--filter', 'float8').stderr).toContain("no case contains 'float8'");
+    expect(bench('--backend', '/no/such/file').stderr).toContain('there is no file /no/such/file');
+  });
+
+  it('lists its cases', () => {
+    const { status, stdout } = bench('--help');
+    expect(status).toBe(0);
+    for (const { name } of allCudaCases(false)) expect(stdout).toContain(name);
+  });
+
+  it('names the headers that the cuDNN baseline lacks, and how to get them', () => {
+    const found = findCudnnHeaders('/no/such/folder');
+    if (typeof found === 'string') expect(found).toMatch(/missing; npx tsx bench\/cudnn\/fetch\.ts/);
+    else for (const folder of found) expect(existsSync(folder)).toBe(true);
+  });
+});
