@@ -16,9 +16,10 @@
 
 namespace na::cuda {
 
-// The same number, but nothing that follows from it can be computed before this place and kept in registers until then.
-__device__ inline uint32_t late(uint32_t x) {
-  asm volatile("" : "+r"(x));
+// The same number, but what follows from it cannot be computed before this place and kept in registers until then, and
+// what was written to memory before is not kept in registers either.
+__device__ inline int32_t late(int32_t x) {
+  asm volatile("" : "+r"(x)::"memory");
   return x;
 }
 

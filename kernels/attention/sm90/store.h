@@ -11,7 +11,7 @@ namespace na::cuda::sm90 {
 template <typename T>
 __device__ inline void store_shared_out(uint32_t to, const float (&out)[T::kValueDim / 8][4], int warp, int lane) {
   const int row = warp * 16 + lane / 4, number = row * T::kSpan / 128 % (T::kSpan / 16);
-  const uint32_t at = late(to + row * T::kSpan + number * 16 + lane % 4 * 4);
+  const uint32_t at = to + late(row * T::kSpan + number * 16 + lane % 4 * 4);
 #pragma unroll
   for (int i = 0; i < T::kValueDim / 4; i++) {
     const int r = i % 2, box = i / 2 * 8 / T::kBoxColumns, chunk = i / 2 % (T::kBoxColumns / 8);

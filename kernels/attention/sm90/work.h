@@ -2,6 +2,7 @@
 // keys.
 #pragma once
 
+#include "arch/sm90.h"
 #include "attention/sm90/tiles.h"
 #include "tile/band.h"
 
@@ -44,14 +45,18 @@ __device__ inline bool find_work(const Problem& problem, const Launch& launch, i
   const int32_t row = divide(rest, size), slot = launch.slots - 1 - row, unit = first_unit + rest - row * size;
   const int32_t parts = max(problem.parts, 1), plane = divide(unit, parts), batch = divide(plane, problem.heads);
   const int32_t head = plane - batch * problem.heads;
-  Sequence sequence;
-  if (!find_sequence(problem, slot, batch, T::kRows, &sequence)) return false;
-  const int32_t first_query = sequence.tile * T::kRows, last_query = min(first_query + T::kRows, sequence.queries) - 1;
-  const KeyTiles tiles(problem, sequence, first_query, last_query, T::kKeys);
-  *work = {sequence, head, divide(head, launch.group), unit - plane * parts, first_query, tiles, 0, 0, false};
-  tiles.share(work->part, parts, &work->first, &work->last);
+  work->head = head;
+  work->kv_head = divide(head, launch.group);
+  work->part = unit - plane * parts;
+  Sequence& sequence = work->sequence;
+  if (!find_sequence(problem, late(slot), batch, T::kRows, &sequence)) return false;
+  work->first_query = late(sequence.tile * T::kRows);
+  const int32_t last_query = min(work->first_query + T::kRows, sequence.queries) - 1;
+  const KeyTiles tiles(problem, sequence, work->first_query, last_query, T::kKeys);
   const bool ends = !problem.cu_q && tiles.end_key() == sequence.keys;  // then copies give zeros
   work->cleans = tiles.first_key() % T::kKeys != 0 || (tiles.end_key() % T::kKeys != 0 && !ends);
+  work->tiles = tiles;
+  tiles.share(late(work->part), parts, &work->first, &work->last);
   return true;
 }
 
