@@ -235,7 +235,7 @@ describe.skipIf(without)(`the backend in the interpreter${without ? ' (skipped: 
   });
 
   it.each([
-    makeCudaCase('causal', { batch: 2, heads: 4, kvHeads: 2, queries: 150, keys: 150, headDim: 64 }),
+    makeCudaCase('causal', { batch: 1, heads: 2, kvHeads: 1, queries: 150, keys: 150, headDim: 64 }),
     makeCudaCase('dense', { batch: 1, heads: 1, kvHeads: 1, queries: 130, keys: 130, headDim: 128 }),
     makeCudaCase('decode', { batch: 1, heads: 8, kvHeads: 1, queries: 1, keys: 700, headDim: 128 }),
   ])('is right, and timed: $name', async (test) => {

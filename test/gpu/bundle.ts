@@ -35,6 +35,7 @@ async function bundle(source: Source, outfile: string, more: object = {}): Promi
     ...more,
     outfile,
     bundle: true,
+    minifyWhitespace: true, // most of each test is vitest's matchers
     platform: 'node',
     target: 'node20',
     format: 'cjs',
