@@ -75,9 +75,13 @@ function addonFolder() {
   }
 }
 
+// Where nvcc is, CMake need not be asked: it would fetch what is missing besides.
 function check() {
   if (existsSync(library)) process.exit(0);
-  const { missing: sentence } = spawnSync('nvcc', ['--version']).error ? configure() : {};
+  const env = { ...process.env, PATH: `${process.env.PATH}:/usr/local/cuda/bin` };
+  const { missing: sentence } = spawnSync(process.env.CUDACXX ?? 'nvcc', ['--version'], { env }).error
+    ? configure()
+    : {};
   console.log(`built for the CPU alone: ${sentence ?? 'npm run build:cuda adds the CUDA backend'}`);
   process.exit(0);
 }
