@@ -6,6 +6,7 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     // scripts/ptx.mjs has said why when it could not build the interpreter.
     exclude: [...configDefaults.exclude, ...(existsSync('build/ptx/libptx_interpreter.so') ? [] : ['test/ptx/**'])],
+    setupFiles: ['test/cuda/support/setup.ts'],
     pool: 'forks', // the addon on the main thread of its own process, with --expose-gc for the lifetime tests
     execArgv: ['--expose-gc'],
     fileParallelism: false, // the library uses all processors, and some tests measure time

@@ -75,9 +75,13 @@ function addonFolder() {
   }
 }
 
+// Where nvcc is, CMake need not be asked: it would fetch what is missing besides.
 function check() {
   if (existsSync(library)) process.exit(0);
-  const { missing: sentence } = spawnSync('nvcc', ['--version']).error ? configure() : {};
+  const env = { ...process.env, PATH: `${process.env.PATH}:/usr/local/cuda/bin` };
+  const { missing: sentence } = spawnSync(process.env.CUDACXX ?? 'nvcc', ['--version'], { env }).error
+    ? configure()
+    : {};
   console.log(`built for the CPU alone: ${sentence ?? 'npm run build:cuda adds the CUDA backend'}`);
   process.exit(0);
 }
@@ -108,7 +112,12 @@ async function compile() {
   console.log(
     `nvcc ${found.nvcc}, CUTLASS in ${found.cutlass}: ${files} files for ${options.arch}, ${options.jobs} at once`,
   );
-  const make = spawn('cmake', ['--build', build, '--parallel', options.jobs], { stdio: ['ignore', 'pipe', 'pipe'] });
+  // What is wrong with other files is wanted too.
+  const cache = readFileSync(join(build, 'CMakeCache.txt'), 'utf8');
+  const goOn = /^CMAKE_GENERATOR:INTERNAL=Ninja/m.test(cache) ? ['-k', '0'] : ['-k'];
+  const make = spawn('cmake', ['--build', build, '--parallel', options.jobs, '--', ...goOn], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   let output = '';
   let line = '';
   const read = (text) => {

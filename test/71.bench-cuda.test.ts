@@ -1,11 +1,12 @@
 // The GPU benchmark where there is no GPU: its cases, its judgement of outputs, its driver on a stand-in device whose
 // attention gives q, and what it says when there is nothing to measure.
 
-import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { toBfloat16 } from 'node-attention';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildDriver } from '../bench/cuda/build';
 import {
   allCudaCases,
@@ -27,6 +28,7 @@ import type { DeviceReport } from '../bench/cuda/suite';
 import { findCudnnHeaders } from '../bench/cudnn/headers';
 import { StandIn } from './support/stand-in';
 
+const root = join(__dirname, '..');
 const small = makeCudaCase('causal', { batch: 2, heads: 4, kvHeads: 2, queries: 9, keys: 9, headDim: 16 });
 
 describe('cases', () => {
@@ -215,6 +217,58 @@ describe.skipIf(noCompiler)(`driver${noCompiler ? ' (skipped: nvcc is missing)' 
     });
     const outcome = await runCase(huge, setting);
     expect(outcome.absent[0]).toEqual({ contestant: 'node-attention', fault: 'the device is full' });
+  });
+});
+
+// The CUDA backend itself, on the stand-in runtime.
+const standInDevice = join(root, 'build/ptx/cuda/libnode_attention_cuda.so');
+const without = noCompiler || !existsSync(standInDevice);
+
+describe.skipIf(without)(`the backend in the interpreter${without ? ' (skipped: it is not built)' : ''}`, () => {
+  const block = makeBlock(1009);
+  const setting = { block, rotateBytes: 1, plan: { rounds: 2, batchMs: 1, settleMs: 0 }, rates: { copyRate: 1e3 } };
+  let driver: Driver;
+  beforeAll(() => {
+    process.env.NODE_ATTENTION_STANDIN_PTX = join(root, 'build/ptx/cuda/products');
+    driver = new Driver(buildDriver());
+    driver.open(standInDevice);
+  });
+
+  it.each([
+    makeCudaCase('causal', { batch: 1, heads: 2, kvHeads: 1, queries: 150, keys: 150, headDim: 64 }),
+    makeCudaCase('dense', { batch: 1, heads: 1, kvHeads: 1, queries: 130, keys: 130, headDim: 128 }),
+    makeCudaCase('decode', { batch: 1, heads: 8, kvHeads: 1, queries: 1, keys: 700, headDim: 128 }),
+  ])('is right, and timed: $name', async (test) => {
+    const outcome = await runCase(test, { ...setting, driver });
+    expect(outcome.faults).toEqual([]);
+    expect(outcome.contestants).toEqual(['node-attention']);
+    expect(outcome.absent).toEqual([{ contestant: 'cudnn', fault: 'not present' }]);
+    expect(outcome.samples[0]!.every((ms) => ms > 0)).toBe(true);
+  });
+
+  it('takes turns with a baseline, whose output is checked too', async () => {
+    const runtime = join(root, 'build/ptx/libcuda.so.1');
+    const baseline = join(mkdtempSync(join(tmpdir(), 'node-attention-')), 'baseline.so');
+    execFileSync('cc', ['-shared', '-fPIC', join(root, 'test/fixtures/baseline.c'), '-o', baseline]);
+    driver.openRuntime(runtime);
+    expect(driver.openCudnn(baseline, runtime)).toBe(91900);
+    rmSync(dirname(baseline), { recursive: true });
+    driver.problem(small, block.bits, 2, 4);
+    driver.prepare('cudnn');
+    driver.poison();
+    expect(driver.run('cudnn', 3).length).toBe(3);
+    for (const set of [0, 1]) {
+      const phase = phaseOf(set, 0, 1009);
+      const { out } = driver.results(small, set);
+      expect(out).toEqual(toBfloat16(Float32Array.from({ length: out.length }, (_, i) => block.at(phase, i))));
+    }
+    const { faults, contestants } = await runCase(small, { ...setting, driver });
+    expect([faults.map(({ contestant }) => contestant), contestants]).toEqual([['cudnn'], ['node-attention']]);
+    const untaken = makeCudaCase('dense', { ...small, headDim: 24 });
+    const { absent } = await runCase(untaken, { ...setting, driver });
+    expect(absent).toEqual([{ contestant: 'cudnn', fault: 'headDim 24 is not supported' }]);
+    expect(driver.copy(2 ** 16, 3).events).toBeGreaterThanOrEqual(0);
+    expect(() => driver.matrix('/no/such/kernel')).toThrow();
   });
 });
 

@@ -142,7 +142,7 @@ class Planner {
       p.sink_stride = call_.sinks->stride[0];
     }
     plan->hopper = hopper(p);
-    const int64_t parts = choose_parts(p, plan->hopper, extra);
+    const int64_t parts = choose_parts(p, plan->hopper);
     if (parts > 1 || extra) add_parts(static_cast<int32_t>(parts), extra);
     return {};
   }
@@ -230,9 +230,10 @@ class Planner {
   // Blocks work at tiles of rows, and walk through T key tiles each. With B blocks on R places (multiprocessors times
   // the blocks that one runs at a time), p parts take ceil(B p / R) rounds of ceil(T / p) key tiles, and one more for
   // beginning and end; to put parts together takes as long as two tiles, and as one more for every sixteen parts. The p
-  // with the lowest sum is chosen, and of several the lowest. Decoding one token with 8 key heads on 132
-  // multiprocessors, T = 128: B = 8, R = 264; one part takes 129, 32 parts take 4 + 1 + 4 = 9.
-  int64_t choose_parts(const Problem& p, bool hopper, bool combined) const {
+  // with the lowest sum is chosen, of several the lowest, if that saves a quarter: for less, memory is not worth
+  // having. Decoding one token with 8 key heads on 132 multiprocessors, T = 128: B = 8, R = 264; one part takes 129, 32
+  // parts take 4 + 1 + 4 = 9.
+  int64_t choose_parts(const Problem& p, bool hopper) const {
     const TileShape tile = hopper ? attention_sm90_tile(p) : attention_sm80_tile(p, plan_->element);
     const int64_t queries = typical(p, p.queries), group = p.heads / p.kv_heads;
     const int64_t packed = hopper ? 1 : std::clamp<int64_t>(tile.rows / queries, 1, group);
@@ -248,14 +249,15 @@ class Planner {
     const int64_t key_tiles = std::max<int64_t>(ceil_div(keys, tile.keys), 1);
     const int64_t part_bytes = int64_t{p.batch} * p.queries * p.heads * (p.value_dim + 1) * 4;
     const int64_t most = std::min({key_tiles, kMostParts, std::max<int64_t>(kMostPartBytes / part_bytes, 1)});
-    int64_t best = 1, best_cost = INT64_MAX;
-    for (int64_t parts = 1; parts <= most; parts++) {
-      const int64_t together = parts > 1 || combined ? 2 + parts / 16 : 0;
-      const int64_t cost = ceil_div(blocks * parts, places) * (ceil_div(key_tiles, parts) + 1) + together;
-      if (cost < best_cost) {
-        best = parts;
-        best_cost = cost;
-      }
+    const auto cost = [&](int64_t parts) {
+      const int64_t together = parts > 1 ? 2 + parts / 16 : 0;
+      return ceil_div(blocks * parts, places) * (ceil_div(key_tiles, parts) + 1) + together;
+    };
+    int64_t best = 1, best_cost = cost(1) * 3 / 4 + 1;
+    for (int64_t parts = 2; parts <= most; parts++) {
+      if (cost(parts) >= best_cost) continue;
+      best = parts;
+      best_cost = cost(parts);
     }
     return best;
   }

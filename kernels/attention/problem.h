@@ -47,7 +47,7 @@ struct Problem {
   int64_t cu_q_stride, cu_k_stride;
   int32_t sequences;
 
-  // Parts of the keys whose results are to be combined, see attention/combine.h. Without parts (0), kernels write out
+  // Parts of the keys whose results are to be combined, see combine(). Without parts (0), kernels write out
   // and lse and take the sinks into account. Otherwise the key tiles of each query tile are shared out among `parts`
   // blocks, and part n writes the normalised float32 result of its share to slot first_slot + n, leaving out the sinks:
   //   part_out [slots, batch, queries, heads, value_dim], part_lse [slots, batch, queries, heads].

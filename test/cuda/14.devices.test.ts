@@ -1,4 +1,5 @@
-// Two devices: copies between them, order across them, and calls that mix them. Not on a device: machines differ.
+// Two devices: copies between them, order across them, and calls that mix them.
+// not on a device: machines differ
 import './support/two-devices';
 import './support/device'; // before node-attention
 import { AttentionError, attention, devices, Stream, Tensor } from 'node-attention';

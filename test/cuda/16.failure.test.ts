@@ -1,5 +1,6 @@
 // A device that fails for good: every later call on it says why, all else goes on. In processes of their own, since a
-// device does not recover. not on a device: the stand-in is told to fail.
+// device does not recover.
+// not on a device: the stand-in is told to fail
 
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';

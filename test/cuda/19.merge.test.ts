@@ -1,7 +1,7 @@
 // merge() on the device against the CPU's.
 import './support/device'; // before node-attention
 import fc from 'fast-check';
-import { type DType, merge, Tensor } from 'node-attention';
+import { merge, Tensor } from 'node-attention';
 import { describe, expect, test } from 'vitest';
 import { interpreted, missing, schedule, schedules, title } from './support/device';
 
@@ -12,7 +12,7 @@ interface Part {
   lse: Tensor;
 }
 
-const part = (shape: number[], dtype: DType, seed: number, lse?: number): Part => ({
+const part = (shape: number[], dtype: (typeof floats)[number], seed: number, lse?: number): Part => ({
   out: Tensor.randn(shape, { seed, dtype }),
   lse:
     lse === undefined
@@ -25,8 +25,8 @@ const there = ({ out, lse }: Part): Part => ({ out: out.to('cuda'), lse: lse.to(
 const floatsOf = async (tensor: Tensor) => (await tensor.to('float32').to('cpu').read()) as Float32Array;
 
 // Sums of a few hundred weights that add up to one: float32 rounding of each, then one of the dtype.
-async function expectAlike(got: Part, want: Part, parts: number, dtype: DType): Promise<void> {
-  const unit = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype as 'float32'];
+async function expectAlike(got: Part, want: Part, parts: number, dtype: (typeof floats)[number]): Promise<void> {
+  const unit = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype];
   const [out, wanted] = [await floatsOf(got.out), await floatsOf(want.out)];
   const [lse, wantedLse] = [await floatsOf(got.lse), await floatsOf(want.lse)];
   const largest = 6; // of normal numbers

@@ -16,15 +16,12 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
-import { type BuildOptions, build, type Plugin } from 'esbuild';
 import { buildCudaBench } from '../../bench/cuda/build';
+import { bundleProgram, bundleTest, root, testFiles } from './bundle';
 import { bundleName } from './jobs';
 
-const root = join(__dirname, '../..');
 const target = join(root, 'build/gpu');
 const MOST_BYTES = 64 * 2 ** 20;
-/** Files of a test folder with this remark are about this machine: the compiler, the interpreter. */
-const NOT_HERE = '// not on a device';
 
 async function main(): Promise<void> {
   mkdirSync(target, { recursive: true });
@@ -35,62 +32,17 @@ async function main(): Promise<void> {
   packNode();
   const bytes = sizeOf(target);
   console.log(`${target}: ${(bytes / 2 ** 20).toFixed(1)} MiB`);
-  if (bytes > MOST_BYTES)
-    throw new Error(`${target} is larger than the ${MOST_BYTES / 2 ** 20} MiB that can be carried`);
+  if (bytes > MOST_BYTES) {
+    const hint = 'npm run build:cuda -- --arch 90a,ptx makes a library for Hopper alone';
+    throw new Error(`${target} is larger than the ${MOST_BYTES / 2 ** 20} MiB that can be carried; ${hint}`);
+  }
 }
-
-/** Tests of single PTX instructions: test/ptx/10 to 46, but for those of the interpreter's schedules. */
-const isProbe = (file: string): boolean => /^ptx\/(1|2[0-7]|3|4)/.test(file);
-
-/** Test files, below test/, in the order of their names. */
-function testFiles(): string[] {
-  return ['cuda', 'gpu', 'ptx']
-    .flatMap((folder) =>
-      (existsSync(join(root, 'test', folder)) ? readdirSync(join(root, 'test', folder)) : []).map(
-        (name) => `${folder}/${name}`,
-      ),
-    )
-    .filter(
-      (file) =>
-        file.endsWith('.test.ts') &&
-        (!file.startsWith('ptx') || isProbe(file)) &&
-        !readFileSync(join(root, 'test', file), 'utf8').includes(NOT_HERE),
-    )
-    .sort();
-}
-
-const common: BuildOptions = {
-  bundle: true,
-  platform: 'node',
-  target: 'node20',
-  format: 'cjs',
-  external: ['node-attention', 'koffi', 'node-gyp-build'],
-  logLevel: 'error',
-  absWorkingDir: root,
-};
-
-/** Puts the device in the place of the interpreter. */
-const replaying: Plugin = {
-  name: 'replay',
-  setup: ({ onResolve }) => onResolve({ filter: /\/interpreter$/ }, () => ({ path: join(root, 'test/gpu/replay.ts') })),
-};
 
 async function bundleTests(): Promise<void> {
   const files = testFiles();
   for (const name of readdirSync(target)) if (name.endsWith('.cjs')) rmSync(join(target, name));
-  for (const file of files) {
-    await build({
-      ...common,
-      stdin: {
-        contents: `import './${file}'; import { run } from 'vitest'; run({ replay: ${isProbe(file)} });`,
-        resolveDir: join(root, 'test'),
-      },
-      alias: { vitest: join(root, 'test/gpu/runner.ts') },
-      plugins: isProbe(file) ? [replaying] : [],
-      outfile: join(target, bundleName(file)),
-    });
-  }
-  await build({ ...common, entryPoints: [join(root, 'test/gpu/verify.ts')], outfile: join(target, 'verify.cjs') });
+  for (const file of files) await bundleTest(file, join(target, bundleName(file)));
+  await bundleProgram('test/gpu/verify.ts', join(target, 'verify.cjs'));
   writeFileSync(join(target, 'tests.txt'), `${files.join('\n')}\n`);
 }
 
@@ -113,12 +65,8 @@ function packModules(): void {
 async function bundleBench(): Promise<void> {
   const bench = join(target, 'bench');
   rmSync(bench, { recursive: true, force: true });
-  for (const [entry, name] of [
-    ['bench/cuda/command.ts', 'command.cjs'],
-    ['bench/cuda/suite.ts', 'suite.cjs'],
-  ] as const) {
-    await build({ ...common, entryPoints: [join(root, entry)], outfile: join(bench, name) });
-  }
+  await bundleProgram('bench/cuda/command.ts', join(bench, 'command.cjs'));
+  await bundleProgram('bench/cuda/suite.ts', join(bench, 'suite.cjs'));
   cpSync(join(root, 'bench/cuda/torch_peer.py'), join(bench, 'torch_peer.py'));
   const { driver, peak, baseline, missing } = buildCudaBench();
   for (const file of [driver, peak, baseline]) if (file) cpSync(file, join(bench, basename(file)));

@@ -24,6 +24,7 @@ function steer(library: ReturnType<typeof open>) {
     schedule: library.func('void standin_schedule(uint64_t seed, int asynchrony)'),
     report: library.func('const char* standin_last_report()'),
     reset: library.func('void standin_reset()'),
+    failNext: library.func('void standin_fail_next()'),
   };
 }
 
@@ -127,6 +128,14 @@ describe.skipIf(!built)(title('a program'), () => {
     const seen = new Int32Array(1);
     expect(call('pinned', seen)).toBeNull();
     expect(seen[0]).toBe(42);
+  });
+
+  it('fails when asked to, for good', () => {
+    standin!.failNext();
+    const out = new Int32Array(10);
+    expect(call('fill', out, out.length, 3)).toBe('cudaErrorIllegalAddress');
+    expect(standin!.report()).toMatch(/fill.*as it was asked to/);
+    expect(call('fill', out, out.length, 3)).toBe('cudaErrorIllegalAddress');
   });
 
   it('runs out of memory with an error', () => {

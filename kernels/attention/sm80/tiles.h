@@ -52,9 +52,10 @@ constexpr Tiling tiling(Element element, int head_dim, int value_dim, bool few, 
     if (head_dim <= 128) return {4, 1, 16, 4, true};
     return {4, 1, 16, 3, true};
   }
-  if (head_dim <= 64) return {4, 2, modified ? 32 : 64, 4, true};
-  if (head_dim <= 128) return {4, 2, modified ? 32 : 64, 3, false};
-  if (value_dim <= 128) return {4, 2, 32, 3, false};
+  const int row_sets = modified ? 1 : 2;
+  if (head_dim <= 64) return {4, row_sets, 64, 4, true};
+  if (head_dim <= 128) return {4, row_sets, 64, 3, false};
+  if (value_dim <= 128) return {4, row_sets, 32, 3, false};
   return {4, 1, 32, 3, false};
 }
 

@@ -2,7 +2,7 @@
 // when NODE_ATTENTION_TEST_DEVICE=real. To be imported before node-attention, which looks for its backends when it is
 // loaded.
 
-import { copyFileSync, existsSync, mkdirSync, renameSync, symlinkSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { asynchronyNumber, SCHEDULES, type Schedule } from '../../ptx/support/schedules';
 
@@ -22,8 +22,12 @@ export const standInEnvironment: Record<string, string> = {
 export const interpreted = process.env.NODE_ATTENTION_TEST_DEVICE !== 'real';
 
 /** Why there is no device for these tests, if so. */
-export const missing =
-  interpreted && !existsSync(library) ? 'nvcc is missing, which compiles the CUDA backend' : undefined;
+export const missing = interpreted && !existsSync(library) ? whyMissing() : undefined;
+
+function whyMissing(): string {
+  const file = join(build, 'missing.txt'); // what CMake says
+  return (existsSync(file) && readFileSync(file, 'utf8')) || 'the CUDA backend is not built';
+}
 
 /** The title of a group of tests, with the reason when it is skipped. */
 export const title = (name: string): string => (missing ? `${name} (skipped: ${missing})` : name);

@@ -7,8 +7,8 @@
 
 namespace standin {
 
-// What a call returns: the sticky error of the thread's device if there is one, else `status`, which becomes the thread's
-// last error.
+// What a call returns: the sticky error of the thread's device if there is one, else `status`, which becomes the
+// thread's last error.
 cudaError_t finish(cudaError_t status);
 
 // A kernel's fault: every later call fails with it while the device is the thread's.

@@ -64,7 +64,8 @@ cudaError_t allocate(void** pointer, size_t bytes, cudaMemoryType type, int devi
   const std::lock_guard<std::mutex> lock(mutex);
   void* memory = nullptr;
   const Allocation made{bytes, type, device, false};
-  if (bytes > total_memory() - used_by(made) || posix_memalign(&memory, kAlignment, bytes) != 0) return cudaErrorMemoryAllocation;
+  if (bytes > total_memory() - used_by(made) || posix_memalign(&memory, kAlignment, bytes) != 0)
+    return cudaErrorMemoryAllocation;
   std::memset(memory, 0xff, bytes);  // NaN in every float type
   allocations()[reinterpret_cast<uintptr_t>(memory)] = made;
   used_by(made) += bytes;
@@ -150,11 +151,8 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribut
   const std::lock_guard<std::mutex> lock(mutex);
   switch (attribute) {
     case cudaMemPoolAttrReservedMemCurrent:
-    case cudaMemPoolAttrUsedMemCurrent:
-      *static_cast<uint64_t*>(value) = used[device];
-      return finish(cudaSuccess);
-    default:
-      return finish(cudaErrorNotSupported);
+    case cudaMemPoolAttrUsedMemCurrent: *static_cast<uint64_t*>(value) = used[device]; return finish(cudaSuccess);
+    default: return finish(cudaErrorNotSupported);
   }
 }
 

@@ -286,7 +286,8 @@ EXPORT const char* program_two_devices(int* out) {
   if (cudaSetDevice(2) != cudaErrorInvalidDevice) return "a third device";
   fill<<<1, 64, 0, streams[0]>>>(memory[0], 64, 0, 1);
   if (cudaGetLastError() != cudaErrorInvalidResourceHandle) return "launched on a stream of the other";
-  if (cudaEventRecord(events[1], streams[0]) != cudaErrorInvalidResourceHandle) return "recorded in a stream of the other";
+  if (cudaEventRecord(events[1], streams[0]) != cudaErrorInvalidResourceHandle)
+    return "recorded in a stream of the other";
   cudaGetLastError();
   CHECK(cudaStreamWaitEvent(streams[1], events[0], 0));
   CHECK(cudaMemcpyPeerAsync(memory[1], 1, memory[0], 0, 32 * sizeof(int), streams[1]));

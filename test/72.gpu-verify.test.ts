@@ -1,0 +1,123 @@
+// scripts/gpu-verify where there is no GPU: its parts, the runner that stands in for vitest, the replay of PTX tests on the
+// functions of a driver, and its arguments.
+
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { bundleTest, root, testFiles } from './gpu/bundle';
+import { jobsOf, PART_S, partsOf } from './gpu/jobs';
+import type { TestResult } from './gpu/runner';
+
+const folder = mkdtempSync(join(tmpdir(), 'node-attention-verify-'));
+symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function runBundle(bundle: string, env: NodeJS.ProcessEnv = {}): (TestResult & { end?: boolean })[] {
+  const report = `${bundle}.jsonl`;
+  execFileSync(process.execPath, [bundle], { env: { ...process.env, ...env, NODE_ATTENTION_TEST_REPORT: report } });
+  const lines = readFileSync(report, 'utf8').trim().split('\n');
+  return lines.map((line) => JSON.parse(line));
+}
+
+describe('parts', () => {
+  const files = testFiles();
+  const jobs = jobsOf(files);
+
+  it('hold every job once, and end in time', () => {
+    const parts = partsOf(jobs);
+    const names = (list: typeof jobs) => list.map(({ name }) => name).sort();
+    expect(names(parts.flat())).toEqual(names(jobs));
+    for (const part of parts) expect(part.reduce((sum, { limitS }) => sum + limitS, 0)).toBeLessThanOrEqual(PART_S);
+    expect(PART_S).toBeLessThan(480);
+  });
+
+  it('are about the tests of the backend, and not about those of the interpreter', () => {
+    expect(files).toContain('gpu/05.kernels.test.ts');
+    expect(files).toContain('ptx/46.wgmma.test.ts');
+    for (const name of ['05.parser', '28.schedule', '50.runtime', '70.gates']) {
+      expect(files.join()).not.toContain(name);
+    }
+    expect(new Set(jobs.map(({ sanitizer }) => sanitizer))).toEqual(
+      new Set([undefined, 'memcheck', 'racecheck', 'synccheck', 'initcheck']),
+    );
+  });
+});
+
+describe('the runner', () => {
+  it('runs tests as vitest does, and reports each', async () => {
+    const bundle = join(folder, 'sample.cjs');
+    await bundleTest('sample.ts', bundle, join(root, 'test/fixtures'));
+    const results = runBundle(bundle);
+    expect(results.map(({ name, state }) => [name, state])).toEqual([
+      ['a group > passes', 'passed'],
+      ['a group > fails', 'failed'],
+      ['a group > one is 1', 'passed'],
+      ['a group > two is 2', 'passed'],
+      ['a group > is left out', 'skipped'],
+      ['a skipped group > is not run', 'skipped'],
+      ['named x > throws and rejects', 'passed'],
+      ['a group that cannot begin (before all)', 'failed'],
+      ['a group that cannot begin > is skipped', 'skipped'],
+      [undefined, undefined],
+    ]);
+    expect(results[1]!.message).toMatch(/expected \[ 1, 2 \] to deeply equal \[ 1, 3 \]/);
+    expect(results.at(-1)!.end).toBe(true);
+
+    const listed = execFileSync(process.execPath, [bundle, '--list'], { encoding: 'utf8' }).trim().split('\n');
+    expect(listed.map((line) => JSON.parse(line)).filter(({ skipped }) => !skipped).length).toBe(6);
+  });
+});
+
+const interpreter = join(root, 'build/ptx/libptx_interpreter.so');
+
+describe.skipIf(!existsSync(interpreter))('the replay of PTX tests', () => {
+  it('gives the results of the interpreter, through the functions of a driver', async () => {
+    const build = join(root, 'build/ptx');
+    const source = join(root, 'test/fixtures/replay_driver.c');
+    const flags = ['-shared', '-fPIC', '-Wall', `-I${root}/test/ptx/interpreter`, `-L${build}`, `-Wl,-rpath,${build}`];
+    execFileSync('cc', [...flags, source, '-lptx_interpreter', '-o', join(folder, 'libcuda.so.1')]);
+    for (const file of ['ptx/26.atomic.test.ts', 'ptx/44.tensor-copy.test.ts']) {
+      const bundle = join(folder, 'replay.cjs');
+      await bundleTest(file, bundle);
+      rmSync(`${bundle}.jsonl`, { force: true });
+      const results = runBundle(bundle, { LD_LIBRARY_PATH: folder });
+      expect(results.filter(({ state }) => state === 'failed')).toEqual([]);
+      expect(results.filter(({ state }) => state === 'passed').length).toBeGreaterThan(20);
+      for (const { state, message = '' } of results)
+        if (state === 'skipped') expect(message).toMatch(/^(|it is about a .*)$/);
+    }
+  });
+});
+
+describe('scripts/gpu-verify', () => {
+  const run = (script: string, ...args: string[]) =>
+    spawnSync(join(root, 'scripts', script), args, {
+      encoding: 'utf8',
+      env: { ...process.env, NODE_ATTENTION_DEVICE: 'cpu' },
+    });
+  /** As on a machine that has the pack alone: nothing is brought up to date. */
+  const verify = (...args: string[]) => run('gpu-node', join(root, 'build/gpu/verify.cjs'), ...args);
+
+  it('lists exactly what would run, without a GPU', () => {
+    const { status, stdout } = run('gpu-verify', '--dry-run', '--part', '1');
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/^part 1 of \d+, at most \d+ s\n/);
+    const jobs = partsOf(jobsOf(testFiles()))[0]!;
+    for (const { name } of jobs) expect(stdout).toContain(`  ${name} (at most`);
+    expect(stdout).toMatch(/\n\d+ tests would run\n$/);
+  });
+
+  it('says that there is no GPU, and ends with its own status', () => {
+    const { status, stdout } = verify();
+    expect(status).toBe(3);
+    expect(stdout).toMatch(/^gpu-verify: nothing to verify: .+\n$/);
+  });
+
+  it('refuses arguments that it does not know', () => {
+    expect(verify('--part', '99')).toMatchObject({ status: 2, stderr: expect.stringMatching(/there are \d+ parts/) });
+    expect(verify('--part', 'x')).toMatchObject({ status: 2, stderr: expect.stringContaining("'x' is not a number") });
+    expect(verify('--fast')).toMatchObject({ status: 2, stderr: expect.stringContaining('--fast') });
+  });
+});
