@@ -1,5 +1,6 @@
 // The wgmma executor: every kernel that is instantiated, and what its tensor copies, rings, turns and cleaners could get
 // wrong. Head dimensions are multiples of 8 here and queries many, which is what it takes.
+import './support/device'; // before node-attention
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { check, expectedOn, expectResult, run } from '../support/library';
