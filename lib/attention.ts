@@ -1,4 +1,5 @@
 import { type Bias, nativeBias } from './biases';
+import { cacheHandle, type KvCache } from './cache';
 import { AttentionError } from './errors';
 import { type Mask, nativeMask } from './masks';
 import { type NativeResult, type NativeTensor, native } from './native';
@@ -66,7 +67,25 @@ function result(made: NativeResult, out: unknown): AttentionResult {
  * @throws AttentionError before anything is enqueued.
  * @see Milakov and Gimelshein 2018 (online softmax); Dao 2023 (FlashAttention-2); Hassani et al. 2025 (GNA).
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, opts?: AttentionOptions): AttentionResult {
+export function attention(q: Tensor, k: Tensor, v: Tensor, opts?: AttentionOptions): AttentionResult;
+/**
+ * Attention of q `[batch, n, heads, headDim]` over the tokens of a {@link KvCache}, for decoding and for prefill in
+ * chunks. Query i of a sequence stands at position i + length - n, so that the queries of the last n tokens that were
+ * appended stand where these do. No mask unless given: a chunk of a prefill needs `causal()`. A cache with `rope`
+ * rotates the queries by their positions. Biases see the longest sequence as Lk.
+ *
+ * @throws AttentionError before anything is enqueued; ERR_OPTION for `cuSeqlens`, for neighborhood masks, and inside
+ * `capture`.
+ */
+export function attention(q: Tensor, cache: KvCache, opts?: Omit<AttentionOptions, 'cuSeqlens'>): AttentionResult;
+export function attention(
+  q: Tensor,
+  keys: Tensor | KvCache,
+  third?: Tensor | AttentionOptions,
+  fourth?: AttentionOptions,
+): AttentionResult {
+  const cache = cacheHandle(keys);
+  const opts = cache ? third : fourth;
   const names = [
     'mask',
     'bias',
@@ -85,8 +104,9 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, opts?: AttentionOptio
   const precision = oneOf('attention', 'precision', given.precision ?? 'float32', ['float32', 'tf32']);
   const made = native.attention({
     q: tensorHandle(q, 'q'),
-    k: tensorHandle(k, 'k'),
-    v: tensorHandle(v, 'v'),
+    k: cache ? undefined : tensorHandle(keys, 'k'),
+    v: cache ? undefined : tensorHandle(third, 'v'),
+    cache,
     sinks: optionalTensor(given.sinks, 'sinks'),
     extraK: extra.k,
     extraV: extra.v,

@@ -1,5 +1,6 @@
 export { type AttentionOptions, type AttentionResult, attention, merge, type Part } from './attention';
 export { type Bias, denseBias, keyBias } from './biases';
+export { KvCache, type KvCacheOptions, type RopeOptions } from './cache';
 export { type DeviceInfo, type DeviceReason, devices, type MemoryStats, memoryStats } from './devices';
 export {
   type DType,

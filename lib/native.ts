@@ -24,6 +24,10 @@ export interface NativeGraph {
   readonly [brand]: 'graph';
 }
 
+export interface NativeCache {
+  readonly [brand]: 'cache';
+}
+
 export interface NativeTensorInfo {
   shape: number[];
   strides: number[];
@@ -50,8 +54,10 @@ export interface NativeBias {
 
 export interface NativeAttention {
   q: NativeTensor;
-  k: NativeTensor;
-  v: NativeTensor;
+  /** k and v, or a cache. */
+  k: NativeTensor | undefined;
+  v: NativeTensor | undefined;
+  cache: NativeCache | undefined;
   sinks: NativeTensor | undefined;
   extraK: NativeTensor | undefined;
   extraV: NativeTensor | undefined;
@@ -64,6 +70,21 @@ export interface NativeAttention {
   softcap: number | undefined;
   tf32: boolean;
   stream: NativeStream | undefined;
+}
+
+/** Without rotary embedding theta is 0. */
+export interface NativeCacheOptions {
+  batch: number;
+  kvHeads: number;
+  headDim: number;
+  valueDim: number;
+  pageSize: number;
+  capacity: number;
+  dtype: number;
+  device: string;
+  theta: number;
+  columns: number;
+  interleaved: boolean;
 }
 
 /** `out` is absent when the caller gave it. */
@@ -129,6 +150,20 @@ export interface Addon {
     out: NativeTensor | undefined,
     stream: NativeStream | undefined,
   ): NativeResult;
+
+  kvCacheCreate(options: NativeCacheOptions): NativeCache;
+  kvCacheAppend(
+    cache: NativeCache,
+    k: NativeTensor,
+    v: NativeTensor,
+    lengths: number[] | undefined,
+    stream: NativeStream | undefined,
+  ): void;
+  kvCacheTruncate(cache: NativeCache, lengths: number[]): void;
+  kvCacheFork(cache: NativeCache): NativeCache;
+  kvCacheLengths(cache: NativeCache): number[];
+  kvCacheBytes(cache: NativeCache): number;
+  kvCacheDispose(cache: NativeCache): void;
 }
 
 /** The package's own folder: lib is compiled into dist. */

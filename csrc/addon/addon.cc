@@ -18,6 +18,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_function<set_error_class>(env, exports, "setErrorClass");
   export_attention(env, exports);
   export_devices(env, exports);
+  export_kv_cache(env, exports);
   export_merge(env, exports);
   export_stream(env, exports);
   export_tensor(env, exports);

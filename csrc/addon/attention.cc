@@ -8,9 +8,10 @@
 namespace na {
 namespace {
 
-// The tensors that the call reads, held until it is enqueued.
+// What the call reads, held until it is enqueued.
 struct Held {
   std::vector<Ref<Tensor>> tensors;
+  Ref<KvCache> cache;
 
   Status take(const Napi::Value& value, const char* name, Tensor** tensor) {
     Ref<Tensor> held;
@@ -68,8 +69,14 @@ Status read_list(const Napi::Value& value, const char* name, Napi::Array* list) 
 
 Status read_call(const Napi::Object& call, Held* held, AttentionArguments* a) {
   NA_TRY(held->take(call.Get("q"), "q", &a->q));
-  NA_TRY(held->take(call.Get("k"), "k", &a->k));
-  NA_TRY(held->take(call.Get("v"), "v", &a->v));
+  const Napi::Value cache = call.Get("cache");
+  if (cache.IsUndefined()) {
+    NA_TRY(held->take(call.Get("k"), "k", &a->k));
+    NA_TRY(held->take(call.Get("v"), "v", &a->v));
+  } else {
+    NA_TRY(unwrap<KvCache>(cache, "cache", &held->cache));
+    a->cache = held->cache.get();
+  }
   NA_TRY(held->take_optional(call, "sinks", "sinks", &a->sinks));
   NA_TRY(held->take_optional(call, "extraK", "extra.k", &a->extra_k));
   NA_TRY(held->take_optional(call, "extraV", "extra.v", &a->extra_v));

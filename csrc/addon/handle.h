@@ -3,7 +3,7 @@
 #pragma once
 
 #include "addon/environment.h"
-#include "core/attention.h"
+#include "core/kv_cache.h"
 
 namespace na {
 
@@ -49,6 +49,11 @@ template <>
 struct HandleType<Exposure> {
   static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6578706f73650001};
   static constexpr const char* name = "Exposure";
+};
+template <>
+struct HandleType<KvCache> {
+  static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6b76636163680001};
+  static constexpr const char* name = "KvCache";
 };
 
 inline void handle_made(Tensor& tensor) { tensor.storage->handle_made(); }

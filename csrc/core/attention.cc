@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "core/kv_cache.h"
+
 namespace na {
 namespace {
 
@@ -11,13 +13,13 @@ constexpr int64_t kMostTokens = int64_t{1} << 30;
 
 class AttentionOperation final : public Operation {
  public:
-  AttentionOperation(const na_attention& attention, Ref<ScoreMod> mod)
-      : Operation(NA_OP_ATTENTION), attention_(attention), mod_(std::move(mod)) {
+  AttentionOperation(const na_attention& attention, Ref<ScoreMod> mod, Ref<CacheView> cache)
+      : Operation(NA_OP_ATTENTION), attention_(attention), mod_(std::move(mod)), cache_(std::move(cache)) {
     args = &attention_;
     retain_tensors();
   }
   AttentionOperation(const AttentionOperation& other)
-      : Operation(other), attention_(other.attention_), mod_(other.mod_) {
+      : Operation(other), attention_(other.attention_), mod_(other.mod_), cache_(other.cache_) {
     args = &attention_;
     retain_tensors();
   }
@@ -30,6 +32,9 @@ class AttentionOperation final : public Operation {
     if (mod_) {
       for (const Ref<Tensor>& bias : mod_->tensors()) visit(context, bias.get(), false);
     }
+    if (cache_) {
+      for (const Ref<Tensor>& slab : cache_->slabs()) visit(context, slab.get(), false);
+    }
     visit(context, Tensor::of(a.out), true);
     visit(context, Tensor::of(a.lse), true);
   }
@@ -39,6 +44,7 @@ class AttentionOperation final : public Operation {
   void** workspace() override { return &attention_.workspace; }
   na_attention attention_;
   Ref<ScoreMod> mod_;
+  Ref<CacheView> cache_;
 };
 
 struct Named {
@@ -155,6 +161,27 @@ Status check_ragged(const AttentionArguments& a) {
   return {};
 }
 
+// What cannot be said of a cache's keys.
+Status check_cached(const AttentionArguments& a, const Stream& stream) {
+  const na_tensor& q = a.q->view;
+  if (q.rank != 4) {
+    return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",
+                 shape_text(q).c_str());
+  }
+  if (a.cu_q || a.cu_k) {
+    return error(NA_ERR_OPTION, "cuSeqlens cannot be used with a KvCache, which has a length for each sequence");
+  }
+  for (const MaskSpec& mask : a.masks) {
+    if (mask.kind == NA_MASK_NEIGHBORHOOD) {
+      return error(NA_ERR_OPTION, "mask: neighborhood needs a grid and cannot be used with a KvCache; use window()");
+    }
+  }
+  if (stream.capturing()) {
+    return error(NA_ERR_OPTION, "capture: a KvCache cannot be used in it yet; call append and attention outside");
+  }
+  return {};
+}
+
 }  // namespace
 
 Status check_out(Tensor* out, const Shape& shape, int32_t dtype, const Device* device,
@@ -185,13 +212,22 @@ Status check_out(Tensor* out, const Shape& shape, int32_t dtype, const Device* d
   return {};
 }
 
-Status attention(const AttentionArguments& a, Stream* stream, AttentionResult* result) {
-  const Named q{"q", a.q}, k{"k", a.k}, v{"v", a.v};
+Status attention(const AttentionArguments& arguments, Stream* stream, AttentionResult* result) {
+  AttentionArguments a = arguments;
+  Ref<CacheView> cached;
+  if (a.cache) {
+    NA_TRY(check_cached(a, *stream));
+    cached = a.cache->view();
+    a.k = cached->k();
+    a.v = cached->v();
+  }
+  const char* const of = a.cache ? "the cache" : nullptr;
+  const Named q{"q", a.q}, k{of ? of : "k", a.k}, v{of ? of : "v", a.v};
   Device* device = a.q->device();
   if (stream->device != device) {
     return error(NA_ERR_DEVICE, "stream is on %s but q is on %s", stream->device->name.c_str(), device->name.c_str());
   }
-  NA_TRY(stream->room());
+  NA_TRY(stream->room(a.cache ? 2 : 1));
   for (const Named& tensor : {q, k, v}) NA_TRY(check_tokens(tensor, q, 4, 3 + NA_MAX_AXES));
   NA_TRY(check_keys(q, k, v));
 
@@ -270,7 +306,12 @@ Status attention(const AttentionArguments& a, Stream* stream, AttentionResult* r
   NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
   call.out = &result->out->view;
   call.lse = &result->lse->view;
-  return stream->run(new AttentionOperation(call, std::move(mod)));
+  if (!cached) return stream->run(new AttentionOperation(call, std::move(mod), {}));
+  Ref<Tensor> rotated;
+  NA_TRY(a.cache->rotate_queries(a.q, stream, &rotated));
+  call.q = &rotated->view;
+  call.pages = &cached->pages();
+  return stream->run(new AttentionOperation(call, std::move(mod), cached));
 }
 
 }  // namespace na

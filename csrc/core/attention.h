@@ -6,8 +6,11 @@
 
 namespace na {
 
+class KvCache;
+
 struct AttentionArguments {
   Tensor *q = nullptr, *k = nullptr, *v = nullptr;
+  KvCache* cache = nullptr;  // instead of k and v
   Tensor *sinks = nullptr, *extra_k = nullptr, *extra_v = nullptr, *cu_q = nullptr, *cu_k = nullptr;
   Tensor* out = nullptr;
   std::vector<MaskSpec> masks;

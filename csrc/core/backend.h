@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define NA_BACKEND_ABI 2
+#define NA_BACKEND_ABI 3
 #define NA_MAX_RANK 8
 #define NA_MAX_AXES 3 /* token axes */
 
@@ -84,6 +84,17 @@ typedef struct na_bias {
 } na_bias;
 
 /*
+ * Keys and values of a batch in pages of memory. tables[b] lists the pages of batch entry b, and token t of it lies in
+ * page t / page_tokens. A page holds keys of its tokens, [page_tokens, kvHeads, headDim] side by side, and value_offset
+ * bytes from its beginning their values likewise. What lies beyond lengths[b] is not to be read.
+ */
+typedef struct na_pages {
+  int64_t page_tokens, value_offset;
+  void* const* const* tables;
+  const int64_t* lengths;
+} na_pages;
+
+/*
  * out = softmax(mask(softcap(scale * q k^T) + biases)) v, lse = log of the sum of exponentials.
  * q [batch, tokens..., heads, headDim], k [batch, tokens..., kvHeads, headDim], v likewise with its own
  * last axis; out [batch, tokens..., heads, vHeadDim] in the dtype of q; lse float32 [batch, tokens..., heads].
@@ -91,6 +102,7 @@ typedef struct na_bias {
  */
 typedef struct na_attention {
   const na_tensor *q, *k, *v, *out, *lse;
+  const na_pages* pages; /* where k and v are, which then have no data, the strides of a page, and the longest length */
   const na_tensor* sinks;             /* float32 [heads] */
   const na_tensor *extra_k, *extra_v; /* [batch, n, kvHeads, headDim]: seen by every query */
   const na_tensor *cu_q, *cu_k;       /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
@@ -111,6 +123,37 @@ typedef struct na_merge {
   const na_tensor *out, *lse;
   void* workspace;
 } na_merge;
+
+/* The first counts[b] tokens of k and v, of the dtype of the pages, become the tokens from lengths[b] on of batch
+   entry b, after `copies` were made one by one. k is [batch, n, kvHeads, headDim], v likewise, last axes of stride 1.
+ */
+typedef struct na_page_copy {
+  const void* from;
+  void* to;
+  int64_t bytes;
+} na_page_copy;
+
+typedef struct na_append {
+  const na_tensor *k, *v;
+  na_pages pages;
+  const int64_t* counts;
+  const na_page_copy* copies;
+  int64_t copy_count;
+} na_append;
+
+/*
+ * dst = src, [batch, n, heads, headDim] in one floating-point type, with rotary position embedding (Su et al. 2021): of
+ * token i of batch entry b, at position p = first[b] + i, columns x and y become x cos a - y sin a and x sin a + y cos
+ * a, a = p * theta^(-2 j / columns), for each j below columns / 2: of 2 j and 2 j + 1 if interleaved, else of j and j +
+ * columns / 2. Further columns stay as they are.
+ */
+typedef struct na_rotate {
+  const na_tensor *src, *dst;
+  const int64_t* first;
+  double theta;
+  int64_t columns;
+  int32_t interleaved;
+} na_rotate;
 
 /* dst = src, converted to the dtype of dst; equal shapes, any strides. One of the two may be in host memory, which then
    nobody else reads or writes until done. */
@@ -142,7 +185,9 @@ typedef enum na_operation_kind {
   NA_OP_COPY,
   NA_OP_MARK,
   NA_OP_ZERO,
-  NA_OP_LAUNCH
+  NA_OP_LAUNCH,
+  NA_OP_APPEND,
+  NA_OP_ROTATE
 } na_operation_kind;
 
 typedef struct na_stream na_stream;
@@ -158,7 +203,7 @@ typedef struct na_operation na_operation;
 struct na_operation {
   int32_t kind; /* na_operation_kind */
   int32_t reserved;
-  const void* args; /* na_attention, na_merge, na_copy, na_mark, na_zero or na_launch, by kind */
+  const void* args; /* na_attention, na_merge, na_copy, na_mark, na_zero, na_launch, na_append, na_rotate: by kind */
   void (*done)(na_operation* operation, const na_error* error /* NULL: succeeded */);
   const int32_t* cancelled; /* read atomically */
   void* link[2];            /* the backend's own while queued */

@@ -68,6 +68,7 @@ bool collapses(const Rows& rows, const int64_t* extent, int axes) {
 // A problem together with the arrays it points to.
 struct Description {
   Problem problem = {};
+  Pages pages = {};
   std::vector<Bias> biases;
   std::vector<TilePlan> plans;  // one, or one per head
   std::vector<std::vector<Constraint>> constraints;
@@ -93,6 +94,10 @@ struct Description {
     p.v = rows_of(*a.v, a.v->rank - 2);
     p.out = rows_of(*a.out, a.out->rank - 2);
     p.lse = rows_of(*a.lse, a.lse->rank - 1);
+    if (a.pages) {
+      pages = {a.pages->page_tokens, a.pages->value_offset, a.pages->tables, a.pages->lengths};
+      p.pages = &pages;
+    }
     if (a.extra_k) {
       p.extra_k = rows_of(*a.extra_k, 2);
       p.extra_v = rows_of(*a.extra_v, 2);
@@ -324,7 +329,7 @@ class AttentionJob final : public Job {
       tile.batch = rest % per_tile % p.batch;
       tile.query_origin = tile.key_origin = 0;
       tile.queries = p.queries;
-      tile.keys = p.keys;
+      tile.keys = p.pages ? p.pages->lengths[tile.batch] : p.keys;
       unit = description_.plans.size() > 1 ? static_cast<int64_t>(plan) : rest % per_tile / p.batch;
     }
     if (description_.plans.size() > 1) {

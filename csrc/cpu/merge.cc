@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/half.h"
+#include "cpu/element.h"
 
 namespace na::cpu {
 namespace {
@@ -11,22 +11,6 @@ namespace {
 constexpr int64_t kRowsPerTask = 256;
 constexpr int64_t kColumns = 64;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
-
-float load(const na_tensor& tensor, int64_t offset) {
-  switch (tensor.dtype) {
-    case NA_FLOAT32: return static_cast<const float*>(tensor.data)[offset];
-    case NA_FLOAT16: return float16_to_float(static_cast<const uint16_t*>(tensor.data)[offset]);
-    default: return bfloat16_to_float(static_cast<const uint16_t*>(tensor.data)[offset]);
-  }
-}
-
-void store(const na_tensor& tensor, int64_t offset, float value) {
-  switch (tensor.dtype) {
-    case NA_FLOAT32: static_cast<float*>(tensor.data)[offset] = value; break;
-    case NA_FLOAT16: static_cast<uint16_t*>(tensor.data)[offset] = float_to_float16(value); break;
-    default: static_cast<uint16_t*>(tensor.data)[offset] = float_to_bfloat16(value);
-  }
-}
 
 // Where row `row` (row-major over all axes of lse) begins; `rank` is that of lse.
 int64_t row_offset(const na_tensor& tensor, int rank, int64_t row) {
@@ -84,10 +68,10 @@ class MergeJob final : public Job {
         const na_tensor& part = *merge_.outs[i];
         const int64_t stride = part.stride[part.rank - 1], from = row_offset(part, lse.rank, row) + first * stride;
         const float share = std::exp(weight - largest) / sum;
-        for (int64_t c = 0; c < count; c++) total[c] += share * load(part, from + c * stride);
+        for (int64_t c = 0; c < count; c++) total[c] += share * load_element(part, from + c * stride);
       }
       const int64_t stride = out.stride[out.rank - 1];
-      for (int64_t c = 0; c < count; c++) store(out, to + (first + c) * stride, total[c]);
+      for (int64_t c = 0; c < count; c++) store_element(out, to + (first + c) * stride, total[c]);
     }
   }
 

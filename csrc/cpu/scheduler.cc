@@ -8,9 +8,11 @@
 #include <cstdlib>
 #include <deque>
 
+#include "cpu/append.h"
 #include "cpu/attention.h"
 #include "cpu/copy.h"
 #include "cpu/merge.h"
+#include "cpu/rotate.h"
 
 #ifdef __linux__
 #include <sys/syscall.h>
@@ -216,6 +218,8 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
         break;
       case NA_OP_MERGE: job = merge_job(*static_cast<const na_merge*>(operation->args)); break;
       case NA_OP_COPY: job = copy_job(*static_cast<const na_copy*>(operation->args)); break;
+      case NA_OP_APPEND: job = append_job(*static_cast<const na_append*>(operation->args)); break;
+      case NA_OP_ROTATE: job = rotate_job(*static_cast<const na_rotate*>(operation->args)); break;
       case NA_OP_MARK: mark(operation); break;
       default: break;  // no others come to the CPU: its memory is allocated zeroed, its graphs are replayed
     }

@@ -334,6 +334,23 @@ int64_t coordinate(const Tile& tile, int axis, int64_t u) {
   return tile.residue[axis] + tile.dilation[axis] * u;
 }
 
+// The rows of keys u ... u + count - 1 that lie in pages.
+void find_pages(const Problem& problem, const Tile& tile, int64_t u, int count, const char** k, const char** v) {
+  const Pages& pages = *problem.pages;
+  void* const* const table = pages.tables[tile.batch];
+  const int64_t k_head = tile.kv_head * problem.k.head, v_head = tile.kv_head * problem.v.head + pages.value_offset;
+  int64_t page = u / pages.tokens, token = u % pages.tokens;
+  for (int i = 0; i < count; i++) {
+    const char* const at = static_cast<const char*>(table[page]);
+    k[i] = at + k_head + token * problem.k.token[0];
+    v[i] = at + v_head + token * problem.v.token[0];
+    if (++token == pages.tokens) {
+      token = 0;
+      page++;
+    }
+  }
+}
+
 // Adds keys u ... u + count - 1 of the innermost axis, of which none lies across the seam of a wrapping axis.
 void add_run(const Problem& problem, Tile& tile, int64_t u, int count) {
   const TilePlan& plan = *tile.plan;
@@ -349,11 +366,15 @@ void add_run(const Problem& problem, Tile& tile, int64_t u, int count) {
   }
   const int64_t step = tile.dilation[inner], k_step = step * problem.k.token[inner],
                 v_step = step * problem.v.token[inner];
-  const char *k_row = problem.k.data + k, *v_row = problem.v.data + v;
   const char **to_k = tile.ahead_k + from, **to_v = tile.ahead_v + from;
-  for (int i = 0; i < count; i++) {
-    to_k[i] = k_row + i * k_step;
-    to_v[i] = v_row + i * v_step;
+  if (problem.pages) {
+    find_pages(problem, tile, u, count, to_k, to_v);
+  } else {
+    const char *k_row = problem.k.data + k, *v_row = problem.v.data + v;
+    for (int i = 0; i < count; i++) {
+      to_k[i] = k_row + i * k_step;
+      to_v[i] = v_row + i * v_step;
+    }
   }
   int64_t* to_key = tile.ahead_key + from;
   for (int i = 0; i < count; i++) to_key[i] = tile.key_origin + flat + i * step;

@@ -33,6 +33,13 @@ struct Rows {
   int64_t token[kMaxAxes];
 };
 
+// Keys and values in pages: see na_pages. Rows then say the strides within a page.
+struct Pages {
+  int64_t tokens, value_offset;
+  void* const* const* tables;
+  const int64_t* lengths;
+};
+
 struct Bias {
   const float* data;
   int64_t batch, head, query, key;  // strides in elements
@@ -78,6 +85,7 @@ struct Problem {
   int64_t query_extent[kMaxAxes], key_extent[kMaxAxes];
   int64_t queries, keys;
   Rows q, k, v, out, lse, extra_k, extra_v;
+  const Pages* pages;  // where k and v are, or nullptr
   int64_t extra;
   const float* sinks;
   int64_t sink_stride;

@@ -1,0 +1,385 @@
+#include "core/kv_cache.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace na {
+namespace {
+
+using Count = long long;
+
+constexpr int64_t kMostSequences = 1024, kMostHeads = 1 << 16, kMostHeadDim = 512;
+constexpr int64_t kMostTokens = int64_t{1} << 30, kMostPageTokens = int64_t{1} << 20;
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kLeastSlabBytes = int64_t{1} << 20;
+constexpr int64_t kLeastTable = 16;
+
+int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+// Keys of a page, and from there its values.
+int64_t value_offset(const CacheShape& s) {
+  return aligned(s.page_tokens * s.kv_heads * s.head_dim * dtype_size(s.dtype));
+}
+int64_t page_bytes(const CacheShape& s) {
+  return value_offset(s) + aligned(s.page_tokens * s.kv_heads * s.value_dim * dtype_size(s.dtype));
+}
+
+Status check_range(const char* name, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return {};
+  return error(NA_ERR_OPTION, "KvCache: %s is %lld; it must be in %lld ... %lld", name, Count(value), Count(least),
+               Count(most));
+}
+
+class AppendOperation final : public Operation {
+ public:
+  AppendOperation(Tensor* k, Tensor* v, const std::vector<Ref<Tensor>>& slabs) : Operation(NA_OP_APPEND), slabs(slabs) {
+    append_.k = &k->view;
+    append_.v = &v->view;
+  }
+
+  // To be called once what follows is set.
+  void finish(int64_t page_tokens, int64_t value_offset) {
+    for (const Ref<PageTable>& table : tables) entries_.push_back(table ? table->entries() : nullptr);
+    append_.pages = {page_tokens, value_offset, entries_.data(), lengths.data()};
+    append_.counts = counts.data();
+    append_.copies = copies.data();
+    append_.copy_count = static_cast<int64_t>(copies.size());
+    args = &append_;
+    retain_tensors();
+  }
+
+  void each_tensor(Visit visit, void* context) const override {
+    visit(context, Tensor::of(append_.k), false);
+    visit(context, Tensor::of(append_.v), false);
+    for (const Ref<Tensor>& slab : slabs) visit(context, slab.get(), true);
+  }
+  // Only graphs clone, and none has an append.
+  Operation* clone() const override { return nullptr; }
+
+  const std::vector<Ref<Tensor>> slabs;
+  std::vector<Ref<PageTable>> tables;
+  std::vector<int64_t> lengths, counts;
+  std::vector<na_page_copy> copies;
+
+ private:
+  na_append append_{};
+  std::vector<void* const*> entries_;
+};
+
+class RotateOperation final : public Operation {
+ public:
+  RotateOperation(Tensor* source, Tensor* target, std::vector<int64_t> first, const RotaryEmbedding& rotary)
+      : Operation(NA_OP_ROTATE),
+        first_(std::move(first)),
+        rotate_{&source->view, &target->view, first_.data(), rotary.theta, rotary.columns, rotary.interleaved} {
+    args = &rotate_;
+    retain_tensors();
+  }
+
+  void each_tensor(Visit visit, void* context) const override {
+    visit(context, Tensor::of(rotate_.src), false);
+    visit(context, Tensor::of(rotate_.dst), true);
+  }
+  Operation* clone() const override { return nullptr; }
+
+ private:
+  const std::vector<int64_t> first_;
+  const na_rotate rotate_;
+};
+
+Status not_capturing(const Stream& stream) {
+  if (!stream.capturing()) return {};
+  return error(NA_ERR_OPTION, "capture: a KvCache cannot be used in it yet; call append and attention outside");
+}
+
+}  // namespace
+
+Status PagePool::reserve(int64_t pages) {
+  const int64_t missing = pages - static_cast<int64_t>(free_.size());
+  if (missing <= 0) return {};
+  const auto have = static_cast<int64_t>(addresses_.size());
+  // Some more than needed, so that slabs stay few, but none that a single cache could not use.
+  const int64_t more = std::max({have / 4, kLeastSlabBytes / page_bytes_, int64_t{1}});
+  int64_t count = std::max(missing, std::min(more, most_ - have));
+  if (have + count > std::numeric_limits<int32_t>::max()) {
+    return error(NA_ERR_OUT_OF_MEMORY, "KvCache: %lld pages; at most 2^31 are possible: use a larger pageSize",
+                 Count(have + count));
+  }
+  addresses_.reserve(static_cast<size_t>(have + count));
+  users_.reserve(static_cast<size_t>(have + count));
+  free_.reserve(static_cast<size_t>(have + count));
+  Ref<Tensor> slab;
+  Status status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
+  if (!status.ok() && count > missing) {
+    count = missing;
+    status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
+  }
+  NA_TRY(status);
+  char* const data = static_cast<char*>(slab->view.data);
+  slabs_.push_back(std::move(slab));
+  // The first page is the first to be taken.
+  for (int64_t i = 0; i < count; i++) {
+    addresses_.push_back(data + i * page_bytes_);
+    users_.push_back(0);
+    free_.push_back(static_cast<int32_t>(have + count - 1 - i));
+  }
+  return {};
+}
+
+int32_t PagePool::take() {
+  const int32_t page = free_.back();
+  free_.pop_back();
+  users_[page] = 1;
+  return page;
+}
+
+Ref<PageTable> PageTable::with(Ref<PageTable> table, int64_t index, void* address) {
+  if (!table || index < table->written_ || index >= table->room_) {
+    Ref<PageTable> next(new PageTable(std::max(kLeastTable, 2 * index)));
+    if (table) std::copy_n(table->entries_.get(), index, next->entries_.get());
+    table = std::move(next);
+  }
+  table->entries_[static_cast<size_t>(index)] = address;
+  table->written_ = index + 1;
+  return table;
+}
+
+Status KvCache::create(Device* device, const CacheShape& shape, Ref<KvCache>* cache) {
+  if (!device->host) {
+    return error(NA_ERR_OPTION, "KvCache: caches on %s are not supported yet; use device 'cpu'", device->name.c_str());
+  }
+  NA_TRY(device->status());
+  if (!dtype_is_float(shape.dtype)) {
+    return error(NA_ERR_DTYPE, "KvCache: dtype is %s; it must be float32, float16 or bfloat16",
+                 dtype_name(shape.dtype));
+  }
+  NA_TRY(check_range("batch", shape.batch, 1, kMostSequences));
+  NA_TRY(check_range("kvHeads", shape.kv_heads, 1, kMostHeads));
+  NA_TRY(check_range("headDim", shape.head_dim, 1, kMostHeadDim));
+  NA_TRY(check_range("valueDim", shape.value_dim, 1, kMostHeadDim));
+  NA_TRY(check_range("pageSize", shape.page_tokens, 1, kMostPageTokens));
+  NA_TRY(check_range("capacity", shape.capacity, 1, kMostTokens));
+  const RotaryEmbedding& rotary = shape.rotary;
+  if (rotary.theta != 0) {
+    if (!std::isfinite(rotary.theta) || rotary.theta <= 0) {
+      return error(NA_ERR_OPTION, "KvCache: rope.theta is %g; it must be a finite number above 0", rotary.theta);
+    }
+    NA_TRY(check_range("rope.dim", rotary.columns, 2, shape.head_dim));
+    if (rotary.columns % 2 != 0) {
+      return error(NA_ERR_OPTION, "KvCache: rope.dim is %lld; it must be even", Count(rotary.columns));
+    }
+  }
+  const int64_t most = shape.batch * ((shape.capacity - 1) / shape.page_tokens + 1);
+  Ref<PagePool> pool(new PagePool(device, page_bytes(shape), most));
+  Ref<Storage> nothing;
+  NA_TRY(Storage::allocate(device, 0, false, false, &nothing));
+  *cache = Ref<KvCache>(new KvCache(device, shape, std::move(pool), std::move(nothing)));
+  return {};
+}
+
+KvCache::~KvCache() {
+  for (const Sequence& sequence : sequences_) {
+    for (int32_t page : sequence.pages) pool_->give_back(page);
+  }
+}
+
+Status KvCache::check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const {
+  const na_tensor& view = tensor.view;
+  if (view.rank != 4 || view.shape[0] != shape.batch || view.shape[2] != shape.kv_heads || view.shape[3] != last_axis) {
+    return error(NA_ERR_SHAPE, "append: %s has shape %s; this cache takes [%lld, n, %lld, %lld]", name,
+                 shape_text(view).c_str(), Count(shape.batch), Count(shape.kv_heads), Count(last_axis));
+  }
+  if (view.dtype != shape.dtype) {
+    return error(NA_ERR_DTYPE, "append: %s is %s but the cache is %s; convert it with to()", name,
+                 dtype_name(view.dtype), dtype_name(shape.dtype));
+  }
+  if (tensor.device() != device) {
+    return error(NA_ERR_DEVICE, "append: %s is on %s but the cache is on %s; move it with to()", name,
+                 tensor.device()->name.c_str(), device->name.c_str());
+  }
+  if (view.stride[3] != 1 && view.shape[3] > 1) {
+    return error(NA_ERR_SHAPE, "append: %s has stride %lld on its last axis; it must be 1: copy it with to()", name,
+                 Count(view.stride[3]));
+  }
+  return {};
+}
+
+// What a sequence becomes by an append.
+struct KvCache::Growth {
+  Ref<PageTable> table;
+  int32_t own = -1;  // its copy of what was the last page
+  std::vector<int32_t> added;
+};
+
+Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts, Stream* stream) {
+  if (stream->device != device) {
+    return error(NA_ERR_DEVICE, "stream is on %s but the cache is on %s", stream->device->name.c_str(),
+                 device->name.c_str());
+  }
+  NA_TRY(not_capturing(*stream));
+  NA_TRY(check_tokens(*k, "k", shape.head_dim));
+  NA_TRY(check_tokens(*v, "v", shape.value_dim));
+  const int64_t tokens = k->view.shape[1];
+  if (v->view.shape[1] != tokens) {
+    return error(NA_ERR_SHAPE, "append: k has %lld tokens but v has %lld", Count(tokens), Count(v->view.shape[1]));
+  }
+  if (counts && static_cast<int64_t>(counts->size()) != shape.batch) {
+    return error(NA_ERR_OPTION, "append: lengths has %zu entries for a batch of %lld", counts->size(),
+                 Count(shape.batch));
+  }
+  const size_t batch = sequences_.size();
+  std::vector<int64_t> growth(batch, tokens);
+  int64_t pages = 0, all = 0;
+  for (size_t b = 0; b < batch; b++) {
+    const Sequence& sequence = sequences_[b];
+    if (counts) growth[b] = (*counts)[b];
+    if (growth[b] < 0 || growth[b] > tokens) {
+      return error(NA_ERR_OPTION, "append: lengths[%zu] is %lld; it must be in 0 ... %lld, the tokens of k", b,
+                   Count(growth[b]), Count(tokens));
+    }
+    if (growth[b] > shape.capacity - sequence.length) {
+      return error(
+          NA_ERR_OUT_OF_MEMORY,
+          "append: %lld tokens to the %lld of sequence %zu exceed its capacity of %lld: truncate() it, or make "
+          "a cache with a larger one",
+          Count(growth[b]), Count(sequence.length), b, Count(shape.capacity));
+    }
+    all += growth[b];
+    pages += pages_for(sequence.length + growth[b]) - static_cast<int64_t>(sequence.pages.size());
+    if (writes_shared(sequence, growth[b])) pages++;
+  }
+  if (all == 0) return {};
+  NA_TRY(stream->room(2));
+  NA_TRY(pool_->reserve(pages));
+  Ref<Tensor> keys(k);
+  if (shape.rotary.theta != 0) NA_TRY(rotated(k, lengths(), stream, &keys));
+
+  auto* const operation = new AppendOperation(keys.get(), v, pool_->slabs());
+  std::vector<Growth> next(batch);
+  for (size_t b = 0; b < batch; b++) {
+    const Sequence& sequence = sequences_[b];
+    Growth& to = next[b];
+    to.table = sequence.table;
+    if (writes_shared(sequence, growth[b])) {
+      const int32_t last = sequence.pages.back();
+      to.own = pool_->take();
+      operation->copies.push_back({pool_->address(last), pool_->address(to.own), pool_->page_bytes()});
+      to.table = PageTable::with(to.table, static_cast<int64_t>(sequence.pages.size()) - 1, pool_->address(to.own));
+    }
+    const int64_t count = pages_for(sequence.length + growth[b]);
+    for (auto i = static_cast<int64_t>(sequence.pages.size()); i < count; i++) {
+      to.added.push_back(pool_->take());
+      to.table = PageTable::with(to.table, i, pool_->address(to.added.back()));
+    }
+    operation->tables.push_back(to.table);
+    operation->lengths.push_back(sequence.length);
+    operation->counts.push_back(growth[b]);
+  }
+  operation->finish(shape.page_tokens, value_offset(shape));
+  const Status status = stream->run(operation);
+  for (size_t b = 0; b < batch; b++) {
+    Sequence& sequence = sequences_[b];
+    Growth& to = next[b];
+    if (!status.ok()) {
+      if (to.own >= 0) pool_->give_back(to.own);
+      for (int32_t page : to.added) pool_->give_back(page);
+      continue;
+    }
+    sequence.table = std::move(to.table);
+    if (to.own >= 0) pool_->give_back(std::exchange(sequence.pages.back(), to.own));
+    sequence.pages.insert(sequence.pages.end(), to.added.begin(), to.added.end());
+    sequence.length += growth[b];
+  }
+  return status;
+}
+
+bool KvCache::writes_shared(const Sequence& sequence, int64_t tokens) const {
+  return tokens > 0 && sequence.length % shape.page_tokens != 0 && pool_->shared(sequence.pages.back());
+}
+
+Status KvCache::truncate(const std::vector<int64_t>& lengths) {
+  if (lengths.size() != sequences_.size()) {
+    return error(NA_ERR_OPTION, "truncate: %zu lengths for a batch of %lld", lengths.size(), Count(shape.batch));
+  }
+  for (size_t b = 0; b < lengths.size(); b++) {
+    if (lengths[b] < 0 || lengths[b] > sequences_[b].length) {
+      return error(NA_ERR_OPTION, "truncate: %lld tokens of sequence %zu; it has %lld", Count(lengths[b]), b,
+                   Count(sequences_[b].length));
+    }
+  }
+  for (size_t b = 0; b < lengths.size(); b++) {
+    Sequence& sequence = sequences_[b];
+    sequence.length = lengths[b];
+    while (static_cast<int64_t>(sequence.pages.size()) > pages_for(sequence.length)) {
+      pool_->give_back(sequence.pages.back());
+      sequence.pages.pop_back();
+    }
+  }
+  return {};
+}
+
+Ref<KvCache> KvCache::fork() const {
+  Ref<KvCache> copy(new KvCache(device, shape, pool_, nothing_));
+  for (size_t b = 0; b < sequences_.size(); b++) {
+    const Sequence& from = sequences_[b];
+    Sequence& to = copy->sequences_[b];
+    to.pages = from.pages;
+    to.length = from.length;
+    for (size_t i = 0; i < to.pages.size(); i++) {
+      pool_->share(to.pages[i]);
+      to.table = PageTable::with(std::move(to.table), static_cast<int64_t>(i), pool_->address(to.pages[i]));
+    }
+  }
+  return copy;
+}
+
+std::vector<int64_t> KvCache::lengths() const {
+  std::vector<int64_t> all;
+  for (const Sequence& sequence : sequences_) all.push_back(sequence.length);
+  return all;
+}
+
+Ref<CacheView> KvCache::view() const {
+  Ref<CacheView> made(new CacheView);
+  CacheView& view = *made;
+  int64_t longest = 0;
+  for (const Sequence& sequence : sequences_) {
+    view.held_.push_back(sequence.table);
+    view.tables_.push_back(sequence.table ? sequence.table->entries() : nullptr);
+    view.lengths_.push_back(sequence.length);
+    longest = std::max(longest, sequence.length);
+  }
+  view.pages_ = {shape.page_tokens, value_offset(shape), view.tables_.data(), view.lengths_.data()};
+  view.slabs_ = pool_->slabs();
+  const auto tensor = [&](int64_t columns) {
+    na_tensor t{};
+    t.dtype = shape.dtype;
+    t.rank = 4;
+    const int64_t axes[4] = {shape.batch, longest, shape.kv_heads, columns};
+    const int64_t strides[4] = {0, shape.kv_heads * columns, columns, 1};
+    std::copy_n(axes, 4, t.shape);
+    std::copy_n(strides, 4, t.stride);
+    return Ref<Tensor>(new Tensor(t, nothing_));
+  };
+  view.k_ = tensor(shape.head_dim);
+  view.v_ = tensor(shape.value_dim);
+  return made;
+}
+
+Status KvCache::rotated(Tensor* source, const std::vector<int64_t>& first, Stream* stream, Ref<Tensor>* result) const {
+  NA_TRY(Tensor::allocate(device, source->view.dtype, shape_of(source->view), false, false, result));
+  return stream->run(new RotateOperation(source, result->get(), first, shape.rotary));
+}
+
+Status KvCache::rotate_queries(Tensor* q, Stream* stream, Ref<Tensor>* result) const {
+  if (shape.rotary.theta == 0) {
+    *result = Ref<Tensor>(q);
+    return {};
+  }
+  std::vector<int64_t> first = lengths();
+  for (int64_t& position : first) position -= q->view.shape[1];
+  return rotated(q, first, stream, result);
+}
+
+}  // namespace na

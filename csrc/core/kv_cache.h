@@ -1,0 +1,135 @@
+// Keys and values of a batch of sequences, in pages of memory that forks share.
+//
+// Which token lies in which page is known at call time and kept by the JavaScript thread; what pages hold is written
+// and read by operations, in the order of tensors: the memory of all pages counts as one tensor for each slab.
+#pragma once
+
+#include <memory>
+
+#include "core/attention.h"
+
+namespace na {
+
+struct RotaryEmbedding {
+  double theta = 0;     // 0: none
+  int64_t columns = 0;  // of a head that are rotated, an even number
+  bool interleaved = false;
+};
+
+struct CacheShape {
+  int64_t batch = 0, kv_heads = 0, head_dim = 0, value_dim = 0, page_tokens = 0, capacity = 0;
+  int32_t dtype = NA_FLOAT32;
+  RotaryEmbedding rotary;
+};
+
+// The pages of a cache and of its forks. Memory comes in slabs of many pages and goes with the last of the caches.
+class PagePool : public RefCounted {
+ public:
+  // A single cache has `most` pages at most.
+  PagePool(Device* device, int64_t page_bytes, int64_t most) : device_(device), page_bytes_(page_bytes), most_(most) {}
+
+  // Sees to it that so many pages can be taken; ERR_OUT_OF_MEMORY leaves everything as it was.
+  Status reserve(int64_t pages);
+
+  // A reserved page, with one user.
+  int32_t take();
+  void share(int32_t page) { users_[page]++; }
+  void give_back(int32_t page) {
+    if (--users_[page] == 0) free_.push_back(page);
+  }
+  bool shared(int32_t page) const { return users_[page] > 1; }
+  void* address(int32_t page) const { return addresses_[page]; }
+
+  int64_t page_bytes() const { return page_bytes_; }
+  int64_t bytes() const { return static_cast<int64_t>(addresses_.size()) * page_bytes_; }
+  const std::vector<Ref<Tensor>>& slabs() const { return slabs_; }
+
+ private:
+  Device* const device_;
+  const int64_t page_bytes_, most_;
+  std::vector<Ref<Tensor>> slabs_;
+  std::vector<void*> addresses_;  // of each page
+  std::vector<int32_t> users_;    // sequences that have it
+  std::vector<int32_t> free_;
+};
+
+// Addresses of the pages of a sequence, which queued operations read. What they may read does not change: an entry is
+// written once, and whoever needs another value makes a table of his own.
+class PageTable : public RefCounted {
+ public:
+  explicit PageTable(int64_t room) : room_(room), entries_(new void*[static_cast<size_t>(room)]) {}
+
+  // The table with that entry, which is this one if it can be. Entries from 0 to index - 1 are there.
+  static Ref<PageTable> with(Ref<PageTable> table, int64_t index, void* address);
+  void* const* entries() const { return entries_.get(); }
+
+ private:
+  const int64_t room_;
+  int64_t written_ = 0;
+  const std::unique_ptr<void*[]> entries_;
+};
+
+// What an operation sees of a cache, from its call on.
+class CacheView : public RefCounted {
+ public:
+  const na_pages& pages() const { return pages_; }
+  const std::vector<Ref<Tensor>>& slabs() const { return slabs_; }
+  // [batch, the longest length, kv_heads, head_dim or value_dim], with the strides of a page and without data.
+  Tensor* k() const { return k_.get(); }
+  Tensor* v() const { return v_.get(); }
+
+ private:
+  friend class KvCache;
+  na_pages pages_{};
+  std::vector<Ref<PageTable>> held_;
+  std::vector<void* const*> tables_;
+  std::vector<int64_t> lengths_;
+  std::vector<Ref<Tensor>> slabs_;
+  Ref<Tensor> k_, v_;
+};
+
+class KvCache : public RefCounted {
+ public:
+  static Status create(Device* device, const CacheShape& shape, Ref<KvCache>* cache);
+
+  // Adds counts[b] tokens, the first of k and v, to sequence b; without counts, all of them to each.
+  Status append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts, Stream* stream);
+  // Forgets what is beyond the given lengths.
+  Status truncate(const std::vector<int64_t>& lengths);
+  // A cache of the same tokens. Pages are shared until one of the two writes to them.
+  Ref<KvCache> fork() const;
+
+  Ref<CacheView> view() const;
+  // q with the rotary embedding of the positions at which the queries of a call stand; q itself if there is none.
+  Status rotate_queries(Tensor* q, Stream* stream, Ref<Tensor>* rotated) const;
+
+  std::vector<int64_t> lengths() const;
+  int64_t bytes() const { return pool_->bytes(); }
+
+  Device* const device;
+  const CacheShape shape;
+
+ private:
+  struct Sequence {
+    Ref<PageTable> table;
+    std::vector<int32_t> pages;
+    int64_t length = 0;
+  };
+  struct Growth;
+
+  KvCache(Device* device, const CacheShape& shape, Ref<PagePool> pool, Ref<Storage> nothing)
+      : device(device), shape(shape), pool_(std::move(pool)), nothing_(std::move(nothing)), sequences_(shape.batch) {}
+  ~KvCache() override;
+
+  Status check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const;
+  Status rotated(Tensor* source, const std::vector<int64_t>& first, Stream* stream, Ref<Tensor>* result) const;
+  // Whether so many more tokens begin in a page that others have too.
+  bool writes_shared(const Sequence& sequence, int64_t tokens) const;
+  int64_t pages_for(int64_t tokens) const { return (tokens + shape.page_tokens - 1) / shape.page_tokens; }
+
+  const Ref<PagePool> pool_;
+  const Ref<Storage> nothing_;  // no bytes: what k and v of a view belong to
+  std::vector<Sequence> sequences_;
+};
+
+}  // namespace na

@@ -1,0 +1,222 @@
+import type { DType } from './dtype';
+import { dtypeIndex } from './dtype';
+import { AttentionError } from './errors';
+import { type NativeCache, native } from './native';
+import { boolean, finite, integer, integers, isObject, oneOf, options, show } from './options';
+import { optionalStream, type Stream } from './stream';
+import { type Device, type Tensor, tensorHandle } from './tensor';
+
+/** Rotary position embedding (Su et al. 2021), as a {@link KvCache} applies it. */
+export interface RopeOptions {
+  /** Base of the angles: columns j of a pair turn by position · theta^(-2j / dim). Default 10000. */
+  theta?: number;
+  /** How many columns of a head are rotated, an even number; the further ones stay as they are. Default: headDim. */
+  dim?: number;
+  /** Pairs are columns 2j and 2j + 1; otherwise j and j + dim / 2, as in LLaMA and GPT-NeoX. Default false. */
+  interleaved?: boolean;
+}
+
+/** Options of {@link KvCache}. */
+export interface KvCacheOptions {
+  /** Sequences, 1 to 1024. */
+  batch: number;
+  kvHeads: number;
+  headDim: number;
+  /** headDim of the values; default headDim. */
+  valueDim?: number;
+  /** Tokens in a page of memory; default 64. */
+  pageSize?: number;
+  /** The most tokens of a sequence. */
+  capacity: number;
+  /** How keys and values are stored; default 'float32'. Appended tensors and queries have the same type. */
+  dtype?: 'float32' | 'float16' | 'bfloat16';
+  /** 'cpu' unless given; CUDA is not supported yet. */
+  device?: Device;
+  /** Rotates keys when they are appended, and the queries of {@link attention}, by their positions. Default: not. */
+  rope?: RopeOptions;
+}
+
+/** The addon's cache behind a KvCache, or undefined for anything else; ERR_DISPOSED after dispose. */
+export let cacheHandle: (value: unknown) => NativeCache | undefined;
+
+/**
+ * Keys and values of a batch of sequences, to which tokens are appended: for decoding token by token and for prefill in
+ * chunks, by `attention(q, cache, options)`.
+ *
+ * Memory is taken in pages of `pageSize` tokens as sequences grow, and is reused when they are truncated. A fork shares
+ * its pages with the cache it was made from until one of them writes to a page, which is then copied. Calls return at
+ * once: lengths count what was appended, whether or not its data has been written yet; whatever reads the cache waits
+ * for that. The memory of a cache and its forks is one whole to streams: appending to one fork waits for work that
+ * reads another.
+ */
+export class KvCache {
+  static {
+    cacheHandle = (value) => (isObject(value) && #handle in value ? value.#use() : undefined);
+  }
+
+  readonly batch: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly valueDim: number;
+  readonly pageSize: number;
+  readonly capacity: number;
+  readonly dtype: 'float32' | 'float16' | 'bfloat16';
+  readonly device: Device;
+  #handle: NativeCache | undefined;
+
+  /**
+   * An empty cache.
+   *
+   * @throws AttentionError ERR_OPTION for a size out of range, ERR_DEVICE for a device that is not there.
+   */
+  constructor(opts: KvCacheOptions) {
+    if (opts instanceof Forked) {
+      const { of, handle } = opts;
+      this.batch = of.batch;
+      this.kvHeads = of.kvHeads;
+      this.headDim = of.headDim;
+      this.valueDim = of.valueDim;
+      this.pageSize = of.pageSize;
+      this.capacity = of.capacity;
+      this.dtype = of.dtype;
+      this.device = of.device;
+      this.#handle = handle;
+      return;
+    }
+    const names = [
+      'batch',
+      'kvHeads',
+      'headDim',
+      'valueDim',
+      'pageSize',
+      'capacity',
+      'dtype',
+      'device',
+      'rope',
+    ] as const;
+    const given = options('KvCache', opts, names);
+    const size = (name: 'batch' | 'kvHeads' | 'headDim' | 'valueDim' | 'pageSize' | 'capacity', fallback?: number) =>
+      integer('KvCache', name, given[name] ?? fallback, 1);
+    this.batch = size('batch');
+    this.kvHeads = size('kvHeads');
+    this.headDim = size('headDim');
+    this.valueDim = size('valueDim', this.headDim);
+    this.pageSize = size('pageSize', 64);
+    this.capacity = size('capacity');
+    this.dtype = oneOf('KvCache', 'dtype', given.dtype ?? 'float32', ['float32', 'float16', 'bfloat16']);
+    const device = given.device ?? 'cpu';
+    if (typeof device !== 'string') {
+      throw new AttentionError('ERR_DEVICE', `KvCache: device is ${show(device)}; use 'cpu', 'cuda' or 'cuda:N'`);
+    }
+    this.device = native.resolveDevice(device) as Device;
+    const rope = given.rope === undefined ? undefined : options('KvCache: rope', given.rope, ROPE);
+    this.#handle = native.kvCacheCreate({
+      batch: this.batch,
+      kvHeads: this.kvHeads,
+      headDim: this.headDim,
+      valueDim: this.valueDim,
+      pageSize: this.pageSize,
+      capacity: this.capacity,
+      dtype: dtypeIndex(this.dtype as DType),
+      device: this.device,
+      ...rotary(rope, this.headDim),
+    });
+  }
+
+  #use(): NativeCache {
+    if (this.#handle) return this.#handle;
+    throw new AttentionError(
+      'ERR_DISPOSED',
+      `this KvCache of ${this.batch} x ${this.kvHeads} heads x ${this.headDim} was disposed of; make a new one`,
+    );
+  }
+
+  /** Tokens of the longest sequence. */
+  get length(): number {
+    return Math.max(...this.lengths);
+  }
+
+  /** Tokens of each sequence. */
+  get lengths(): number[] {
+    return native.kvCacheLengths(this.#use());
+  }
+
+  /** Bytes of the pages that this cache and its forks hold together, in use or kept for reuse. */
+  get bytes(): number {
+    return native.kvCacheBytes(this.#use());
+  }
+
+  /**
+   * Appends the tokens of k `[batch, n, kvHeads, headDim]` and v `[batch, n, kvHeads, valueDim]`, tensors of the
+   * cache's type and device, to the sequences.
+   *
+   * @param opts.lengths how many of the n tokens, the first ones, each sequence gets; all unless given.
+   * @param opts.stream the stream to enqueue on; the default stream of the device unless given.
+   * @throws AttentionError before anything is written; ERR_OUT_OF_MEMORY when a sequence would exceed `capacity`, or
+   * when there is no memory for its pages: the cache is then as it was.
+   */
+  append(k: Tensor, v: Tensor, opts?: { lengths?: readonly number[]; stream?: Stream }): void {
+    const handle = this.#use();
+    const given = options('append', opts, ['lengths', 'stream']);
+    const lengths =
+      given.lengths === undefined ? undefined : integers('append', 'lengths', given.lengths, 0, 'ERR_OPTION');
+    native.kvCacheAppend(handle, tensorHandle(k, 'k'), tensorHandle(v, 'v'), lengths, optionalStream(given.stream));
+  }
+
+  /**
+   * Forgets all tokens from position n on: of every sequence that is longer or, with a list, of each its own. Work that
+   * was enqueued before still sees them.
+   */
+  truncate(n: number | readonly number[]): void {
+    const handle = this.#use();
+    const lengths = Array.isArray(n)
+      ? integers('truncate', 'n', n, 0, 'ERR_OPTION')
+      : this.lengths.map((length) => Math.min(length, integer('truncate', 'n', n, 0)));
+    native.kvCacheTruncate(handle, lengths);
+  }
+
+  /** A cache with the same tokens. Pages are shared, and copied when one of the two writes to them. */
+  fork(): KvCache {
+    return new KvCache(new Forked(this, native.kvCacheFork(this.#use())) as unknown as KvCacheOptions);
+  }
+
+  /** Whether this cache was disposed of. */
+  get disposed(): boolean {
+    return this.#handle === undefined;
+  }
+
+  /** Lets go of the pages, which are freed once no fork and no queued work uses them. Idempotent. */
+  dispose(): void {
+    if (this.#handle) native.kvCacheDispose(this.#handle);
+    this.#handle = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+const ROPE = ['theta', 'dim', 'interleaved'] as const;
+
+/** What fork() hands to the constructor. */
+class Forked {
+  constructor(
+    readonly of: KvCache,
+    readonly handle: NativeCache,
+  ) {}
+}
+
+function rotary(rope: { [name in (typeof ROPE)[number]]?: unknown } | undefined, headDim: number) {
+  if (!rope) return { theta: 0, columns: 0, interleaved: false };
+  const call = 'KvCache: rope';
+  const theta = finite(call, 'theta', rope.theta ?? 10000);
+  if (theta <= 0) throw new AttentionError('ERR_OPTION', `${call}: theta is ${theta}; it must be above 0`);
+  const columns = integer(call, 'dim', rope.dim ?? headDim, 2);
+  if (columns > headDim || columns % 2 !== 0) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: dim is ${columns}; it must be an even number of at most headDim, ${headDim}`,
+    );
+  }
+  return { theta, columns, interleaved: boolean(call, 'interleaved', rope.interleaved ?? false) };
+}

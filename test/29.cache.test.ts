@@ -1,0 +1,502 @@
+// KvCache: a model of plain arrays beside it, under random appends, truncations, forks and attention.
+import fc from 'fast-check';
+import {
+  type AttentionError,
+  attention,
+  causal,
+  KvCache,
+  keyBias,
+  memoryStats,
+  neighborhood,
+  Stream,
+  Tensor,
+  window,
+} from 'node-attention';
+import { describe, expect, it } from 'vitest';
+import { expectResult, tensorOf } from './support/library';
+import { count, decode, type Float, normal, round, uniform, type Values } from './support/numbers';
+import type { MaskSpec, Problem } from './support/oracle';
+import { expected } from './support/tolerance';
+
+const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
+
+/** Rows [from, to) along an axis of a token tensor of one batch entry. */
+function rows({ shape, data }: Values, batch: number, from: number, to: number): Values {
+  const row = count(shape.slice(2));
+  const start = (batch * shape[1]! + from) * row;
+  return { shape: [1, to - from, ...shape.slice(2)], data: data.slice(start, start + (to - from) * row) };
+}
+
+function join(a: Values, b: Values): Values {
+  const data = new Float64Array(a.data.length + b.data.length);
+  data.set(a.data);
+  data.set(b.data, a.data.length);
+  return { shape: [1, a.shape[1]! + b.shape[1]!, ...a.shape.slice(2)], data };
+}
+
+/** A cache and what it must hold: keys and values of each sequence. */
+interface Twin {
+  cache: KvCache;
+  sequences: { k: Values; v: Values }[];
+}
+
+const code = (run: () => unknown): string => {
+  try {
+    run();
+  } catch (error) {
+    return (error as AttentionError).code;
+  }
+  return 'none';
+};
+
+interface Sizes {
+  batch: number;
+  kvHeads: number;
+  group: number;
+  headDim: number;
+  valueDim: number;
+  pageSize: number;
+  dtype: Float;
+}
+
+function emptyTwin({ batch, kvHeads, headDim, valueDim, pageSize, dtype }: Sizes, capacity: number): Twin {
+  const none = (columns: number): Values => ({ shape: [1, 0, kvHeads, columns], data: new Float64Array(0) });
+  return {
+    cache: new KvCache({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype }),
+    sequences: Array.from({ length: batch }, () => ({ k: none(headDim), v: none(valueDim) })),
+  };
+}
+
+/** Appends random tokens; those that a sequence does not get are NaN. */
+function append(twin: Twin, sizes: Sizes, lengths: number[], random: () => number, stream?: Stream): void {
+  const { batch, kvHeads, headDim, valueDim, dtype } = sizes;
+  const n = Math.max(...lengths);
+  const make = (columns: number) => {
+    const values = normal(random, dtype, [batch, n, kvHeads, columns]);
+    const row = kvHeads * columns;
+    lengths.forEach((length, b) => {
+      values.data.fill(Number.NaN, (b * n + length) * row, (b + 1) * n * row);
+    });
+    return values;
+  };
+  const [k, v] = [make(headDim), make(valueDim)];
+  const tensors = [tensorOf(k, dtype), tensorOf(v, dtype)] as const;
+  twin.cache.append(...tensors, { lengths, stream });
+  for (const tensor of tensors) tensor.dispose();
+  twin.sequences = twin.sequences.map((old, b) => ({
+    k: join(old.k, rows(k, b, 0, lengths[b]!)),
+    v: join(old.v, rows(v, b, 0, lengths[b]!)),
+  }));
+}
+
+function truncate(twin: Twin, lengths: number[]): void {
+  twin.cache.truncate(lengths);
+  twin.sequences = twin.sequences.map(({ k, v }, b) => ({
+    k: rows(k, 0, 0, lengths[b]!),
+    v: rows(v, 0, 0, lengths[b]!),
+  }));
+}
+
+async function compare(
+  twin: Twin,
+  sizes: Sizes,
+  queries: number,
+  masks: MaskSpec[],
+  random: () => number,
+  stream?: Stream,
+): Promise<void> {
+  const { batch, kvHeads, group, headDim, dtype } = sizes;
+  const q = normal(random, dtype, [batch, queries, kvHeads * group, headDim]);
+  const tensor = tensorOf(q, dtype);
+  const mask = masks.map((m) => window(m as { left: number; right: number }));
+  const { out, lse } = attention(tensor, twin.cache, { mask, stream });
+  const sequences = twin.sequences; // as they are now, whatever comes before the result
+  const got = { out: decode(dtype, await out.read()), lse: decode('float32', await lse.read()) };
+  for (let b = 0; b < batch; b++) {
+    const problem: Problem = { q: rows(q, b, 0, queries), ...sequences[b]!, masks };
+    const part = (all: Float64Array) => all.slice((all.length / batch) * b, (all.length / batch) * (b + 1));
+    expectResult({ out: part(got.out), lse: part(got.lse) }, expected(problem, dtype));
+  }
+  for (const used of [tensor, out, lse]) used.dispose();
+}
+
+const sizesOf = fc.record({
+  batch: fc.integer({ min: 1, max: 3 }),
+  kvHeads: fc.integer({ min: 1, max: 3 }),
+  group: fc.integer({ min: 1, max: 3 }),
+  headDim: fc.integer({ min: 1, max: 40 }),
+  valueDim: fc.integer({ min: 1, max: 40 }),
+  pageSize: fc.constantFrom(1, 3, 8, 16, 64),
+  dtype: fc.constantFrom(...FLOATS),
+});
+
+const MASKS: MaskSpec[][] = [[], [{ left: -1, right: 0 }], [{ left: 9, right: 0 }], [{ left: 20, right: 3 }]];
+const CAPACITY = 90;
+
+describe('KvCache', () => {
+  it('holds what a plain array would, whatever is appended, truncated and forked', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        sizesOf,
+        fc.integer(),
+        fc.array(
+          fc.tuple(fc.constantFrom('append', 'append', 'token', 'truncate', 'fork', 'attend', 'drop'), fc.nat()),
+          {
+            minLength: 4,
+            maxLength: 24,
+          },
+        ),
+        async (sizes, seed, steps) => {
+          const random = uniform(seed);
+          const streams = [undefined, new Stream(), new Stream()];
+          let twins = [emptyTwin(sizes, CAPACITY)];
+          for (const [step, pick] of steps) {
+            const twin = twins[pick % twins.length]!;
+            const stream = streams[pick % streams.length];
+            const lengths = twin.sequences.map(({ k }) => k.shape[1]!);
+            expect(twin.cache.lengths).toEqual(lengths);
+            expect(twin.cache.length).toBe(Math.max(...lengths));
+            const upTo = (most: number) => Math.floor(random() * (most + 1));
+            if (step === 'append') {
+              append(
+                twin,
+                sizes,
+                lengths.map((length) => upTo(Math.min(30, CAPACITY - length))),
+                random,
+                stream,
+              );
+            } else if (step === 'token') {
+              append(
+                twin,
+                sizes,
+                lengths.map((length) => Math.min(1, CAPACITY - length)),
+                random,
+                stream,
+              );
+            } else if (step === 'truncate') {
+              truncate(twin, lengths.map(upTo));
+            } else if (step === 'fork' && twins.length < 4) {
+              twins.push({ cache: twin.cache.fork(), sequences: twin.sequences });
+            } else if (step === 'drop' && twins.length > 1) {
+              twin.cache.dispose();
+              twins = twins.filter((other) => other !== twin);
+            } else {
+              await compare(twin, sizes, 1 + upTo(4), MASKS[pick % MASKS.length]!, random, stream);
+            }
+          }
+          for (const twin of twins) {
+            await compare(twin, sizes, 2, [], random);
+            twin.cache.dispose();
+          }
+          for (const stream of streams) stream?.dispose();
+        },
+      ),
+      { numRuns: 60, seed: 29 },
+    );
+  });
+
+  it.each(FLOATS)('%s: prefill in chunks, then tokens one by one, equals attention over all', async (dtype) => {
+    const sizes: Sizes = { batch: 2, kvHeads: 2, group: 4, headDim: 64, valueDim: 48, pageSize: 32, dtype };
+    const random = uniform(7);
+    const twin = emptyTwin(sizes, 600);
+    for (const n of [90, 71, 32, 1, 1, 1]) {
+      append(twin, sizes, [n, n], random);
+      await compare(twin, sizes, n, [{ left: -1, right: 0 }], random);
+    }
+    twin.cache.dispose();
+  });
+
+  it('is empty at first, and gives the empty result', async () => {
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 4, capacity: 8 });
+    expect([cache.length, cache.lengths, cache.bytes]).toEqual([0, [0], 0]);
+    const { out, lse } = attention(Tensor.zeros([1, 3, 2, 4]), cache);
+    expect([...(await out.read())]).toEqual(new Array(24).fill(0));
+    expect([...(await lse.read())]).toEqual(new Array(6).fill(-Infinity));
+  });
+
+  it('ignores what truncated tokens and the rest of a page hold', async () => {
+    const sizes: Sizes = { batch: 1, kvHeads: 1, group: 1, headDim: 16, valueDim: 16, pageSize: 16, dtype: 'float32' };
+    const random = uniform(3);
+    const twin = emptyTwin(sizes, 64);
+    append(twin, sizes, [5], random);
+    const poison = Tensor.from(new Float32Array(40 * 16).fill(Number.NaN), [1, 40, 1, 16]);
+    twin.cache.append(poison, poison);
+    twin.cache.truncate(5);
+    await compare(twin, sizes, 3, [], random);
+    append(twin, sizes, [2], random);
+    await compare(twin, sizes, 1, [], random);
+  });
+
+  it('a fork shares memory until it is written to', async () => {
+    const sizes: Sizes = { batch: 1, kvHeads: 2, group: 1, headDim: 8, valueDim: 8, pageSize: 64, dtype: 'float32' };
+    const page = 2 * 64 * 8 * 4 * 2;
+    const random = uniform(5);
+    const twin = emptyTwin(sizes, 1 << 20);
+    append(twin, sizes, [64 * 200 + 10], random);
+    const { bytes } = twin.cache;
+    expect(bytes).toBeGreaterThanOrEqual(201 * page);
+    const before = memoryStats('cpu').bytes;
+    const forks = Array.from({ length: 50 }, () => ({ ...twin, cache: twin.cache.fork() }));
+    expect(twin.cache.bytes).toBe(bytes);
+    expect(memoryStats('cpu').bytes).toBe(before);
+    for (const fork of forks) append(fork, sizes, [1], random); // one page each, which all of them shared
+    expect(twin.cache.bytes).toBeLessThanOrEqual(Math.max(1.3 * (bytes + 50 * page), bytes + 2 ** 20));
+    await compare(twin, sizes, 1, [], random);
+    await compare(forks[49]!, sizes, 1, [], random);
+    for (const { cache } of [twin, ...forks]) cache.dispose();
+  });
+
+  it('reuses pages, and gives memory back', async () => {
+    const [before, alive] = [memoryStats('cpu').bytes, memoryStats('cpu').live];
+    const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 4096 });
+    const tokens = Tensor.zeros([1, 3000, 1, 64]);
+    cache.append(tokens, tokens);
+    const { bytes } = cache;
+    for (let i = 0; i < 50; i++) {
+      cache.truncate(0);
+      cache.append(tokens, tokens);
+    }
+    expect(cache.bytes).toBe(bytes);
+    cache.dispose();
+    tokens.dispose();
+    const stream = new Stream();
+    await stream.synchronize();
+    await attention(Tensor.zeros([1, 1, 1, 1]), Tensor.zeros([1, 1, 1, 1]), Tensor.zeros([1, 1, 1, 1])).lse.read();
+    expect(memoryStats('cpu').bytes).toBeLessThan(before + 4096);
+    expect(memoryStats('cpu').live).toBeLessThan(alive + 8);
+  });
+
+  it('takes views, and copies them at the time of the stream', async () => {
+    const sizes: Sizes = { batch: 2, kvHeads: 3, group: 1, headDim: 8, valueDim: 8, pageSize: 4, dtype: 'float32' };
+    const random = uniform(11);
+    const values = normal(random, 'float32', [3, 2, 20, 8]); // [heads, batch, tokens, columns]
+    const view = tensorOf(values).permute(1, 2, 0, 3);
+    const twin = emptyTwin(sizes, 64);
+    twin.cache.append(view, view);
+    const dense = decode('float32', await view.read());
+    const all = { shape: [2, 20, 3, 8], data: dense };
+    twin.sequences = [0, 1].map((b) => ({ k: rows(all, b, 0, 20), v: rows(all, b, 0, 20) }));
+    await compare(twin, sizes, 2, [], random);
+  });
+
+  it('takes biases, sinks, softcap, extra keys and a tensor for the result', async () => {
+    const random = uniform(13);
+    const [q, k, v] = [
+      [1, 2, 4, 16],
+      [1, 30, 2, 16],
+      [1, 30, 2, 16],
+    ].map((shape) => normal(random, 'float32', shape));
+    const bias = normal(random, 'float32', [30]);
+    const sinks = normal(random, 'float32', [4]);
+    const extra = normal(random, 'float32', [1, 3, 2, 16]);
+    const problem: Problem = { q: q!, k: k!, v: v!, keyBias: bias, sinks, softcap: 3, extra: { k: extra, v: extra } };
+    using cache = new KvCache({ batch: 1, kvHeads: 2, headDim: 16, capacity: 30, pageSize: 7 });
+    cache.append(tensorOf(k!), tensorOf(v!));
+    const given = Tensor.empty([1, 2, 4, 16], { dtype: 'float32' });
+    const { out, lse } = attention(tensorOf(q!), cache, {
+      bias: keyBias(tensorOf(bias)),
+      sinks: tensorOf(sinks),
+      softcap: 3,
+      extra: { k: tensorOf(extra), v: tensorOf(extra) },
+      out: given,
+    });
+    expect(out).toBe(given);
+    const got = { out: decode('float32', await out.read()), lse: decode('float32', await lse.read()) };
+    expectResult(got, expected(problem, 'float32'));
+  });
+
+  it('outlives dispose while work reads it', async () => {
+    const sizes: Sizes = { batch: 1, kvHeads: 4, group: 2, headDim: 64, valueDim: 64, pageSize: 16, dtype: 'float32' };
+    const random = uniform(17);
+    const twin = emptyTwin(sizes, 4096);
+    append(twin, sizes, [1024], random);
+    const done = compare(twin, sizes, 64, [], random);
+    twin.cache.dispose();
+    twin.cache.dispose();
+    expect(twin.cache.disposed).toBe(true);
+    await done;
+    const q = Tensor.zeros([1, 1, 4, 64]);
+    for (const use of [() => attention(q, twin.cache), () => twin.cache.append(q, q), () => twin.cache.length]) {
+      expect(code(use)).toBe('ERR_DISPOSED');
+    }
+  });
+});
+
+describe('rotary embedding', () => {
+  /** From the definition, in float64. */
+  function rotate({ shape, data }: Values, first: number[], theta: number, dim: number, interleaved: boolean): Values {
+    const [, tokens, heads, columns] = shape as [number, number, number, number];
+    const result = data.slice();
+    for (let row = 0; row < data.length / columns; row++) {
+      const token = Math.floor(row / heads) % tokens;
+      const position = first[Math.floor(row / heads / tokens)]! + token;
+      for (let j = 0; j < dim / 2; j++) {
+        const [a, b] = interleaved ? [2 * j, 2 * j + 1] : [j, j + dim / 2];
+        const [x, y] = [data[row * columns + a]!, data[row * columns + b]!];
+        const angle = position * theta ** ((-2 * j) / dim);
+        result[row * columns + a] = x * Math.cos(angle) - y * Math.sin(angle);
+        result[row * columns + b] = x * Math.sin(angle) + y * Math.cos(angle);
+      }
+    }
+    return { shape, data: result };
+  }
+
+  it.each([
+    { dtype: 'float32', rope: {}, theta: 10000, dim: 16, interleaved: false },
+    { dtype: 'float32', rope: { theta: 5e5, interleaved: true }, theta: 5e5, dim: 16, interleaved: true },
+    { dtype: 'bfloat16', rope: { dim: 6 }, theta: 10000, dim: 6, interleaved: false },
+    { dtype: 'float16', rope: { dim: 2, interleaved: true }, theta: 10000, dim: 2, interleaved: true },
+  ] as const)('$dtype $rope', async ({ dtype, rope, theta, dim, interleaved }) => {
+    const random = uniform(19);
+    using cache = new KvCache({ batch: 2, kvHeads: 2, headDim: 16, capacity: 64, pageSize: 5, dtype, rope });
+    const rounded = (values: Values) => ({ ...values, data: values.data.map((x) => round(dtype, x)) });
+    const held: { k: Values; v: Values }[] = [];
+    const chunks = [
+      [7, 3],
+      [4, 9],
+      [1, 1],
+    ];
+    const begun = [0, 0];
+    for (const lengths of chunks) {
+      const n = Math.max(...lengths);
+      const [k, v] = [0, 1].map(() => normal(random, dtype, [2, n, 2, 16])) as [Values, Values];
+      cache.append(tensorOf(k, dtype), tensorOf(v, dtype), { lengths });
+      const turned = rounded(rotate(k, begun, theta, dim, interleaved));
+      for (const b of [0, 1]) {
+        const part = { k: rows(turned, b, 0, lengths[b]!), v: rows(v, b, 0, lengths[b]!) };
+        held[b] = held[b] ? { k: join(held[b].k, part.k), v: join(held[b].v, part.v) } : part;
+        begun[b]! += lengths[b]!;
+      }
+    }
+    const q = normal(random, dtype, [2, 3, 4, 16]);
+    const turned = rounded(
+      rotate(
+        q,
+        begun.map((length) => length - 3),
+        theta,
+        dim,
+        interleaved,
+      ),
+    );
+    const { out, lse } = attention(tensorOf(q, dtype), cache, { mask: causal() });
+    const got = { out: decode(dtype, await out.read()), lse: decode('float32', await lse.read()) };
+    for (const b of [0, 1]) {
+      const problem: Problem = { q: rows(turned, b, 0, 3), ...held[b]!, masks: [{ left: -1, right: 0 }] };
+      const part = (all: Float64Array) => all.slice((all.length / 2) * b, (all.length / 2) * (b + 1));
+      const want = expected(problem, dtype);
+      // A rotated element may be rounded the other way than here, which scores see twice.
+      const once = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype] * 2 * 16 * 9;
+      want.tolerance.lse += once;
+      want.tolerance.out += once * 4;
+      expectResult({ out: part(got.out), lse: part(got.lse) }, want);
+    }
+  });
+
+  it('turns far positions as exactly as near ones', async () => {
+    const before = (1 << 20) - 2;
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 2, capacity: 1 << 20, pageSize: 4096, rope: {} });
+    const filler = Tensor.zeros([1, before, 1, 2]);
+    cache.append(filler, filler);
+    const [one, two] = [1, 2].map((n) => Tensor.from(Float32Array.from([1, 0, 1, 0].slice(0, 2 * n)), [1, n, 1, 2]));
+    cache.append(two!, two!);
+    // One radian a position: the products are cos 1 and cos 0.
+    const { lse } = attention(one!, cache, { mask: window({ left: 1, right: 0 }), scale: 1 });
+    expect((await lse.read())[0]).toBeCloseTo(Math.log(Math.exp(Math.cos(1)) + Math.E), 5);
+  });
+});
+
+describe('errors of KvCache', () => {
+  const sound = { batch: 2, kvHeads: 2, headDim: 8, capacity: 10, pageSize: 4 };
+  const tokens = (n: number, shape = [2, n, 2, 8]) => Tensor.zeros(shape);
+
+  it.each([
+    [{ batch: 0 }, 'ERR_OPTION', 'batch is 0'],
+    [{ batch: 1025 }, 'ERR_OPTION', 'batch is 1025'],
+    [{ kvHeads: 1.5 }, 'ERR_OPTION', 'kvHeads is 1.5'],
+    [{ headDim: 513 }, 'ERR_OPTION', 'headDim is 513'],
+    [{ valueDim: -1 }, 'ERR_OPTION', 'valueDim is -1'],
+    [{ pageSize: 0 }, 'ERR_OPTION', 'pageSize is 0'],
+    [{ capacity: 2 ** 31 }, 'ERR_OPTION', 'capacity is 2147483648'],
+    [{ capacity: undefined }, 'ERR_OPTION', 'capacity is undefined'],
+    [{ dtype: 'int32' }, 'ERR_OPTION', "dtype is 'int32'"],
+    [{ device: 'cuda:99' }, 'ERR_DEVICE', 'cuda:99'],
+    [{ device: 7 }, 'ERR_DEVICE', 'device is 7'],
+    [{ rope: { theta: 0 } }, 'ERR_OPTION', 'theta is 0'],
+    [{ rope: { dim: 7 } }, 'ERR_OPTION', 'dim is 7'],
+    [{ rope: { dim: 10 } }, 'ERR_OPTION', 'dim is 10'],
+    [{ rope: { base: 1 } }, 'ERR_OPTION', "option 'base'"],
+    [{ pagesize: 3 }, 'ERR_OPTION', "did you mean 'pageSize'?"],
+  ])('%o', (change, wanted, text) => {
+    const make = () => new KvCache({ ...sound, ...change } as never);
+    expect(make).toThrow(text);
+    expect(code(make)).toBe(wanted);
+  });
+
+  it('refuses appends that do not fit, and stays as it was', async () => {
+    const cache = new KvCache(sound);
+    const k = tokens(4);
+    const half = Tensor.zeros([2, 4, 2, 8], { dtype: 'float16' });
+    cache.append(k, k);
+    const refused: [string, () => void][] = [
+      ['ERR_SHAPE', () => cache.append(tokens(4, [1, 4, 2, 8]), k)],
+      ['ERR_SHAPE', () => cache.append(tokens(4, [2, 4, 1, 8]), k)],
+      ['ERR_SHAPE', () => cache.append(tokens(4, [2, 4, 2, 7]), k)],
+      ['ERR_SHAPE', () => cache.append(tokens(4, [2, 4, 16]), k)],
+      ['ERR_SHAPE', () => cache.append(k, tokens(3))],
+      ['ERR_SHAPE', () => cache.append(tokens(4, [2, 4, 8, 2]).permute(0, 1, 3, 2), k)],
+      ['ERR_DTYPE', () => cache.append(half, k)],
+      ['ERR_OPTION', () => cache.append(k, k, { lengths: [1] })],
+      ['ERR_OPTION', () => cache.append(k, k, { lengths: [1, 5] })],
+      ['ERR_OPTION', () => cache.append(k, k, { lengths: [1, -1] })],
+      ['ERR_OPTION', () => cache.append(k, 3 as never)],
+      ['ERR_OUT_OF_MEMORY', () => cache.append(tokens(7), tokens(7))],
+      ['ERR_OUT_OF_MEMORY', () => cache.append(tokens(7), tokens(7), { lengths: [0, 7] })],
+      ['ERR_OPTION', () => cache.truncate([1])],
+      ['ERR_OPTION', () => cache.truncate([1, 5])],
+      ['ERR_OPTION', () => cache.truncate(-1)],
+    ];
+    for (const [wanted, run] of refused) expect([wanted, code(run)]).toEqual([wanted, wanted]);
+    expect(cache.lengths).toEqual([4, 4]);
+    cache.append(tokens(6), tokens(6), { lengths: [6, 2] });
+    expect(cache.lengths).toEqual([10, 6]);
+    cache.truncate(8);
+    expect(cache.lengths).toEqual([8, 6]);
+    cache.dispose();
+  });
+
+  it('stays as it was when there is no memory', () => {
+    const cache = new KvCache({ batch: 1024, kvHeads: 65536, headDim: 512, capacity: 2 ** 30, pageSize: 2 ** 20 });
+    const wide = Tensor.zeros([1, 1, 1, 512]);
+    expect(code(() => cache.append(wide, wide))).toBe('ERR_SHAPE');
+    const large = new KvCache({ batch: 1, kvHeads: 1, headDim: 512, capacity: 2 ** 30, pageSize: 2 ** 20, rope: {} });
+    const huge = new KvCache({ batch: 1, kvHeads: 65536, headDim: 512, capacity: 2 ** 30, pageSize: 2 ** 20 });
+    large.append(wide, wide);
+    expect(large.length).toBe(1);
+    const row = Tensor.zeros([1, 1, 65536, 512]);
+    expect(code(() => huge.append(row, row))).toBe('ERR_OUT_OF_MEMORY'); // a page of 256 TiB
+    expect([huge.length, huge.bytes]).toEqual([0, 0]);
+    for (const made of [cache, large, huge, row]) made.dispose();
+  });
+
+  it('refuses calls of attention that a cache cannot serve', async () => {
+    using cache = new KvCache(sound);
+    cache.append(tokens(4), tokens(4));
+    const q = Tensor.zeros([2, 1, 4, 8]);
+    const offsets = Tensor.from(Int32Array.of(0, 1), [2]);
+    using stream = new Stream();
+    const refused: [string, () => unknown][] = [
+      ['ERR_SHAPE', () => attention(Tensor.zeros([2, 1, 1, 4, 8]), cache)],
+      ['ERR_SHAPE', () => attention(Tensor.zeros([1, 1, 4, 8]), cache)],
+      ['ERR_SHAPE', () => attention(Tensor.zeros([2, 1, 3, 8]), cache)],
+      ['ERR_SHAPE', () => attention(Tensor.zeros([2, 1, 4, 9]), cache)],
+      ['ERR_DTYPE', () => attention(q.to('bfloat16'), cache)],
+      ['ERR_OPTION', () => attention(q, cache, { mask: neighborhood({ window: 1 }) })],
+      ['ERR_OPTION', () => attention(q, cache, { cuSeqlens: { q: offsets, k: offsets } } as never)],
+      ['ERR_OPTION', () => attention(q, cache, { masks: causal() } as never)],
+      ['ERR_OPTION', () => stream.capture(() => void attention(q, cache, { stream }))],
+      ['ERR_OPTION', () => stream.capture(() => cache.append(tokens(1), tokens(1), { stream }))],
+    ];
+    for (const [wanted, run] of refused) expect([wanted, code(run)]).toEqual([wanted, wanted]);
+    expect(cache.lengths).toEqual([4, 4]);
+  });
+});
