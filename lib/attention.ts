@@ -58,6 +58,16 @@ function result(made: NativeResult, out: unknown): AttentionResult {
 }
 
 /**
+ * Attention of q `[batch, n, heads, headDim]` over the tokens of a {@link KvCache}, for decoding and for prefill in
+ * chunks. Query i of a sequence stands at position i + length - n, so that the queries of the last n tokens that were
+ * appended stand where these do. No mask unless given: a chunk of a prefill needs `causal()`. A cache with `rope`
+ * rotates the queries by their positions. Biases see the longest sequence as Lk.
+ *
+ * @throws AttentionError before anything is enqueued; ERR_OPTION for `cuSeqlens`, for neighborhood masks, and inside
+ * `capture`.
+ */
+export function attention(q: Tensor, cache: KvCache, opts?: Omit<AttentionOptions, 'cuSeqlens'>): AttentionResult;
+/**
  * Scaled dot-product attention: out = softmax(mask(softcap(scale · q kᵀ) + bias)) v, one pass, without a score matrix.
  *
  * q is `[batch, tokens…, heads, headDim]`, k and v are `[batch, tokens…, kvHeads, headDim]` with one to three token
@@ -68,16 +78,6 @@ function result(made: NativeResult, out: unknown): AttentionResult {
  * @see Milakov and Gimelshein 2018 (online softmax); Dao 2023 (FlashAttention-2); Hassani et al. 2025 (GNA).
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, opts?: AttentionOptions): AttentionResult;
-/**
- * Attention of q `[batch, n, heads, headDim]` over the tokens of a {@link KvCache}, for decoding and for prefill in
- * chunks. Query i of a sequence stands at position i + length - n, so that the queries of the last n tokens that were
- * appended stand where these do. No mask unless given: a chunk of a prefill needs `causal()`. A cache with `rope`
- * rotates the queries by their positions. Biases see the longest sequence as Lk.
- *
- * @throws AttentionError before anything is enqueued; ERR_OPTION for `cuSeqlens`, for neighborhood masks, and inside
- * `capture`.
- */
-export function attention(q: Tensor, cache: KvCache, opts?: Omit<AttentionOptions, 'cuSeqlens'>): AttentionResult;
 export function attention(
   q: Tensor,
   keys: Tensor | KvCache,
@@ -85,6 +85,12 @@ export function attention(
   fourth?: AttentionOptions,
 ): AttentionResult {
   const cache = cacheHandle(keys);
+  if (cache && fourth !== undefined) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      'attention: with a KvCache the options come third: attention(q, cache, options)',
+    );
+  }
   const opts = cache ? third : fourth;
   const names = [
     'mask',

@@ -393,15 +393,18 @@ describe('rotary embedding', () => {
   });
 
   it('turns far positions as exactly as near ones', async () => {
-    const before = (1 << 20) - 2;
-    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 2, capacity: 1 << 20, pageSize: 4096, rope: {} });
-    const filler = Tensor.zeros([1, before, 1, 2]);
+    const far = 1_040_003;
+    const sizes = { batch: 1, kvHeads: 1, headDim: 4, capacity: far + 1, pageSize: 4096 };
+    using cache = new KvCache({ ...sizes, rope: { theta: 100 } });
+    const one = Tensor.from(Float32Array.of(0, 1, 0, 0), [1, 1, 1, 4]);
+    cache.append(one, one);
+    const filler = Tensor.zeros([1, far, 1, 4]);
     cache.append(filler, filler);
-    const [one, two] = [1, 2].map((n) => Tensor.from(Float32Array.from([1, 0, 1, 0].slice(0, 2 * n)), [1, n, 1, 2]));
-    cache.append(two!, two!);
-    // One radian a position: the products are cos 1 and cos 0.
-    const { lse } = attention(one!, cache, { mask: window({ left: 1, right: 0 }), scale: 1 });
-    expect((await lse.read())[0]).toBeCloseTo(Math.log(Math.exp(Math.cos(1)) + Math.E), 5);
+    // Columns 1 and 3 turn by 0.1 a position; the score of the first key is the cosine of the way, others are 0.
+    const cosine = Math.cos(far * 0.1);
+    const scale = 20 / cosine;
+    const { lse } = attention(one, cache, { scale });
+    expect((await lse.read())[0]).toBeCloseTo(Math.log(far + Math.exp(20)), 3);
   });
 });
 
@@ -493,6 +496,7 @@ describe('errors of KvCache', () => {
       ['ERR_OPTION', () => attention(q, cache, { mask: neighborhood({ window: 1 }) })],
       ['ERR_OPTION', () => attention(q, cache, { cuSeqlens: { q: offsets, k: offsets } } as never)],
       ['ERR_OPTION', () => attention(q, cache, { masks: causal() } as never)],
+      ['ERR_OPTION', () => attention(q, cache as never, undefined as never, { mask: causal() })],
       ['ERR_OPTION', () => stream.capture(() => void attention(q, cache, { stream }))],
       ['ERR_OPTION', () => stream.capture(() => cache.append(tokens(1), tokens(1), { stream }))],
     ];

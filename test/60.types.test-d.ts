@@ -12,6 +12,7 @@ import {
   type ErrorCode,
   type Event,
   type Graph,
+  KvCache,
   keyBias,
   type Mask,
   memoryStats,
@@ -114,6 +115,26 @@ describe('attention', () => {
     window({ left: 1 });
     // @ts-expect-error: a neighborhood has a window
     neighborhood({ stride: 1 });
+  });
+});
+
+describe('KvCache', () => {
+  it('takes the place of k and v', () => {
+    const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10, rope: { interleaved: true } });
+    expectTypeOf(attention(t, cache, { mask: causal() })).toExtend<{ out: Tensor; lse: Tensor }>();
+    expectTypeOf(cache.fork()).toEqualTypeOf<KvCache>();
+    expectTypeOf(cache.lengths).toEqualTypeOf<number[]>();
+    cache.append(t, t, { lengths: [1], stream: new Stream() });
+    cache.truncate(3);
+    cache.truncate([3]);
+    // @ts-expect-error: capacity must be given
+    new KvCache({ batch: 1, kvHeads: 1, headDim: 64 });
+    // @ts-expect-error: no such element type
+    new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10, dtype: 'int32' });
+    // @ts-expect-error: a cache has lengths of its own
+    attention(t, cache, { cuSeqlens: { q: t, k: t } });
+    // @ts-expect-error: lengths are counted, not set
+    cache.length = 3;
   });
 });
 

@@ -58,6 +58,7 @@ describe('README', () => {
       '## Simulating neighborhoods',
       '## Biases, sinks, extra keys',
       '## Ragged batches',
+      '## KV cache',
       '## Merging',
       '## Tensors',
       '## Streams, events, graphs',
