@@ -3,13 +3,14 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync, writeFileSync } from 'node:fs';
-import { availableParallelism, cpus, release, totalmem, type } from 'node:os';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { Presets, SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError } from 'commander';
+import { about } from './about';
 import { allCases, type Case, flopsOf, shareOf } from './cases';
-import { commit } from './commit';
 import { cuda } from './cuda/main';
+import { gna } from './gna/main';
 import type { Plan } from './measure';
 import { buildPeak, measurePeaks, type Peaks } from './peak';
 import { torchVersion } from './peers/torch';
@@ -53,6 +54,7 @@ program
   .action((options: Options) => cpu(options).catch((error: Error) => program.error(`error: ${error.message}`)));
 
 program.addCommand(cuda);
+program.addCommand(gna);
 program.parse();
 
 function threadCounts(text: string): number[] {
@@ -68,8 +70,8 @@ async function cpu({ json, quick, torch, threads, filter = '' }: Options): Promi
   if (cases.length === 0) throw new Error(`--filter: no case contains '${filter}'; --help lists them`);
   const file = json === undefined ? undefined : openSync(json, 'w'); // now, not after all the work
   const python = torch === true ? 'python3' : torch;
-  const about = describe(python && torchVersion(python));
-  console.log(`${about.cpu}, ${about.processors} processors; ${Object.entries(about.versions).flat().join(' ')}`);
+  const machine = about(python === undefined ? {} : { pytorch: torchVersion(python) });
+  console.log(`${machine.cpu}, ${machine.processors} processors; ${Object.entries(machine.versions).flat().join(' ')}`);
 
   buildPeak();
   const peaks: { [threads: number]: Peaks } = {};
@@ -102,31 +104,12 @@ async function cpu({ json, quick, torch, threads, filter = '' }: Options): Promi
   }
   console.log(`\n${NOTES}\n\nTargets\n${targets.map(verdictLine).join('\n')}`);
   if (file !== undefined) {
-    writeFileSync(file, `${JSON.stringify({ ...about, peaks, rows, targets }, null, 1)}\n`);
+    writeFileSync(file, `${JSON.stringify({ ...machine, peaks, rows, targets }, null, 1)}\n`);
     closeSync(file);
   }
   for (const line of wrong) console.error(line);
   if (failure !== undefined) console.error(failure);
   if (wrong.length > 0 || failure !== undefined) process.exitCode = 1;
-}
-
-function describe(torch: string | undefined) {
-  const version = (name: string): string => require(`${name}/package.json`).version;
-  return {
-    date: new Date().toISOString(),
-    command: ['npm run bench --', ...process.argv.slice(2)].join(' '),
-    commit: commit(),
-    cpu: cpus()[0]?.model ?? 'unknown',
-    processors: cpus().length,
-    memoryBytes: totalmem(),
-    system: `${type()} ${release()}`,
-    versions: {
-      node: process.version,
-      'node-attention': version('node-attention'),
-      'onnxruntime-node': version('onnxruntime-node'),
-      ...(torch === undefined ? {} : { pytorch: torch }),
-    },
-  };
 }
 
 /** Adds what was measured to `outcomes`. Returns why it ended early, if it did. The first ^C ends the measurement only. */

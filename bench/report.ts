@@ -46,7 +46,7 @@ export function rowOf(outcome: Outcome, peaks: Peaks): Row {
 
 export const optional = (format: (value: number) => string) => (value: number | undefined) =>
   value === undefined ? undefined : format(value);
-const ms = optional((value) => value.toPrecision(value < 1000 ? 3 : 4));
+export const ms = optional((value) => value.toPrecision(value < 1000 ? 3 : 4));
 export const factor = optional((value) => `${value.toFixed(2)}x`);
 export const percent = (digits: number) => optional((value) => `${(100 * value).toFixed(digits)} %`);
 

@@ -60,6 +60,7 @@ describe('README', () => {
       '## Ragged batches',
       '## KV cache',
       '## Merging',
+      '## Joint layers of text and image',
       '## Tensors',
       '## Streams, events, graphs',
       '## Errors',
