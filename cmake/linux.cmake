@@ -1,0 +1,25 @@
+# What all binaries for Linux have in common.
+include(CheckCXXSymbolExists)
+check_cxx_symbol_exists(__GLIBC__ cstdlib HAVE_GLIBC)
+set(OLD_SYMBOLS ${NODE_ATTENTION_ROOT}/csrc/linux/old_symbols.cc)
+
+# linux_binary(target exports): exports nothing but what the file of `exports` names, has no executable stack, and is never
+# unloaded: its threads may still run when the process lets go of it.
+function(linux_binary target exports)
+  target_link_options(${target} PRIVATE -Wl,-z,nodelete -Wl,-z,noexecstack -Wl,--version-script=${exports})
+  set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS ${exports})
+endfunction()
+
+# old_symbols(target): the binary runs on glibc 2.28 and newer, whatever it is built on.
+function(old_symbols target)
+  if(NOT HAVE_GLIBC OR NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|aarch64)$")
+    return()
+  endif()
+  file(STRINGS ${OLD_SYMBOLS} lines REGEX "^NA_(OLD|CALLS_OF)\\(")
+  foreach(line IN LISTS lines)
+    string(REGEX MATCH "\"([^\"]+)\"" ignored "${line}")
+    target_link_options(${target} PRIVATE -Wl,--wrap=${CMAKE_MATCH_1})
+  endforeach()
+  target_sources(${target} PRIVATE ${OLD_SYMBOLS})
+  target_link_options(${target} PRIVATE -Wl,--gc-sections)
+endfunction()
