@@ -1,7 +1,7 @@
-// Binaries built on a new Linux would run on no older one: the linker takes the newest version of each function of the C
-// and C++ libraries. Here are jumps to versions that glibc 2.28 and the libstdc++ of GCC 8 have, of the same behaviour.
-// cmake/linux.cmake makes the linker send calls through them (--wrap), those in object code of others too, and drop the
-// ones that nobody makes. scripts/elf.mjs says what is missing here.
+// Binaries built on a new Linux would run on no older one: the linker takes the newest version of each function of the
+// C and C++ libraries. Here are jumps to versions that glibc 2.28 and the libstdc++ of GCC 8 have, of the same
+// behaviour. cmake/linux.cmake makes the linker send calls through them (--wrap), those in object code of others too,
+// and drop the ones that nobody makes. scripts/elf.mjs says what is missing here.
 
 // clang-format off
 #if defined(__x86_64__)
