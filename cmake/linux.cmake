@@ -22,4 +22,8 @@ function(old_symbols target)
   endforeach()
   target_sources(${target} PRIVATE ${OLD_SYMBOLS})
   target_link_options(${target} PRIVATE -Wl,--gc-sections)
+  # Where these functions were before glibc 2.34, which has empty libraries of these names.
+  set(libraries libdl.so.2 libpthread.so.0 librt.so.1)
+  list(TRANSFORM libraries PREPEND -l:)
+  target_link_libraries(${target} PRIVATE -Wl,--push-state,--no-as-needed ${libraries} -Wl,--pop-state)
 endfunction()

@@ -43,7 +43,7 @@ export function findAddon(): AddonSearch {
   let file: string | undefined;
   let error: Error | undefined;
   try {
-    file = nodeGypBuild.resolve(folder);
+    file = path.resolve(nodeGypBuild.resolve(folder));
   } catch (caught) {
     error = caught as Error;
   }

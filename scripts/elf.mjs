@@ -14,6 +14,9 @@ export const kinds = {
   cuda: { exported: ['node_attention_backend'], most: 40 * MB },
 };
 
+/** They became part of libc.so.6 in glibc 2.34. */
+const libraries = ['libdl.so.2', 'libpthread.so.0', 'librt.so.1'];
+
 /** What is on every system with glibc where Node runs. */
 const everywhere = /^(lib(c|m|dl|rt|pthread)\.so\.\d+|libstdc\+\+\.so\.6|libgcc_s\.so\.1|ld-linux[-\w]*\.so\.\d+)$/;
 
@@ -82,6 +85,9 @@ export function refusals(file, kind) {
   }
   for (const library of found.needed) {
     if (!everywhere.test(library)) refused.push(`${name} needs ${library}, which not every system has`);
+  }
+  for (const library of libraries.filter((one) => !found.needed.includes(one))) {
+    refused.push(`${name} does not name ${library}, where its functions are before glibc 2.34`);
   }
   if (found.exported.join() !== exported.join()) {
     refused.push(`${name} exports ${found.exported.join(', ') || 'nothing'}, not ${exported.join(', ')}`);

@@ -77,7 +77,7 @@ function buildCuda() {
 /** prebuilds/linux-ARCH. Returns what it was compiled with. */
 async function prebuild(arch, { toolchain = '', prefix = '' } = {}) {
   const start = Date.now();
-  process.stdout.write(`building the addon for linux-${arch} ... `);
+  console.log(`building the addon for linux-${arch}`);
   const folder = join(root, 'build/prebuilds', arch);
   const release = join(folder, 'build/Release');
   mkdirSync(release, { recursive: true });
@@ -95,7 +95,7 @@ async function prebuild(arch, { toolchain = '', prefix = '' } = {}) {
   } catch (error) {
     fail(`the addon for linux-${arch} could not be built: ${error.message}`);
   }
-  console.log(`${((Date.now() - start) / 1000).toFixed(1)} s`);
+  console.log(`built in ${((Date.now() - start) / 1000).toFixed(1)} s`);
   const [file] = readdirSync(join(folder, 'build/CMakeFiles'), { recursive: true }).filter((name) =>
     name.endsWith('CMakeCXXCompiler.cmake'),
   );

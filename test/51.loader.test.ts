@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, join, relative, resolve } from 'node:path';
 import { afterAll, beforeEach, describe, expect, it } from 'vitest';
 import { StandIn, stamp } from './support/stand-in';
 
@@ -70,6 +70,11 @@ describe('the addon', () => {
     expect(load()).toBe('result 3\n');
     expect(doctor().text).toContain(`addon   ok: ${file}, build ${stamp}`);
     expect(doctor().text).toContain('build/Release holds no addon');
+  });
+
+  it('is found in a folder that is named relative to the current one', () => {
+    place(prebuilt, { copy: ours });
+    expect(load({ NODE_ATTENTION_PREBUILD: relative(root, folder) })).toBe('result 3\n');
   });
 
   it('of build/ comes before that of prebuilds/, unless PREBUILDS_ONLY is set, and doctor says so', () => {
