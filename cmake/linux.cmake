@@ -4,9 +4,11 @@ check_cxx_symbol_exists(__GLIBC__ cstdlib HAVE_GLIBC)
 set(OLD_SYMBOLS ${NODE_ATTENTION_ROOT}/csrc/linux/old_symbols.cc)
 
 # linux_binary(target exports): exports nothing but what the file of `exports` names, has no executable stack, and is never
-# unloaded: its threads may still run when the process lets go of it.
+# unloaded: its threads may still run when the process lets go of it. It has no build ID, which would be a hash of local
+# symbols too, and nvcc puts a hash of the source's folder into some of those.
 function(linux_binary target exports)
-  target_link_options(${target} PRIVATE -Wl,-z,nodelete -Wl,-z,noexecstack -Wl,--version-script=${exports})
+  target_link_options(${target} PRIVATE
+    -Wl,-z,nodelete -Wl,-z,noexecstack -Wl,--build-id=none -Wl,--version-script=${exports})
   set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS ${exports})
 endfunction()
 

@@ -16,6 +16,7 @@ Makes prebuilds/: the addon for linux-x64 and, where Debian's g++-aarch64-linux-
 library where nvcc is found; the licences of what they contain; manifest.json.
 
   --arch LIST  machine code of the CUDA library, as for build:cuda (for development; default: all)
+  --addons     only the addons (scripts/reproduce.mjs wants them in CI, where there is no time for the CUDA library)
   --help
 `;
 
@@ -32,7 +33,7 @@ if (options.help) {
 }
 if (process.platform !== 'linux' || process.arch !== 'x64') fail('prebuilt binaries are made on linux-x64 only');
 
-const cuda = buildCuda();
+const cuda = options.addons ? undefined : buildCuda();
 rmSync(prebuilds, { recursive: true, force: true });
 const compilers = { x64: await prebuild('x64') };
 if (spawnSync('aarch64-linux-gnu-g++', ['--version']).error) {
@@ -53,7 +54,8 @@ judge();
 
 function readOptions() {
   try {
-    return parseArgs({ options: { arch: { type: 'string' }, help: { type: 'boolean' } } }).values;
+    return parseArgs({ options: { arch: { type: 'string' }, addons: { type: 'boolean' }, help: { type: 'boolean' } } })
+      .values;
   } catch (error) {
     console.error(`${error.message}\n\n${help}`);
     process.exit(2);
