@@ -9,6 +9,7 @@
       'NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS',
       'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
       'NODE_ATTENTION_VERSION="<!(node -p "require(\'./package.json\').version")"',
+      'NODE_ATTENTION_BUILD="<!(node -p "require(\'./package.json\').version")+<!(node -p "require(\'crypto\').createHash(\'sha256\').update(require(\'fs\').readFileSync(\'csrc/core/backend.h\')).digest(\'hex\').slice(0,12)")"',
     ],
     'cflags_cc!': ['-std=gnu++14', '-std=gnu++17', '-std=gnu++20'],
     'cflags_cc': [

@@ -5,7 +5,11 @@ export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     // scripts/ptx.mjs has said why when it could not build the interpreter.
-    exclude: [...configDefaults.exclude, ...(existsSync('build/ptx/libptx_interpreter.so') ? [] : ['test/ptx/**'])],
+    exclude: [
+      ...configDefaults.exclude,
+      'test/pack/**', // npm run test:pack
+      ...(existsSync('build/ptx/libptx_interpreter.so') ? [] : ['test/ptx/**']),
+    ],
     setupFiles: ['test/cuda/support/setup.ts'],
     pool: 'forks', // the addon on the main thread of its own process, with --expose-gc for the lifetime tests
     execArgv: ['--expose-gc'],

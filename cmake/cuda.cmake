@@ -2,6 +2,7 @@
 # the interpreter (test/ptx/cuda/CMakeLists.txt) use it.
 include(${CMAKE_CURRENT_LIST_DIR}/sources.cmake)
 include(${CMAKE_CURRENT_LIST_DIR}/toolkit.cmake)
+include(${CMAKE_CURRENT_LIST_DIR}/linux.cmake)
 find_program(NODE node)
 
 # cuda_object(source compute architectures): object code of a .cu file. One PTX, for compute_<compute>, becomes the machine
@@ -29,7 +30,7 @@ function(cuda_object source compute architectures)
     DEPENDS ${NODE_ATTENTION_ROOT}/${source}
     DEPFILE ${object}.d
     COMMAND ${NODE} ${NODE_ATTENTION_ROOT}/scripts/nvcc.mjs ${judge} ${source} ${object} ${CMAKE_CURRENT_BINARY_DIR}/products
-            ${CUDA_NVCC} -std=c++17 -O3 -gencode "arch=compute_${compute},code=[${codes}]"
+            ${CUDA_NVCC} -std=c++17 -O3 -gencode "arch=compute_${compute},code=[${codes}]" -compress-mode=size
             -I${NODE_ATTENTION_ROOT}/kernels -I${NODE_ATTENTION_ROOT}/csrc -isystem ${CUTLASS_INCLUDE}
             -ccbin ${CMAKE_CXX_COMPILER} -Xcompiler -fPIC,-fvisibility=hidden,-Wall
     VERBATIM COMMENT "")
@@ -58,13 +59,12 @@ function(cuda_library name architectures)
   target_include_directories(${name} PRIVATE ${NODE_ATTENTION_ROOT}/csrc ${NODE_ATTENTION_ROOT}/kernels)
   target_include_directories(${name} SYSTEM PRIVATE ${CUDA_INCLUDE})
   target_compile_options(${name} PRIVATE -Wall -Wextra -fno-exceptions)
-  set(exports ${NODE_ATTENTION_ROOT}/csrc/cuda/exports.map)
-  # nodelete: threads that wait for a device may still run when the process lets go of everything.
-  target_link_options(${name} PRIVATE
-    -Wl,--no-undefined -Wl,-z,nodelete -Wl,-z,noexecstack -Wl,--version-script=${exports})
+  target_compile_definitions(${name} PRIVATE NODE_ATTENTION_BUILD="${NODE_ATTENTION_BUILD}")
+  target_link_options(${name} PRIVATE -Wl,--no-undefined)
+  linux_binary(${name} ${NODE_ATTENTION_ROOT}/csrc/cuda/exports.map)
   find_package(Threads REQUIRED)
   target_link_libraries(${name} PRIVATE Threads::Threads ${CMAKE_DL_LIBS} rt)
   set_target_properties(${name} PROPERTIES
-    OUTPUT_NAME node_attention_cuda LINK_DEPENDS ${exports} LINKER_LANGUAGE CXX
+    OUTPUT_NAME node_attention_cuda LINKER_LANGUAGE CXX
     CXX_STANDARD 17 CXX_EXTENSIONS OFF CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
 endfunction()

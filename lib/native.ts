@@ -1,9 +1,8 @@
-// The only file that knows the addon: what it exports, and how it is found and loaded.
+// The only file that knows the addon: what it exports, and how it is loaded.
 
 import * as path from 'node:path';
+import { type AddonSearch, findAddon, packageVersion } from './binary';
 import { AttentionError, type ErrorCode } from './errors';
-
-const nodeGypBuild = require('node-gyp-build') as (folder: string) => unknown;
 
 declare const brand: unique symbol;
 
@@ -108,9 +107,13 @@ export interface NativeDevice {
 /** The functions of csrc/addon; dtypes are indices into `dtypes` of dtype.ts. */
 export interface Addon {
   readonly version: string;
+  /** The version, and a hash of the table between addon and backends. */
+  readonly build: string;
   setErrorClass(errorClass: new (code: ErrorCode, message: string) => Error): void;
 
   devices(): NativeDevice[];
+  /** How the CUDA backend was looked for, step by step. */
+  cudaSearch(): string[];
   resolveDevice(name: string): string;
   memoryStats(device: string): { live: number; bytes: number; peakBytes: number; pooledBytes: number };
 
@@ -166,27 +169,38 @@ export interface Addon {
   kvCacheDispose(cache: NativeCache): void;
 }
 
-/** The package's own folder: lib is compiled into dist. */
-const root = path.join(__dirname, '..');
+/** What to do about a file that is of no use. */
+function advice({ file, shadowed }: AddonSearch): string {
+  if (shadowed) return `It comes before ${shadowed}: delete ${path.dirname(path.dirname(file!))}, or build it anew`;
+  return "Install the package anew; in a checkout, run 'npm run build'. 'npx node-attention doctor' says where it was looked for";
+}
+
+function refusal(sentence: string, search: AddonSearch, cause?: unknown): AttentionError {
+  return new AttentionError('ERR_BACKEND', `${sentence}. ${advice(search)}`, { cause });
+}
 
 function load(): Addon {
+  const search = findAddon();
+  const { file } = search;
+  if (!file) {
+    const text = search.error!.message.trim();
+    throw refusal(`the native addon of node-attention cannot be loaded: ${text}`, search, search.error);
+  }
   let addon: Addon;
   try {
-    addon = nodeGypBuild(root) as Addon;
+    addon = require(file) as Addon;
   } catch (cause) {
     const text = cause instanceof Error ? cause.message : String(cause);
-    throw new AttentionError(
-      'ERR_BACKEND',
-      `the native addon of node-attention cannot be loaded: ${text}. In a checkout, run 'npm run build'`,
-      { cause },
+    throw refusal(`the native addon of node-attention cannot be loaded: ${text}`, search, cause);
+  }
+  if (typeof addon?.build !== 'string') {
+    throw refusal(
+      `${file} is not the addon of node-attention ${packageVersion}: it bears no stamp of its build`,
+      search,
     );
   }
-  const { version } = require('../package.json') as { version: string };
-  if (addon.version !== version) {
-    throw new AttentionError(
-      'ERR_BACKEND',
-      `the native addon is of version ${addon.version} but the package is ${version}: rebuild it with 'npm run build'`,
-    );
+  if (addon.version !== packageVersion) {
+    throw refusal(`${file} is of version ${addon.version} but the package is ${packageVersion}`, search);
   }
   addon.setErrorClass(AttentionError);
   return addon;

@@ -68,11 +68,13 @@ function readOptions() {
 
 /** Where the addon is: build/Release in a checkout, a folder of prebuilds/ in an installed package. */
 function addonFolder() {
+  const checkout = existsSync(join(root, 'scripts/setup.mjs'));
   try {
-    return dirname(createRequire(import.meta.url)('node-gyp-build').resolve(root));
+    if (!checkout) return dirname(createRequire(import.meta.url)('node-gyp-build').resolve(root));
   } catch {
-    return join(root, 'build/Release');
+    // There is none yet: it will be built.
   }
+  return join(root, 'build/Release');
 }
 
 // Where nvcc is, CMake need not be asked: it would fetch what is missing besides.

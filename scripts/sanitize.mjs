@@ -63,7 +63,7 @@ async function test() {
   await startVitest('test', filter, {
     ...options,
     // timing; packaging and programs; what has builds of its own
-    exclude: ['test/42.*', 'test/[5-9]*', 'test/cuda/**', 'test/ptx/**'],
+    exclude: ['test/42.*', 'test/[5-9]*', 'test/cuda/**', 'test/pack/**', 'test/ptx/**'],
     typecheck: { enabled: false },
     fileParallelism: true, // slow, and nothing here measures time
     testTimeout: 600_000,

@@ -56,6 +56,8 @@ describe('the CUDA backend', () => {
     ['disabled', { NODE_ATTENTION_DEVICE: 'gpu' }, /NODE_ATTENTION_DEVICE=gpu is not known/],
     ['driver-too-old', { FAKE_DRIVER: '12040' }, /12\.4/],
     ['no-device', { FAKE_DEVICES: '0' }, /no device/],
+    ['no-device', { FAKE_FAILURE: '100' }, /no device/],
+    ['load-failed', { FAKE_FAILURE: '803' }, /cuInit gives error 803/],
     ['library-missing', {}, /libnode_attention_cuda\.so/],
   ])('%s', async (reason, env, message) => {
     const { cuda } = await probe({ ...driver, ...env });
@@ -63,14 +65,23 @@ describe('the CUDA backend', () => {
   });
 
   test.each<[string, string, RegExp]>([
-    ['load-failed', '', /another version/],
-    ['load-failed', 'refuses', /another version/],
-    ['load-failed', 'size', /another version/],
+    ['load-failed', '', /another version of the backend table/],
+    ['load-failed', 'refuses', /of another build \(an earlier version\)/],
+    ['load-failed', 'stale', /cuda\.so is of another build \(0\.0\.9\+0123456789ab\) than the addon .*build:cuda/],
+    ['load-failed', 'size', /another version of the backend table/],
+    ['driver-too-old', 'newer', /speaks CUDA 13\.0; install one for CUDA 14\.2/],
     ['unsupported-arch', 'empty', /sm_80/],
   ])('%s: a library that %s', async (reason, kind, message) => {
     standIn.install('backend.c');
     const { cuda } = await probe({ ...driver, ...(kind && { FAKE_BACKEND: kind }) });
     expect(cuda).toMatchObject({ usable: false, reason, message: expect.stringMatching(message) });
+    rmSync(standIn.library);
+  });
+
+  test("a library that is somebody else's", async () => {
+    standIn.install('driver.c');
+    const { cuda } = await probe(driver);
+    expect(cuda).toMatchObject({ reason: 'load-failed', message: expect.stringMatching(/is not the CUDA backend of/) });
     rmSync(standIn.library);
   });
 

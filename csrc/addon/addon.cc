@@ -15,6 +15,7 @@ Napi::Value set_error_class(const Napi::CallbackInfo& info) {
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   if (!Environment::create(env)) return exports;
   exports.Set("version", NODE_ATTENTION_VERSION);
+  exports.Set("build", NODE_ATTENTION_BUILD);
   export_function<set_error_class>(env, exports, "setErrorClass");
   export_attention(env, exports);
   export_devices(env, exports);

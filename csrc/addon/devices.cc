@@ -1,4 +1,4 @@
-// devices(), memoryStats() and the check of a device's name.
+// devices(), how they were found, memoryStats() and the check of a device's name.
 #include "addon/arguments.h"
 #include "addon/environment.h"
 #include "addon/functions.h"
@@ -30,6 +30,14 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
   return list;
 }
 
+// cudaSearch(): how the CUDA backend was looked for, step by step.
+Napi::Value cuda_search(const Napi::CallbackInfo& info) {
+  const auto& steps = na::cuda_search();
+  Napi::Array list = Napi::Array::New(info.Env(), steps.size());
+  for (uint32_t i = 0; i < steps.size(); i++) list.Set(i, steps[i]);
+  return list;
+}
+
 // resolveDevice(name): the canonical name ("cuda" is "cuda:0"), or ERR_DEVICE.
 Napi::Value resolve_device(const Napi::CallbackInfo& info) {
   Device* device = nullptr;
@@ -53,6 +61,7 @@ Napi::Value memory_stats(const Napi::CallbackInfo& info) {
 
 void export_devices(Napi::Env env, Napi::Object exports) {
   export_function<devices>(env, exports, "devices");
+  export_function<cuda_search>(env, exports, "cudaSearch");
   export_function<resolve_device>(env, exports, "resolveDevice");
   export_function<memory_stats>(env, exports, "memoryStats");
 }

@@ -3,7 +3,8 @@
  *
  * Plain C, so that a backend may be a shared library built by another compiler. A backend library exports
  * node_attention_backend(); it returns NULL when it does not speak the version it is asked for, and the
- * caller refuses a table whose `abi` or `size` is not its own.
+ * caller refuses a table whose `abi` or `size` is not its own. Asked for version 0, every library of every version
+ * returns its table, of which only the members up to `build` may be read: they say what the library is.
  *
  * Threads: every function here is called from JavaScript threads, several at once when there are workers,
  * and none may wait for queued work. submit is also called from threads that call `done`, of this backend and of
@@ -226,6 +227,9 @@ typedef struct na_backend {
   uint32_t abi;  /* NA_BACKEND_ABI */
   uint32_t size; /* sizeof(na_backend) */
   const char* name;
+  const char* build; /* NODE_ATTENTION_BUILD: the version, and a hash of this file */
+
+  int32_t oldest_driver; /* the first CUDA version that its driver must speak, like 12080; 0: it needs none */
 
   int32_t (*device_count)(void);
   void (*device_info)(int32_t device, na_device_info* info);

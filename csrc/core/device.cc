@@ -37,6 +37,7 @@ namespace {
 struct Registry {
   std::vector<DeviceReport> reports;
   std::vector<std::unique_ptr<Device>> devices;
+  std::vector<std::string> cuda_search;
   Status cpu;  // why there is no CPU device, when a variable asks for an impossible one
 
   void add(const na_backend* backend) {
@@ -60,7 +61,8 @@ struct Registry {
     } else {
       reports.push_back({"cpu", "cpu", cpu::failure_reason(), cpu.message, {}});
     }
-    const LoadedBackend cuda = load_cuda_backend();
+    LoadedBackend cuda = load_cuda_backend();
+    cuda_search = std::move(cuda.steps);
     if (cuda.table) {
       add(cuda.table);
     } else {
@@ -77,6 +79,8 @@ const Registry& registry() {
 }  // namespace
 
 const std::vector<DeviceReport>& device_reports() { return registry().reports; }
+
+const std::vector<std::string>& cuda_search() { return registry().cuda_search; }
 
 Status find_device(const std::string& name, Device** device) {
   const std::string wanted = name == "cuda" ? "cuda:0" : name;

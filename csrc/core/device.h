@@ -41,6 +41,9 @@ struct DeviceReport {
 
 const std::vector<DeviceReport>& device_reports();
 
+// How the CUDA backend was looked for, see LoadedBackend.
+const std::vector<std::string>& cuda_search();
+
 // "cpu", "cuda" (the first) or "cuda:N"; ERR_DEVICE with the reason when it is not there.
 Status find_device(const std::string& name, Device** device);
 

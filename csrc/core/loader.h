@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "core/backend.h"
 
@@ -9,8 +10,9 @@ namespace na {
 
 struct LoadedBackend {
   const na_backend* table = nullptr;
-  std::string reason;   // a reason code of devices() when table is null
-  std::string message;  // a sentence
+  std::string reason;              // a reason code of devices() when table is null
+  std::string message;             // a sentence
+  std::vector<std::string> steps;  // what was looked at, in that order, and what was found
 };
 
 // Looks at NODE_ATTENTION_DEVICE, the driver, its devices, then the library. What it opens is never closed:

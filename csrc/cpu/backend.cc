@@ -154,8 +154,10 @@ void submit(na_stream* stream, na_operation* operation, const na_wait* waits, in
 int64_t stream_drain(na_stream* stream) { return scheduler().drain(stream); }
 
 const na_backend kTable = {
-    NA_BACKEND_ABI, sizeof(na_backend), "cpu",         device_count,   device_info,     device_status, memory_allocate,
-    memory_free,    memory_pooled,      stream_create, stream_destroy, operation_check, submit,        stream_drain,
+    NA_BACKEND_ABI, sizeof(na_backend), "cpu",          NODE_ATTENTION_BUILD, 0,
+    device_count,   device_info,        device_status,  memory_allocate,      memory_free,
+    memory_pooled,  stream_create,      stream_destroy, operation_check,      submit,
+    stream_drain,
     nullptr,  // graphs are replayed
     nullptr,
 };

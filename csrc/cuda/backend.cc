@@ -1,6 +1,7 @@
 // The backend table of the CUDA library.
 #include "core/backend.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "cuda/memory.h"
@@ -69,15 +70,18 @@ void graph_destroy(na_graph* graph) {
   delete graph;
 }
 
+// A driver serves every runtime of its major version; CUDA 12.8 is the first that knows all architectures here.
+constexpr int32_t kOldestDriver = std::max(CUDART_VERSION / 1000 * 1000, 12080);
+
 const na_backend kTable = {
-    NA_BACKEND_ABI,  sizeof(na_backend), "cuda",        device_count,  device_info,    device_status,
-    memory_allocate, memory_free,        memory_pooled, stream_create, stream_destroy, operation_check,
-    submit,          stream_drain,       graph_create,  graph_destroy,
+    NA_BACKEND_ABI, sizeof(na_backend), "cuda",          NODE_ATTENTION_BUILD, kOldestDriver, device_count,
+    device_info,    device_status,      memory_allocate, memory_free,          memory_pooled, stream_create,
+    stream_destroy, operation_check,    submit,          stream_drain,         graph_create,  graph_destroy,
 };
 
 }  // namespace
 }  // namespace na::cuda
 
 extern "C" __attribute__((visibility("default"))) const na_backend* node_attention_backend(uint32_t abi) {
-  return abi == NA_BACKEND_ABI ? &na::cuda::kTable : nullptr;
+  return abi == NA_BACKEND_ABI || abi == 0 ? &na::cuda::kTable : nullptr;
 }

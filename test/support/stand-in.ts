@@ -2,11 +2,18 @@
 // processes that are started with its `env`. Each is compiled as the addon is: a sanitizer wants to see both.
 
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const root = join(__dirname, '..', '..');
+/** What the addon is stamped with, as CMake makes it. */
+export const stamp = (() => {
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string };
+  const table = readFileSync(join(root, 'csrc/core/backend.h'));
+  return `${version}+${createHash('sha256').update(table).digest('hex').slice(0, 12)}`;
+})();
 const sanitizer = /lib([at])san/.exec(process.env.LD_PRELOAD ?? '')?.[1];
 const flags = sanitizer ? [`-fsanitize=${sanitizer === 'a' ? 'address' : 'thread'}`, '-g', '-O1'] : [];
 
@@ -34,6 +41,7 @@ export class StandIn {
 
   #compile(source: string, output: string): void {
     const file = join(root, 'test', 'fixtures', source);
-    execFileSync('cc', ['-shared', '-fPIC', '-pthread', ...flags, `-I${root}/csrc`, file, '-o', output]);
+    const build = `-DNODE_ATTENTION_BUILD="${stamp}"`;
+    execFileSync('cc', ['-shared', '-fPIC', '-pthread', build, ...flags, `-I${root}/csrc`, file, '-o', output]);
   }
 }

@@ -1,6 +1,8 @@
 // Between float16 or bfloat16 and float32, rounding to nearest even. Included like vector.h.
 #pragma once
 
+#include <cstddef>
+
 #include "core/backend.h"
 #include "cpu/executor/vector.h"
 

@@ -1,0 +1,4 @@
+import * as library from 'node-attention';
+import attend from './attend.js';
+
+console.log(await attend(library));

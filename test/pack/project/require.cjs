@@ -1,0 +1,1 @@
+require('./attend.js')(require('node-attention')).then(console.log);
