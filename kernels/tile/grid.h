@@ -89,13 +89,8 @@ class AxisTiles {
   // How many of a tile's keys exist.
   NA_HOST_DEVICE int32_t keys(int32_t n) const { return smaller(length_ - first_key(n), 1 << side_); }
 
-  // Whether some query sees a key of visit n's tile. No other may have any influence: its values are to be zeroed,
-  // since a weight of 0 does not undo a NaN.
-  NA_HOST_DEVICE bool uses(int32_t n, int32_t key) const {
-    const int32_t at = position(n) + key;
-    const bool within = around_ ? at >= from_ || at < to_ - length_ : at >= from_ && at < to_;
-    return within && key < keys(n);
-  }
+  // What some query sees, like window().
+  NA_HOST_DEVICE Interval reach() const { return {from_, smaller(to_, from_ + length_)}; }
 
   // What query i, one of [first, last], sees, in positions. If it ends beyond the length of a ring that is visited all
   // around, it goes on from 0.
@@ -200,6 +195,12 @@ NA_HOST_DEVICE inline GridQueries grid_queries(const Grid& grid, int32_t n) {
   return queries;
 }
 
+// Whether windows or further neighborhoods hide what the first neighborhood shows.
+NA_HOST_DEVICE inline bool masks_further(const Problem& problem) {
+  return problem.grid.neighborhood_count > 0 &&
+         (problem.grid.neighborhood_count > 1 || problem.left != kUnlimited || problem.right != kUnlimited);
+}
+
 // Where row or column n of a box is.
 struct Place {
   int32_t at[kMostAxes];
@@ -237,35 +238,38 @@ class GridTiles {
   // None where further masks hide keys.
   NA_HOST_DEVICE int32_t full() const { return masked_ ? 0 : full_of(0) * full_of(1) * full_of(2); }
 
-  // The n-th visit, as the visit of each axis.
+  // The n-th visit, as the visit of each axis: the box of full tiles, then what lies beside it along axis 0, then along
+  // axis 1, then along axis 2.
   NA_HOST_DEVICE Place operator[](int32_t n) const {
     const int32_t all[kMostAxes] = {axes[0].count(), axes[1].count(), axes[2].count()};
-    if (masked_) return split(n, all);
-    int32_t size[kMostAxes] = {full_of(0), full_of(1), full_of(2)};
-    Place visit;
-    // The box of full tiles, then what lies beside it along axis 0, then axis 1, then axis 2.
-    const int32_t box = size[0] * size[1] * size[2];
-    if (n < box || box == 0) {
-      if (box == 0) return split(n, all);
-      visit = split(n, size);
-      for (int a = 0; a < kMostAxes; a++) visit.at[a] += axes[a].full_begin();
-      return visit;
+    const int32_t size[kMostAxes] = {full_of(0), full_of(1), full_of(2)};
+    const int32_t box = full();
+    if (box == 0) return split(n, all);
+    if (n < box) {
+      const Place visit = split(n, size);
+      return {
+          {visit.at[0] + axes[0].full_begin(), visit.at[1] + axes[1].full_begin(), visit.at[2] + axes[2].full_begin()}};
     }
     n -= box;
-    int beside = 0;
-    for (; beside < kMostAxes; beside++) {
-      int32_t sides[kMostAxes];
-      for (int a = 0; a < kMostAxes; a++) sides[a] = a < beside ? size[a] : a > beside ? all[a] : all[a] - size[a];
-      const int32_t tiles = sides[0] * sides[1] * sides[2];
-      if (n >= tiles) {
-        n -= tiles;
-        continue;
-      }
-      visit = split(n, sides);
-      for (int a = 0; a < beside; a++) visit.at[a] += axes[a].full_begin();
-      if (visit.at[beside] >= axes[beside].full_begin()) visit.at[beside] += size[beside];
-      break;
+    const int32_t beside0[kMostAxes] = {all[0] - size[0], all[1], all[2]};
+    const int32_t beside1[kMostAxes] = {size[0], all[1] - size[1], all[2]};
+    const int32_t beside2[kMostAxes] = {size[0], size[1], all[2] - size[2]};
+    const int32_t tiles0 = beside0[0] * all[1] * all[2], tiles1 = size[0] * beside1[1] * all[2];
+    Place visit;
+    if (n < tiles0) {
+      visit = split(n, beside0);
+      visit.at[0] = around(0, visit.at[0]);
+      return visit;
     }
+    if (n < tiles0 + tiles1) {
+      visit = split(n - tiles0, beside1);
+      visit.at[1] = around(1, visit.at[1]);
+    } else {
+      visit = split(n - tiles0 - tiles1, beside2);
+      visit.at[1] += axes[1].full_begin();
+      visit.at[2] = around(2, visit.at[2]);
+    }
+    visit.at[0] += axes[0].full_begin();
     return visit;
   }
 
@@ -280,6 +284,9 @@ class GridTiles {
 
  private:
   NA_HOST_DEVICE int32_t full_of(int a) const { return axes[a].full_end() - axes[a].full_begin(); }
+
+  // The n-th visit of an axis that is not full.
+  NA_HOST_DEVICE int32_t around(int a, int32_t n) const { return n < axes[a].full_begin() ? n : n + full_of(a); }
 
   NA_HOST_DEVICE static Place split(int32_t n, const int32_t (&sizes)[kMostAxes]) {
     const int32_t rest = n / sizes[2];
@@ -322,6 +329,33 @@ NA_HOST_DEVICE inline void look(Sight& sight, const AxisTiles& tiles, Interval w
   sight.lower |= static_cast<uint32_t>(0x80 - seen.begin) << shift;
   sight.upper |= static_cast<uint32_t>(0x80 + seen.end - 1) << shift;
   sight.flip |= flip << shift;
+}
+
+// Which columns of a key tile exist, as one word for a packed column.
+NA_HOST_DEVICE inline uint32_t last_columns(const GridTiles& tiles, Place visit) {
+  uint32_t last = kTopBits;
+  for (int a = 0; a < kMostAxes; a++) {
+    last += static_cast<uint32_t>(tiles.axes[a].keys(visit.at[a]) - 1) << 8 * (kMostAxes - 1 - a);
+  }
+  return last;
+}
+NA_HOST_DEVICE inline bool exists(uint32_t last, uint32_t column) { return (~(last - column) & kTopBits) == 0; }
+
+// The columns of a key tile that some query sees. No other may have any influence: their values are to be zeroed, since
+// a weight of 0 does not undo a NaN.
+struct Used {
+  Sight sight;
+  uint32_t last;
+};
+NA_HOST_DEVICE inline Used used_columns(const Grid& grid, const GridTiles& tiles, Place visit) {
+  Used used = {{}, last_columns(tiles, visit)};
+  for (int a = 0; a < kMostAxes; a++) {
+    look(used.sight, tiles.axes[a], tiles.axes[a].reach(), visit.at[a], grid.key_box[a], a);
+  }
+  return used;
+}
+NA_HOST_DEVICE inline bool uses(const Used& used, uint32_t column) {
+  return sees(used.sight, column) && exists(used.last, column);
 }
 
 }  // namespace na::cuda
