@@ -142,26 +142,16 @@ NA_HOST_DEVICE inline int32_t query_tiles(int32_t extent, int32_t dilation, int3
   return longer * tiles_of(length + 1, side) + (dilation - longer) * tiles_of(length, side);
 }
 
-// The n-th of them: longer groups first, and within a group the tiles that see most. With causality those are the last
-// ones; without, those in the middle, from where the order goes outwards to both sides.
+// The n-th of them: of all groups the tiles that see most come first. With causality those are the last ones; without,
+// those in the middle, from where the order goes outwards to both sides.
 NA_HOST_DEVICE inline AxisQueries axis_queries(const Axis& axis, int32_t extent, int32_t side, int32_t n) {
-  const int32_t longer = extent % axis.dilation, length = extent / axis.dilation;
-  const int32_t more = tiles_of(length + 1, side), fewer = tiles_of(length, side);
+  // The tiles that only some groups have, which are one token longer, come behind those that all have.
+  const int32_t common = tiles_of(extent / axis.dilation, side), rank = smaller(n / axis.dilation, common);
   AxisQueries queries;
-  int32_t tiles = more;
-  if (n < longer * more) {
-    queries.group = n / more;
-    queries.length = length + 1;
-    n -= queries.group * more;
-  } else {
-    n -= longer * more;
-    queries.group = longer + n / fewer;
-    queries.length = length;
-    n %= fewer;
-    tiles = fewer;
-  }
-  const int32_t middle = (tiles - 1) / 2;
-  const int32_t tile = axis.causal ? tiles - 1 - n : n % 2 ? middle + (n + 1) / 2 : middle - n / 2;
+  queries.group = n - rank * axis.dilation;
+  queries.length = group_length(extent, axis.dilation, queries.group);
+  const int32_t tiles = tiles_of(queries.length, side), middle = (tiles - 1) / 2;
+  const int32_t tile = axis.causal ? tiles - 1 - rank : rank % 2 ? middle + (rank + 1) / 2 : middle - rank / 2;
   queries.first = tile << side;
   queries.count = smaller(queries.length - queries.first, 1 << side);
   return queries;

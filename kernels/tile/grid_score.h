@@ -7,9 +7,9 @@
 namespace na::cuda {
 
 // Of a visited tile: products become scores in units of log2. `rows` are those of the query tile.
-template <int kColumns>
+template <int kColumns, int kRows>
 __device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Problem& problem,
-                                      const GridRegion& block, int32_t batch, int32_t head,
+                                      const GridBlock<kRows>& block, int32_t batch, int32_t head,
                                       const int32_t (&rows)[2], Place visit, int32_t lane) {
   const Grid& grid = problem.grid;
   scale_and_cap(scores, problem);
@@ -62,8 +62,8 @@ __device__ inline bool hides(const Grid& grid, const Neighborhood& neighborhood,
 
 // Scores of keys that windows and neighborhoods beside the first one hide from a row become -infinity. Slow: problems
 // with several masks visit what the first one leaves, and ask here for each score.
-template <int kColumns>
-__device__ inline void mask_further(float (&scores)[kColumns][4], const Problem& problem, const GridRegion& block,
+template <int kColumns, int kRows>
+__device__ inline void mask_further(float (&scores)[kColumns][4], const Problem& problem, const GridBlock<kRows>& block,
                                     const int32_t (&rows)[2], Place visit, int32_t lane) {
   const Grid& grid = problem.grid;
   const Place first = block.first_key(visit);
@@ -94,28 +94,30 @@ __device__ inline void mask_further(float (&scores)[kColumns][4], const Problem&
   }
 }
 
-// Scores of a visited tile's keys that are not in sight of a row become -infinity.
-template <int kColumns>
-__device__ inline void mask_on_grid(float (&scores)[kColumns][4], const Grid& grid, const Sight (&sights)[2],
-                                    const GridTiles& tiles, Place visit, int32_t lane) {
-  const uint32_t own = packed(place_in(grid.key_box, lane % 4 * 2)), next = packed(place_in(grid.key_box, 1));
+// Scores of a visited tile's keys that a row does not see because of the first neighborhood become -infinity.
+template <int kColumns, int kRows>
+__device__ inline void mask_on_grid(float (&scores)[kColumns][4], const Grid& grid, const GridBlock<kRows>& block,
+                                    const int32_t (&rows)[2], Place visit, int32_t lane) {
+  const uint32_t own[2] = {packed(place_in(grid.key_box, lane % 4 * 2)),
+                           packed(place_in(grid.key_box, lane % 4 * 2 + 1))};
 #pragma unroll
-  for (int i = 0; i < kColumns; i++) {
-    const uint32_t column = packed(place_in(grid.key_box, 8 * i)) + own;
+  for (int r = 0; r < 2; r++) {
+    const Sight sight = block.sight(grid, rows[r], visit);
+    const Sight sights[2] = {{sight.lower + own[0], sight.upper - own[0], sight.flip},
+                             {sight.lower + own[1], sight.upper - own[1], sight.flip}};
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-      if (!sees(sights[r], column)) scores[i][2 * r] = -kInfinity;
-      if (!sees(sights[r], column + next)) scores[i][2 * r + 1] = -kInfinity;
+    for (int i = 0; i < 2 * kColumns; i++) {
+      if (!sees(sights[i % 2], packed(place_in(grid.key_box, i / 2 * 8)))) scores[i / 2][2 * r + i % 2] = -kInfinity;
     }
   }
   bool cut = false;
-  for (int a = 0; a < kMostAxes; a++) cut |= tiles.axes[a].cut(visit.at[a]);
+  for (int a = 0; a < kMostAxes; a++) cut |= block.tiles.axes[a].cut(visit.at[a]);
   if (!cut) return;
-  const uint32_t last = last_columns(tiles, visit);
+  const uint32_t last = last_columns(block.tiles, visit);
 #pragma unroll
   for (int i = 0; i < 2 * kColumns; i++) {
-    const uint32_t column = packed(place_in(grid.key_box, i / 2 * 8)) + own + i % 2 * next;
-    if (!exists(last, column)) scores[i / 2][i % 2] = scores[i / 2][2 + i % 2] = -kInfinity;
+    if (exists(last, packed(place_in(grid.key_box, i / 2 * 8)) + own[i % 2])) continue;
+    scores[i / 2][i % 2] = scores[i / 2][2 + i % 2] = -kInfinity;
   }
 }
 

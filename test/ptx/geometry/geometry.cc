@@ -55,15 +55,16 @@ __attribute__((visibility("default"))) const char* geometry_walk(const int32_t* 
         const Place in = place_in(grid.key_box, column);
         if (column % 8 == 0) word = packed(in);
         if (packed(in) != word + packed(place_in(grid.key_box, column % 8))) return "columns do not add up";
-        bool exists = true, used = true, cut = false, met = false;
+        bool exists = true, cut = false, met = false;
         Place key = in;
         for (int a = 0; a < kMostAxes; a++) {
           const AxisTiles& axis = tiles.axes[a];
           exists &= in.at[a] < axis.keys(at.at[a]);
-          used &= axis.uses(at.at[a], in.at[a]);
           cut |= axis.cut(at.at[a]);
           key.at[a] += axis.first_key(at.at[a]);
         }
+        const bool used = uses(used_columns(grid, tiles, at), packed(in));
+        if (exists != na::cuda::exists(last_columns(tiles, at), packed(in))) return "columns that exist";
         for (int32_t row = 0; row < rows; row++) {
           const Place own = place_in(grid.query_box, row);
           Place query = own;

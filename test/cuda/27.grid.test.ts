@@ -1,0 +1,208 @@
+// The geometry of neighborhoods, kernels/tile/grid.h, on the host: what a kernel's loops would visit and hide.
+import './support/device'; // before node-attention
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import koffi from 'koffi';
+import { simulateNeighborhood } from 'node-attention';
+import { describe, expect, it } from 'vitest';
+import { axisSetting } from '../support/cases';
+import { count } from '../support/numbers';
+import { type Axis, seesAlong, seesOnGrid } from '../support/oracle';
+
+const file = join(__dirname, '../../build/ptx/libgrid_geometry.so');
+const missing = !existsSync(file);
+const library = missing ? undefined : koffi.load(file);
+const bind = (signature: string) => library?.func(signature) as (...args: unknown[]) => unknown;
+const walk = bind('const char *geometry_walk(const int32_t *numbers, _Out_ uint8_t *seen, _Out_ int32_t *counts)');
+const row = bind(
+  'int64_t geometry_row(const int32_t *numbers, int32_t i, int64_t stride, _Out_ int64_t *from, _Out_ int64_t *to)',
+);
+const tile = bind(
+  'int32_t geometry_tile(const int32_t *numbers, int32_t n, _Out_ int32_t *group, _Out_ int32_t *first)',
+);
+
+const PLAIN: Axis = { window: 1, stride: 1, dilation: 1, causal: false, wrap: false };
+
+/** What the functions take; tiles are exponents of two. */
+function numbersOf(grid: number[], axes: Axis[], queryTile: number[], keyTile: number[]): Int32Array {
+  const missing = 3 - grid.length;
+  const numbers = Array.from({ length: 3 }, (_, a) => {
+    const from = a - missing;
+    if (from < 0) return [1, 1, 1, 1, 0, 0, 0, 0];
+    const { window, stride, dilation, causal, wrap } = axes[from]!;
+    const resolved = window === -1 ? Math.floor(grid[from]! / dilation) : window;
+    return [grid[from]!, resolved, stride, dilation, +causal, +wrap, queryTile[from]!, keyTile[from]!];
+  });
+  return Int32Array.from(numbers.flat());
+}
+
+interface Walk {
+  visited: number;
+  full: number;
+  /** Visits of each query tile, in the order in which they are worked at. */
+  visits: number[];
+}
+
+/** Walks a grid as a kernel does, and compares what each query meets with the definition. */
+function walked(grid: number[], axes: Axis[], queryTile: number[], keyTile: number[]): Walk {
+  const tokens = count(grid);
+  const seen = new Uint8Array(tokens * tokens);
+  const counts = new Int32Array(2 + tokens);
+  const wrong = walk(numbersOf(grid, axes, queryTile, keyTile), seen, counts);
+  if (wrong) throw new Error(String(wrong));
+  for (let i = 0; i < tokens; i++) {
+    for (let j = 0; j < tokens; j++) {
+      const want = seesOnGrid(i, j, grid, axes) ? 1 : 0;
+      if (seen[i * tokens + j] !== want) throw new Error(`query ${i} meets key ${j} ${seen[i * tokens + j]} times`);
+    }
+  }
+  return { visited: counts[0]!, full: counts[1]!, visits: [...counts.subarray(2)].filter((n) => n > 0) };
+}
+
+const simulated = (grid: number[], axes: Axis[], queryTile: number[], keyTile: number[]) =>
+  simulateNeighborhood({
+    shape: grid,
+    queryTile: queryTile.map((side) => 2 ** side),
+    keyTile: keyTile.map((side) => 2 ** side),
+    window: axes.map(({ window }) => window),
+    stride: axes.map(({ stride }) => stride),
+    dilation: axes.map(({ dilation }) => dilation),
+    causal: axes.map(({ causal }) => causal),
+    wrap: axes.map(({ wrap }) => wrap),
+  }).tiles;
+
+const along = (extent: number, most: number) => fc.integer({ min: 0, max: extent === 1 ? 0 : most });
+const problems = fc
+  .oneof(
+    fc.tuple(fc.integer({ min: 1, max: 150 })),
+    fc.tuple(fc.integer({ min: 1, max: 18 }), fc.integer({ min: 1, max: 18 })),
+    fc.tuple(fc.integer({ min: 1, max: 7 }), fc.integer({ min: 1, max: 7 }), fc.integer({ min: 1, max: 7 })),
+  )
+  .chain((grid) =>
+    fc.record({
+      grid: fc.constant([...grid]),
+      axes: fc.tuple(...grid.map(axisSetting)),
+      queryTile: fc.tuple(...grid.map((extent) => along(extent, grid.length === 1 ? 6 : 3))),
+      keyTile: fc.tuple(...grid.map((extent) => along(extent, grid.length === 1 ? 6 : 3))),
+    }),
+  );
+
+describe.skipIf(missing)('the geometry of neighborhoods', () => {
+  it('every query meets every key that it sees once, and no other, in as few tiles as can be', () => {
+    fc.assert(
+      fc.property(problems, ({ grid, axes, queryTile, keyTile }) => {
+        const { visited, full } = walked(grid, axes, queryTile, keyTile);
+        const want = simulated(grid, axes, queryTile, keyTile);
+        expect(visited).toBe(want.visited);
+        // On a ring, full tiles may come in several runs, of which one is walked without a mask.
+        if (axes.some(({ wrap }) => wrap)) expect(full).toBeLessThanOrEqual(want.full);
+        else expect(full).toBe(want.full);
+      }),
+      { numRuns: 400, seed: 27 },
+    );
+  });
+
+  it('tiles that are aligned with the blocks need no mask', () => {
+    const settings: [number[], Partial<Axis>[], number[], number[]][] = [
+      [[256], [{ window: 64, stride: 64 }], [6], [5]],
+      [
+        [32, 32],
+        [
+          { window: 16, stride: 16 },
+          { window: 8, stride: 8 },
+        ],
+        [4, 3],
+        [3, 3],
+      ],
+      // Windows of FLUX and HunyuanVideo, made smaller.
+      [
+        [48, 48],
+        [
+          { window: 16, stride: 16 },
+          { window: 16, stride: 16 },
+        ],
+        [4, 3],
+        [4, 3],
+      ],
+      [
+        [8, 16, 16],
+        [
+          { window: 4, stride: 4 },
+          { window: 8, stride: 8 },
+          { window: 8, stride: 8 },
+        ],
+        [1, 3, 3],
+        [2, 2, 3],
+      ],
+      [[64], [{ window: 32, stride: 16, wrap: true }], [4], [3]],
+    ];
+    for (const [grid, axes, queryTile, keyTile] of settings) {
+      const { visited, full } = walked(
+        grid,
+        axes.map((axis) => ({ ...PLAIN, ...axis })),
+        queryTile,
+        keyTile,
+      );
+      expect(full).toBe(visited);
+    }
+  });
+
+  it('begins with the query tiles that have most to do', () => {
+    const settings: [number[], Partial<Axis>[]][] = [
+      [[200], [{ window: 60 }]],
+      [[200], [{ window: 100, causal: true }]],
+      [[200], [{ window: 40, dilation: 3 }]],
+    ];
+    for (const [grid, axes] of settings) {
+      const { visits } = walked(
+        grid,
+        axes.map((axis) => ({ ...PLAIN, ...axis })),
+        [3],
+        [3],
+      );
+      // By no more than the fraction of a tile by which windows are out of step with tiles.
+      visits.forEach((n, i) => {
+        if (i > 0) expect(n).toBeLessThanOrEqual(Math.min(...visits.slice(0, i)) + 1);
+      });
+    }
+  });
+
+  it('long axes: positions and offsets beyond 2^31', () => {
+    const extent = 2 ** 29;
+    const stride = 3 * 2 ** 20; // elements between tokens
+    const cases: Partial<Axis>[] = [
+      { window: 100, wrap: true },
+      { window: 301, stride: 7 },
+      { window: 200, dilation: 4096 },
+      { window: 200, stride: 64, dilation: 32, wrap: true },
+      { window: 70, stride: 3, causal: true },
+    ];
+    for (const some of cases) {
+      const axis = { ...PLAIN, ...some };
+      const numbers = numbersOf([extent], [axis], [7], [6]);
+      for (const i of [0, 77, 2 ** 28 + 5, extent - 130, extent - 1]) {
+        const [from, to] = [[0n], [0n]];
+        const seen = row(numbers, i, stride, from, to);
+        const near: number[] = [];
+        // All that it can see lies around it, or around it on the ring.
+        const reach = 2 * axis.dilation * (axis.window + axis.stride);
+        for (let j = i - reach; j <= i + reach; j++) {
+          const key = axis.wrap ? (j + extent) % extent : j;
+          if (key >= 0 && key < extent && seesAlong(i, key, extent, axis)) near.push(key);
+        }
+        expect(seen).toBe(near.length);
+        expect(Number(from[0])).toBe(Math.min(...near) * stride);
+        expect(Number(to[0])).toBe(Math.max(...near) * stride);
+      }
+      const [group, first] = [[0], [0]];
+      const tiles = tile(numbers, 0, group, first) as number;
+      expect(tiles).toBe(extent / 128);
+      for (const n of [0, 1, tiles - 1]) {
+        tile(numbers, n, group, first);
+        expect(first[0]! % 128).toBe(0);
+        expect(group[0]! + axis.dilation * first[0]!).toBeLessThan(extent);
+      }
+    }
+  });
+});
