@@ -5,7 +5,8 @@
 
 namespace na::cuda::sm90 {
 
-template <Element kElement, int kHeadDim, int kValueDim>
+// Of a sequence or of a grid.
+template <Element kElement, int kHeadDim, int kValueDim, bool kGrid>
 cudaError_t run_sm90(const Problem& problem, cudaStream_t stream);
 
 }  // namespace na::cuda::sm90
