@@ -12,6 +12,7 @@ echarts.use([LineChart, ScatterChart, GridComponent, LegendComponent, TitleCompo
 /** Told apart also by those who confuse red and green (Okabe and Ito), and by their symbols. */
 const COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#8a8a00'];
 const SYMBOLS = ['circle', 'rect', 'triangle', 'diamond', 'emptyCircle', 'emptyRect', 'emptyTriangle', 'emptyDiamond'];
+const LIMIT_COLOR = '#888888';
 const SIZE = { width: 680, height: 380 };
 
 type Point = [x: number, y: number];
@@ -55,7 +56,9 @@ function extent(points: readonly number[], log: boolean | undefined) {
   return log ? { min: least / 1.3, max: most * 1.3 } : { min: Math.min(0, least), max: most * 1.1 };
 }
 
+/** Whole numbers below a million as they are: lengths. */
 const short = (value: number) => {
+  if (value < 1e6 && value >= 10) return String(Math.round(value));
   const [suffix, scale] = value >= 1e12 ? ['T', 1e12] : value >= 1e9 ? ['G', 1e9] : value >= 1e6 ? ['M', 1e6] : ['', 1];
   return `${+(value / scale).toPrecision(2)}${suffix}`;
 };
@@ -98,15 +101,17 @@ function draw({ title, x, y, series }: Chart): string {
       name,
       type: loose ? ('scatter' as const) : ('line' as const),
       data: points,
-      symbol: limit ? 'none' : SYMBOLS[i % SYMBOLS.length],
+      // The second time through the colors, every one has another symbol than the first time.
+      symbol: limit ? 'none' : SYMBOLS[(i + Math.floor(i / COLORS.length)) % SYMBOLS.length],
       symbolSize: 7,
       lineStyle: { width: 1.5, type: limit ? ('dashed' as const) : ('solid' as const) },
+      ...(limit ? { color: LIMIT_COLOR } : {}),
     })),
   });
   const svg = chart.renderToSVGString();
   chart.dispose();
-  // For those who do not see it.
-  return svg.replace('<svg ', `<svg role="img" aria-label="${plain(title)}" `);
+  // Without what ECharts would do under the pointer, and with a title for those who do not see it.
+  return svg.replace(/<style ?>.*?<\/style>/s, '').replace('<svg ', `<svg role="img" aria-label="${plain(title)}" `);
 }
 
 /** Groups in the order of their first members. */
