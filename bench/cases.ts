@@ -1,20 +1,38 @@
 // What is measured: batch 1, 8 heads, as many key heads.
 
 import { type MaskSpec, seesOnGrid } from '../test/support/oracle';
+import type { Pattern } from './masks/patterns';
 
 export const HEADS = 8;
 
-export type Kind = 'dense' | 'causal' | 'decode' | 'window' | 'neighborhood' | 'neighborhood2d' | 'strided2d';
+/** How many attentions a step of the decoding of a model has. */
+export const LAYERS = 32;
+
+export type Kind =
+  | 'dense'
+  | 'causal'
+  | 'decode'
+  | 'decode layers'
+  | 'window'
+  | 'neighborhood'
+  | 'neighborhood2d'
+  | 'strided2d';
 
 export interface Case {
   name: string;
-  kind: Kind;
+  kind: string;
   dtype: 'float32' | 'bfloat16';
   /** Token axes of the queries and of the keys. */
   queries: number[];
   keys: number[];
   headDim: number;
   mask?: MaskSpec;
+  /** Instead of a mask: what is seen, and the calls that compute it. */
+  pattern?: Pattern;
+  /** With a mask or a pattern: what it is compared with. Else everything is seen. */
+  dense?: 'causal';
+  /** So many attentions with queries, keys and values of their own, enqueued in one go and awaited once. Absent: one. */
+  layers?: number;
 }
 
 const SIZES = [512, 1024, 2048, 4096];
@@ -34,8 +52,18 @@ export function makeCase(kind: Kind, dtype: Case['dtype'], size: number, headDim
     neighborhood2d: { heads: [[along(side / 4), along(side / 4)]] },
     strided2d: { heads: [[along(side / 4, side / 8), along(side / 4, side / 8)]] },
   };
-  const name = `${dtype} ${kind} S=${keys.join('x')} D=${headDim}`;
-  return { name, kind, dtype, queries: kind === 'decode' ? [1] : keys, keys, headDim, mask: masks[kind] };
+  const name = `${dtype} ${kind === 'decode layers' ? `decode x${LAYERS}` : kind} S=${keys.join('x')} D=${headDim}`;
+  const queries = kind.startsWith('decode') ? [1] : keys;
+  return {
+    name,
+    kind,
+    dtype,
+    queries,
+    keys,
+    headDim,
+    mask: masks[kind],
+    layers: kind === 'decode layers' ? LAYERS : undefined,
+  };
 }
 
 /** Every case, or (`quick`) one of each kind. */
@@ -45,6 +73,7 @@ export function allCases(quick: boolean): Case[] {
       makeCase('dense', 'float32', 1024, 64),
       makeCase('causal', 'float32', 1024, 64),
       makeCase('decode', 'float32', 1024, 64),
+      makeCase('decode layers', 'float32', 1024, 64),
       makeCase('dense', 'bfloat16', 1024, 64),
       makeCase('causal', 'bfloat16', 1024, 64),
       makeCase('window', 'float32', 1024, 64),
@@ -61,13 +90,18 @@ export function allCases(quick: boolean): Case[] {
       }
     }
   }
+  for (const dtype of DTYPES) {
+    for (const size of SIZES) cases.push(makeCase('decode layers', dtype, size, 64));
+    cases.push(makeCase('decode layers', dtype, SIZES.at(-1)!, 128));
+  }
   return cases;
 }
 
 export const count = (axes: readonly number[]): number => axes.reduce((product, extent) => product * extent, 1);
 
 /** Whether the flat query i sees the flat key j. */
-export function sees({ queries, keys, mask }: Case, i: number, j: number): boolean {
+export function sees({ queries, keys, mask, pattern }: Case, i: number, j: number): boolean {
+  if (pattern) return pattern.ranges(i).some(([from, to]) => j >= from && j < to);
   if (!mask) return true;
   if ('heads' in mask) return seesOnGrid(i, j, keys, mask.heads[0]!);
   const position = i + count(keys) - count(queries);
@@ -88,9 +122,10 @@ export interface Share {
 }
 
 /** Masks are products over the axes, and so are their shares. */
-export function shareOf({ keys, queries, mask }: Case): Share {
+export function shareOf({ keys, queries, mask, pattern }: Case): Share {
   const tile = TILE[keys.length as 1 | 2];
   const share = { visible: 1, tiles: 1 };
+  if (pattern) return shareOfRanges(count(queries), count(keys), pattern.ranges, tile);
   if (!mask) return share;
   keys.forEach((extent, a) => {
     const length = queries[a]!;
@@ -111,7 +146,32 @@ export function shareOf({ keys, queries, mask }: Case): Share {
   return share;
 }
 
+function shareOfRanges(queries: number, keys: number, ranges: Pattern['ranges'], tile: number): Share {
+  const tiles = new Set<number>();
+  let visible = 0;
+  for (let i = 0; i < queries; i++) {
+    for (const [from, to] of ranges(i)) {
+      visible += to - from;
+      if (to <= from) continue;
+      for (let t = Math.floor(from / tile); t <= Math.floor((to - 1) / tile); t++) {
+        tiles.add(Math.floor(i / tile) * keys + t);
+      }
+    }
+  }
+  const all = Math.ceil(queries / tile) * Math.ceil(keys / tile);
+  return { visible: visible / (queries * keys), tiles: tiles.size / all };
+}
+
+/** Pairs of a query and a key that see each other, of all heads and layers. */
+export function pairsOf({ queries, keys, layers = 1 }: Case, { visible }: Share): number {
+  return layers * HEADS * count(queries) * count(keys) * visible;
+}
+
 /** Floating-point operations: two products, a multiplication and an addition each, for every visible pair. */
-export function flopsOf(test: Case, { visible }: Share): number {
-  return 4 * HEADS * count(test.queries) * count(test.keys) * visible * test.headDim;
+export const flopsOf = (test: Case, share: Share): number => 4 * pairsOf(test, share) * test.headDim;
+
+/** The fewest bytes that have to be moved: every input read once, the output written once. */
+export function bytesOf({ queries, keys, headDim, dtype, layers = 1 }: Case): number {
+  const bytes = dtype === 'float32' ? 4 : 2;
+  return layers * 2 * (count(queries) + count(keys)) * HEADS * headDim * bytes;
 }

@@ -4,12 +4,14 @@
 import { uniform } from '../test/support/numbers';
 import { expected } from '../test/support/tolerance';
 import { type Case, count, HEADS, sees } from './cases';
+import type { Fault } from './format';
 import type { Inputs } from './inputs';
 import type { Contestant } from './measure';
 
 const SAMPLES = 12;
 
 interface Row {
+  /** Of the queries of all layers. */
   query: number;
   head: number;
   out: Float64Array;
@@ -18,14 +20,17 @@ interface Row {
 
 /** What sampled rows should be, and how far from it a float32 or bfloat16 evaluation may be (test/support/tolerance.ts). */
 function expectedRows(test: Case, inputs: Inputs): Row[] {
-  const last = count(test.queries) - 1;
+  const { layers = 1 } = test;
+  const [queries, keys] = [count(test.queries), count(test.keys)];
+  const last = layers * queries - 1;
   const random = uniform(1);
   return Array.from({ length: SAMPLES }, (_, n) => {
-    // The first row and the last one, where masks end, and others.
+    // The first row and the last one, where masks and layers end, and others.
     const query = n === 0 ? 0 : n === 1 ? last : Math.floor(random() * (last + 1));
     const head = n % HEADS;
     const seen: number[] = [];
-    for (let j = 0; j < count(test.keys); j++) if (sees(test, query, j)) seen.push(j);
+    const first = Math.floor(query / queries) * keys; // of its layer
+    for (let j = 0; j < keys; j++) if (sees(test, query % queries, j)) seen.push(first + j);
     const rows = (values: Float32Array, tokens: number[]) => ({
       shape: [1, tokens.length, 1, test.headDim],
       data: Float64Array.from({ length: tokens.length * test.headDim }, (_, i) => {
@@ -42,8 +47,12 @@ function expectedRows(test: Case, inputs: Inputs): Row[] {
 }
 
 /** What is wrong with an output; undefined if nothing is. */
-function faultOf(output: ArrayLike<number>, rows: readonly Row[], { queries, headDim }: Case): string | undefined {
-  const length = count(queries) * HEADS * headDim;
+function faultOf(
+  output: ArrayLike<number>,
+  rows: readonly Row[],
+  { queries, headDim, layers = 1 }: Case,
+): string | undefined {
+  const length = layers * count(queries) * HEADS * headDim;
   if (output.length !== length) return `it has ${output.length} elements instead of ${length}`;
   const odd = Array.prototype.findIndex.call(output, (value) => !Number.isFinite(value));
   if (odd !== -1) return `element ${odd} of all is ${output[odd]}`;
@@ -69,27 +78,39 @@ export function faultOfRow(
   return undefined;
 }
 
-export interface Fault {
-  contestant: string;
-  fault: string;
+function largestError(output: ArrayLike<number>, rows: readonly Row[], { headDim }: Case): number {
+  let most = 0;
+  for (const { query, head, out } of rows) {
+    const at = (query * HEADS + head) * headDim;
+    for (let c = 0; c < headDim; c++) most = Math.max(most, Math.abs(output[at + c]! - out[c]!));
+  }
+  return most;
 }
 
-/** Has each contestant compute once; those whose output is right, and what is wrong with the others. */
-export async function examine(
-  contestants: readonly Contestant[],
-  inputs: Inputs,
-): Promise<{ right: Contestant[]; faults: Fault[] }> {
-  const right: Contestant[] = [];
-  const faults: Fault[] = [];
+export interface Examined {
+  right: Contestant[];
+  faults: Fault[];
+  /** Of those that are right, the largest difference from float64 in the sampled rows; and the largest allowed there. */
+  errors: { [contestant: string]: number };
+  tolerance: number;
+}
+
+/** Has each contestant compute once. The first is the one whose tolerance counts. */
+export async function examine(contestants: readonly Contestant[], inputs: Inputs): Promise<Examined> {
+  const examined: Examined = { right: [], faults: [], errors: {}, tolerance: 0 };
   const known = new Map<Case, Row[]>();
   for (const contestant of contestants) {
     const { name, test } = contestant;
     const rows = known.get(test) ?? expectedRows(test, inputs);
+    if (known.size === 0) examined.tolerance = Math.max(...rows.map(({ tolerance }) => tolerance));
     known.set(test, rows);
     await contestant.run(1);
-    const fault = faultOf(await contestant.output(), rows, test);
-    if (fault === undefined) right.push(contestant);
-    else faults.push({ contestant: name, fault });
+    const output = await contestant.output();
+    const fault = faultOf(output, rows, test);
+    if (fault === undefined) {
+      examined.right.push(contestant);
+      examined.errors[name] = largestError(output, rows, test);
+    } else examined.faults.push({ contestant: name, fault });
   }
-  return { right, faults };
+  return examined;
 }

@@ -1,165 +1,87 @@
-// npm run bench: see --help. Measures nothing itself: suite.ts does, in a process for each number of threads.
+// npm run bench: see --help.
 
-import { fork } from 'node:child_process';
-import { once } from 'node:events';
-import { closeSync, openSync, writeFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
-import { join } from 'node:path';
-import { Presets, SingleBar } from 'cli-progress';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
-import { about } from './about';
-import { allCases, type Case, flopsOf, shareOf } from './cases';
-import { cuda } from './cuda/main';
+import { addCommonOptions, type CommonOptions, commandOf, measure, torchOf } from './command';
+import { compare, comparisonText } from './compare';
+import { parseResults } from './format';
 import { gna } from './gna/main';
-import type { Plan } from './measure';
-import { buildPeak, measurePeaks, type Peaks } from './peak';
-import { torchVersion } from './peers/torch';
-import { faults, NOTES, rowOf, table, verdictLine } from './report';
-import type { Message, Outcome, Task } from './suite';
-import { judge } from './targets';
+import { page } from './html/page';
+import type { SuiteOptions } from './session';
+import { suites } from './suites';
 
-interface Options {
-  json?: string;
-  quick: boolean;
-  torch?: string | true;
-  threads: number[];
-  filter?: string;
+interface Options extends CommonOptions {
+  compare?: string[];
+  limit: number;
 }
 
-/** ONNX Runtime's threads spin for 25 ms after their last task, unless told not to. The next contestant waits that out. */
-const SETTLE_MS = 40;
-const FULL: Plan = { rounds: 7, batchMs: 50, settleMs: SETTLE_MS };
-const QUICK: Plan = { rounds: 3, batchMs: 20, settleMs: SETTLE_MS };
+const read = (path: string) => parseResults(readFileSync(path, 'utf8'), path);
 
-const program = new Command('npm run bench --').description('Measures this library against others.');
-
-program
-  .command('cpu')
+const program = new Command('npm run bench --')
+  .enablePositionalOptions() // what stands behind a suite is for the suite
   .description(
-    'Attention on the CPU against ONNX Runtime and (--torch) PyTorch: batch 1, 8 heads. Every output is checked against ' +
-      'a float64 reference before it is timed. Contestants take turns; rounds in which others use the machine are repeated.',
+    'Measures this library against others. Without a suite: every suite that this machine can run. Outputs are checked ' +
+      'against a float64 reference before anything is timed; contestants take turns on the same data; rounds in which ' +
+      'others use the machine are repeated.',
   )
-  .option('--json <file>', 'also write everything, with all samples, to a file')
-  .option('--quick', 'a handful of cases, within a minute', false)
-  .option('--torch [python]', 'also measure PyTorch, with this Python (default: python3)')
-  .option('--threads <list>', 'numbers of threads', threadCounts, availableParallelism() > 1 ? [1, 2] : [1])
-  .option('--filter <text>', 'only cases whose name contains this, such as "float32 dense" or "S=4096 D=64"')
-  .addHelpText(
-    'after',
-    () =>
-      `\nCases:\n  ${allCases(false)
-        .map(({ name }) => name)
-        .join('\n  ')}`,
-  )
-  .action((options: Options) => cpu(options).catch((error: Error) => program.error(`error: ${error.message}`)));
+  .option('--compare <files...>', 'compare two result files instead, the older one first; status 1 on a regression')
+  .option('--limit <percent>', 'how much slower counts as a regression', percent, 10);
+addCommonOptions(program, page)
+  .addHelpText('after', '\nWithout --json and --html, a run of every suite writes bench.json and bench.html.')
+  .action((options: Options) => guarded(() => (options.compare ? compareFiles(options) : measureAll(options))));
 
-program.addCommand(cuda);
+for (const suite of suites) program.addCommand(commandOf(suite, page));
 program.addCommand(gna);
+program
+  .command('report <files...>')
+  .description('Makes the report of result files, such as one of a CPU and one of a GPU.')
+  .requiredOption('--html <file>', 'where to write it')
+  .action((files: string[], { html }: { html: string }) =>
+    guarded(() => {
+      const [first, ...others] = files.map(read);
+      writeFileSync(html, page({ ...first!, suites: [first!, ...others].flatMap(({ suites }) => suites) }));
+    }),
+  );
 program.parse();
 
-function threadCounts(text: string): number[] {
-  const counts = text.split(',').map(Number);
-  if (!counts.every((count) => Number.isSafeInteger(count) && count >= 1)) {
-    throw new InvalidArgumentError('Give whole numbers of at least 1, such as 1,2.');
-  }
-  return [...new Set(counts)];
+function percent(text: string): number {
+  const value = Number(text);
+  if (!(value >= 0)) throw new InvalidArgumentError('Give a number that is not negative, such as 10.');
+  return value;
 }
 
-async function cpu({ json, quick, torch, threads, filter = '' }: Options): Promise<void> {
-  const cases = allCases(quick).filter(({ name }) => name.includes(filter));
-  if (cases.length === 0) throw new Error(`--filter: no case contains '${filter}'; --help lists them`);
-  const file = json === undefined ? undefined : openSync(json, 'w'); // now, not after all the work
-  const python = torch === true ? 'python3' : torch;
-  const machine = about(python === undefined ? {} : { pytorch: torchVersion(python) });
-  console.log(`${machine.cpu}, ${machine.processors} processors; ${Object.entries(machine.versions).flat().join(' ')}`);
-
-  buildPeak();
-  const peaks: { [threads: number]: Peaks } = {};
-  const outcomes: Outcome[] = [];
-  const progress = startProgress(cases, threads);
-  let failure: string | undefined;
-  for (const count of threads) {
-    if (failure !== undefined) break; // what has been measured until then is reported all the same
-    const before = measurePeaks(count);
-    const task: Task = {
-      threads: count,
-      quick,
-      cases: cases.map(({ name }) => name),
-      plan: quick ? QUICK : FULL,
-      torch: python,
-    };
-    failure = await runSuite(task, progress, outcomes);
-    const after = measurePeaks(count);
-    peaks[count] = Object.fromEntries(Object.keys(before).map((set) => [set, Math.max(before[set]!, after[set]!)]));
+async function guarded(work: () => void | Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    program.error(`error: ${(error as Error).message}`);
   }
-  progress.stop();
-
-  const rows = outcomes.map((outcome) => rowOf(outcome, peaks[outcome.threads]!));
-  const targets = judge(rows);
-  const wrong = faults(rows);
-  for (const count of threads.filter((count) => peaks[count])) {
-    const rates = Object.entries(peaks[count]!).map(([set, rate]) => `${set} ${rate.toFixed(0)}`);
-    console.log(`\nThreads: ${count}. Peak, GFLOP/s: ${rates.join(', ')} (float32, amx: bfloat16)\n`);
-    console.log(table(rows.filter((row) => row.threads === count)));
-  }
-  console.log(`\n${NOTES}\n\nTargets\n${targets.map(verdictLine).join('\n')}`);
-  if (file !== undefined) {
-    writeFileSync(file, `${JSON.stringify({ ...machine, peaks, rows, targets }, null, 1)}\n`);
-    closeSync(file);
-  }
-  for (const line of wrong) console.error(line);
-  if (failure !== undefined) console.error(failure);
-  if (wrong.length > 0 || failure !== undefined) process.exitCode = 1;
 }
 
-/** Adds what was measured to `outcomes`. Returns why it ended early, if it did. The first ^C ends the measurement only. */
-async function runSuite(task: Task, progress: Progress, outcomes: Outcome[]): Promise<string | undefined> {
-  const child = fork(join(__dirname, 'suite.ts'), {
-    env: { ...process.env, NODE_ATTENTION_THREADS: String(task.threads) },
+function compareFiles({ compare: files = [], limit }: Options): void {
+  if (files.length !== 2) throw new Error('--compare: give two files, such as --compare old.json new.json');
+  const [before, after] = files.map(read);
+  const comparison = compare(before!, after!, limit / 100);
+  console.log(comparisonText(comparison, limit / 100));
+  if (comparison.regressions.length + comparison.broken.length > 0) process.exitCode = 1;
+}
+
+async function measureAll({ json = 'bench.json', html = 'bench.html', quick, torch, threads }: Options): Promise<void> {
+  const found = torch === undefined && !quick ? torchIfFound() : torchOf(torch);
+  const plans = suites.map((suite) => {
+    // The defaults of the options that only this suite has.
+    const own = commandOf(suite, page).opts();
+    const options: SuiteOptions = { ...own, quick, threads, filter: '', torch: found };
+    return { suite, options };
   });
-  process.once('SIGINT', () => child.kill('SIGINT'));
-  child.on('message', (message: Message) => {
-    if ('begins' in message) return progress.begin(message.begins, task.threads);
-    outcomes.push(message.outcome);
-    progress.end(message.outcome.test);
-  });
-  child.send(task);
-  const [code, signal] = await once(child, 'exit');
-  if (code === 0) return undefined;
-  return `error: ended early, with ${task.threads} threads (${signal ?? `status ${code}`}): later cases are missing`;
+  await measure(plans, { json, html }, page, process.argv.slice(2));
+  console.log(`\n${html} is the report, ${json} has all samples.`);
 }
 
-interface Progress {
-  begin(name: string, threads: number): void;
-  end(test: Case): void;
-  stop(): void;
-}
-
-/** A bar with the remaining time on a terminal, one plain line for each case elsewhere. */
-function startProgress(cases: readonly Case[], threads: readonly number[]): Progress {
-  if (!process.stderr.isTTY) {
-    let done = 0;
-    const all = cases.length * threads.length;
-    return {
-      begin: (name, count) => process.stderr.write(`${++done}/${all} ${name}, threads: ${count}\n`),
-      end() {},
-      stop() {},
-    };
+function torchIfFound(): SuiteOptions['torch'] {
+  try {
+    return torchOf(true);
+  } catch {
+    return undefined;
   }
-  // Cases take very different times: a fixed part, and one that grows with the work.
-  const cost = (test: Case) => 1 + flopsOf(test, shareOf(test)) / 1e10;
-  const total = threads.length * cases.reduce((sum, test) => sum + cost(test), 0);
-  const start = performance.now();
-  let done = 0;
-  const left = () => `${Math.ceil(((performance.now() - start) / 1000) * (total / done - 1))} s left`;
-  const bar = new SingleBar({ format: '{bar} {left}  {name}', hideCursor: true }, Presets.shades_classic);
-  bar.start(total, 0, { name: '', left: '' });
-  return {
-    begin: (name, count) => bar.update({ name: `${name}, threads: ${count}` }),
-    end(test) {
-      done += cost(test);
-      bar.update(done, { left: left() });
-    },
-    stop: () => bar.stop(),
-  };
 }

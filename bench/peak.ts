@@ -1,28 +1,66 @@
-// The machine's peak, measured by a small program of its own (peak/peak.cc).
+// The machine's peaks, measured by a small program of its own (peak/peak.cc).
 
 import { spawnSync } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-
-/** GFLOP/s for each instruction set: float32, and for 'amx' bfloat16 with float32 sums. */
-export type Peaks = Record<string, number>;
+import type { Peak } from './format';
 
 const root = dirname(__dirname);
 const program = join(root, 'build', 'bench', 'peak');
 
-export function buildPeak(): void {
+function buildPeak(): void {
   mkdirSync(dirname(program), { recursive: true });
   const compiler = process.env.CXX ?? 'c++';
   const source = join(__dirname, 'peak', 'peak.cc');
   run(compiler, ['-O3', '-std=c++17', '-pthread', source, '-o', program]);
 }
 
-/** The peaks of so many threads at once. */
-export function measurePeaks(threads: number): Peaks {
+const known = new Map<number, Peak[]>();
+
+/**
+ * The peaks of so many threads at once: 'float32 SET' for each instruction set and 'bfloat16 amx' (FLOP/s), 'exp SET',
+ * 'read' and 'copy' (bytes per second, those written counted too). Each call measures anew and gives the best so far,
+ * since a peak loses to the work of others; with `quick` only the first does.
+ */
+export function peaksOf(threads: number, quick: boolean): Peak[] {
+  const before = known.get(threads);
+  if (before && quick) return before;
+  if (known.size === 0) buildPeak();
+  const now = measurePeaks(threads);
+  const best = before?.map((peak, i) => ({ ...peak, rate: Math.max(peak.rate, now[i]!.rate) })) ?? now;
+  known.set(threads, best);
+  return best;
+}
+
+function measurePeaks(threads: number): Peak[] {
   const lines = run(program, [String(threads)])
     .trim()
     .split('\n');
-  return Object.fromEntries(lines.map((line) => line.split(' ')).map(([name, rate]) => [name, Number(rate)]));
+  return lines.map((line) => {
+    const [, unit, rate, name] = /^(\S+) (\S+) (.+)$/.exec(line)!;
+    return { name: name!, threads, rate: Number(rate), unit: unit as Peak['unit'] };
+  });
+}
+
+/** Throws when it was not measured. */
+export function rateOf(peaks: readonly Peak[], name: string, threads: number): number {
+  const peak = peaks.find((peak) => peak.name === name && peak.threads === threads);
+  if (!peak) throw new Error(`the peak '${name}' was not measured with ${threads} threads`);
+  return peak.rate;
+}
+
+const UNITS: { [unit: string]: number } = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
+
+/** Bytes of the largest cache, or of more than most have where the system does not tell. */
+export function cacheBytes(): number {
+  const folder = '/sys/devices/system/cpu/cpu0/cache';
+  const sizes = existsSync(folder)
+    ? readdirSync(folder)
+        .filter((name) => name.startsWith('index'))
+        .map((name) => readFileSync(join(folder, name, 'size'), 'utf8').trim())
+        .map((text) => Number.parseInt(text, 10) * (UNITS[text.at(-1)!] ?? 1))
+    : [];
+  return Math.max(...sizes, sizes.length > 0 ? 0 : 2 ** 29);
 }
 
 function run(command: string, args: string[]): string {

@@ -1,77 +1,47 @@
-// From samples to what is printed.
+// What is printed of results.
 
-import type { Peaks } from './peak';
-import { medianRatio, type Summary, summarize } from './statistics';
-import type { Outcome } from './suite';
-import type { Verdict } from './targets';
-
-/** An outcome with all that follows from it. Absent figures: the contestant did not take part, or its output was wrong. */
-export interface Row extends Outcome {
-  /** Milliseconds of each contestant. */
-  times: { [contestant: string]: Summary };
-  gflops?: number;
-  /** The peak that applies, GFLOP/s, and the milliseconds that the work would take at that rate. */
-  peak: number;
-  floorMs: number;
-  /** For each peer, how many times as long it takes. */
-  faster: { [contestant: string]: number | undefined };
-  /** Time over (time without the mask x share of tiles with a visible pair), and the same with the share of pairs. */
-  overTiles?: number;
-  overVisible?: number;
-}
-
-export function rowOf(outcome: Outcome, peaks: Peaks): Row {
-  const { contestants, samples, flops, share, instructionSet, test } = outcome;
-  const times = Object.fromEntries(contestants.map((name, i) => [name, summarize(samples[i]!)]));
-  const of = (name: string) => samples[contestants.indexOf(name)];
-  const own = of('node-attention');
-  // On AMX a product of float32 is six of bfloat16 parts.
-  const products = instructionSet === 'amx' && test.dtype === 'float32' ? 6 : 1;
-  const rate = peaks[instructionSet];
-  if (rate === undefined) throw new Error(`the peak of '${instructionSet}' was not measured`);
-  const peak = rate / products;
-  const ratio = (peer: string) => (own && of(peer) ? medianRatio(of(peer)!, own) : undefined);
-  const masked = ratio('unmasked');
-  return {
-    ...outcome,
-    times,
-    gflops: times['node-attention'] && flops / times['node-attention'].median / 1e6,
-    peak,
-    floorMs: flops / peak / 1e6,
-    faster: { onnxruntime: ratio('onnxruntime'), pytorch: ratio('pytorch') },
-    overTiles: masked && 1 / masked / share.tiles,
-    overVisible: masked && 1 / masked / share.visible,
-  };
-}
+import { type Fault, fullName, OWN, type Row, type SuiteResult, type Verdict } from './format';
 
 export const optional = (format: (value: number) => string) => (value: number | undefined) =>
   value === undefined ? undefined : format(value);
 export const ms = optional((value) => value.toPrecision(value < 1000 ? 3 : 4));
 export const factor = optional((value) => `${value.toFixed(2)}x`);
 export const percent = (digits: number) => optional((value) => `${(100 * value).toFixed(digits)} %`);
+const short = optional((value) => value.toPrecision(3));
+const mebibytes = optional((value) => `${(value / 2 ** 20).toPrecision(3)} MiB`);
 
 export type Column<R> = [heading: string, cell: (row: R) => string | undefined];
 
-const columns: Column<Row>[] = [
-  ['case', ({ test }) => test.name],
-  ['thr.', ({ threads }) => String(threads)],
-  ['ms', ({ times }) => ms(times['node-attention']?.median)],
-  ['quartiles', ({ times: { 'node-attention': own } }) => own && `${ms(own.q1)} - ${ms(own.q3)}`],
-  ['n', ({ samples: [own] }) => String(own?.length ?? 0)],
-  ['GFLOP/s', ({ gflops }) => gflops?.toFixed(0)],
-  ['of peak', ({ gflops, peak }) => percent(0)(gflops && gflops / peak)],
-  ['floor ms', ({ floorMs }) => ms(floorMs)],
-  ['ONNX Runtime ms', ({ times }) => ms(times.onnxruntime?.median)],
-  ['faster', ({ faster }) => factor(faster.onnxruntime)],
-  ['PyTorch ms', ({ times }) => ms(times.pytorch?.median)],
-  ['faster', ({ faster }) => factor(faster.pytorch)],
-  ['unmasked ms', ({ times }) => ms(times.unmasked?.median)],
-  ['tiles', ({ test, share }) => (test.kind === 'causal' ? undefined : test.mask && percent(1)(share.tiles))],
-  ['over tiles', ({ overTiles }) => factor(overTiles)],
-  ['', ({ disturbed }) => (disturbed > 0 ? `${disturbed} disturbed` : '')],
-];
-
-export const table = (rows: readonly Row[]): string => tableOf(columns, rows);
+/** The columns of rows: those that every suite has, one or two for each other contestant, and the suite's own figures. */
+export function columnsOf(rows: readonly Row[]): Column<Row>[] {
+  const others = [...new Set(rows.flatMap(({ samples }) => Object.keys(samples)))].filter((name) => name !== OWN);
+  const figures = [...new Set(rows.flatMap(({ figures = {} }) => Object.keys(figures)))];
+  const measures = [...new Set(rows.flatMap(({ quality = {} }) => Object.keys(quality)))];
+  return [
+    ['case', ({ name }) => name],
+    ['thr.', ({ case: { threads } }) => threads?.toString()],
+    ['ms', ({ times }) => ms(times[OWN]?.median)],
+    ['95 %', ({ times: { [OWN]: own } }) => own && `${ms(own.interval[0])} - ${ms(own.interval[1])}`],
+    ['quartiles', ({ times: { [OWN]: own } }) => own && `${ms(own.q1)} - ${ms(own.q3)}`],
+    ['n', ({ times }) => times[OWN]?.count.toString()],
+    ['GFLOP/s', ({ flopsPerSecond }) => optional((rate) => (rate / 1e9).toFixed(0))(flopsPerSecond)],
+    ['floor ms', ({ floor }) => floor && `${ms(floor.ms)} (${floor.bound})`],
+    ['of floor', ({ ofFloor }) => percent(0)(ofFloor)],
+    ...others.flatMap((name): Column<Row>[] => [
+      [`${name} ms`, ({ times }) => ms(times[name]?.median)],
+      ['faster', ({ ratios }) => factor(ratios[name]?.median)],
+      ['95 %', ({ ratios: { [name]: ratio } }) => ratio?.interval.map((each) => each.toFixed(2)).join(' - ')],
+    ]),
+    ['error', ({ errors }) => optional((error) => error.toExponential(1))(errors?.[OWN])],
+    ['allowed', ({ tolerance }) => optional((error) => error.toExponential(1))(tolerance)],
+    ['memory', ({ memory }) => mebibytes(memory?.[OWN])],
+    ...figures.map((name): Column<Row> => [name, ({ figures }) => short(figures?.[name])]),
+    ...measures.map((name): Column<Row> => [name, ({ quality }) => short(quality?.[name])]),
+    ['bound', ({ simulated }) => factor(simulated?.bound)],
+    ['reached', ({ simulated }) => factor(simulated?.reached)],
+    ['', ({ disturbed }) => (disturbed > 0 ? `${disturbed} disturbed` : '')],
+  ];
+}
 
 /** A Markdown table, aligned. Columns that no row fills are left out. */
 export function tableOf<R>(columns: readonly Column<R>[], rows: readonly R[]): string {
@@ -85,10 +55,16 @@ export function tableOf<R>(columns: readonly Column<R>[], rows: readonly R[]): s
   return [lines[0], rule, ...lines.slice(1)].join('\n');
 }
 
-export function faults(rows: readonly Row[]): string[] {
-  return rows.flatMap(({ test, threads, faults }) =>
-    faults.map(({ contestant, fault }) => `WRONG OUTPUT: ${contestant}, ${test.name}, ${threads} thr.: ${fault}`),
+export function faultLines(rows: readonly Row[]): string[] {
+  return rows.flatMap((row) =>
+    (row.faults ?? []).map(({ contestant, fault }) => `WRONG OUTPUT: ${contestant}, ${fullName(row)}: ${fault}`),
   );
+}
+
+/** Each contestant that does not take some cases, and why, once. */
+export function absentLines(rows: readonly Row[]): string[] {
+  const sentence = ({ contestant, fault }: Fault) => `${contestant}: ${fault}`;
+  return [...new Set(rows.flatMap(({ absent = [] }) => absent.map(sentence)))];
 }
 
 export function verdictLine({ text, verdict, rows, reached, disturbed, worst }: Verdict): string {
@@ -97,9 +73,50 @@ export function verdictLine({ text, verdict, rows, reached, disturbed, worst }: 
   return `${verdict.padEnd(12)}  ${text}${figures}${doubt}`;
 }
 
+const SCALES = { T: 1e12, G: 1e9, M: 1e6 } as const;
+
+/** A rate with three digits, such as 3.53 TFLOP/s. */
+export function rateText(rate: number, unit: string): string {
+  const [prefix, scale] = Object.entries(SCALES).find(([, scale]) => rate >= scale) ?? ['', 1];
+  return `${(rate / scale).toPrecision(3)} ${prefix}${unit}`;
+}
+
+/** All of a suite, for a terminal. */
+export function suiteText({
+  suite,
+  about,
+  peaks,
+  rows,
+  targets,
+  findings = [],
+  notMeasured,
+  failure,
+}: SuiteResult): string {
+  const peakLines = [...new Set(peaks.map(({ threads }) => threads))].map((threads) => {
+    const rates = peaks
+      .filter((peak) => peak.threads === threads)
+      .map(({ name, rate, unit }) => `${name} ${rateText(rate, unit)}`);
+    return `Peaks${threads === undefined ? '' : ` (${threads} thr.)`}: ${rates.join(', ')}`;
+  });
+  const parts = [
+    `${suite}: ${about}`,
+    peakLines.join('\n'),
+    rows.length > 0 ? tableOf(columnsOf(rows), rows) : '',
+    findings.map(({ name, text }) => `${name}: ${text}`).join('\n'),
+    targets.length > 0 ? `Targets\n${targets.map(verdictLine).join('\n')}` : '',
+    [...absentLines(rows), ...notMeasured.map(({ what, why }) => `${what}: ${why}`)]
+      .map((line) => `not measured: ${line}`)
+      .join('\n'),
+    failure === undefined ? '' : `ended early: ${failure}`,
+  ];
+  return parts.filter((part) => part !== '').join('\n\n');
+}
+
 export const NOTES = `\
-ms: median of the rounds from call to result available; n: rounds. faster: median over the rounds of the ratio within
-each round. GFLOP/s counts 4 D operations for each visible pair of a query and a key. of peak: of the rate measured
-here on registers alone; floor: the time at that rate (decode waits for memory instead). tiles: share of pairs of a
-query tile and a key tile (64 tokens, or 8x8) with a visible pair; over tiles: time over (time without the mask x tiles).
-disturbed: rounds that count although others used more than 6 % of a processor, since no quieter ones could be had.`;
+ms: median of the rounds from call to result available, with the 95 % interval of that median by bootstrap, quartiles and
+the number of rounds. faster: how many times as long the other takes, the median of the ratios within rounds. GFLOP/s
+counts 4 D operations for each visible pair of a query and a key. floor: the time that the work would take at the peak
+measured here, on registers alone (arithmetic) or from memory; of floor: floor over time. error: the largest difference
+from float64 in sampled rows. tiles: share of pairs of a query tile and a key tile (64 tokens, or 8x8) with a visible
+pair; over tiles: time over (time without the mask x tiles). exp ms: the time that the exponentials alone would take at
+the measured rate. disturbed: rounds that count although others used more than 6 % of a processor, for want of quieter ones.`;

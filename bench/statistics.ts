@@ -1,11 +1,16 @@
 // What is said about samples.
 
+import { uniform } from '../test/support/numbers';
+
 export interface Summary {
   median: number;
   q1: number;
   q3: number;
   count: number;
 }
+
+/** From, to. */
+export type Interval = [number, number];
 
 /** The quantile at `share` of the way through the sorted samples, interpolated between neighbours. */
 export function quantile(samples: readonly number[], share: number): number {
@@ -34,4 +39,22 @@ export function summarize(samples: readonly number[]): Summary {
 export function medianRatio(times: readonly number[], of: readonly number[]): number {
   if (times.length !== of.length) throw new Error(`${times.length} rounds of one, ${of.length} of the other`);
   return median(times.map((time, round) => time / of[round]!));
+}
+
+const RESAMPLES = 1000;
+
+/**
+ * Where a figure of the samples may lie: the percentile interval of its values on samples drawn anew, with replacement,
+ * from each of the lists by itself (Efron's bootstrap). The same lists give the same interval.
+ */
+export function bootstrap(
+  lists: readonly (readonly number[])[],
+  figure: (lists: number[][]) => number,
+  confidence = 0.95,
+): Interval {
+  const random = uniform(1);
+  const draw = (list: readonly number[]) => list.map(() => list[Math.floor(random() * list.length)]!);
+  const figures = Array.from({ length: RESAMPLES }, () => figure(lists.map(draw)));
+  const tail = (1 - confidence) / 2;
+  return [quantile(figures, tail), quantile(figures, 1 - tail)];
 }

@@ -1,17 +1,20 @@
-// Child process of main.ts, one for each thread count since the library reads NODE_ATTENTION_THREADS when it is loaded.
+// Child process of cpu.ts, one for each thread count since the library reads NODE_ATTENTION_THREADS when it is loaded.
 // Within it this library and ONNX Runtime take turns, with PyTorch in a child process of its own.
 
 import { devices } from 'node-attention';
-import { allCases, type Case, flopsOf, type Share, shareOf } from './cases';
-import { examine, type Fault } from './check';
-import { makeInputs } from './inputs';
+import { type Case, flopsOf, type Share, shareOf } from './cases';
+import { type Examined, examine } from './check';
+import { casesOf, type Family } from './families';
+import { type Fault, OWN } from './format';
+import { type Inputs, makeInputs } from './inputs';
 import { watchLoad } from './load';
-import { interleave, type Measurement, type Plan } from './measure';
+import { type Contestant, interleave, type Measurement, type Plan } from './measure';
 import { library } from './peers/library';
 import { onnxruntime } from './peers/onnxruntime';
 import { TorchPeer } from './peers/torch';
 
 export interface Task {
+  family: Family;
   threads: number;
   quick: boolean;
   /** Names of the cases to run. */
@@ -21,7 +24,7 @@ export interface Task {
   torch?: string;
 }
 
-export interface Outcome extends Measurement {
+export interface Outcome extends Measurement, Omit<Examined, 'right'> {
   test: Case;
   threads: number;
   /** What the library chose. */
@@ -30,34 +33,51 @@ export interface Outcome extends Measurement {
   flops: number;
   /** In the order of `samples`. */
   contestants: string[];
-  /** What was wrong with the output of those that were therefore not timed. */
-  faults: Fault[];
+  /** Those that do not take the case, and why. */
+  absent: Fault[];
 }
 
 export type Message = { begins: string } | { outcome: Outcome };
 
-async function runCase(test: Case, { threads, plan }: Task, torch: TorchPeer | undefined): Promise<Outcome> {
-  const inputs = makeInputs(test);
-  const contestants = [library('node-attention', test, inputs)];
-  if (test.kind === 'dense' || test.kind === 'causal' || test.kind === 'decode') {
-    if (test.dtype === 'float32') contestants.push(await onnxruntime(test, inputs, threads));
-    if (torch) contestants.push(await torch.contestant(test, inputs));
-  } else {
-    contestants.push(library('unmasked', { ...test, mask: undefined }, inputs));
+/** Who takes part, this library first; and who does not, and why. */
+async function contestantsOf(test: Case, inputs: Inputs, { threads, quick }: Task, torch: TorchPeer | undefined) {
+  const contestants: Contestant[] = [library(OWN, test, inputs)];
+  const absent: Fault[] = [];
+  const masked = test.pattern !== undefined || (test.mask !== undefined && test.kind !== 'causal');
+  if (masked) {
+    const mask = test.dense === 'causal' ? ({ left: -1, right: 0 } as const) : undefined;
+    const dense = { ...test, pattern: undefined, mask };
+    contestants.push(library('dense', dense, inputs));
+  } else if (test.dtype === 'float32') contestants.push(await onnxruntime(test, inputs, threads));
+  if (torch && masked && quick) {
+    absent.push({ contestant: 'pytorch-flex', fault: 'left out of --quick: compiling takes longer than measuring' });
+  } else if (torch) {
+    try {
+      contestants.push(await torch.contestant(test, inputs));
+    } catch (error) {
+      absent.push({ contestant: 'pytorch-flex', fault: (error as Error).message });
+    }
   }
-  const { right, faults } = await examine(contestants, inputs);
-  const measurement = await interleave(right, plan, watchLoad(torch?.pid));
+  return { contestants, absent };
+}
+
+async function runCase(test: Case, task: Task, torch: TorchPeer | undefined): Promise<Outcome> {
+  const inputs = makeInputs(test);
+  const { contestants, absent } = await contestantsOf(test, inputs, task, torch);
+  const { right, ...examined } = await examine(contestants, inputs);
+  const measurement = await interleave(right, task.plan, watchLoad(torch?.pid));
   for (const contestant of contestants) await contestant.close();
   const share = shareOf(test);
   const { instructionSet } = devices().find(({ device }) => device === 'cpu')!;
   return {
     test,
-    threads,
+    threads: task.threads,
     instructionSet: instructionSet!,
     share,
     flops: flopsOf(test, share),
     contestants: right.map(({ name }) => name),
-    faults,
+    absent,
+    ...examined,
     ...measurement,
   };
 }
@@ -66,7 +86,7 @@ async function main(task: Task): Promise<void> {
   const send = (message: Message) => new Promise((sent) => process.send!(message, sent));
   const torch = task.torch === undefined ? undefined : new TorchPeer(task.torch, task.threads);
   try {
-    for (const test of allCases(task.quick)) {
+    for (const test of casesOf[task.family](task.quick)) {
       if (!task.cases.includes(test.name)) continue;
       await send({ begins: test.name });
       await send({ outcome: await runCase(test, task, torch) });
@@ -77,7 +97,7 @@ async function main(task: Task): Promise<void> {
   process.disconnect();
 }
 
-process.once('SIGINT', () => process.exit(1)); // main.ts reports what there is
+process.once('SIGINT', () => process.exit(1)); // cpu.ts reports what there is
 process.once('message', (task: Task) => {
   main(task).catch((error: Error) => {
     console.error(error);

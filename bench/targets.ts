@@ -1,6 +1,6 @@
 // What the project wants to reach, and whether it did.
 
-import type { Row } from './report';
+import { fullName, type Row, type Verdict } from './format';
 
 export interface Target<R> {
   text: string;
@@ -11,19 +11,22 @@ export interface Target<R> {
   atMost?: number;
 }
 
-const isDense = ({ test: { kind } }: Row) => kind === 'dense';
-const isCausal = ({ test: { kind } }: Row) => kind === 'causal';
-const sizeOf = ({ test: { keys } }: Row) => keys.reduce((product, extent) => product * extent, 1);
+/** The figure of a row: time over (time without the mask x share of tiles with a visible pair). */
+export const OVER_TILES = 'over tiles';
+
+const isDense = ({ case: { mask } }: Row) => mask === 'dense';
+const isCausal = ({ case: { mask } }: Row) => mask === 'causal';
+const sizeOf = ({ case: { tokens } }: Row) => tokens;
 
 const targets: Target<Row>[] = [
   {
     text: 'float32 dense: 1.25 times ONNX Runtime from S=1024',
-    figure: (row) => (isDense(row) && sizeOf(row) >= 1024 ? row.faster.onnxruntime : undefined),
+    figure: (row) => (isDense(row) && sizeOf(row) >= 1024 ? row.ratios.onnxruntime?.median : undefined),
     atLeast: 1.25,
   },
   {
     text: 'float32 causal: 4 times ONNX Runtime at S=4096',
-    figure: (row) => (isCausal(row) && sizeOf(row) >= 4096 ? row.faster.onnxruntime : undefined),
+    figure: (row) => (isCausal(row) && sizeOf(row) >= 4096 ? row.ratios.onnxruntime?.median : undefined),
     atLeast: 4,
   },
   ...(['float32', 'bfloat16'] as const).flatMap((dtype) =>
@@ -33,34 +36,25 @@ const targets: Target<Row>[] = [
         return {
           text: `${dtype} ${kind}: ${atLeast} times PyTorch ${size === 4096 ? 'at S=4096' : 'at every size measured'}`,
           figure: (row: Row) =>
-            row.test.dtype === dtype && row.test.kind === kind && sizeOf(row) >= size ? row.faster.pytorch : undefined,
+            row.case.dtype === dtype && row.case.mask === kind && sizeOf(row) >= size
+              ? row.ratios.pytorch?.median
+              : undefined,
           atLeast,
         };
       }),
     ),
   ),
-  { text: 'never slower than ONNX Runtime', figure: (row) => row.faster.onnxruntime, atLeast: 1 },
-  { text: 'never slower than PyTorch', figure: (row) => row.faster.pytorch, atLeast: 1 },
+  { text: 'never slower than ONNX Runtime', figure: (row) => row.ratios.onnxruntime?.median, atLeast: 1 },
+  { text: 'never slower than PyTorch', figure: (row) => row.ratios.pytorch?.median, atLeast: 1 },
   {
     text: 'windows and neighborhoods: at most 1.15 times (unmasked time x share of tiles visited)',
-    figure: (row) => row.overTiles,
+    figure: (row) => row.figures?.[OVER_TILES],
     atMost: 1.15,
   },
 ];
 
-export interface Verdict {
-  text: string;
-  verdict: 'reached' | 'missed' | 'not measured';
-  /** Rows that the target is about, and those of them that reach it. */
-  rows: number;
-  reached: number;
-  /** Rows that the target is about and in which others used the machine: no firm ground in either direction. */
-  disturbed: number;
-  worst?: { row: string; figure: number };
-}
-
-export const judge = (rows: readonly Row[]): Verdict[] =>
-  judgeBy(targets, rows, ({ test, threads }) => `${test.name}, ${threads} thr.`);
+/** The targets of suite cpu. */
+export const judge = (rows: readonly Row[]): Verdict[] => judgeBy(targets, rows, fullName);
 
 export function judgeBy<R extends { disturbed: number }>(
   targets: readonly Target<R>[],

@@ -3,13 +3,13 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type Case, flopsOf, makeCase, shareOf } from '../bench/cases';
+import { type Case, flopsOf, type Kind, makeCase, shareOf } from '../bench/cases';
 import { examine } from '../bench/check';
+import { rowOf } from '../bench/cpu';
 import { makeInputs } from '../bench/inputs';
 import { type Contestant, interleave, quietest } from '../bench/measure';
 import { library } from '../bench/peers/library';
 import { onnxruntime } from '../bench/peers/onnxruntime';
-import { rowOf } from '../bench/report';
 import { medianRatio, quantile, summarize } from '../bench/statistics';
 import { judge } from '../bench/targets';
 
@@ -144,7 +144,7 @@ describe('outputs', () => {
 });
 
 describe('shares', () => {
-  const share = (kind: Case['kind'], size: number) => shareOf(makeCase(kind, 'float32', size, 64));
+  const share = (kind: Kind, size: number) => shareOf(makeCase(kind, 'float32', size, 64));
 
   it('count pairs and tiles', () => {
     expect(share('dense', 512)).toEqual({ visible: 1, tiles: 1 });
@@ -165,11 +165,16 @@ describe('shares', () => {
 });
 
 describe('targets', () => {
-  const row = (kind: Case['kind'], contestants: string[], samples: number[][]) => {
+  const row = (kind: Kind, contestants: string[], samples: number[][]) => {
     const each = makeCase(kind, 'float32', 4096, 64);
     const share = shareOf(each);
     const outcome = { test: each, threads: 1, instructionSet: 'amx', share, flops: 2e9, contestants, samples };
-    return rowOf({ ...outcome, faults: [], disturbed: 0, repeated: 0 }, { avx512: 200, amx: 3000 });
+    const checked = { faults: [], absent: [], errors: {}, tolerance: 0 };
+    return rowOf({ ...outcome, ...checked, disturbed: 0, repeated: 0 }, [
+      { name: 'float32 avx512', threads: 1, rate: 2e11, unit: 'FLOP/s' },
+      { name: 'bfloat16 amx', threads: 1, rate: 3e12, unit: 'FLOP/s' },
+      { name: 'exp avx512', threads: 1, rate: 1e9, unit: 'exp/s' },
+    ]);
   };
 
   it('are judged by the worst row', () => {
@@ -178,11 +183,13 @@ describe('targets', () => {
       row('dense', ['node-attention', 'onnxruntime'], [[10], [9]]),
     ];
     expect(rows[0]).toMatchObject({
-      gflops: 200,
-      peak: 500, // six products of bfloat16 on AMX
-      floorMs: 4,
-      faster: { onnxruntime: 2, pytorch: undefined },
+      flopsPerSecond: 2e11,
+      floor: { ms: 4, bound: 'arithmetic' }, // six products of bfloat16 on AMX
+      ofFloor: 0.4,
+      ratios: { onnxruntime: { median: 2, interval: [2, 2] } },
+      figures: { 'exp ms': (8 * 4096 ** 2) / 1e6 },
     });
+    expect(rows[0]!.ratios.pytorch).toBeUndefined();
     const verdicts = judge(rows);
     expect(verdicts[0]).toMatchObject({ verdict: 'missed', rows: 2, reached: 1, worst: { figure: 0.9 } });
     expect(verdicts.at(-1)).toMatchObject({ verdict: 'not measured', rows: 0 });
@@ -192,16 +199,16 @@ describe('targets', () => {
 
   it('compare masks with the share of tiles of the unmasked time', () => {
     const { tiles } = shareOf(makeCase('window', 'float32', 4096, 64));
-    const good = row('window', ['node-attention', 'unmasked'], [[110 * tiles], [100]]);
-    const bad = row('window', ['node-attention', 'unmasked'], [[120 * tiles], [100]]);
-    expect(good.overTiles).toBeCloseTo(1.1, 9);
+    const good = row('window', ['node-attention', 'dense'], [[110 * tiles], [100]]);
+    const bad = row('window', ['node-attention', 'dense'], [[120 * tiles], [100]]);
+    expect(good.figures?.['over tiles']).toBeCloseTo(1.1, 9);
     expect(judge([good]).at(-1)).toMatchObject({ verdict: 'reached' });
     expect(judge([good, bad]).at(-1)).toMatchObject({ verdict: 'missed', reached: 1 });
   });
 
   it('are not met by a contestant whose output was wrong', () => {
     const without = row('dense', ['onnxruntime'], [[9]]);
-    expect(without.gflops).toBeUndefined();
+    expect(without.flopsPerSecond).toBeUndefined();
     expect(judge([without])[0]).toMatchObject({ verdict: 'not measured' });
   });
 });

@@ -22,10 +22,11 @@ import { expectedRows, faultOf, largestDifference } from '../bench/cuda/check';
 import { Driver, phaseOf } from '../bench/cuda/driver';
 import { makeBlock } from '../bench/cuda/inputs';
 import { measureJavaScript } from '../bench/cuda/javascript';
-import { cudaFaults, cudaTable, deviceLines, judgeCuda, rowOf } from '../bench/cuda/report';
+import { judgeCuda, rowOf, suiteResult } from '../bench/cuda/report';
 import { type Outcome, runCase } from '../bench/cuda/run';
 import type { DeviceReport } from '../bench/cuda/suite';
 import { findCudnnHeaders } from '../bench/cudnn/headers';
+import { faultLines } from '../bench/report';
 import { StandIn } from './support/stand-in';
 
 const root = join(__dirname, '..');
@@ -294,31 +295,30 @@ describe('report', () => {
     faults: [],
     absent: [],
     differences: {},
+    errors: {},
+    tolerance: 0,
     disturbed: 0,
     repeated: 0,
   });
 
   it('compares with the better of the measured peaks', () => {
     const row = rowOf(outcome(), device);
-    expect(row).toMatchObject({ tflops: 500, bytesPerSecond: 2e12, ofMatrix: 0.625, ofCopy: 0.5, floorUs: 1250 });
-    expect(row.faster).toEqual({ cudnn: 1.5, pytorch: undefined });
-    expect(rowOf(outcome(), { ...device, matrixRate: undefined, torchMatrixRate: undefined })).toMatchObject({
-      ofMatrix: undefined,
-      floorUs: undefined,
-    });
+    expect(row).toMatchObject({ flopsPerSecond: 5e14, floor: { ms: 1.25, bound: 'arithmetic' }, ofFloor: 0.625 });
+    expect(row.figures).toEqual({ 'GB/s': 2000, 'of copy': 0.5, 'of matrix peak': 0.625 });
+    expect(Object.keys(row.ratios)).toEqual(['cudnn']);
+    expect(row.ratios.cudnn).toEqual({ median: 1.5, interval: [1.5, 1.5] });
+    const unknown = rowOf(outcome(), { ...device, matrixRate: undefined, torchMatrixRate: undefined });
+    expect(unknown).toMatchObject({ floor: undefined, ofFloor: undefined });
+    expect(unknown.figures).toEqual({ 'GB/s': 2000, 'of copy': 0.5 });
   });
 
   it('says what was not present, wrong or not measured, and never a figure instead', () => {
-    const rows = [
-      rowOf(outcome(prefill, ['node-attention'], [[2]]), device),
-      rowOf({ ...outcome(prefill, [], []), faults: [{ contestant: 'cudnn', fault: 'element 3 is 7' }] }, device),
-    ];
-    const [, , first, second] = cudaTable(rows).split('\n');
-    expect(first).toMatch(/2000\.0 .* not present .* not present/);
-    expect(second).toMatch(/not measured .* wrong /);
-    expect(cudaFaults(rows)).toEqual([`WRONG OUTPUT: cudnn, ${prefill.name}: element 3 is 7`]);
-    expect(deviceLines({ ...device, copyRateByEvents: undefined }).join('\n')).toContain('not measured by CUDA events');
-    expect(deviceLines(device).at(-1)).toBe('left out: cuDNN: it was not packed');
+    const wrong = { ...outcome(prefill, [], []), faults: [{ contestant: 'cudnn', fault: 'element 3 is 7' }] };
+    const result = suiteResult({ ...device, copyRateByEvents: undefined }, [wrong], undefined, ['a', 'b']);
+    expect(result.rows[0]).toMatchObject({ times: {}, ratios: {}, flopsPerSecond: undefined, ofFloor: undefined });
+    expect(faultLines(result.rows)).toEqual([`WRONG OUTPUT: cudnn, ${prefill.name}: element 3 is 7`]);
+    expect(result.peaks.map(({ name }) => name)).not.toContain('copy, by CUDA events');
+    expect(result.notMeasured).toEqual([{ what: 'cuDNN', why: 'it was not packed' }]);
   });
 
   it('judges decoding by bandwidth from 256 MB on, by the time above the floor below', () => {

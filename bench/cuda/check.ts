@@ -80,6 +80,25 @@ export function faultOf(
   return undefined;
 }
 
+/** The largest difference from what the sampled rows should be. */
+export function largestError(
+  { out }: Results,
+  rows: readonly SampledRow[],
+  { queries, heads, headDim }: CudaCase,
+): number {
+  const word = new Uint32Array(1);
+  const value = new Float32Array(word.buffer);
+  let most = 0;
+  for (const { batch, query, head, out: wanted } of rows) {
+    const row = (batch * queries + query) * heads + head;
+    for (let c = 0; c < headDim; c++) {
+      word[0] = out[row * headDim + c]! << 16;
+      most = Math.max(most, Math.abs(value[0]! - wanted[c]!));
+    }
+  }
+  return most;
+}
+
 /** The largest difference between two outputs. */
 export function largestDifference(a: Uint16Array, b: Uint16Array): number {
   const words = new Uint32Array(2);

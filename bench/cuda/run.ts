@@ -1,16 +1,12 @@
 // One case: all contestants compute it, are checked, and take turns.
 
+import type { Fault } from '../format';
 import { interleave, type Measurement, type Plan, type Timed } from '../measure';
 import { type CudaCase, cudaBytes, cudaFlops, setsOf } from './cases';
-import { expectedRows, faultOf, largestDifference, type Results } from './check';
+import { expectedRows, faultOf, largestDifference, largestError, type Results } from './check';
 import { DRIVER_CONTESTANTS, type Driver, type DriverContestant } from './driver';
 import type { Block } from './inputs';
 import type { TorchCuda } from './torch';
-
-export interface Fault {
-  contestant: string;
-  fault: string;
-}
 
 export interface Outcome extends Measurement {
   test: CudaCase;
@@ -27,6 +23,9 @@ export interface Outcome extends Measurement {
   absent: Fault[];
   /** The largest difference between an element of ours and of each peer. */
   differences: { [peer: string]: number };
+  /** Of those that are right, the largest difference from float64 in the sampled rows; and the largest allowed there. */
+  errors: { [contestant: string]: number };
+  tolerance: number;
 }
 
 /** A pass lasts at least so long, so that what lies between two passes does not count. */
@@ -106,6 +105,7 @@ export async function runCase(
   const right: Entrant[] = [];
   const faults: Fault[] = [];
   const differences: Outcome['differences'] = {};
+  const errors: Outcome['errors'] = {};
   const checked = [...new Set([0, sets - 1])];
   const rows = entrants.length > 0 ? checked.map((set) => expectedRows(test, block, set)) : [];
   let own: Uint16Array | undefined;
@@ -113,15 +113,19 @@ export async function runCase(
     driver.poison(); // so that nothing that another contestant wrote counts as computed
     await entrant.run(1);
     let fault: string | undefined;
+    let error = 0;
     for (const [i, set] of checked.entries()) {
       const results = await entrant.results(set);
       fault ??= faultOf(results, rows[i]!, test, entrant.headsFirst);
+      error = Math.max(error, largestError(results, rows[i]!, test));
       if (set !== 0) continue;
       if (entrant.name === 'node-attention') own = results.out;
       else if (own) differences[entrant.name] = largestDifference(own, results.out);
     }
-    if (fault === undefined) right.push(entrant);
-    else faults.push({ contestant: entrant.name, fault });
+    if (fault === undefined) {
+      right.push(entrant);
+      errors[entrant.name] = error;
+    } else faults.push({ contestant: entrant.name, fault });
   }
   const measurement = await interleave(right, plan, quiet);
   driver.release();
@@ -135,6 +139,8 @@ export async function runCase(
     faults,
     absent,
     differences,
+    errors,
+    tolerance: Math.max(0, ...rows.flat().map(({ tolerance }) => tolerance.out)),
     ...measurement,
   };
 }

@@ -14,38 +14,92 @@ import {
 import type { MaskSpec } from '../../test/support/oracle';
 import { type Case, HEADS } from '../cases';
 import type { Inputs } from '../inputs';
+import type { Pattern, Range } from '../masks/patterns';
 import { type Contestant, timeRuns } from '../measure';
 
+interface Call {
+  q: Tensor;
+  k: Tensor;
+  v: Tensor;
+  options: Parameters<typeof attention>[3];
+}
+
 export function library(name: string, test: Case, inputs: Inputs): Contestant {
-  const tensor = (values: Float32Array, tokens: number[]) => {
-    const shape = [1, ...tokens, HEADS, test.headDim];
-    return test.dtype === 'float32'
-      ? Tensor.from(values, shape)
-      : Tensor.from(toBfloat16(values), shape, { dtype: test.dtype });
+  const resources: { dispose(): void }[] = [];
+  const keep = <R extends { dispose(): void }>(resource: R): R => {
+    resources.push(resource);
+    return resource;
   };
-  const q = tensor(inputs.q, test.queries);
-  const k = tensor(inputs.k, test.keys);
-  const v = tensor(inputs.v, test.keys);
-  const out = Tensor.empty(q.shape, { dtype: test.dtype });
-  const stream = new Stream();
-  const options = { mask: test.mask && maskOf(test.mask), out, stream };
+  const { layers = 1 } = test;
+  const stream = keep(new Stream());
+  const out: Tensor[] = [];
+  const calls: Call[] = [];
+  for (let layer = 0; layer < layers; layer++) {
+    const tensor = (all: Float32Array, tokens: number[]) => {
+      const shape = [1, ...tokens, HEADS, test.headDim];
+      const values = all.subarray((layer * all.length) / layers, ((layer + 1) * all.length) / layers);
+      return keep(
+        test.dtype === 'float32'
+          ? Tensor.from(values, shape)
+          : Tensor.from(toBfloat16(values), shape, { dtype: test.dtype }),
+      );
+    };
+    const q = tensor(inputs.q, test.queries);
+    const k = tensor(inputs.k, test.keys);
+    const v = tensor(inputs.v, test.keys);
+    const whole = keep(Tensor.empty(q.shape, { dtype: test.dtype }));
+    out.push(whole);
+    if (test.pattern) calls.push(...callsOf(test.pattern, { q, k, v }, whole, stream, keep));
+    else calls.push({ q, k, v, options: { mask: test.mask && maskOf(test.mask), out: whole, stream } });
+  }
   return {
     name,
     test,
     run: (times) =>
       timeRuns(times, async () => {
-        const { lse } = attention(q, k, v, options);
+        const sums = calls.map(({ q, k, v, options }) => attention(q, k, v, options).lse);
         await stream.synchronize();
-        lse.dispose();
+        for (const lse of sums) lse.dispose();
       }),
     async output() {
-      const values = await out.read();
-      return test.dtype === 'float32' ? (values as Float32Array) : fromBfloat16(values as Uint16Array);
+      const parts = await Promise.all(out.map((each) => each.read()));
+      const values = new Float32Array(parts.length * parts[0]!.length);
+      parts.forEach((part, layer) => {
+        const floats = test.dtype === 'float32' ? (part as Float32Array) : fromBfloat16(part as Uint16Array);
+        values.set(floats, layer * floats.length);
+      });
+      return values;
     },
     async close() {
-      for (const resource of [q, k, v, out, stream]) resource.dispose();
+      for (const resource of resources) resource.dispose();
     },
   };
+}
+
+/** The calls of a pattern, each on slices of the tensors along the token axis. */
+function callsOf(
+  pattern: Pattern,
+  { q, k, v }: { q: Tensor; k: Tensor; v: Tensor },
+  out: Tensor,
+  stream: Stream,
+  keep: <R extends { dispose(): void }>(resource: R) => R,
+): Call[] {
+  const part = (tensor: Tensor, range: Range) => keep(tensor.slice([0, 1], range));
+  return pattern.calls.map(({ queries, keys, mask, extra, lengths }) => {
+    const offsets = lengths && keep(Tensor.from(Int32Array.from(lengths), [lengths.length]));
+    return {
+      q: part(q, queries),
+      k: part(k, keys),
+      v: part(v, keys),
+      options: {
+        mask: mask && maskOf(mask),
+        extra: extra && { k: part(k, extra), v: part(v, extra) },
+        cuSeqlens: offsets && { q: offsets, k: offsets },
+        out: part(out, queries),
+        stream,
+      },
+    };
+  });
 }
 
 function maskOf(spec: MaskSpec): Mask {

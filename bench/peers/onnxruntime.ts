@@ -8,16 +8,25 @@ import type { Inputs } from '../inputs';
 import { type Contestant, timeRuns } from '../measure';
 
 export async function onnxruntime(test: Case, inputs: Inputs, threads: number): Promise<Contestant> {
-  const session = await ort.InferenceSession.create(model(test.kind === 'causal'), {
+  const { layers = 1 } = test;
+  const session = await ort.InferenceSession.create(model(layers, test.kind === 'causal'), {
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
   });
-  const tensor = (values: Float32Array, tokens: number) =>
-    new ort.Tensor('float32', values, [1, tokens, HEADS * test.headDim]);
-  const [queries, keys] = [count(test.queries), count(test.keys)];
-  const feeds = { q: tensor(inputs.q, queries), k: tensor(inputs.k, keys), v: tensor(inputs.v, keys) };
   const out = new Float32Array(inputs.q.length);
-  const fetches = { out: tensor(out, queries) };
+  const feeds: { [name: string]: ort.Tensor } = {};
+  const fetches: { [name: string]: ort.Tensor } = {};
+  for (let layer = 0; layer < layers; layer++) {
+    const tensor = (all: Float32Array, tokens: number) => {
+      const values = all.subarray((layer * all.length) / layers, ((layer + 1) * all.length) / layers);
+      return new ort.Tensor('float32', values, [1, tokens, HEADS * test.headDim]);
+    };
+    const [queries, keys] = [count(test.queries), count(test.keys)];
+    feeds[`q${layer}`] = tensor(inputs.q, queries);
+    feeds[`k${layer}`] = tensor(inputs.k, keys);
+    feeds[`v${layer}`] = tensor(inputs.v, keys);
+    fetches[`out${layer}`] = tensor(out, queries);
+  }
   return {
     name: 'onnxruntime',
     test,
@@ -33,18 +42,19 @@ export async function onnxruntime(test: Case, inputs: Inputs, threads: number): 
 const FLOAT = 1; // TensorProto.DataType
 const INT = 2; // AttributeProto.AttributeType
 
-/** A model of one node. */
-function model(causal: boolean): Uint8Array {
+/** A model of a node for each layer, each with inputs of its own. */
+function model(layers: number, causal: boolean): Uint8Array {
   const value = (name: string) => ({ name, type: { tensorType: { elemType: FLOAT } } });
   const attribute = (name: string, i: number) => ({ name, type: INT, i });
-  const node = {
+  const node = Array.from({ length: layers }, (_, layer) => ({
     opType: 'MultiHeadAttention',
     domain: 'com.microsoft',
-    input: ['q', 'k', 'v'],
-    output: ['out'],
+    input: [`q${layer}`, `k${layer}`, `v${layer}`],
+    output: [`out${layer}`],
     attribute: [attribute('num_heads', HEADS), attribute('unidirectional', causal ? 1 : 0)],
-  };
-  const graph = { name: 'attention', node: [node], input: ['q', 'k', 'v'].map(value), output: [value('out')] };
+  }));
+  const [input, output] = [node.flatMap((each) => each.input), node.flatMap((each) => each.output)];
+  const graph = { name: 'attention', node, input: input.map(value), output: output.map(value) };
   const opsetImport = [
     { domain: '', version: 17 },
     { domain: 'com.microsoft', version: 1 },

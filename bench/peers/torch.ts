@@ -1,5 +1,6 @@
-// PyTorch's scaled_dot_product_attention in a child process, torch_peer.py, which runs when it is asked to and times
-// itself from call to result, so that neither the pipe nor the conversion of inputs counts.
+// PyTorch's scaled_dot_product_attention, or flex_attention where there is a mask, in a child process, torch_peer.py,
+// which runs when it is asked to and times itself from call to result, so that neither the pipe nor the conversion of
+// inputs counts.
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -7,7 +8,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { type Case, count, HEADS } from '../cases';
+import { type Case, count, HEADS, sees } from '../cases';
 import type { Inputs } from '../inputs';
 import type { Contestant } from '../measure';
 
@@ -60,22 +61,27 @@ export class TorchPeer extends PythonPeer {
     super(python, [join(__dirname, 'torch_peer.py'), String(threads)], { OMP_NUM_THREADS: String(threads) });
   }
 
+  /** Throws a sentence when flex_attention does not take the mask. */
   async contestant(test: Case, inputs: Inputs): Promise<Contestant> {
+    const mask = test.kind === 'causal' ? undefined : rangesOf(test);
     const names = ['q', 'k', 'v'] as const;
     for (const name of names) writeFileSync(join(this.folder, name), inputs[name]);
-    await this.ask({
+    const { error } = await this.ask({
       command: 'load',
       folder: this.folder,
       dtype: test.dtype,
       is_causal: test.kind === 'causal',
+      mask: mask ?? null,
+      count: test.layers ?? 1,
       heads: HEADS,
       head_dim: test.headDim,
       queries: count(test.queries),
       keys: count(test.keys),
     });
     for (const name of names) rmSync(join(this.folder, name));
+    if (error !== undefined) throw new Error(error as string);
     return {
-      name: 'pytorch',
+      name: mask ? 'pytorch-flex' : 'pytorch',
       test,
       run: async (times) => (await this.ask({ command: 'run', times })).elapsed as number[],
       output: async () => {
@@ -89,4 +95,36 @@ export class TorchPeer extends PythonPeer {
       close: async () => {},
     };
   }
+}
+
+/** Where the keys begin and end that each query sees along an axis. */
+interface AxisRanges {
+  from: number[];
+  to: number[];
+}
+
+/** What a mask or a pattern lets be seen: the union of sets, each a product over the axes; undefined: everything. */
+export function rangesOf(test: Case): { grid: number[]; sets: AxisRanges[][] } | undefined {
+  const { mask, pattern, queries, keys } = test;
+  if (pattern) {
+    const ranges = Array.from({ length: count(queries) }, (_, i) => pattern.ranges(i));
+    const most = Math.max(...ranges.map(({ length }) => length));
+    const sets = Array.from({ length: most }, (_, n) => [
+      { from: ranges.map((each) => each[n]?.[0] ?? 0), to: ranges.map((each) => each[n]?.[1] ?? 0) },
+    ]);
+    return { grid: keys, sets };
+  }
+  if (!mask) return undefined;
+  const axes = keys.map((extent, a) => {
+    const along = 'heads' in mask ? { heads: [[mask.heads[0]![a]!]] } : mask;
+    const axis = { ...test, queries: [queries[a]!], keys: [extent], mask: along };
+    const ranges: AxisRanges = { from: [], to: [] };
+    for (let i = 0; i < queries[a]!; i++) {
+      const seen = Array.from({ length: extent }, (_, j) => sees(axis, i, j));
+      ranges.from.push(Math.max(0, seen.indexOf(true)));
+      ranges.to.push(seen.lastIndexOf(true) + 1);
+    }
+    return ranges;
+  });
+  return { grid: keys, sets: [axes] };
 }

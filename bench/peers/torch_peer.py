@@ -1,7 +1,8 @@
-"""PyTorch's scaled_dot_product_attention, at the command of torch.ts: one JSON object a line, in and out.
+"""PyTorch's attention, at the command of torch.ts: one JSON object a line, in and out.
 
-Tensors travel as files of raw elements, [tokens, heads, headDim]. PyTorch is given [1, heads, tokens, headDim],
-contiguous, the layout it documents; putting them into it is not timed.
+Tensors travel as files of raw elements, [layers, tokens, heads, headDim]. PyTorch is given [1, heads, tokens, headDim],
+contiguous, the layout it documents; putting them into it is not timed. Without a mask, and for causal ones, it is
+scaled_dot_product_attention; for other masks compiled flex_attention.
 """
 
 import json
@@ -15,34 +16,70 @@ from torch.nn.functional import scaled_dot_product_attention
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends with its parent, without a traceback
 torch.set_num_threads(int(sys.argv[1]))
-inputs, causal, out = (), False, None
+attend, layers, outs = None, [], []
 
 
-def load(folder, dtype, is_causal, heads, head_dim, queries, keys):
-    global inputs, causal
-    causal = is_causal
+def flexible(mask):
+    """Compiled flex_attention under a mask: the union of sets, each a product of ranges over the axes of the grid."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    grid = mask["grid"]
+    sets = [[(torch.tensor(axis["from"]), torch.tensor(axis["to"])) for axis in axes] for axes in mask["sets"]]
+
+    def sees(batch, head, i, j):
+        seen = None
+        for axes in sets:
+            q, k, inside = i, j, None
+            for a in reversed(range(len(grid))):
+                start, end = axes[a]
+                x, y = (q, k) if a == 0 else (q % len(start), k % grid[a])
+                here = (y >= start[x]) & (y < end[x])
+                inside = here if inside is None else inside & here
+                q, k = q // len(start), k // grid[a]
+            seen = inside if seen is None else seen | inside
+        return seen
+
+    queries, keys = layers[0][0].shape[2], layers[0][1].shape[2]
+    block_mask = create_block_mask(sees, None, None, queries, keys, device="cpu")
+    torch._dynamo.reset()
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return lambda q, k, v: compiled(q, k, v, block_mask=block_mask)
+
+
+def load(folder, dtype, is_causal, mask, count, heads, head_dim, queries, keys):
+    global attend, layers, outs
+    layers, outs = [], []
 
     def read(name, tokens):
-        shape = (1, tokens, heads, head_dim)
-        flat = torch.from_file(os.path.join(folder, name), size=tokens * heads * head_dim, dtype=torch.float32)
-        return flat.view(shape).transpose(1, 2).to(getattr(torch, dtype)).contiguous().clone()
+        shape = (count, 1, tokens, heads, head_dim)
+        size = count * tokens * heads * head_dim
+        flat = torch.from_file(os.path.join(folder, name), size=size, dtype=torch.float32).view(shape)
+        return [each.transpose(1, 2).to(getattr(torch, dtype)).contiguous().clone() for each in flat]
 
-    inputs = (read("q", queries), read("k", keys), read("v", keys))
+    layers = list(zip(read("q", queries), read("k", keys), read("v", keys)))
+    if mask is None:
+        attend = lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+    else:
+        try:
+            attend = flexible(mask)
+            attend(*layers[0])
+        except Exception as error:  # compilers fail in many ways
+            return {"error": f"{type(error).__name__}: {error}".split("\n")[0]}
     return {}
 
 
 def run(times):
-    global out
+    global outs
     elapsed = []
     for _ in range(times):
         start = time.perf_counter_ns()
-        out = scaled_dot_product_attention(*inputs, is_causal=causal)
+        outs = [attend(*each) for each in layers]
         elapsed.append((time.perf_counter_ns() - start) / 1e6)
     return {"elapsed": elapsed}
 
 
 def output(path):
-    flat = out.float().transpose(1, 2).contiguous().flatten()
+    flat = torch.cat([out.float().transpose(1, 2).contiguous().flatten() for out in outs])
     torch.from_file(path, shared=True, size=flat.numel(), dtype=torch.float32).copy_(flat)
     return {}
 

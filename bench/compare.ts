@@ -1,0 +1,168 @@
+// --compare: what got faster or slower between two result files, beyond the noise of their samples.
+
+import { fullName, OWN, type ResultFile, type Row } from './format';
+import { type Column, tableOf } from './report';
+import { bootstrap, type Interval, median } from './statistics';
+
+export interface Change {
+  suite: string;
+  row: string;
+  /** Time after over time before: above 1 is slower. */
+  median: number;
+  interval: Interval;
+  /** The peer whose time in the same rounds was the measure; absent: the clock was. */
+  by?: string;
+}
+
+export interface Comparison {
+  faster: Change[];
+  slower: Change[];
+  /** Those slower than the limit, with their whole interval. */
+  regressions: Change[];
+  /** Rows in which neither can be told. */
+  level: number;
+  /** Rows whose output was right and is wrong now: regressions whatever the time. */
+  broken: string[];
+  /** Rows that one of the files alone has a time of. */
+  onlyBefore: string[];
+  onlyAfter: string[];
+  /** What makes the files hard to compare. */
+  doubts: string[];
+}
+
+/** Of so many rows, few are to be called changed by chance. */
+const CONFIDENCE = 0.99;
+/** Less than this is nobody's concern, however certain. */
+const LEAST = 0.02;
+
+/**
+ * A row's change: by the clock, or, where both files have a peer of the same version in the same row, by the ratio to the
+ * peer within rounds, which cancels what changed about the machine. Of several peers, the one that tells most.
+ */
+function changeOf(suite: string, before: Row, after: Row, peers: readonly string[]): Change {
+  const own = [before, after].map(({ samples }) => samples[OWN]!);
+  const candidates: Change[] = [];
+  const add = (lists: number[][], by?: string) => {
+    const figure = ([a, b]: number[][]) => median(b!) / median(a!);
+    const interval = bootstrap(lists, figure, CONFIDENCE);
+    candidates.push({ suite, row: fullName(after), median: figure(lists), interval, by });
+  };
+  for (const peer of peers) {
+    const [a, b] = [before.samples[peer], after.samples[peer]];
+    if (a && b) add([own[0]!.map((time, n) => time / a[n]!), own[1]!.map((time, n) => time / b[n]!)], peer);
+  }
+  if (candidates.length === 0) add(own);
+  const width = ({ interval: [from, to] }: Change) => to / from;
+  return candidates.reduce((best, each) => (width(each) < width(best) ? each : best));
+}
+
+/** `limit`: a time longer by this share, beyond the noise, is a regression. */
+export function compare(before: ResultFile, after: ResultFile, limit: number): Comparison {
+  const result: Comparison = {
+    faster: [],
+    slower: [],
+    regressions: [],
+    level: 0,
+    broken: [],
+    onlyBefore: [],
+    onlyAfter: [],
+    doubts: doubtsOf(before, after),
+  };
+  const timed = (file: ResultFile) =>
+    new Map(
+      file.suites.flatMap((suite) =>
+        suite.rows
+          .filter(({ samples }) => samples[OWN])
+          .map((row) => [`${suite.suite}: ${fullName(row)}`, { suite, row }] as const),
+      ),
+    );
+  const [olds, news] = [timed(before), timed(after)];
+  const wrong = new Set(
+    after.suites.flatMap(({ suite, rows }) =>
+      rows
+        .filter(({ faults = [] }) => faults.some(({ contestant }) => contestant === OWN))
+        .map((row) => `${suite}: ${fullName(row)}`),
+    ),
+  );
+  const gone = [...olds.keys()].filter((key) => !news.has(key));
+  result.broken = gone.filter((key) => wrong.has(key));
+  result.onlyBefore = gone.filter((key) => !wrong.has(key));
+  result.onlyAfter = [...news.keys()].filter((key) => !olds.has(key));
+  for (const [key, { suite, row }] of news) {
+    const old = olds.get(key);
+    if (!old) continue;
+    const versions = [old.suite.versions ?? {}, suite.versions ?? {}];
+    const peers = Object.keys(row.samples).filter(
+      (name) => PEERS[name] !== undefined && versions[0]![PEERS[name]!] === versions[1]![PEERS[name]!],
+    );
+    const change = changeOf(suite.suite, old.row, row, peers);
+    const [from, to] = change.interval;
+    if (from > 1 + LEAST) {
+      result.slower.push(change);
+      if (from > 1 + limit) result.regressions.push(change);
+    } else if (to < 1 - LEAST) result.faster.push(change);
+    else result.level++;
+  }
+  result.slower.sort((a, b) => b.median - a.median);
+  result.faster.sort((a, b) => a.median - b.median);
+  return result;
+}
+
+/** Contestants that are not this library, and the name of their version. */
+const PEERS: { [contestant: string]: string } = {
+  onnxruntime: 'onnxruntime-node',
+  pytorch: 'pytorch',
+  'pytorch-flex': 'pytorch',
+  cudnn: 'cudnn',
+};
+
+function doubtsOf(before: ResultFile, after: ResultFile): string[] {
+  const doubts: string[] = [];
+  const differ = (what: string, a: string | number | undefined, b: string | number | undefined) => {
+    if (a !== b) doubts.push(`${what}: ${a ?? 'unknown'} before, ${b ?? 'unknown'} after`);
+  };
+  differ('processor', before.machine.cpu, after.machine.cpu);
+  differ('processors', before.machine.processors, after.machine.processors);
+  differ('Node', before.versions.node, after.versions.node);
+  for (const suite of after.suites) {
+    const old = before.suites.find((each) => each.suite === suite.suite);
+    if (!old) continue;
+    differ(`device of ${suite.suite}`, old.device, suite.device);
+    for (const name of Object.keys({ ...old.versions, ...suite.versions })) {
+      differ(`${name} of ${suite.suite}`, old.versions?.[name], suite.versions?.[name]);
+    }
+    if (old.failure !== undefined) doubts.push(`${suite.suite} ended early before, ${old.failure}`);
+    if (suite.failure !== undefined) doubts.push(`${suite.suite} ended early after, ${suite.failure}`);
+  }
+  return doubts;
+}
+
+const columns: Column<Change>[] = [
+  ['row', ({ suite, row }) => `${suite}: ${row}`],
+  ['time x', ({ median }) => median.toFixed(3)],
+  ['99 %', ({ interval: [from, to] }) => `${from.toFixed(3)} - ${to.toFixed(3)}`],
+  ['by', ({ by }) => by ?? 'the clock'],
+];
+
+export function comparisonText(comparison: Comparison, limit: number): string {
+  const { faster, slower, regressions, level, broken, onlyBefore, onlyAfter, doubts } = comparison;
+  const list = (heading: string, changes: readonly Change[]) =>
+    changes.length > 0 ? `${heading}\n${tableOf(columns, changes)}` : `${heading} none`;
+  const alone = (heading: string, keys: readonly string[]) =>
+    keys.length > 0 ? `${heading}\n${keys.map((key) => `  ${key}`).join('\n')}` : '';
+  const percent = `${+(100 * limit).toFixed(1)} %`;
+  return [
+    doubts.map((doubt) => `differs: ${doubt}`).join('\n'),
+    list('Slower:', slower),
+    list('Faster:', faster),
+    `${level} more without a change beyond the noise (99 % intervals of the ratio of medians, by bootstrap).`,
+    alone('REGRESSION: wrong now, and right before:', broken),
+    alone('Timed before only:', onlyBefore),
+    alone('Timed after only:', onlyAfter),
+    regressions.length > 0
+      ? `REGRESSION: ${regressions.length} slower by more than ${percent}: ${regressions.map(({ row }) => row).join('; ')}`
+      : `No regression: nothing is slower by more than ${percent}.`,
+  ]
+    .filter((part) => part !== '')
+    .join('\n\n');
+}

@@ -1,0 +1,267 @@
+// The charts of the report, as SVG.
+
+import { LineChart, ScatterChart } from 'echarts/charts';
+import { GridComponent, LegendComponent, TitleComponent } from 'echarts/components';
+import * as echarts from 'echarts/core';
+import { SVGRenderer } from 'echarts/renderers';
+import type { Row, SuiteResult } from '../format';
+import { plain } from './markup';
+
+echarts.use([LineChart, ScatterChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
+
+/** Told apart also by those who confuse red and green (Okabe and Ito), and by their symbols. */
+const COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#8a8a00'];
+const SYMBOLS = ['circle', 'rect', 'triangle', 'diamond', 'emptyCircle', 'emptyRect', 'emptyTriangle', 'emptyDiamond'];
+const LIMIT_COLOR = '#888888';
+const SIZE = { width: 680, height: 380 };
+
+type Point = [x: number, y: number];
+
+interface Series {
+  name: string;
+  points: Point[];
+  /** A limit rather than a measurement: dashed, without symbols. */
+  limit?: boolean;
+  /** Points that belong together but make no line. */
+  loose?: boolean;
+}
+
+interface Axis {
+  name: string;
+  log?: boolean;
+}
+
+interface Chart {
+  title: string;
+  x: Axis;
+  y: Axis;
+  series: Series[];
+}
+
+export interface Drawing {
+  title: string;
+  svg: string;
+}
+
+/** Every chart that the rows of a suite can fill. */
+export function chartsOf(suite: SuiteResult): Drawing[] {
+  return [...speeds(suite), ...ratios(suite), ...rooflines(suite), ...qualities(suite), ...bounds(suite)].map(
+    (chart) => ({ title: chart.title, svg: draw(chart) }),
+  );
+}
+
+/** Axes of powers with a margin: those of ECharts end at powers of ten, which leaves most of a chart empty. */
+function extent(points: readonly number[], log: boolean | undefined) {
+  const [least, most] = [Math.min(...points), Math.max(...points)];
+  return log ? { min: least / 1.3, max: most * 1.3 } : { min: Math.min(0, least), max: most * 1.1 };
+}
+
+/** Whole numbers below a million as they are: lengths. */
+const short = (value: number) => {
+  if (value < 1e6 && value >= 10) return String(Math.round(value));
+  const [suffix, scale] = value >= 1e12 ? ['T', 1e12] : value >= 1e9 ? ['G', 1e9] : value >= 1e6 ? ['M', 1e6] : ['', 1];
+  return `${+(value / scale).toPrecision(2)}${suffix}`;
+};
+
+function draw({ title, x, y, series }: Chart): string {
+  const all = series.flatMap(({ points }) => points);
+  const axis = ({ name, log }: Axis, values: number[], gap: number) => ({
+    type: log ? ('log' as const) : ('value' as const),
+    ...(log ? { logBase: 2 } : {}),
+    name,
+    nameLocation: 'middle' as const,
+    nameGap: gap,
+    ...extent(values, log),
+    axisLabel: { formatter: short },
+  });
+  const chart = echarts.init(null, null, { renderer: 'svg', ssr: true, ...SIZE });
+  chart.setOption({
+    animation: false,
+    color: COLORS,
+    title: { text: title, textStyle: { fontSize: 13 } },
+    grid: { left: 70, right: 210, top: 40, bottom: 50 },
+    legend: {
+      orient: 'vertical',
+      right: 0,
+      top: 36,
+      itemHeight: 9,
+      textStyle: { fontSize: 11, width: 165, overflow: 'truncate' },
+    },
+    xAxis: axis(
+      x,
+      all.map(([x]) => x),
+      30,
+    ),
+    yAxis: axis(
+      y,
+      all.map(([, y]) => y),
+      50,
+    ),
+    series: series.map(({ name, points, limit, loose }, i) => ({
+      name,
+      type: loose ? ('scatter' as const) : ('line' as const),
+      data: points,
+      // The second time through the colors, every one has another symbol than the first time.
+      symbol: limit ? 'none' : SYMBOLS[(i + Math.floor(i / COLORS.length)) % SYMBOLS.length],
+      symbolSize: 7,
+      lineStyle: { width: 1.5, type: limit ? ('dashed' as const) : ('solid' as const) },
+      ...(limit ? { color: LIMIT_COLOR } : {}),
+    })),
+  });
+  const svg = chart.renderToSVGString();
+  chart.dispose();
+  // Without what ECharts would do under the pointer, and with a title for those who do not see it.
+  return svg.replace(/<style ?>.*?<\/style>/s, '').replace('<svg ', `<svg role="img" aria-label="${plain(title)}" `);
+}
+
+/** Groups in the order of their first members. */
+function groups<T>(items: readonly T[], key: (item: T) => string): [string, T[]][] {
+  const found = new Map<string, T[]>();
+  for (const item of items) found.set(key(item), [...(found.get(key(item)) ?? []), item]);
+  return [...found];
+}
+
+const threadsText = ({ case: { threads } }: Row) =>
+  threads === undefined ? '' : `, ${threads} ${threads === 1 ? 'thread' : 'threads'}`;
+
+/** A line for each key, of all points that there are; lines of one point are left out unless nothing else is there. */
+function linesOf(rows: readonly Row[], key: (row: Row) => string, point: (row: Row) => number | undefined): Series[] {
+  const lines = groups(rows, key).map(([name, members]) => ({
+    name,
+    points: members
+      .flatMap((row): Point[] => {
+        const y = point(row);
+        return y === undefined ? [] : [[row.case.tokens, y]];
+      })
+      .sort(([a], [b]) => a - b),
+  }));
+  const long = lines.filter(({ points }) => points.length > 1);
+  return long.length > 0 ? long : lines.filter(({ points }) => points.length > 0);
+}
+
+const TOKENS: Axis = { name: 'tokens (keys)', log: true };
+
+function speeds({ suite, rows }: SuiteResult): Chart[] {
+  return groups(rows, (row) => `${row.case.dtype}, headDim ${row.case.headDim}${threadsText(row)}`).flatMap(
+    ([name, members]) => {
+      const series = linesOf(
+        members,
+        ({ case: { mask } }) => mask,
+        ({ flopsPerSecond }) => flopsPerSecond,
+      );
+      const title = `${suite}: speed over length, ${name}`;
+      return series.length === 0 ? [] : [{ title, x: TOKENS, y: { name: 'FLOP/s', log: true }, series }];
+    },
+  );
+}
+
+function ratios({ suite, rows }: SuiteResult): Chart[] {
+  const others = [...new Set(rows.flatMap(({ ratios }) => Object.keys(ratios)))];
+  return others.flatMap((other) =>
+    groups(
+      rows.filter(({ ratios }) => ratios[other]),
+      (row) => `${row.case.dtype}${threadsText(row)}`,
+    ).flatMap(([name, members]) => {
+      const series = linesOf(
+        members,
+        ({ case: { mask, headDim } }) => `${mask}, D=${headDim}`,
+        ({ ratios }) => ratios[other]?.median,
+      );
+      if (series.length === 0) return [];
+      const tokens = series.flatMap(({ points }) => points.map(([x]) => x));
+      const level: Point[] = [
+        [Math.min(...tokens), 1],
+        [Math.max(...tokens), 1],
+      ];
+      const title = `${suite}: time of ${other} over ours, ${name} (above 1: ours is faster)`;
+      return [
+        {
+          title,
+          x: TOKENS,
+          y: { name: 'ratio', log: true },
+          series: [...series, { name: 'as fast', points: level, limit: true }],
+        },
+      ];
+    }),
+  );
+}
+
+function rooflines({ suite, rows, peaks }: SuiteResult): Chart[] {
+  return groups(
+    rows.filter(({ flops, bytes, flopsPerSecond }) => flops && bytes && flopsPerSecond),
+    ({ case: { threads } }) => String(threads),
+  ).flatMap(([, members]) => {
+    const { threads } = members[0]!.case;
+    const here = peaks.filter((peak) => peak.threads === threads);
+    const memory = Math.max(...here.filter(({ unit }) => unit === 'B/s').map(({ rate }) => rate));
+    const roofs = here.filter(({ unit }) => unit === 'FLOP/s');
+    if (!Number.isFinite(memory) || roofs.length === 0) return [];
+    const intensity = ({ flops, bytes }: Row) => flops! / bytes!;
+    const [least, most] = [Math.min(...members.map(intensity)), Math.max(...members.map(intensity))];
+    const points = groups(members, ({ case: { dtype, mask } }) => `${dtype} ${mask}`).map(([name, group]) => ({
+      name,
+      points: group.map((row): Point => [intensity(row), row.flopsPerSecond!]),
+      loose: true,
+    }));
+    const limits = roofs.map(({ name, rate }): Series => {
+      const corner = rate / memory;
+      const bend: Point[] = corner > least && corner < most ? [[corner, rate]] : [];
+      return {
+        name,
+        limit: true,
+        points: [[least, Math.min(rate, least * memory)], ...bend, [most, Math.min(rate, most * memory)]],
+      };
+    });
+    return [
+      {
+        title: `${suite}: roofline${threadsText(members[0]!)} (memory: ${(memory / 1e9).toFixed(1)} GB/s)`,
+        x: { name: 'FLOP for each byte that has to be moved', log: true },
+        y: { name: 'FLOP/s', log: true },
+        series: [...points, ...limits],
+      },
+    ];
+  });
+}
+
+function qualities({ suite, rows }: SuiteResult): Chart[] {
+  const judged = rows.filter(({ quality }) => quality);
+  const measures = [...new Set(judged.flatMap(({ quality }) => Object.keys(quality!)))];
+  return measures
+    .filter((measure) => measure !== 'sparsity')
+    .map((measure) => ({
+      title: `${suite}: ${measure} over sparsity`,
+      x: { name: 'share of scores left out' },
+      y: { name: measure },
+      series: groups(judged, ({ case: { mask } }) => mask).map(([name, members]) => ({
+        name,
+        points: members
+          .filter(({ quality }) => quality![measure] !== undefined)
+          .map(({ quality }): Point => [quality!.sparsity, quality![measure]!])
+          .sort(([a], [b]) => a - b),
+      })),
+    }));
+}
+
+function bounds({ suite, rows }: SuiteResult): Chart[] {
+  return groups(
+    rows.filter(({ simulated }) => simulated),
+    (row) => `${row.case.dtype}${threadsText(row)}`,
+  ).map(([name, members]) => {
+    const most = Math.max(...members.map(({ simulated }) => simulated!.bound));
+    const points = groups(members, ({ case: { mask } }) => mask).map(([mask, group]) => ({
+      name: mask,
+      points: group.map(({ simulated }): Point => [simulated!.bound, simulated!.reached]),
+      loose: true,
+    }));
+    const line: Point[] = [
+      [1, 1],
+      [most, most],
+    ];
+    return {
+      title: `${suite}: speed over dense, reached against the simulator's bound, ${name}`,
+      x: { name: 'bound', log: true },
+      y: { name: 'reached', log: true },
+      series: [...points, { name: 'the bound', points: line, limit: true }],
+    };
+  });
+}

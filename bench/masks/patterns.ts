@@ -1,0 +1,151 @@
+// The mask patterns of the Long-Context Attention Benchmark (Bu et al. 2025, arXiv:2510.17896), as far as calls of
+// attention() express them, and why the others are not.
+
+import type { MaskSpec } from '../../test/support/oracle';
+
+/** From, to (exclusive), in tokens. */
+export type Range = [number, number];
+
+/** A call on parts of q, k, v and the output. */
+export interface PatternCall {
+  queries: Range;
+  keys: Range;
+  mask?: MaskSpec;
+  /** Keys that all queries of the call see besides. */
+  extra?: Range;
+  /** Where the sequences of a ragged batch begin, and their end, from the first token of the call on. */
+  lengths?: number[];
+}
+
+export interface Pattern {
+  name: string;
+  /** The keys that query i sees: ranges that do not overlap. Known to the oracle and to other contestants. */
+  ranges(i: number): Range[];
+  /** What this library is called with. */
+  calls: PatternCall[];
+}
+
+const CAUSAL: MaskSpec = { left: -1, right: 0 };
+/** Keys that a window reaches to, and tokens that all see. */
+const REACH = 128;
+const GLOBAL = 64;
+/** Where documents end, in shares of all tokens; a multiple of 64 tokens from 2048 on, not so below. */
+const ENDS = [3 / 32, 11 / 32, 1 / 2, 27 / 32, 1];
+
+/** All that can be expressed, for so many tokens. */
+export function patterns(tokens: number): Pattern[] {
+  const whole: Range = [0, tokens];
+  const clip = (from: number, to: number): Range => [Math.max(0, from), Math.min(tokens, to)];
+  const starts = [0, ...ENDS.map((end) => Math.round(end * tokens))];
+  const documentOf = (i: number): Range => {
+    const n = starts.findIndex((start) => start > i);
+    return [starts[n - 1]!, starts[n]!];
+  };
+  const documents = starts.slice(1).map((end, n): Range => [starts[n]!, end]);
+  const last = documents.at(-1)!;
+  const prefix = Math.round(tokens / 4);
+  const question = Math.round(tokens / 4);
+  const answers = [0, 1, 2, 3].map((n) => Math.round((n * (tokens - question)) / 3));
+  const answerOf = (i: number) => question + answers[answers.findIndex((start) => question + start > i) - 1]!;
+  const prefixOf = ([from, to]: Range): Range => [from, from + Math.round((to - from) / 4)];
+  return [
+    { name: 'full', ranges: () => [whole], calls: [{ queries: whole, keys: whole }] },
+    { name: 'causal', ranges: (i) => [[0, i + 1]], calls: [{ queries: whole, keys: whole, mask: CAUSAL }] },
+    {
+      name: 'full sliding window',
+      ranges: (i) => [clip(i - REACH, i + REACH + 1)],
+      calls: [{ queries: whole, keys: whole, mask: { left: REACH, right: REACH } }],
+    },
+    {
+      name: 'causal sliding window',
+      ranges: (i) => [clip(i - 2 * REACH, i + 1)],
+      calls: [{ queries: whole, keys: whole, mask: { left: 2 * REACH, right: 0 } }],
+    },
+    {
+      name: 'full document',
+      ranges: (i) => [documentOf(i)],
+      calls: [{ queries: whole, keys: whole, lengths: starts }],
+    },
+    {
+      name: 'causal document',
+      ranges: (i) => [[documentOf(i)[0], i + 1]],
+      calls: [{ queries: whole, keys: whole, lengths: starts, mask: CAUSAL }],
+    },
+    {
+      // Several answers see one question, and each itself.
+      name: 'share question',
+      ranges: (i) =>
+        i < question
+          ? [[0, i + 1]]
+          : [
+              [0, question],
+              [answerOf(i), i + 1],
+            ],
+      calls: [
+        { queries: [0, question], keys: [0, question], mask: CAUSAL },
+        {
+          queries: [question, tokens],
+          keys: [question, tokens],
+          lengths: answers,
+          mask: CAUSAL,
+          extra: [0, question],
+        },
+      ],
+    },
+    {
+      // The first tokens see all and are seen by all.
+      name: 'global sliding window',
+      ranges: (i) =>
+        i < GLOBAL
+          ? [whole]
+          : [
+              [0, GLOBAL],
+              [Math.max(GLOBAL, i - REACH), Math.min(tokens, i + REACH + 1)],
+            ],
+      calls: [
+        { queries: [0, GLOBAL], keys: whole },
+        {
+          queries: [GLOBAL, tokens],
+          keys: [GLOBAL, tokens],
+          mask: { left: REACH, right: REACH },
+          extra: [0, GLOBAL],
+        },
+      ],
+    },
+    {
+      // Documents see themselves; the last one sees all before it.
+      name: 'causal blockwise',
+      ranges: (i) => [[i < last[0] ? documentOf(i)[0] : 0, i + 1]],
+      calls: [
+        { queries: [0, last[0]], keys: [0, last[0]], lengths: starts.slice(0, -1), mask: CAUSAL },
+        { queries: last, keys: whole, mask: CAUSAL },
+      ],
+    },
+    {
+      // Query i stands at i - prefix among the keys that are not `extra`.
+      name: 'prefix LM causal',
+      ranges: (i) => [[0, Math.max(prefix, i + 1)]],
+      calls: [{ queries: whole, keys: [prefix, tokens], mask: CAUSAL, extra: [0, prefix] }],
+    },
+    {
+      name: 'prefix LM document',
+      ranges: (i) => [[documentOf(i)[0], Math.max(prefixOf(documentOf(i))[1], i + 1)]],
+      calls: documents.map((document) => ({
+        queries: document,
+        keys: [prefixOf(document)[1], document[1]],
+        mask: CAUSAL,
+        extra: prefixOf(document),
+      })),
+    },
+  ];
+}
+
+/** Patterns of the benchmark that no calls of attention() express well. */
+export const INEXPRESSIBLE = [
+  {
+    what: 'block causal document',
+    why: 'not expressible: no mask is causal by blocks of tokens, and one call for each block is no fused attention',
+  },
+  { what: 'uniform block sparse', why: 'not expressible by masks: lists of blocks are a SparsePlan, in suite sparse' },
+  { what: 'variable block sparse', why: 'not expressible by masks: lists of blocks are a SparsePlan, in suite sparse' },
+];

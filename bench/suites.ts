@@ -1,0 +1,7 @@
+// Every suite, in the order in which they run and are reported.
+
+import { cpu, masks } from './cpu';
+import { cuda } from './cuda/main';
+import type { Suite } from './session';
+
+export const suites: Suite[] = [cpu, masks, cuda];

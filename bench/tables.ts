@@ -1,0 +1,280 @@
+// npm run bench:tables: writes the tables of README.md and docs/performance.md from the files in bench/results; with
+// --check it only says whether they agree.
+
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Command } from 'commander';
+import { fullName, OWN, parseResults, type ResultFile, type Row, type SuiteResult, type Verdict } from './format';
+import { type Column, columnsOf, factor, optional, percent } from './report';
+import { judge, OVER_TILES } from './targets';
+
+const root = join(__dirname, '..');
+
+/** A row and the file that it is from. */
+interface Source {
+  row: Row;
+  file: ResultFile;
+  suite: SuiteResult;
+}
+
+/** All result files, the oldest first. */
+export function readResults(folder = join(__dirname, 'results')): ResultFile[] {
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.json'))
+    .map((name) => parseResults(readFileSync(join(folder, name), 'utf8'), name))
+    .sort((a, b) => a.date.localeCompare(b.date));
+}
+
+/**
+ * For each row of a suite the newest measurement of it, in the order of the first file that has it. Of several machines,
+ * the one with the most rows in one file: a table is about one machine.
+ */
+export function newest(files: readonly ResultFile[], name: string): Source[] {
+  const sources = files.flatMap((file) =>
+    file.suites.filter(({ suite }) => suite === name).map((suite) => ({ file, suite })),
+  );
+  const machineOf = ({ file: { machine }, suite: { device } }: (typeof sources)[0]) => device ?? machine.cpu;
+  const most = Math.max(...sources.map(({ suite }) => suite.rows.length));
+  const largest = sources.filter(({ suite }) => suite.rows.length === most).at(-1);
+  const found = new Map<string, Source>();
+  for (const source of sources.filter((each) => machineOf(each) === machineOf(largest!))) {
+    for (const row of source.suite.rows) found.set(fullName(row), { row, ...source });
+  }
+  return [...found.values()];
+}
+
+const MISSING = 'not measured';
+const ms = optional((value) => String(+value.toPrecision(3)));
+
+/** Every block of generated text, by file and by the name in its markers. */
+export function blocks(files: readonly ResultFile[]): { [path: string]: { [marker: string]: string } } {
+  const cpu = newest(files, 'cpu');
+  const cuda = newest(files, 'cuda');
+  const names = [...new Set(files.flatMap(({ suites }) => suites.map(({ suite }) => suite)))];
+  const others = names.filter((name) => name !== 'cpu' && name !== 'cuda');
+  return {
+    'README.md': { benchmark: readmeBlock(cpu), gpu: gpuSummary(cuda) },
+    'docs/performance.md': {
+      results: [cpuBlock(cpu), ...others.map((name) => suiteBlock(name, newest(files, name)))].join('\n\n'),
+      targets: cpu.length > 0 ? targetTable(judge(cpu.map(({ row }) => row))) : MISSING,
+      gpu: cuda.length > 0 ? suiteBlock('cuda', cuda) : GPU_MISSING,
+    },
+  };
+}
+
+/** What the processor has, the best first, by the peak that was measured with it. */
+const SETS: { [peak: string]: string } = {
+  'bfloat16 amx': 'AMX',
+  'float32 avx512': 'AVX-512',
+  'float32 avx2': 'AVX2',
+};
+
+/** What the rows were measured on and with, from the files that they are from. */
+function origin(sources: readonly Source[]): string {
+  const files = [...new Set(sources.map(({ file }) => file))];
+  const latest = files.at(-1)!;
+  const { suite } = sources.find(({ file }) => file === latest)!;
+  const { cpu, processors } = latest.machine;
+  const best = Object.keys(SETS).find((name) => suite.peaks.some((peak) => peak.name === name));
+  const versions = { ...latest.versions, ...suite.versions };
+  const commits = files.map(({ commit, date }) => `${(commit ?? 'unknown').slice(0, 7)} (${date.slice(0, 10)})`);
+  return (
+    `${suite.device ?? `${cpu}${best === undefined ? '' : ` with ${SETS[best]}`}, ${processors} processors`}; ` +
+    `${Object.entries(versions)
+      .map(([name, version]) => `${name} ${version}`)
+      .join(', ')}; commit ${commits.join(' and ')}.`
+  );
+}
+
+/** A Markdown table that is not aligned: its source is not to be read. */
+function markdown<R>(columns: readonly Column<R>[], rows: readonly R[]): string {
+  const line = (cells: string[]) => `| ${cells.join(' | ')} |`;
+  const rule = `|${columns.map((_, i) => (i === 0 ? '---' : '--:')).join('|')}|`;
+  const head = line(columns.map(([heading]) => heading));
+  return [head, rule, ...rows.map((row) => line(columns.map(([, cell]) => cell(row) ?? '')))].join('\n');
+}
+
+const filled = <R>(columns: readonly Column<R>[], rows: readonly R[]) =>
+  columns.filter(([, cell]) => rows.some((row) => cell(row)));
+
+const README_TOKENS = 4096;
+const README_KINDS = ['dense', 'causal', 'decode', 'decode layers'];
+
+function readmeBlock(sources: readonly Source[]): string {
+  if (sources.length === 0) return MISSING;
+  const rows = sources
+    .map(({ row }) => row)
+    .filter(({ case: { mask, tokens } }) => README_KINDS.includes(mask) && tokens === README_TOKENS)
+    .sort(byName);
+  const columns: Column<Row>[] = [
+    ['B=1, H=8', ({ name }) => name.replace(' decode x32', ' one query, 32 layers').replace(' decode', ' one query')],
+    ['threads', ({ case: { threads } }) => String(threads)],
+    ['ms', ({ times }) => ms(times[OWN]?.median) ?? MISSING],
+    ['GFLOP/s', ({ flopsPerSecond }) => optional((rate) => (rate / 1e9).toFixed(0))(flopsPerSecond)],
+    ['ONNX Runtime takes', ({ ratios }) => factor(ratios.onnxruntime?.median)],
+    ['PyTorch takes', ({ ratios }) => factor(ratios.pytorch?.median)],
+  ];
+  const peers = [slowerSentence(sources, 'onnxruntime', 'ONNX Runtime'), slowerSentence(sources, 'pytorch', 'PyTorch')];
+  return `${origin(sources)}
+Medians of rounds interleaved in one process, by \`${sources[0]!.suite.command}\`; the peer's time over ours: above 1,
+node-attention is faster. Peers: ONNX Runtime's \`MultiHeadAttention\`, PyTorch's \`scaled_dot_product_attention\`.
+${peers.join(' ')}
+
+${markdown(columns, rows)}`;
+}
+
+/** The data types as they come, then kinds, then head dimensions, then threads. */
+function byName(a: Row, b: Row): number {
+  const key = ({ case: { dtype, mask, headDim, threads } }: Row) =>
+    [dtype === 'float32' ? 0 : 1, README_KINDS.indexOf(mask), headDim, threads ?? 0] as const;
+  const [x, y] = [key(a), key(b)];
+  return x.map((value, i) => value - y[i]!).find((difference) => difference !== 0) ?? 0;
+}
+
+/** In which of all rows a peer is faster. */
+function slowerSentence(sources: readonly Source[], peer: string, name: string): string {
+  const compared = sources.map(({ row }) => row).filter(({ ratios }) => ratios[peer]);
+  if (compared.length === 0) return `${name}: ${MISSING}.`;
+  const slower = compared.filter(({ ratios }) => ratios[peer]!.median < 1);
+  if (slower.length === 0) return `${name} is faster in none of ${compared.length} rows.`;
+  const kinds = [...new Set(slower.map(({ case: { mask } }) => mask))];
+  const worst = Math.min(...slower.map(({ ratios }) => ratios[peer]!.median));
+  return `${name} is faster in ${slower.length} of ${compared.length} rows (${kinds.join(', ')}; worst: ${worst.toFixed(2)}x).`;
+}
+
+function cpuBlock(sources: readonly Source[]): string {
+  if (sources.length === 0) return MISSING;
+  const rows = sources.map(({ row }) => row);
+  const columns: Column<Row>[] = [
+    ['case', ({ name }) => name],
+    ['threads', ({ case: { threads } }) => String(threads)],
+    ['ms', ({ times }) => ms(times[OWN]?.median) ?? MISSING],
+    ['GFLOP/s', ({ flopsPerSecond }) => optional((rate) => (rate / 1e9).toFixed(0))(flopsPerSecond)],
+    ['of floor', ({ ofFloor }) => percent(0)(ofFloor)],
+    ['vs ONNX Runtime', ({ ratios }) => optional((ratio) => ratio.toFixed(2))(ratios.onnxruntime?.median)],
+    ['vs PyTorch', ({ ratios }) => optional((ratio) => ratio.toFixed(2))(ratios.pytorch?.median)],
+    ['vs flex_attention', ({ ratios }) => optional((ratio) => ratio.toFixed(2))(ratios['pytorch-flex']?.median)],
+    [OVER_TILES, ({ figures }) => optional((value) => value.toFixed(2))(figures?.[OVER_TILES])],
+  ];
+  return `${origin(sources)} Ratios are the peer's time over ours.\n\n${markdown(filled(columns, rows), rows)}`;
+}
+
+/** A suite that needs no columns of its own. */
+function suiteBlock(name: string, sources: readonly Source[]): string {
+  const rows = sources.map(({ row }) => row);
+  const findings = sources.at(-1)?.suite.findings ?? [];
+  const list = findings.map(({ name, text }) => `- ${name}: ${text}`).join('\n');
+  const about = `${sources.at(-1)?.suite.about ?? ''} By \`${sources.at(-1)?.suite.command}\`.`;
+  const parts = [`### ${name}`, about, origin(sources), markdown(filled(columnsOf(rows), rows), rows), list];
+  return parts.filter((part) => part !== '').join('\n\n');
+}
+
+function targetTable(verdicts: readonly Verdict[]): string {
+  return markdown(
+    [
+      ['target', ({ text }: Verdict) => text],
+      ['', ({ verdict }) => verdict],
+      ['rows that reach it', ({ rows, reached }) => (rows > 0 ? `${reached} of ${rows}` : '')],
+      ['worst', ({ worst }) => worst && `${worst.figure.toFixed(2)} (${worst.row})`],
+    ],
+    verdicts,
+  );
+}
+
+const GPU_MISSING = `| case | time | TFLOP/s | of the matrix peak | GB/s | of the copy rate | vs cuDNN | vs PyTorch |
+|---|--:|--:|--:|--:|--:|--:|--:|
+| bfloat16 dense and causal, S = 512 to 32768, D = 64, 128, 256, heads · D = 2048 | not measured | | | | | | |
+| the same with D = 128 and 64 query heads on 8 key heads | not measured | | | | | | |
+| decode, batch 1, 8, 64, 8192 to 131072 keys, D = 128, 64 heads on 8 | not measured | | | | | | |`;
+
+/** Ranges over the lengths. */
+function gpuSummary(sources: readonly Source[]): string {
+  const rows = sources.map(({ row }) => row);
+  const range = (values: (number | undefined)[], text: (value: number) => string) => {
+    const known = values.filter((value) => value !== undefined);
+    if (known.length === 0) return MISSING;
+    const [least, most] = [text(Math.min(...known)), text(Math.max(...known))];
+    return least === most ? least : `${least} to ${most}`;
+  };
+  const groups: { name: string; pattern: RegExp; decode?: boolean }[] = [
+    ...['dense', 'causal'].map((kind) => ({
+      name: `forward, ${kind}, headDim 64, 128, 256`,
+      pattern: new RegExp(` ${kind} `),
+    })),
+    { name: 'decoding, batch 1, 8, 64', pattern: / decode /, decode: true },
+  ];
+  const cell = (value: (rows: Row[], decode: boolean) => string) => (group: (typeof groups)[0]) =>
+    value(
+      rows.filter(({ name }) => group.pattern.test(name)),
+      group.decode ?? false,
+    );
+  const table = markdown(
+    [
+      [sources.at(-1)?.suite.device ?? 'on an H200, bfloat16', ({ name }) => name],
+      [
+        'TFLOP/s or GB/s',
+        cell((rows, decode) =>
+          decode
+            ? range(
+                rows.map(({ figures }) => figures?.['GB/s']),
+                (rate) => `${rate.toFixed(0)} GB/s`,
+              )
+            : range(
+                rows.map(({ flopsPerSecond }) => flopsPerSecond && flopsPerSecond / 1e12),
+                (rate) => rate.toFixed(0),
+              ),
+        ),
+      ],
+      [
+        'compared with cuDNN',
+        cell((rows) =>
+          range(
+            rows.map(({ ratios }) => ratios.cudnn?.median),
+            (ratio) => `${ratio.toFixed(2)}x`,
+          ),
+        ),
+      ],
+    ],
+    groups,
+  );
+  return sources.length > 0 ? `${origin(sources)}\n\n${table}` : table;
+}
+
+/** A text with its blocks replaced. Throws when a marker is missing. */
+export function withBlocks(text: string, path: string, contents: { [marker: string]: string }): string {
+  for (const [marker, content] of Object.entries(contents)) {
+    const [begin, end] = [`<!-- ${marker}:begin -->`, `<!-- ${marker}:end -->`];
+    const [from, to] = [text.indexOf(begin), text.indexOf(end)];
+    if (from === -1 || to < from) throw new Error(`${path} has no ${begin} ... ${end}`);
+    text = `${text.slice(0, from + begin.length)}\n${content}\n${text.slice(to)}`;
+  }
+  return text;
+}
+
+/** The paths of the files that differ from what the results say; writes them unless `check`. */
+export function update(check: boolean): string[] {
+  const stale: string[] = [];
+  for (const [path, contents] of Object.entries(blocks(readResults()))) {
+    const before = readFileSync(join(root, path), 'utf8');
+    const after = withBlocks(before, path, contents);
+    if (after === before) continue;
+    stale.push(path);
+    if (!check) writeFileSync(join(root, path), after);
+  }
+  return stale;
+}
+
+if (require.main === module) {
+  new Command('npm run bench:tables --')
+    .description('Writes the tables of README.md and docs/performance.md from bench/results.')
+    .option('--check', 'only say whether they agree; status 1 when not', false)
+    .action(({ check }: { check: boolean }) => {
+      const stale = update(check);
+      if (!check) console.log(stale.length > 0 ? `written: ${stale.join(', ')}` : 'nothing to write');
+      else if (stale.length > 0) {
+        console.error(`not what bench/results says: ${stale.join(', ')}; npm run bench:tables writes them`);
+        process.exitCode = 1;
+      }
+    })
+    .parse();
+}

@@ -1,0 +1,309 @@
+// What is made of results: rows, the page, the comparison of two files, the tables of the documentation; and the suites
+// that the page is made from without a word on the command line.
+
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { compare, comparisonText } from '../bench/compare';
+import { FORMAT, fullName, type Measured, makeRow, parseResults, type ResultFile, type Row } from '../bench/format';
+import { page } from '../bench/html/page';
+import { faultLines } from '../bench/report';
+import { NothingToMeasure, runSuites, type Suite } from '../bench/session';
+import { bootstrap, median } from '../bench/statistics';
+import { newest, update, withBlocks } from '../bench/tables';
+import { uniform } from './support/numbers';
+
+const folder = mkdtempSync(join(tmpdir(), 'node-attention-report-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const measured = (samples: Measured['samples'], more: Partial<Measured> = {}): Measured => ({
+  name: 'float32 dense S=64 D=16',
+  case: { mask: 'dense', dtype: 'float32', tokens: 64, headDim: 16, threads: 2 },
+  samples,
+  disturbed: 0,
+  repeated: 0,
+  ...more,
+});
+
+const fileOf = (rows: Row[], more: Partial<ResultFile> = {}): ResultFile => ({
+  ...FORMAT,
+  date: '2026-01-02T03:04:05.000Z',
+  command: 'npm run bench --',
+  machine: { cpu: 'a <processor>', processors: 2, memoryBytes: 2 ** 33, system: 'Linux' },
+  versions: { node: 'v20.0.0' },
+  suites: [
+    {
+      suite: 'cpu',
+      about: 'About.',
+      command: 'npm run bench -- cpu',
+      versions: { pytorch: '2' },
+      peaks: [
+        { name: 'float32 generic', threads: 2, rate: 1e12, unit: 'FLOP/s' },
+        { name: 'copy', threads: 2, rate: 2e10, unit: 'B/s' },
+      ],
+      rows,
+      targets: [],
+      notMeasured: [{ what: 'usearch', why: 'there is no retrieval' }],
+    },
+  ],
+  ...more,
+});
+
+describe('bootstrap intervals', () => {
+  it('hold the figure, narrow with more samples, and are the same each time', () => {
+    const random = uniform(3);
+    const draw = (count: number) => Array.from({ length: count }, () => 10 + random());
+    const interval = (samples: number[]) => bootstrap([samples], ([samples]) => median(samples!));
+    const [few, many] = [draw(7), draw(200)];
+    for (const samples of [few, many]) {
+      const [from, to] = interval(samples);
+      expect(from).toBeLessThan(median(samples));
+      expect(to).toBeGreaterThan(median(samples));
+      expect(interval(samples)).toEqual([from, to]);
+    }
+    const width = ([from, to]: [number, number]) => to - from;
+    expect(width(interval(many))).toBeLessThan(width(interval(few)) / 2);
+    expect(interval([5, 5, 5])).toEqual([5, 5]);
+  });
+
+  it('cover the median of the distribution about as often as they say', () => {
+    const random = uniform(4);
+    let covered = 0;
+    const times = 100;
+    for (let n = 0; n < times; n++) {
+      const samples = Array.from({ length: 25 }, random);
+      const [from, to] = bootstrap([samples], ([samples]) => median(samples!));
+      if (from <= 0.5 && to >= 0.5) covered++;
+    }
+    // 95 of 100, and 4 standard deviations of a binomial around it.
+    expect(covered).toBeGreaterThan(86);
+    expect(covered).toBeLessThanOrEqual(times);
+  });
+});
+
+describe('rows', () => {
+  it('have all that follows from their samples', () => {
+    const row = makeRow(
+      measured(
+        { 'node-attention': [1, 2, 3], peer: [2, 4, 9] },
+        { flops: 1e9, floor: { ms: 0.5, bound: 'arithmetic' } },
+      ),
+    );
+    expect(row.times['node-attention']).toMatchObject({ median: 2, count: 3 });
+    expect(row.ratios.peer!.median).toBe(2);
+    expect(row.ratios.peer!.interval).toEqual([2, 3]);
+    expect(row).toMatchObject({ flopsPerSecond: 5e11, ofFloor: 0.25 });
+    expect(fullName(row)).toBe('float32 dense S=64 D=16, 2 thr.');
+  });
+
+  it('refuse zeros, what is no time, and rounds that are missing', () => {
+    for (const odd of [0, Number.NaN, -1, Number.POSITIVE_INFINITY]) {
+      expect(() => makeRow(measured({ 'node-attention': [1, odd] }))).toThrow(`has a time of ${odd} ms`);
+    }
+    expect(() => makeRow(measured({ 'node-attention': [1, 2], peer: [1] }))).toThrow('peer has 1 rounds');
+    expect(() => makeRow(measured({ 'node-attention': [] }))).toThrow('0 rounds');
+  });
+
+  it('have no figure of a contestant whose output was wrong', () => {
+    const row = makeRow(
+      measured({ peer: [1, 2] }, { flops: 1e9, faults: [{ contestant: 'node-attention', fault: 'NaN' }] }),
+    );
+    expect(row).toMatchObject({ ratios: {}, flopsPerSecond: undefined });
+    expect(faultLines([row])).toEqual(['WRONG OUTPUT: node-attention, float32 dense S=64 D=16, 2 thr.: NaN']);
+  });
+});
+
+describe('result files', () => {
+  it('of another form are refused in a sentence', () => {
+    const file = fileOf([]);
+    expect(parseResults(JSON.stringify(file), 'a.json')).toEqual(file);
+    expect(() => parseResults('{', 'a.json')).toThrow('a.json is not JSON');
+    expect(() => parseResults('{"rows":[]}', 'a.json')).toThrow('a.json is not a result file');
+    expect(() => parseResults(JSON.stringify({ ...file, version: 9 }), 'a.json')).toThrow('has version 9');
+  });
+});
+
+describe('the page', () => {
+  const lengths = [64, 128].map((tokens) =>
+    makeRow(
+      measured(
+        { 'node-attention': [1, 2, 3], 'pytorch<1>': [2, 4, 9] },
+        {
+          name: `float32 dense S=${tokens} & D=16`,
+          case: { mask: 'a<b', dtype: 'float32', tokens, headDim: 16, threads: 2 },
+          flops: 1e9,
+          bytes: 1e6,
+          quality: { sparsity: tokens / 256, recall: 0.9 },
+          simulated: { bound: 3, reached: 2 },
+          memory: { 'node-attention': 2 ** 21 },
+          errors: { 'node-attention': 1e-6 },
+        },
+      ),
+    ),
+  );
+  const html = page(fileOf(lengths));
+
+  it('needs nothing but itself', () => {
+    expect(/<script|<link|<img|<style >|@import|url\((?!#)/.exec(html)?.[0]).toBeUndefined();
+    const links = [...html.matchAll(/(?:href|src)="([^"]*)"/g)].map(([, to]) => to!);
+    expect(links.every((to) => to.startsWith('#'))).toBe(true);
+    // The names of the formats that SVG is written in are no addresses that are opened.
+    const addresses = [...html.matchAll(/https?:[^"\s<]*/g)].map(([address]) => address);
+    expect(new Set(addresses)).toEqual(new Set(['http://www.w3.org/2000/svg', 'http://www.w3.org/1999/xlink']));
+  });
+
+  it('has every chart that the rows can fill, the machine, the peaks and every case', () => {
+    const titles = [...html.matchAll(/aria-label="([^"]*)"/g)].map(([, title]) => title!);
+    expect(titles.map((title) => title.replace(/,? .*$/, ''))).toEqual(new Array(5).fill('cpu:'));
+    for (const part of ['speed over length', 'over ours', 'roofline', 'recall over sparsity', 'the simulator'])
+      expect(titles.join()).toContain(part);
+    expect(html).toContain('a &lt;processor&gt;, 2 processors, 8.0 GiB');
+    expect(html).toContain('1.00 TFLOP/s');
+    expect(html).toContain('20.0 GB/s');
+    for (const { name } of lengths) expect(html).toContain(`<td>${name.replace('&', '&amp;')}</td>`);
+    for (const text of ['2.00 MiB', '1.0e-6', 'there is no retrieval']) expect(html).toContain(text);
+  });
+
+  it('holds no chart of what was not measured, and no number that is none', () => {
+    const bare = page(fileOf([makeRow(measured({ 'node-attention': [1, 2, 3] }))]));
+    expect(bare).not.toContain('<svg');
+    for (const text of [html, bare]) expect(/NaN|undefined|Infinity/.exec(text)?.[0]).toBeUndefined();
+  });
+});
+
+describe('--compare', () => {
+  const random = uniform(5);
+  /** Times around `ms`, a percent of noise, on a machine that is `slow` times as slow in every round. */
+  const rounds = (ms: number, slow = 1) => Array.from({ length: 9 }, () => ms * slow * (1 + 0.01 * (random() - 0.5)));
+  const file = (own: number, peer?: number, slow = 1, more: Partial<ResultFile> = {}) =>
+    fileOf(
+      [makeRow(measured({ 'node-attention': rounds(own, slow), ...(peer ? { pytorch: rounds(peer, slow) } : {}) }))],
+      more,
+    );
+
+  it('finds what got slower or faster beyond the noise', () => {
+    expect(compare(file(10), file(10), 0.1)).toMatchObject({ slower: [], faster: [], regressions: [], level: 1 });
+    const slower = compare(file(10), file(10.7), 0.1);
+    expect(slower).toMatchObject({ slower: [{ row: 'float32 dense S=64 D=16, 2 thr.' }], regressions: [] });
+    expect(slower.slower[0]!.median).toBeCloseTo(1.07, 2);
+    expect(compare(file(10), file(9), 0.1)).toMatchObject({ faster: [{ suite: 'cpu' }], level: 0 });
+    expect(compare(file(10), file(12), 0.1).regressions.length).toBe(1);
+    expect(compare(file(10), file(12), 0.3).regressions.length).toBe(0);
+  });
+
+  it('is not deceived by noise: an interval that reaches the limit is no regression', () => {
+    const noisy = (...times: number[]) => fileOf([makeRow(measured({ 'node-attention': times }))]);
+    const result = compare(noisy(10, 14, 9, 13, 11), noisy(12, 10, 16, 13, 9), 0.1);
+    expect(result).toMatchObject({ regressions: [], slower: [], level: 1 });
+  });
+
+  it('measures by a peer of the same version, so that a slower machine is no regression', () => {
+    const same = compare(file(10, 20), file(10, 20, 1.5), 0.1);
+    expect(same).toMatchObject({ slower: [], level: 1 });
+    const worse = compare(file(10, 20), file(12, 20, 1.5), 0.1);
+    expect(worse.regressions).toMatchObject([{ by: 'pytorch' }]);
+    expect(worse.regressions[0]!.median).toBeCloseTo(1.2, 2);
+    const other = file(10, 20, 1.5);
+    other.suites[0]!.versions = { pytorch: '3' };
+    const clock = compare(file(10, 20), other, 0.1);
+    expect(clock.regressions[0]!.by).toBeUndefined();
+    expect(clock.doubts).toEqual(['pytorch of cpu: 2 before, 3 after']);
+  });
+
+  it('tells wrong outputs, and rows of one file alone', () => {
+    const wrong = fileOf([makeRow(measured({}, { faults: [{ contestant: 'node-attention', fault: 'NaN' }] }))]);
+    expect(compare(file(10), wrong, 0.1)).toMatchObject({ broken: ['cpu: float32 dense S=64 D=16, 2 thr.'], level: 0 });
+    expect(compare(file(10), fileOf([]), 0.1)).toMatchObject({
+      broken: [],
+      onlyBefore: [expect.stringMatching(/^cpu: /)],
+    });
+    const text = comparisonText(compare(file(10), file(12), 0.1), 0.1);
+    expect(text).toContain('REGRESSION: 1 slower by more than 10 %');
+  });
+
+  it('ends with its status', () => {
+    const [old, slow] = [join(folder, 'old.json'), join(folder, 'slow.json')];
+    writeFileSync(old, JSON.stringify(file(10)));
+    writeFileSync(slow, JSON.stringify(file(13)));
+    const bench = (...args: string[]) => {
+      const tsx = join(__dirname, '../node_modules/tsx/dist/cli.mjs');
+      return spawnSync(process.execPath, [tsx, join(__dirname, '../bench/main.ts'), ...args], { encoding: 'utf8' });
+    };
+    expect(bench('--compare', old, slow)).toMatchObject({ status: 1, stdout: expect.stringContaining('REGRESSION') });
+    expect(bench('--compare', slow, old)).toMatchObject({
+      status: 0,
+      stdout: expect.stringContaining('No regression'),
+    });
+    expect(bench('--compare', old)).toMatchObject({ status: 1, stderr: expect.stringContaining('give two files') });
+    const html = join(folder, 'page.html');
+    expect(bench('report', old, slow, '--html', html)).toMatchObject({ status: 0, stderr: '' });
+    expect(readFileSync(html, 'utf8')).toContain('float32 dense S=64 D=16');
+  });
+});
+
+describe('a run of suites', () => {
+  const options = { quick: true, filter: '', threads: [1] };
+  const suite = (name: string, more: Partial<Suite> = {}): { suite: Suite; options: typeof options } => ({
+    options,
+    suite: {
+      name,
+      about: 'About.',
+      caseNames: () => ['a', 'b'],
+      obstacle: () => undefined,
+      steps: () => ['a', 'b'].map((name) => ({ name, seconds: 1 })),
+      async run(_, progress) {
+        for (const step of ['a', 'b']) progress.begin(step);
+        return { suite: name, about: '', command: '', peaks: [], rows: [], targets: [], notMeasured: [] };
+      },
+      ...more,
+    },
+  });
+
+  it('keeps what there is when a suite cannot run, finds nothing, or fails', async () => {
+    const file = await runSuites(
+      [
+        suite('works'),
+        suite('cannot', { obstacle: () => 'there is no device' }),
+        suite('finds nothing', { run: () => Promise.reject(new NothingToMeasure('it is broken')) }),
+        suite('fails', { run: () => Promise.reject(new Error('it fell')) }),
+        suite('is filtered out', { steps: () => [] }),
+      ],
+      'npm run bench --',
+    );
+    const whole = (why: string) => ({ notMeasured: [{ what: 'the whole suite', why }] });
+    expect(file.suites).toMatchObject([
+      { suite: 'works', notMeasured: [] },
+      { suite: 'cannot', ...whole('there is no device') },
+      { suite: 'finds nothing', ...whole('it is broken') },
+      { suite: 'fails', failure: 'it fell' },
+    ]);
+    expect(parseResults(JSON.stringify(file), 'x')).toEqual(JSON.parse(JSON.stringify(file)));
+  });
+});
+
+describe('the tables of the documentation', () => {
+  it('say what bench/results says; npm run bench:tables writes them', () => {
+    expect(update(true)).toEqual([]);
+  });
+
+  it('take the newest measurement of each row, of one machine', () => {
+    const row = (ms: number, name: string) => makeRow(measured({ 'node-attention': [ms] }, { name }));
+    const first = fileOf([row(1, 'a'), row(2, 'b')]);
+    const second = fileOf([row(3, 'b')], { date: '2026-02-02' });
+    const elsewhere = fileOf([row(4, 'a')], { date: '2026-03-03', machine: { ...first.machine, cpu: 'another' } });
+    const sources = newest([first, second, elsewhere], 'cpu');
+    expect(sources.map(({ row }) => [row.name, row.times['node-attention']!.median])).toEqual([
+      ['a', 1],
+      ['b', 3],
+    ]);
+    expect(newest([first], 'cuda')).toEqual([]);
+  });
+
+  it('stand between their markers', () => {
+    const text = 'x\n<!-- t:begin -->\nold\n<!-- t:end -->\ny';
+    expect(withBlocks(text, 'f', { t: 'new' })).toBe('x\n<!-- t:begin -->\nnew\n<!-- t:end -->\ny');
+    expect(() => withBlocks('x', 'f', { t: 'new' })).toThrow('f has no <!-- t:begin -->');
+  });
+});
