@@ -28,7 +28,7 @@ class AttentionOperation final : public Operation {
       if (read) visit(context, Tensor::of(read), false);
     }
     if (mod_) {
-      for (const Ref<Tensor>& bias : mod_->tensors()) visit(context, bias.get(), false);
+      for (const Ref<Tensor>& tensor : mod_->tensors()) visit(context, tensor.get(), false);
     }
     visit(context, Tensor::of(a.out), true);
     visit(context, Tensor::of(a.lse), true);
@@ -229,6 +229,7 @@ Status attention(const AttentionArguments& a, Stream* stream, AttentionResult* r
 
   const ScoreShape score_shape{qv.shape[0],
                                heads,
+                               a.k->view.shape[a.k->view.rank - 2],
                                product(token_axes(qv)),
                                product(token_axes(a.k->view)),
                                token_axes(qv),

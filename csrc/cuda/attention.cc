@@ -74,6 +74,9 @@ Status check_call(const na_attention& call) {
     }
   }
   for (int32_t i = 0; i < call.mask_count; i++) {
+    if (call.masks[i].kind == NA_MASK_PLAN) {
+      return error(NA_ERR_OPTION, "sparse plans do not run on CUDA yet: use device 'cpu'");
+    }
     if (call.masks[i].kind != NA_MASK_WINDOW) {
       return error(NA_ERR_OPTION, "neighborhood masks do not run on CUDA yet: use device 'cpu'");
     }
