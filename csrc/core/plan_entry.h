@@ -20,6 +20,8 @@ constexpr uint32_t entry_rest(uint32_t entry) { return entry & ~plan_entry(kMost
 
 // Stands where a block was given that there cannot be: nobody sees it, and inspection finds it.
 constexpr uint32_t kNoEntry = ~uint32_t{0};
+// Stands in the first row whose offsets were not such.
+constexpr uint32_t kNoOffset = kNoEntry - 1;
 
 // What plans of one geometry have in common.
 struct PlanShape {

@@ -76,7 +76,7 @@ Status check_list(const PlanGeometry& g, const Tensor& offsets, const char* name
                  shape_text(offsets.view).c_str(), Count(rows_of(g) + 1), Count(g.batch), Count(g.heads),
                  Count(tiles_of(g)));
   }
-  if (words.view.rank != 1 || words.view.shape[0] > kMostWords) {
+  if (words.view.rank != 1 || words.view.shape[0] >= kMostWords) {
     return error(NA_ERR_SHAPE, "sparse plan: %s has shape %s; expected one axis of at most %lld elements", name,
                  shape_text(words.view).c_str(), Count(kMostWords));
   }
@@ -195,7 +195,8 @@ Status build_plan(const PlanGeometry& g, Tensor* offsets, Tensor* blocks, Stream
   NA_TRY(check_list(g, *offsets, "blocks", *blocks));
   NA_TRY(check_stream(*stream, offsets->device()));
   Ref<SparsePlan> made;
-  NA_TRY(SparsePlan::allocate(offsets->device(), g, blocks->view.shape[0], 0, &made));
+  // One word more, to mark offsets that cannot be.
+  NA_TRY(SparsePlan::allocate(offsets->device(), g, blocks->view.shape[0] + 1, 0, &made));
   na_build build{};
   build.source = NA_PLAN_BLOCKS;
   build.out = &made->view;

@@ -54,10 +54,15 @@ class ListJob final : public Job {
     const int64_t rows = row_count(*build_.out), most = build_.blocks->shape[0];
     PlanWriter writer(*build_.out);
     int64_t end = std::clamp<int64_t>(offsets[0], 0, most);
+    bool known = true;  // no offset so far that cannot be
     for (int64_t row = 0; row < rows && !cancel.requested(); row++) {
       const int64_t begin = end;
       end = std::clamp<int64_t>(offsets[row + 1], begin, most);  // rows never overlap, whatever was given
       writer.begin_row(row);
+      if (known && (offsets[row + 1] != end || offsets[0] != 0)) {
+        writer.add(kNoOffset);
+        known = false;
+      }
       for (const bool full : {true, false}) {
         for (int64_t at = begin; at < end; at++) add(writer, row % shape_.tiles(), blocks[at], full);
       }
@@ -281,6 +286,7 @@ class InspectJob final : public Job {
       const uint32_t word = reader_.word(at);
       const int64_t block = entry_block(word);
       const na_entry_kind kind = entry_kind(word);
+      if (word == kNoOffset) return fault(NA_FAULT_OFFSETS, 0);
       if (word == kNoEntry || block >= shape.visible_blocks(tile)) return fault(NA_FAULT_RANGE, block);
       const bool known = kind == NA_ENTRY_BITMAP || kind == shape.kind_of(tile, block);
       if (entry_rest(word) != 0 || !known) return fault(NA_FAULT_KIND, block);
