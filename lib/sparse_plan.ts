@@ -386,7 +386,7 @@ export class SparsePlan extends Mask {
 
   /** A sentence or two on how attention walks the plan. */
   async explain(): Promise<string> {
-    const [report, { offsets, entries }] = await Promise.all([this.#report(), this.#words()]);
+    const [report, { offsets, entries, bitmaps }] = await Promise.all([this.#report(), this.#words()]);
     const [, , , shown, possible, blocks] = report as [number, number, number, number, number, number];
     let listed = 0;
     for (let at = 0; at < offsets[offsets.length - 1]!; at++) {
@@ -397,10 +397,11 @@ export class SparsePlan extends Mask {
     const what =
       `${offsets.length - 1} rows of ${this.queryTile} queries list ${listed} of ${blocks} blocks of ${this.keyBlock} ` +
       `keys${this.causal ? ', causal' : ''}: ${percent(shown, possible)} of the scores`;
-    const dense = listed >= breakEven * blocks && this.queries > this.queryTile;
-    return dense
-      ? `${what}. That is ${breakEven} of the blocks or more: attention walks them as a dense one would, in its tiles`
-      : `${what}. Attention visits the listed blocks, row by row`;
+    if (listed === blocks && !bitmaps) return `${what}. That is every block: attention is dense`;
+    if (listed >= breakEven * blocks && this.queries > this.queryTile) {
+      return `${what}. That is ${breakEven} of the blocks or more: attention walks them in the tiles of a dense one`;
+    }
+    return `${what}. Attention visits the listed blocks, row by row`;
   }
 
   /** A picture of the pattern, of each pattern head, as the text of an SVG file; queries go down, keys to the right. */

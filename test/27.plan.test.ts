@@ -134,7 +134,9 @@ describe('a plan', () => {
     using half = planOf(randomPlan(1, geometryOf(), 0.5));
     using whole = planOf(randomPlan(1, geometryOf(), 1));
     expect(await half.explain()).toMatch(/row by row/);
-    expect(await whole.explain()).toMatch(/36 of 36 blocks of 16 keys: 100 % .*as a dense one/);
+    expect(await whole.explain()).toMatch(/36 of 36 blocks of 16 keys: 100 % .*every block: .*dense/);
+    using most = planOf(randomPlan(1, geometryOf({ keys: 130 }), 1, true));
+    expect(await most.explain()).toMatch(/in the tiles of a dense one/);
   });
 });
 

@@ -119,6 +119,17 @@ struct Description {
     p.head_pitch = (p.head_dim + geometry.head_step - 1) / geometry.head_step * geometry.head_step;
     p.value_pitch = (p.value_dim + geometry.value_step - 1) / geometry.value_step * geometry.value_step;
     p.element_bytes = geometry.parts > 0 ? 2 * geometry.parts : 4;
+    // A sparse plan may turn out to be complete, which nobody knows yet: there has to be room for both walks.
+    make_plans(a);
+    for (int i = 0; i < a.mask_count; i++) {
+      if (a.masks[i].kind == NA_MASK_PLAN) p.sparse = a.masks[i].plan;
+    }
+    if (p.sparse) make_plans(a);
+  }
+
+  // What is left of a sparse plan that lists all blocks is its causality.
+  void forget_sparse(const na_attention& a) {
+    problem.sparse = nullptr;
     make_plans(a);
   }
 
@@ -129,7 +140,6 @@ struct Description {
     int64_t settings = 1;
     for (int i = 0; i < a.mask_count; i++) {
       grid |= a.masks[i].kind == NA_MASK_NEIGHBORHOOD;
-      if (a.masks[i].kind == NA_MASK_PLAN) p.sparse = a.masks[i].plan;
       if (a.masks[i].kind == NA_MASK_NEIGHBORHOOD) settings = std::max<int64_t>(settings, a.masks[i].settings_count);
     }
     if (!grid && collapses(p.k, p.key_extent, p.key_axes) && collapses(p.v, p.key_extent, p.key_axes)) {
@@ -157,6 +167,8 @@ struct Description {
                  std::vector<Term>& terms) {
     const Problem& p = problem;
     plan = {};
+    all.clear();
+    terms.clear();
     plan.axes = grid && !p.sparse ? p.query_axes : 1;
     std::fill(plan.dilation, plan.dilation + kMaxAxes, 1);
     std::fill(plan.primary, plan.primary + kMaxAxes, -1);
@@ -422,6 +434,8 @@ class AttentionJob final : public Job {
       for (size_t s = 0; s + 1 < query_start_.size(); s++)
         longest = std::max(longest, query_start_[s + 1] - query_start_[s]);
     }
+    if (p.sparse) count_blocks();
+    if (p.sparse && listed_ == possible_ && !p.sparse->bitmaps) description_.forget_sparse(attention_);
     for (size_t i = 0; i < description_.plans.size(); i++) {
       TilePlan& plan = description_.plans[i];
       const Term* terms = description_.terms[i].data();
@@ -453,24 +467,28 @@ class AttentionJob final : public Job {
     }
   }
 
+  // How many blocks the plan lists, and how many there are.
+  void count_blocks() {
+    const na_plan& sparse = *description_.problem.sparse;
+    const PlanReader reader(sparse);
+    const PlanShape& shape = reader.shape;
+    for (int64_t row = 0; row + 1 < sparse.offsets->shape[0]; row++) {
+      const int64_t end = reader.end(row), words = end - reader.begin(row);
+      listed_ += words;
+      possible_ += shape.visible_blocks(row % shape.tiles());
+      most_listed_ = std::max(most_listed_, words * shape.key_block);
+      int64_t at = reader.begin(row);
+      for (PlanEntry entry; sparse.bitmaps && reader.next(at, end, &entry);) listed_ -= entry.bitmap != nullptr;
+    }
+  }
+
   // One row of the plan to a tile, and the heads that share it, or as many rows as fit where there are nearly all
   // blocks.
   void size_sparse_tiles(TilePlan& plan, int64_t lanes) {
     Problem& p = description_.problem;
     const na_plan& sparse = *p.sparse;
-    const PlanReader reader(sparse);
-    const PlanShape& shape = reader.shape;
+    const PlanShape shape(sparse);
     const bool by_head = description_.plans.size() > 1;
-    double listed = 0, possible = 0;
-    most_listed_ = 0;
-    for (int64_t row = 0; row + 1 < sparse.offsets->shape[0]; row++) {
-      const int64_t end = reader.end(row), words = end - reader.begin(row);
-      listed += static_cast<double>(words);
-      int64_t at = reader.begin(row);
-      for (PlanEntry entry; sparse.bitmaps && reader.next(at, end, &entry);) listed -= entry.bitmap != nullptr;
-      possible += static_cast<double>(shape.visible_blocks(row % shape.tiles()));
-      most_listed_ = std::max(most_listed_, words * shape.key_block);
-    }
     const int64_t shared = std::max<int64_t>(1, std::min(p.group, p.heads / sparse.heads));
     const int64_t queries = std::min(p.queries, shape.query_tile);
     if (!by_head && p.group * p.queries <= p.geometry.few && shared == p.group) few_queries_ = p.queries;
@@ -481,7 +499,7 @@ class AttentionJob final : public Job {
       plan.kv_heads = static_cast<int>((p.kv_heads + units - 1) / units);
     }
     plan.box[0] = queries;
-    if (listed >= kBreakEven * possible && p.queries > shape.query_tile) {
+    if (static_cast<double>(listed_) >= kBreakEven * static_cast<double>(possible_) && p.queries > shape.query_tile) {
       const int64_t rows = p.batch * p.heads * p.queries;
       while (lanes > p.geometry.lanes && rows / lanes < kTilesPerThread * threads_) lanes /= 2;
       plan.heads = 1;
@@ -564,7 +582,8 @@ class AttentionJob final : public Job {
   std::vector<int32_t> parts_left_;
   std::unique_ptr<float[]> part_sums_;
   int64_t part_pitch_ = 0;
-  int64_t most_listed_ = 0;  // keys in the longest row of a sparse plan
+  int64_t listed_ = 0, possible_ = 0;  // blocks of a sparse plan
+  int64_t most_listed_ = 0;            // keys in the longest row of a sparse plan
 };
 
 }  // namespace
