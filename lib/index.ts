@@ -14,6 +14,19 @@ export {
 } from './dtype';
 export { AttentionError, type ErrorCode } from './errors';
 export { causal, type Mask, type NeighborhoodOptions, neighborhood, type PerAxis, window } from './masks';
+export {
+  type DilatedOptions,
+  dilatedPlan,
+  type GridOptions,
+  gridPlan,
+  type RadialOptions,
+  radialPlan,
+  type StreamingOptions,
+  streamingPlan,
+  type VerticalSlashOptions,
+  verticalSlashPlan,
+} from './rules';
 export { type Simulation, type SimulationOptions, simulateNeighborhood } from './simulate';
+export { type PlanGeometry, type PlanLists, type PlanOptions, SparsePlan } from './sparse_plan';
 export { Event, Graph, Stream } from './stream';
 export { type Device, Tensor, type ToOptions } from './tensor';

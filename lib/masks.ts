@@ -9,14 +9,14 @@ export let nativeMask: (value: unknown, name: string) => NativeMask;
 
 let makeMask: (native: NativeMask) => Mask;
 
-/** Which keys a query sees; made by {@link causal}, {@link window} and {@link neighborhood}. */
+/** Which keys a query sees; made by {@link causal}, {@link window} and {@link neighborhood}, or a `SparsePlan`. */
 export class Mask {
   static {
     nativeMask = (value, name) => {
       if (isObject(value) && #native in value) return value.#native;
       throw new AttentionError(
         'ERR_OPTION',
-        `${name} is ${show(value)}; it must be a mask: causal(), window() or neighborhood()`,
+        `${name} is ${show(value)}; it must be a mask: causal(), window(), neighborhood() or a SparsePlan`,
       );
     };
     makeMask = (native) => new Mask(native);
@@ -24,7 +24,8 @@ export class Mask {
 
   readonly #native: NativeMask;
 
-  private constructor(native: NativeMask) {
+  /** Not to be called: masks are made by the functions of this package. */
+  protected constructor(native: NativeMask) {
     this.#native = native;
   }
 }

@@ -26,6 +26,9 @@ export interface NativeGraph {
 export interface NativeCache {
   readonly [brand]: 'cache';
 }
+export interface NativePlan {
+  readonly [brand]: 'plan';
+}
 
 export interface NativeTensorInfo {
   shape: number[];
@@ -44,7 +47,10 @@ export interface NativeNeighborhood {
   wrap: number[];
 }
 
-export type NativeMask = { left: number; right: number } | { settings: NativeNeighborhood[] };
+export type NativeMask = { left: number; right: number } | { settings: NativeNeighborhood[] } | { plan: NativePlan };
+
+/** What a sparse plan is for: [batch, patterns of heads, queries, keys, queryTile, keyBlock, causal]. */
+export type NativeGeometry = number[];
 
 export interface NativeBias {
   tensor: NativeTensor;
@@ -104,6 +110,13 @@ export interface NativeDevice {
   memoryBytes?: number;
 }
 
+/** The words of a plan. */
+export interface NativePlanWords {
+  offsets: NativeTensor;
+  entries: NativeTensor;
+  bitmaps?: NativeTensor;
+}
+
 /** The functions of csrc/addon; dtypes are indices into `dtypes` of dtype.ts. */
 export interface Addon {
   readonly version: string;
@@ -148,6 +161,19 @@ export interface Addon {
   graphDispose(graph: NativeGraph): void;
 
   attention(call: NativeAttention): NativeResult;
+  planBuild(
+    geometry: NativeGeometry,
+    offsets: NativeTensor,
+    blocks: NativeTensor,
+    stream: NativeStream | undefined,
+  ): NativePlan;
+  planOver(geometry: NativeGeometry, words: NativePlanWords): NativePlan;
+  planCombine(a: NativePlan, b: NativePlan, union: boolean, stream: NativeStream | undefined): NativePlan;
+  planReport(plan: NativePlan, stream: NativeStream | undefined): NativeTensor;
+  planDense(plan: NativePlan, stream: NativeStream | undefined): NativeTensor;
+  planWords(plan: NativePlan): NativePlanWords;
+  planInfo(plan: NativePlan): { geometry: NativeGeometry; bytes: number; device: string };
+  planDispose(plan: NativePlan): void;
   merge(
     parts: { out: NativeTensor; lse: NativeTensor }[],
     out: NativeTensor | undefined,

@@ -47,6 +47,11 @@ Status read_setting(const Napi::Value& value, NeighborhoodSpec* setting) {
 Status read_mask(const Napi::Value& value, MaskSpec* mask) {
   if (!value.IsObject()) return error(NA_ERR_OPTION, "mask is not a mask");
   const auto object = value.As<Napi::Object>();
+  const Napi::Value plan = object.Get("plan");
+  if (!plan.IsUndefined()) {
+    mask->kind = NA_MASK_PLAN;
+    return unwrap<SparsePlan>(plan, "mask", &mask->plan);
+  }
   const Napi::Value settings = object.Get("settings");
   if (settings.IsUndefined()) {
     mask->kind = NA_MASK_WINDOW;

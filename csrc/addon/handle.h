@@ -46,6 +46,11 @@ struct HandleType<Graph> {
   static constexpr const char* name = "Graph";
 };
 template <>
+struct HandleType<SparsePlan> {
+  static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x706c616e00000001};
+  static constexpr const char* name = "SparsePlan";
+};
+template <>
 struct HandleType<Exposure> {
   static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6578706f73650001};
   static constexpr const char* name = "Exposure";

@@ -30,7 +30,7 @@ class AttentionOperation final : public Operation {
       if (read) visit(context, Tensor::of(read), false);
     }
     if (mod_) {
-      for (const Ref<Tensor>& bias : mod_->tensors()) visit(context, bias.get(), false);
+      for (const Ref<Tensor>& tensor : mod_->tensors()) visit(context, tensor.get(), false);
     }
     if (cache_) {
       for (const Ref<Tensor>& slab : cache_->slabs()) visit(context, slab.get(), false);
@@ -175,6 +175,9 @@ Status check_cached(const AttentionArguments& a, const Stream& stream) {
     if (mask.kind == NA_MASK_NEIGHBORHOOD) {
       return error(NA_ERR_OPTION, "mask: neighborhood needs a grid and cannot be used with a KvCache; use window()");
     }
+    if (mask.kind == NA_MASK_PLAN) {
+      return error(NA_ERR_OPTION, "mask: a SparsePlan cannot be used with a KvCache yet; use tensors, or window()");
+    }
   }
   if (stream.capturing()) {
     return error(NA_ERR_OPTION, "capture: a KvCache cannot be used in it yet; call append and attention outside");
@@ -265,6 +268,7 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
 
   const ScoreShape score_shape{qv.shape[0],
                                heads,
+                               a.k->view.shape[a.k->view.rank - 2],
                                product(token_axes(qv)),
                                product(token_axes(a.k->view)),
                                token_axes(qv),

@@ -63,7 +63,31 @@ typedef struct na_neighborhood {
   uint8_t wrap[NA_MAX_AXES];
 } na_neighborhood;
 
-typedef enum na_mask_kind { NA_MASK_WINDOW, NA_MASK_NEIGHBORHOOD } na_mask_kind;
+/* What an entry of a sparse plan says of the keys of its block. */
+typedef enum na_entry_kind {
+  NA_ENTRY_FULL,      /* every query of the row sees all of them */
+  NA_ENTRY_PREDICATE, /* the causal border crosses the block */
+  NA_ENTRY_BITMAP,    /* the next word is the index of a bitmap */
+  NA_ENTRY_TAIL       /* the keys end within the block, and every query sees those that there are */
+} na_entry_kind;
+
+/*
+ * Which blocks of keys each tile of queries sees: rows (batch entry, pattern head, query tile) of 32-bit entries
+ * `block:24 | level:3 | kind:2 | spare:3`, the block in the lowest bits; level is 0. Of a row the full entries come
+ * first, then the others, each run in ascending order. All tensors are int32 and contiguous. Their values are unchecked:
+ * whoever reads them clamps them.
+ */
+typedef struct na_plan {
+  const na_tensor* offsets; /* [rows + 1]: where the entries of each row begin, and the end of the last */
+  const na_tensor* entries; /* as many words as the plan may have at most */
+  const na_tensor* bitmaps; /* [count, key_block, query_tile / 32, rounded up], a bit for each query; NULL: none */
+  int64_t batch, heads;     /* of patterns: batch is 1 or that of the call, heads divides that of the call */
+  int64_t queries, keys;
+  int32_t query_tile, key_block; /* powers of two: 16 ... 128 and 2 ... 128 */
+  int32_t causal;                /* queries see no key behind their position, aligned bottom-right as for windows */
+} na_plan;
+
+typedef enum na_mask_kind { NA_MASK_WINDOW, NA_MASK_NEIGHBORHOOD, NA_MASK_PLAN } na_mask_kind;
 
 typedef struct na_mask {
   int32_t kind;
@@ -73,6 +97,8 @@ typedef struct na_mask {
   /* NA_MASK_NEIGHBORHOOD: settings[0] for every head, or settings[h] for query head h. */
   int32_t settings_count;
   const na_neighborhood* settings;
+  /* NA_MASK_PLAN: at most one of the masks of a call. */
+  const na_plan* plan;
 } na_mask;
 
 /* float32, broadcast to [batch, heads, Lq, Lk] by zero strides; added to the scaled, capped score. With
@@ -156,6 +182,35 @@ typedef struct na_rotate {
   int32_t interleaved;
 } na_rotate;
 
+/* Writes the plan `out`, of the geometry of its operands. */
+typedef enum na_plan_source { NA_PLAN_BLOCKS, NA_PLAN_UNION, NA_PLAN_INTERSECTION } na_plan_source;
+
+typedef struct na_build {
+  int32_t source; /* na_plan_source */
+  const na_plan* out;
+  const na_tensor *offsets, *blocks; /* blocks: int32, of row r those from offsets[r] on, in any order; unchecked */
+  const na_plan *a, *b;              /* union, intersection; as causal as out */
+  void* workspace;
+} na_build;
+
+/* What a plan says, for people: the first thing wrong with it, how much it shows, and what it shows of each key. */
+typedef enum na_plan_fault {
+  NA_FAULT_NONE,
+  NA_FAULT_OFFSETS, /* descending, or beyond the entries */
+  NA_FAULT_RANGE,   /* a block beyond the keys, or wholly behind the causal border */
+  NA_FAULT_ORDER,   /* not ascending, a partial entry before a full one, or twice the same block */
+  NA_FAULT_KIND,    /* not the kind that the block needs, a level, or spare bits */
+  NA_FAULT_BITMAP   /* a bitmap that is not there */
+} na_plan_fault;
+
+typedef struct na_inspect {
+  const na_plan* plan;
+  const na_tensor* report; /* int64 [6]: na_plan_fault, row, block, then pairs of query and key: shown, possible; blocks
+                              possible. NULL: none */
+  const na_tensor* dense;  /* uint8 [batch, heads, queries, keys], contiguous: 1 where the key is seen. NULL: none */
+  void* workspace;
+} na_inspect;
+
 /* dst = src, converted to the dtype of dst; equal shapes, any strides. One of the two may be in host memory, which then
    nobody else reads or writes until done. */
 typedef struct na_copy {
@@ -188,7 +243,9 @@ typedef enum na_operation_kind {
   NA_OP_ZERO,
   NA_OP_LAUNCH,
   NA_OP_APPEND,
-  NA_OP_ROTATE
+  NA_OP_ROTATE,
+  NA_OP_BUILD,
+  NA_OP_INSPECT
 } na_operation_kind;
 
 typedef struct na_stream na_stream;
@@ -204,7 +261,7 @@ typedef struct na_operation na_operation;
 struct na_operation {
   int32_t kind; /* na_operation_kind */
   int32_t reserved;
-  const void* args; /* na_attention, na_merge, na_copy, na_mark, na_zero, na_launch, na_append, na_rotate: by kind */
+  const void* args; /* na_attention for NA_OP_ATTENTION, and so on */
   void (*done)(na_operation* operation, const na_error* error /* NULL: succeeded */);
   const int32_t* cancelled; /* read atomically */
   void* link[2];            /* the backend's own while queued */

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "core/tensor.h"
+#include "core/sparse_plan.h"
 
 namespace na {
 
@@ -19,6 +19,7 @@ struct MaskSpec {
   na_mask_kind kind = NA_MASK_WINDOW;
   int64_t left = -1, right = -1;           // window
   std::vector<NeighborhoodSpec> settings;  // neighborhood: one, or one per query head
+  Ref<SparsePlan> plan;                    // sparse plan
 };
 
 struct BiasSpec {
@@ -28,7 +29,7 @@ struct BiasSpec {
 
 // The shapes that masks and biases are checked against.
 struct ScoreShape {
-  int64_t batch, heads, queries, keys;
+  int64_t batch, heads, kv_heads, queries, keys;
   Shape query_axes, key_axes;  // token axes
   bool ragged;
   const Device* device;
@@ -41,13 +42,15 @@ class ScoreMod : public RefCounted {
 
   const std::vector<na_mask>& masks() const { return masks_; }
   const std::vector<na_bias>& biases() const { return biases_; }
-  const std::vector<Ref<Tensor>>& tensors() const { return tensors_; }  // of the biases
+  const std::vector<Ref<Tensor>>& tensors() const { return tensors_; }  // of biases and plans
 
  private:
   Status add_mask(const MaskSpec& spec, const ScoreShape& shape);
+  Status add_plan(const SparsePlan& plan, const ScoreShape& shape);
   Status add_bias(const BiasSpec& spec, const ScoreShape& shape, size_t position);
 
   std::vector<na_mask> masks_;
+  Ref<SparsePlan> plan_;
   std::vector<std::vector<na_neighborhood>> settings_;
   std::vector<na_bias> biases_;
   std::vector<Ref<Tensor>> tensors_;

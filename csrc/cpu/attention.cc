@@ -6,6 +6,7 @@
 #include <new>
 #include <vector>
 
+#include "core/plan_entry.h"
 #include "cpu/executor/problem.h"
 
 namespace na::cpu {
@@ -25,6 +26,9 @@ constexpr int64_t kTilesPerThread = 4;
 // least, unless these would not be worth a task, and at most. The number of threads has no say: it changes no result.
 constexpr int64_t kPartBytes = 2 << 20, kLeastPartBytes = 128 << 10, kLeastParts = 4, kMostParts = 128;
 constexpr int64_t kUnsplit = std::numeric_limits<int64_t>::max() / 2;
+
+// A plan of so many of the blocks is walked as if it had all of them: rows of it share tiles of keys.
+constexpr double kBreakEven = 0.8;
 
 Geometry geometry_of(Isa isa, int dtype) {
   switch (isa) {
@@ -120,6 +124,17 @@ struct Description {
     p.head_pitch = (p.head_dim + geometry.head_step - 1) / geometry.head_step * geometry.head_step;
     p.value_pitch = (p.value_dim + geometry.value_step - 1) / geometry.value_step * geometry.value_step;
     p.element_bytes = geometry.parts > 0 ? 2 * geometry.parts : 4;
+    // A sparse plan may turn out to be complete, which nobody knows yet: there has to be room for both walks.
+    make_plans(a);
+    for (int i = 0; i < a.mask_count; i++) {
+      if (a.masks[i].kind == NA_MASK_PLAN) p.sparse = a.masks[i].plan;
+    }
+    if (p.sparse) make_plans(a);
+  }
+
+  // What is left of a sparse plan that lists all blocks is its causality.
+  void forget_sparse(const na_attention& a) {
+    problem.sparse = nullptr;
     make_plans(a);
   }
 
@@ -157,13 +172,16 @@ struct Description {
                  std::vector<Term>& terms) {
     const Problem& p = problem;
     plan = {};
-    plan.axes = grid ? p.query_axes : 1;
+    all.clear();
+    terms.clear();
+    plan.axes = grid && !p.sparse ? p.query_axes : 1;
     std::fill(plan.dilation, plan.dilation + kMaxAxes, 1);
     std::fill(plan.primary, plan.primary + kMaxAxes, -1);
 
-    // The first neighborhood bounds the walk on every axis; without one, windows do where positions are an axis.
+    // The first neighborhood bounds the walk on every axis; without one, windows do where positions are an axis. A
+    // sparse plan says by itself what is walked.
     const na_neighborhood* first = nullptr;
-    for (int i = 0; i < a.mask_count && !first; i++) {
+    for (int i = 0; i < a.mask_count && !first && !p.sparse; i++) {
       if (a.masks[i].kind == NA_MASK_NEIGHBORHOOD) first = &setting(a.masks[i], head);
     }
     if (first) {
@@ -172,7 +190,7 @@ struct Description {
         plan.primary[axis] = static_cast<int>(all.size());
         all.push_back({axis, first->wrap[axis] != 0, first->dilation[axis]});
       }
-    } else if (a.mask_count > 0 && p.key_axes == 1) {
+    } else if (a.mask_count > 0 && p.key_axes == 1 && !p.sparse) {
       plan.primary[0] = 0;
       all.push_back({0, false, 1});
     }
@@ -181,11 +199,13 @@ struct Description {
     for (int i = 0; i < a.mask_count; i++) {
       const na_mask& mask = a.masks[i];
       Term term = {};
-      if (mask.kind == NA_MASK_WINDOW) {
+      if (mask.kind == NA_MASK_PLAN && !mask.plan->causal) continue;
+      if (mask.kind != NA_MASK_NEIGHBORHOOD) {
+        const bool causal = mask.kind == NA_MASK_PLAN;
         const int axis = p.key_axes == 1 ? 0 : -1;
         term.constraint = constraint_for(all, {axis, false, 1}, false);
-        term.left = mask.left;
-        term.right = mask.right;
+        term.left = causal ? -1 : mask.left;
+        term.right = causal ? 0 : mask.right;
         terms.push_back(term);
         continue;
       }
@@ -373,6 +393,8 @@ class AttentionJob final : public Job {
 
   void size_parts(int64_t keys_of_all_tiles) {
     if (few_queries_ == 0) return;
+    const na_plan* sparse = description_.problem.sparse;
+    if (sparse && sparse->bitmaps) return;  // entries of one and of two words cannot be divided without reading them
     const Problem& p = description_.problem;
     const int64_t key_bytes =
         description_.plans[0].kv_heads * int64_t{p.head_dim + p.value_dim} * (p.dtype == NA_FLOAT32 ? 4 : 2);
@@ -383,6 +405,7 @@ class AttentionJob final : public Job {
 
   // At most so many of the keys does a window let few queries see.
   int64_t visible_keys(int64_t keys) const {
+    if (description_.problem.sparse) keys = std::min(keys, most_listed_);
     for (const Term& term : description_.terms[0]) {
       if (!term.neighborhood && term.left >= 0) keys = std::min(keys, term.left + few_queries_);
     }
@@ -416,10 +439,16 @@ class AttentionJob final : public Job {
       for (size_t s = 0; s + 1 < query_start_.size(); s++)
         longest = std::max(longest, query_start_[s + 1] - query_start_[s]);
     }
+    if (p.sparse) count_blocks();
+    if (p.sparse && listed_ == possible_ && !p.sparse->bitmaps) description_.forget_sparse(attention_);
     for (size_t i = 0; i < description_.plans.size(); i++) {
       TilePlan& plan = description_.plans[i];
       const Term* terms = description_.terms[i].data();
       int64_t lanes = int64_t{p.geometry.lanes} * p.geometry.blocks;
+      if (p.sparse) {
+        size_sparse_tiles(plan, lanes);
+        continue;
+      }
       bool grid = plan.axes > 1;
       for (int t = 0; t < plan.term_count; t++) grid |= terms[t].neighborhood;
       const int64_t rows = p.batch * p.heads * p.queries;
@@ -440,6 +469,46 @@ class AttentionJob final : public Job {
       } else {
         plan.box[0] = std::max<int64_t>(1, std::min(longest, lanes / plan.heads));
       }
+    }
+  }
+
+  // How many blocks the plan lists, and how many there are.
+  void count_blocks() {
+    const na_plan& sparse = *description_.problem.sparse;
+    const PlanReader reader(sparse);
+    const PlanShape& shape = reader.shape;
+    for (int64_t row = 0; row + 1 < sparse.offsets->shape[0]; row++) {
+      const int64_t end = reader.end(row), words = end - reader.begin(row);
+      listed_ += words;
+      possible_ += shape.visible_blocks(row % shape.tiles());
+      most_listed_ = std::max(most_listed_, words * shape.key_block);
+      int64_t at = reader.begin(row);
+      for (PlanEntry entry; sparse.bitmaps && reader.next(at, end, &entry);) listed_ -= entry.bitmap != nullptr;
+    }
+  }
+
+  // One row of the plan to a tile, and the heads that share it, or as many rows as fit where there are nearly all
+  // blocks.
+  void size_sparse_tiles(TilePlan& plan, int64_t lanes) {
+    Problem& p = description_.problem;
+    const na_plan& sparse = *p.sparse;
+    const PlanShape shape(sparse);
+    const bool by_head = description_.plans.size() > 1;
+    const int64_t shared = std::max<int64_t>(1, std::min(p.group, p.heads / sparse.heads));
+    const int64_t queries = std::min(p.queries, shape.query_tile);
+    if (!by_head && p.group * p.queries <= p.geometry.few && shared == p.group) few_queries_ = p.queries;
+    plan.heads = by_head ? 1 : static_cast<int>(std::max<int64_t>(1, std::min(shared, lanes / queries)));
+    while (shared % plan.heads != 0) plan.heads--;
+    if (few_queries_ > 0 && sparse.heads == 1 && heads_adjoin(p.k) && heads_adjoin(p.v)) {
+      const int64_t most = kMostRows / (p.group * p.queries), units = (p.kv_heads + most - 1) / most;
+      plan.kv_heads = static_cast<int>((p.kv_heads + units - 1) / units);
+    }
+    plan.box[0] = queries;
+    if (static_cast<double>(listed_) >= kBreakEven * static_cast<double>(possible_) && p.queries > shape.query_tile) {
+      const int64_t rows = p.batch * p.heads * p.queries;
+      while (lanes > p.geometry.lanes && rows / lanes < kTilesPerThread * threads_) lanes /= 2;
+      plan.heads = 1;
+      plan.box[0] = std::max<int64_t>(1, lanes / shape.query_tile) * shape.query_tile;
     }
   }
 
@@ -518,6 +587,8 @@ class AttentionJob final : public Job {
   std::vector<int32_t> parts_left_;
   std::unique_ptr<float[]> part_sums_;
   int64_t part_pitch_ = 0;
+  int64_t listed_ = 0, possible_ = 0;  // blocks of a sparse plan
+  int64_t most_listed_ = 0;            // keys in the longest row of a sparse plan
 };
 
 }  // namespace

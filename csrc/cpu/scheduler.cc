@@ -13,6 +13,7 @@
 #include "cpu/copy.h"
 #include "cpu/merge.h"
 #include "cpu/rotate.h"
+#include "cpu/sparse_plan.h"
 
 #ifdef __linux__
 #include <sys/syscall.h>
@@ -220,6 +221,8 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
       case NA_OP_COPY: job = copy_job(*static_cast<const na_copy*>(operation->args)); break;
       case NA_OP_APPEND: job = append_job(*static_cast<const na_append*>(operation->args)); break;
       case NA_OP_ROTATE: job = rotate_job(*static_cast<const na_rotate*>(operation->args)); break;
+      case NA_OP_BUILD: job = build_job(*static_cast<const na_build*>(operation->args)); break;
+      case NA_OP_INSPECT: job = inspect_job(*static_cast<const na_inspect*>(operation->args)); break;
       case NA_OP_MARK: mark(operation); break;
       default: break;  // no others come to the CPU: its memory is allocated zeroed, its graphs are replayed
     }

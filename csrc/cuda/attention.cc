@@ -76,6 +76,11 @@ Status check_call(const na_attention& call) {
                    static_cast<long long>(kMostHeadDim));
     }
   }
+  for (int32_t i = 0; i < call.mask_count; i++) {
+    if (call.masks[i].kind == NA_MASK_PLAN) {
+      return error(NA_ERR_OPTION, "sparse plans do not run on CUDA yet: use device 'cpu'");
+    }
+  }
   NA_TRY(check_grid(call));
   for (int32_t i = 0; i < call.bias_count; i++) {
     if (call.biases[i].kind != NA_BIAS_DENSE) return error(NA_ERR_OPTION, "this bias does not run on CUDA yet");

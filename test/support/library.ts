@@ -14,6 +14,7 @@ import {
 } from 'node-attention';
 import { count, decode, type Float, uniform, type Values } from './numbers';
 import type { Axis, MaskSpec, Problem, Result } from './oracle';
+import { planOf } from './plans';
 import { type Expected, expected } from './tolerance';
 
 /** A view of a larger tensor; what lies around it is poison. */
@@ -76,6 +77,7 @@ const setting = (axes: Axis[]) => ({
 });
 
 export function maskOf(spec: MaskSpec): Mask {
+  if ('plan' in spec) return planOf(spec.plan);
   if (!('heads' in spec)) return spec.left === -1 && spec.right === 0 ? causal() : window(spec);
   return neighborhood(spec.heads.length === 1 ? setting(spec.heads[0]!) : spec.heads.map(setting));
 }

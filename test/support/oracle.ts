@@ -12,9 +12,37 @@ export interface Axis {
   wrap: boolean;
 }
 
+/** A sparse plan: lists of blocks of keys for tiles of queries, and perhaps holes in them. */
+export interface PlanSpec {
+  batch: number; // 1: all entries alike
+  heads: number; // patterns of heads
+  queries: number;
+  keys: number;
+  queryTile: number;
+  keyBlock: number;
+  causal: boolean;
+  /** Blocks of each row: batch, head, tile. */
+  lists: number[][];
+  /** Whether pairs of query and key are missing from the blocks, by {@link isHole}. */
+  holes: boolean;
+}
+
+const isHole = (query: number, key: number, head: number) => (query * 5 + key * 3 + head + (query & key)) % 7 < 3;
+
+/** Whether query i of a head sees key j, out of `heads` query heads. */
+export function seesInPlan(plan: PlanSpec, batch: number, head: number, heads: number, i: number, j: number): boolean {
+  const pattern = Math.floor(head / (heads / plan.heads));
+  const tiles = Math.ceil(plan.queries / plan.queryTile);
+  const row = ((plan.batch === 1 ? 0 : batch) * plan.heads + pattern) * tiles + Math.floor(i / plan.queryTile);
+  if (!plan.lists[row]!.includes(Math.floor(j / plan.keyBlock))) return false;
+  if (plan.causal && j > i + plan.keys - plan.queries) return false;
+  return !plan.holes || !isHole(i, j, pattern);
+}
+
 export type MaskSpec =
   | { left: number; right: number } // keys p - left ... p + right, -1 unlimited; causal is { left: -1, right: 0 }
-  | { heads: Axis[][] }; // neighborhood: one list of axes for all heads, or one per query head
+  | { heads: Axis[][] } // neighborhood: one list of axes for all heads, or one per query head
+  | { plan: PlanSpec };
 
 export interface Problem {
   q: Values; // [batch, tokens..., heads, headDim]
@@ -161,9 +189,12 @@ export function attend(problem: Problem, arithmetic = exact): Result & { score: 
           let seen = 0;
           for (let j = k0; j < k1; j++) {
             const visible = masks.every((mask) =>
-              'heads' in mask
-                ? seesOnGrid(i, j, grid, mask.heads[mask.heads.length === 1 ? 0 : h]!)
-                : (mask.left === -1 || j >= position - mask.left) && (mask.right === -1 || j <= position + mask.right),
+              'plan' in mask
+                ? seesInPlan(mask.plan, b, h, heads, i, j)
+                : 'heads' in mask
+                  ? seesOnGrid(i, j, grid, mask.heads[mask.heads.length === 1 ? 0 : h]!)
+                  : (mask.left === -1 || j >= position - mask.left) &&
+                    (mask.right === -1 || j <= position + mask.right),
             );
             if (!visible) continue;
             const place = (b * Lk + j) * kvHeads + kvHead;

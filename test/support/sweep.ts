@@ -1,13 +1,14 @@
 // Compares random problems with the oracle under the instruction set that the environment forces, which is read once
-// when the library is loaded: test/20 and test/23 run this program once for each.
-//   tsx test/support/sweep.ts any|decode RUNS SEED
+// when the library is loaded: test/20, test/23 and test/27 run this program once for each.
+//   tsx test/support/sweep.ts any|decode|plan RUNS SEED
 
 import fc from 'fast-check';
 import { devices } from 'node-attention';
 import { attentionCase, decodeCase, problemOf } from './cases';
 import { check } from './library';
+import { planCase, planProblem } from './plans';
 
-const cases = process.argv[2] === 'decode' ? decodeCase : attentionCase;
+const kind = process.argv[2];
 const [runs, seed] = process.argv.slice(3).map(Number);
 const used = devices().find(({ device }) => device === 'cpu')?.instructionSet;
 
@@ -15,10 +16,13 @@ async function main(): Promise<void> {
   if (used !== process.env.NODE_ATTENTION_CPU) {
     throw new Error(`asked for ${process.env.NODE_ATTENTION_CPU}, the library uses ${used}`);
   }
-  await fc.assert(
-    fc.asyncProperty(cases, (one) => check(problemOf(one), one.dtype, one.seed)),
-    { numRuns: runs, seed },
-  );
+  const property =
+    kind === 'plan'
+      ? fc.asyncProperty(planCase, (one) => check(planProblem(one), one.dtype, one.seed))
+      : fc.asyncProperty(kind === 'decode' ? decodeCase : attentionCase, (one) =>
+          check(problemOf(one), one.dtype, one.seed),
+        );
+  await fc.assert(property as fc.IAsyncProperty<unknown>, { numRuns: runs, seed });
   console.log(`${used}: ${runs} problems agree`);
 }
 

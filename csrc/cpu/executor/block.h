@@ -116,6 +116,28 @@ void add_bias(const Bias& bias, const Tile& tile, const Block& block, int from, 
   }
 }
 
+// Minus infinity where a sparse plan hides the key from the lane.
+template <int kUsed>
+void apply_sparse(const Tile& tile, const Block& block, int from, int keys, float* scores) {
+  const SparseWalk& sparse = tile.sparse;
+  for (int u = 0; u < kUsed; u++) {
+    const int first = block.first + u * kWidth;
+    const int word = sparse.vector_word[first / kWidth];
+    const Integers bit = load(sparse.lane_bit + first);
+    for (int key = 0; key < keys; key++) {
+      const uint32_t* bits = sparse.bits + static_cast<int64_t>(from + key) * sparse.words;
+      Integers shown;
+      if (word >= 0) {
+        shown = (broadcast(static_cast<int32_t>(bits[word])) >> (bit & 31)) & 1;
+      } else {
+        for (int i = 0; i < kWidth; i++) shown[i] = static_cast<int32_t>(bits[bit[i] / 32] >> bit[i] % 32 & 1);
+      }
+      float* at = scores + key * kLanes + u * kWidth;
+      store(at, select(shown != 0, load(at), broadcast(-kInfinity)));
+    }
+  }
+}
+
 // Minus infinity where one of the constraints hides the key from the lane.
 template <int kUsed>
 void apply_mask(const Tile& tile, const Block& block, uint32_t hiding, int from, int keys, float* scores) {
@@ -137,6 +159,7 @@ void apply_mask(const Tile& tile, const Block& block, uint32_t hiding, int from,
       }
     }
   }
+  if (hiding >> kSparseBit & 1 && tile.sparse.words > 0) apply_sparse<kUsed>(tile, block, from, keys, scores);
 }
 
 // Fetches one more row of the keys to come, and of their values, into the second-level cache. To be called now and then

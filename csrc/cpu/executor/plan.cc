@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/backend.h"
+#include "core/plan_entry.h"
 #include "cpu/executor/problem.h"
 #include "cpu/job.h"
 
@@ -67,6 +68,19 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   for (int32_t*** code : {&tile.code, &tile.ahead_code}) *code = arena.table<int32_t>(constraints, g.keys);
   tile.code_low = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
   tile.code_high = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
+  tile.sparse = {};
+  if (problem.sparse) {
+    SparseWalk& sparse = tile.sparse;
+    const int64_t rows = ceil_div(lanes, kLeastQueryTile), words = ceil_div(lanes, 32), strips = ceil_div(g.keys, kStrip);
+    sparse.streams = arena.take<Stream>(2 * rows);
+    sparse.full = arena.take<uint32_t>(words);
+    sparse.bitmaps = arena.take<const uint32_t*>(rows);
+    for (uint32_t** bits : {&sparse.bits, &sparse.ahead}) *bits = arena.take<uint32_t>(g.keys * words);
+    for (uint32_t** bits : {&sparse.some, &sparse.all}) *bits = arena.take<uint32_t>(strips * words);
+    sparse.lane_bit = arena.take<int32_t>(lanes);
+    sparse.vector_word = arena.take<int32_t>(lanes / g.width);
+    sparse.vector_bits = arena.take<uint32_t>(lanes / g.width);
+  }
   sums.q = reinterpret_cast<float*>(arena.take<char>(lanes * problem.head_pitch * problem.element_bytes));
   sums.out = arena.take<float>(lanes * problem.value_pitch);
   sums.maximum = arena.take<float>(lanes);
@@ -406,6 +420,7 @@ void add_run(const Problem& problem, Tile& tile, int64_t u, int count) {
 void walk(const Problem& problem, Tile& tile) {
   const int inner = problem.key_axes - 1;
   tile.ahead = tile.fetched = 0;
+  if (problem.sparse) return walk_sparse(problem, tile);
   while (tile.ahead < problem.geometry.keys && tile.at[0] < tile.end[0]) {
     int64_t stop = tile.end[inner];
     int64_t& u = tile.at[inner];
@@ -441,6 +456,13 @@ size_t scratch_bytes(const Problem& problem) {
   return carve(problem, tile, sums, nullptr);
 }
 
+void lane_range(const TilePlan& plan, int c, int64_t index, int64_t position, int64_t length, int64_t* begin,
+                int64_t* end) {
+  const Range range = lane_range(plan, c, index, position, length);
+  *begin = range.begin;
+  *end = range.end;
+}
+
 int64_t tile_count(const TilePlan& plan, const int64_t* extent) {
   int64_t count = 1;
   for (int a = 0; a < plan.axes; a++) count *= plan.dilation[a] * tiles_per_group(plan, a, extent[a]);
@@ -465,7 +487,12 @@ void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
     tile.wrap[c] = constraint.wrap ? static_cast<int32_t>(span) : 0;
     // On a wrapping axis twice as far apart, so that adding `wrap` never leads into the next dilation group.
     tile.code_stride[c] = constraint.wrap ? 2 * span : span;
-    set_intervals(problem, tile, c, box, reach);
+    if (!problem.sparse) set_intervals(problem, tile, c, box, reach);
+  }
+  if (problem.sparse) {
+    set_sparse_lanes(problem, tile);
+    set_sparse_intervals(problem, tile);
+    reach.empty_lane = true;
   }
   if (reach.empty_lane) clear_empty_lanes(tile, reach);
   // Lanes without a query see nothing, so that what they hold has no influence on their block.
@@ -473,8 +500,10 @@ void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
     for (int lane = tile.lanes; lane < tile.blocks * problem.geometry.lanes; lane++)
       tile.low[c][lane] = tile.length[c][lane] = 0;
   }
-  set_walk(problem, tile, box.first, reach);
-  if (tile.split.parts > 1) take_part(tile);
+  if (!problem.sparse) {
+    set_walk(problem, tile, box.first, reach);
+    if (tile.split.parts > 1) take_part(tile);
+  }
   vector_intervals(problem, tile);
   walk(problem, tile);
 }
@@ -492,7 +521,9 @@ bool next_keys(const Problem& problem, Tile& tile) {
     std::swap(tile.v, tile.ahead_v);
     std::swap(tile.key, tile.ahead_key);
     std::swap(tile.code, tile.ahead_code);
+    std::swap(tile.sparse.bits, tile.sparse.ahead);
     tile.count = tile.ahead;
+    if (problem.sparse) note_sparse_bits(problem, tile);
     walk(problem, tile);
   }
   for (int c = 0; c < tile.constraints; c++) {
@@ -533,6 +564,8 @@ Sight sight(const Problem& problem, const Tile& tile, int block, int first, int 
     const int32_t *any_low = tile.any_low[c] + begin, *any_high = tile.any_high[c] + begin;
     for (int v = 0; v < used; v++) some &= ~(static_cast<unsigned>((high < any_low[v]) | (low >= any_high[v])) << v);
   }
+  unsigned all_bits = ~0u;
+  if (problem.sparse && !tile.extra) sparse_sight(tile, begin, used, strip, strips, &some, &all_bits);
   if (some == 0) return {0, 0, ~0u};
   Sight seen = {0, used, 0};
   while (!(some >> seen.from & 1)) seen.from++;
@@ -543,6 +576,9 @@ Sight sight(const Problem& problem, const Tile& tile, int block, int first, int 
     bool all = true;
     for (int v = seen.from; v < seen.to; v++) all &= (low >= all_low[v]) & (high < all_high[v]);
     if (!all) seen.hiding |= 1u << smaller(c, kLastBit);
+  }
+  for (int v = seen.from; v < seen.to; v++) {
+    if (!(all_bits >> v & 1)) seen.hiding |= 1u << kSparseBit;
   }
   return seen;
 }

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct na_plan;
+
 namespace na::cpu {
 
 constexpr int kMaxAxes = 3;
@@ -97,6 +99,7 @@ struct Problem {
   int head_pitch, value_pitch;  // head_dim and value_dim, padded as the instruction set likes
   int element_bytes;            // of q, k and v in scratch memory
   int constraints;              // at most, in any plan
+  const na_plan* sparse;        // a sparse plan among the masks, or null
 };
 
 class Cancel;
@@ -107,6 +110,29 @@ struct Split {
   float* sums;    // of each part and lane: a row of output, then the maxima, then the totals
   int64_t pitch;  // from part to part, lanes * (row_pitch() + 2) or more
   int32_t* left;  // parts that have not ended
+};
+
+// One row of a sparse plan, or the full or the other part of one, while it is walked.
+struct Stream {
+  int64_t at, end;  // words
+  int64_t block;    // that of the entry that comes next; beyond all when there is none
+  const uint32_t* bitmap;
+  int row;  // of those of the tile
+};
+
+// The walk of a tile through its rows of a sparse plan. A key has a bit for each query of the tile.
+struct SparseWalk {
+  Stream* streams;
+  int stream_count;
+  int64_t key, end;           // what is left of the block at hand
+  int words;                  // of the bits of a key; 0: whatever is walked, all queries see
+  uint32_t* full;             // [words]: who sees all of the block at hand
+  const uint32_t** bitmaps;   // [row]: who sees some of it; null otherwise
+  uint32_t *bits, *ahead;     // [key][words]
+  uint32_t *some, *all;       // [strip][words]: seen by somebody, by everybody
+  int32_t* lane_bit;          // [lane]
+  int32_t* vector_word;       // [vector of lanes]: the word its lanes' bits are in; -1: several
+  uint32_t* vector_bits;      // likewise: these bits
 };
 
 // One task. The job says which, begin_tile() fills the lanes, next_keys() one key tile after the other. The arrays
@@ -152,6 +178,8 @@ struct Tile {
   int64_t begin[kMaxAxes], end[kMaxAxes];
   int64_t at[kMaxAxes];
 
+  SparseWalk sparse;
+
   // The keys after those at hand, so that their rows can be fetched while sums are made.
   int ahead, fetched;
   const char** ahead_k;
@@ -163,10 +191,12 @@ struct Tile {
 // How keys at hand lie to a block: vectors of its lanes [from, to) see some of them, the others none.
 struct Sight {
   int from, to;
-  uint32_t hiding;  // bits of the constraints that hide some of them from these lanes, the last for all further ones
+  // Bits of the constraints that hide some of them from these lanes, kLastBit for all further ones, and kSparseBit for
+  // bits of a sparse plan.
+  uint32_t hiding;
 };
 
-constexpr int kLastBit = 31;
+constexpr int kLastBit = 30, kSparseBit = 31;
 
 // Scratch memory of the sums. A block of a tile has its queries, and its output so far, with lanes innermost. AMX has
 // its own order of q, k and v.
@@ -195,6 +225,19 @@ bool next_keys(const Problem& problem, Tile& tile);  // false: no more, or cance
 // Of the keys at hand, `count` from `first`, a multiple of kStrip.
 Sight sight(const Problem& problem, const Tile& tile, int block, int first, int count);
 int64_t tile_count(const TilePlan& plan, const int64_t* extent);
+// What a query sees under a constraint: one at `position` among all, or at `index` of a dilation group of the given
+// length. [begin, end), on a wrapping axis perhaps below 0 or beyond the length.
+void lane_range(const TilePlan& plan, int c, int64_t index, int64_t position, int64_t length, int64_t* begin,
+                int64_t* end);
+
+// sparse.cc, for tiles of a problem with a sparse plan: rows of queries side by side.
+void set_sparse_lanes(const Problem& problem, Tile& tile);      // once the lanes and their heads are known
+void set_sparse_intervals(const Problem& problem, Tile& tile);  // of all constraints
+void walk_sparse(const Problem& problem, Tile& tile);
+void note_sparse_bits(const Problem& problem, Tile& tile);  // of the keys at hand
+// Of vectors of a block, those that see any of the strips' keys, and those that see all.
+void sparse_sight(const Tile& tile, int first_vector, int vectors, int strip, int strips, unsigned* some,
+                  unsigned* all);
 
 // The sums of one tile, on each instruction set.
 void run_generic(const Problem& problem, Tile& tile, Sums& sums);

@@ -203,6 +203,13 @@ void finish_scores(const Problem& problem, const Tile& tile, uint32_t hiding, in
       store(scores + key, select(below(offset, length), load(scores + key), broadcast(-kInfinity)));
     }
   }
+  if (hiding >> kSparseBit & 1 && tile.sparse.words > 0) {
+    const int bit = tile.sparse.lane_bit[lane];
+    for (int key = 0; key < tile.count; key++) {
+      const uint32_t word = tile.sparse.bits[static_cast<int64_t>(key) * tile.sparse.words + bit / 32];
+      if (!(word >> bit % 32 & 1)) scores[key] = -kInfinity;
+    }
+  }
 }
 
 NA_INLINE float largest_of(Vector x) {

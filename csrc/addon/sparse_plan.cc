@@ -1,0 +1,131 @@
+// Sparse plans: made of lists of blocks or of words, combined, inspected.
+#include "core/sparse_plan.h"
+
+#include "addon/arguments.h"
+#include "addon/functions.h"
+#include "addon/handle.h"
+
+namespace na {
+namespace {
+
+// [batch, heads, queries, keys, queryTile, keyBlock, causal]
+Status read_geometry(const Napi::Value& value, PlanGeometry* g) {
+  std::vector<int64_t> numbers;
+  NA_TRY(read_integers(value, "geometry", NA_ERR_OPTION, &numbers));
+  if (numbers.size() != 7) return error(NA_ERR_OPTION, "geometry must have 7 numbers");
+  *g = {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6] != 0};
+  return {};
+}
+
+Napi::Value wrap_plan(Napi::Env env, Ref<SparsePlan> plan) {
+  const int64_t bytes = plan->bytes();
+  return wrap(env, std::move(plan), bytes);
+}
+
+Napi::Value wrap_tensor(Napi::Env env, Ref<Tensor> tensor) {
+  const int64_t bytes = tensor->storage->bytes;
+  return wrap(env, std::move(tensor), bytes);
+}
+
+// planBuild(geometry, offsets, blocks, stream | undefined): plan
+Napi::Value plan_build(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  PlanGeometry geometry;
+  Ref<Tensor> offsets, blocks;
+  Ref<Stream> stream;
+  Ref<SparsePlan> plan;
+  NA_REFUSE(env, read_geometry(info[0], &geometry));
+  NA_REFUSE(env, unwrap<Tensor>(info[1], "offsets", &offsets));
+  NA_REFUSE(env, unwrap<Tensor>(info[2], "blocks", &blocks));
+  NA_REFUSE(env, stream_of(info[3], offsets->device(), &stream));
+  NA_REFUSE(env, build_plan(geometry, offsets.get(), blocks.get(), stream.get(), &plan));
+  return wrap_plan(env, std::move(plan));
+}
+
+// planOver(geometry, { offsets, entries, bitmaps? }): plan
+Napi::Value plan_over(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  PlanGeometry geometry;
+  Ref<Tensor> offsets, entries, bitmaps;
+  Ref<SparsePlan> plan;
+  NA_REFUSE(env, read_geometry(info[0], &geometry));
+  if (!info[1].IsObject()) return refuse(env, error(NA_ERR_OPTION, "planOver needs words"));
+  const auto words = info[1].As<Napi::Object>();
+  NA_REFUSE(env, unwrap<Tensor>(words.Get("offsets"), "offsets", &offsets));
+  NA_REFUSE(env, unwrap<Tensor>(words.Get("entries"), "entries", &entries));
+  if (!words.Get("bitmaps").IsUndefined()) {
+    NA_REFUSE(env, unwrap<Tensor>(words.Get("bitmaps"), "bitmaps", &bitmaps));
+  }
+  NA_REFUSE(env, SparsePlan::over(geometry, offsets, entries, bitmaps, &plan));
+  return wrap_plan(env, std::move(plan));
+}
+
+// planCombine(a, b, union, stream | undefined): plan
+Napi::Value plan_combine(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Ref<SparsePlan> a, b, plan;
+  Ref<Stream> stream;
+  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &a));
+  NA_REFUSE(env, unwrap<SparsePlan>(info[1], "the other SparsePlan", &b));
+  NA_REFUSE(env, stream_of(info[3], a->device(), &stream));
+  const na_plan_source source = info[2].ToBoolean() ? NA_PLAN_UNION : NA_PLAN_INTERSECTION;
+  NA_REFUSE(env, combine_plans(a.get(), b.get(), source, stream.get(), &plan));
+  return wrap_plan(env, std::move(plan));
+}
+
+// planReport(plan, stream | undefined) and planDense(plan, stream | undefined): tensor
+template <bool kDense>
+Napi::Value plan_inspect(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Ref<SparsePlan> plan;
+  Ref<Stream> stream;
+  Ref<Tensor> tensor;
+  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
+  NA_REFUSE(env, stream_of(info[1], plan->device(), &stream));
+  NA_REFUSE(env, inspect_plan(plan.get(), stream.get(), kDense ? nullptr : &tensor, kDense ? &tensor : nullptr));
+  return wrap_tensor(env, std::move(tensor));
+}
+
+// planWords(plan): { offsets, entries, bitmaps? }
+Napi::Value plan_words(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Ref<SparsePlan> plan;
+  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
+  Napi::Object words = Napi::Object::New(env);
+  words.Set("offsets", wrap(env, plan->offsets()));
+  words.Set("entries", wrap(env, plan->entries()));
+  if (plan->bitmaps()) words.Set("bitmaps", wrap(env, plan->bitmaps()));
+  return words;
+}
+
+// planInfo(plan): { geometry, bytes, device }
+Napi::Value plan_info(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Ref<SparsePlan> plan;
+  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
+  const na_plan& view = plan->view;
+  const int64_t numbers[] = {view.batch, view.heads, view.queries, view.keys, view.query_tile, view.key_block,
+                             view.causal};
+  Napi::Array geometry = Napi::Array::New(env);
+  for (uint32_t i = 0; i < 7; i++) geometry.Set(i, Napi::Number::New(env, static_cast<double>(numbers[i])));
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("geometry", geometry);
+  result.Set("bytes", Napi::Number::New(env, static_cast<double>(plan->bytes())));
+  result.Set("device", Napi::String::New(env, plan->device()->name));
+  return result;
+}
+
+}  // namespace
+
+void export_sparse_plan(Napi::Env env, Napi::Object exports) {
+  export_function<plan_build>(env, exports, "planBuild");
+  export_function<plan_over>(env, exports, "planOver");
+  export_function<plan_combine>(env, exports, "planCombine");
+  export_function<plan_inspect<false>>(env, exports, "planReport");
+  export_function<plan_inspect<true>>(env, exports, "planDense");
+  export_function<plan_words>(env, exports, "planWords");
+  export_function<plan_info>(env, exports, "planInfo");
+  export_function<dispose<SparsePlan>>(env, exports, "planDispose");
+}
+
+}  // namespace na

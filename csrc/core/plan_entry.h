@@ -1,0 +1,125 @@
+// The words of a sparse plan, and how its rows are walked by whoever does not trust their values.
+#pragma once
+
+#include <cstdint>
+
+#include "core/backend.h"
+
+namespace na {
+
+constexpr int64_t kMostBlocks = int64_t{1} << 24;
+constexpr int32_t kLeastQueryTile = 16, kMostQueryTile = 128, kLeastKeyBlock = 2, kMostKeyBlock = 128;
+
+constexpr uint32_t plan_entry(int64_t block, na_entry_kind kind) {
+  return static_cast<uint32_t>(block) | static_cast<uint32_t>(kind) << 27;
+}
+constexpr int64_t entry_block(uint32_t entry) { return entry & (kMostBlocks - 1); }
+constexpr na_entry_kind entry_kind(uint32_t entry) { return static_cast<na_entry_kind>(entry >> 27 & 3); }
+// Level and spare bits, which are 0.
+constexpr uint32_t entry_rest(uint32_t entry) { return entry & ~plan_entry(kMostBlocks - 1, NA_ENTRY_TAIL); }
+
+// Stands where a block was given that there cannot be: nobody sees it, and inspection finds it.
+constexpr uint32_t kNoEntry = ~uint32_t{0};
+// Stands in the first row whose offsets were not such.
+constexpr uint32_t kNoOffset = kNoEntry - 1;
+
+// What plans of one geometry have in common.
+struct PlanShape {
+  int64_t queries, keys, query_tile, key_block;
+  bool causal;
+
+  explicit PlanShape(const na_plan& plan)
+      : queries(plan.queries),
+        keys(plan.keys),
+        query_tile(plan.query_tile),
+        key_block(plan.key_block),
+        causal(plan.causal != 0) {}
+
+  int64_t tiles() const { return (queries + query_tile - 1) / query_tile; }
+  int64_t blocks() const { return (keys + key_block - 1) / key_block; }
+  // The queries of a tile are [first, end).
+  int64_t first_query(int64_t tile) const { return tile * query_tile; }
+  int64_t end_query(int64_t tile) const {
+    const int64_t end = (tile + 1) * query_tile;
+    return end < queries ? end : queries;
+  }
+  int64_t end_key(int64_t block) const {
+    const int64_t end = (block + 1) * key_block;
+    return end < keys ? end : keys;
+  }
+  // How many keys, from the first on, a query may see.
+  int64_t visible_keys(int64_t query) const {
+    const int64_t visible = query + keys - queries + 1;
+    return !causal || visible > keys ? keys : visible < 0 ? 0 : visible;
+  }
+  // How many blocks, from the first on, some query of a tile may see.
+  int64_t visible_blocks(int64_t tile) const {
+    return (visible_keys(end_query(tile) - 1) + key_block - 1) / key_block;
+  }
+  // The kind of a visible block that shows all it may.
+  na_entry_kind kind_of(int64_t tile, int64_t block) const {
+    if (end_key(block) > visible_keys(first_query(tile))) return NA_ENTRY_PREDICATE;
+    return (block + 1) * key_block > keys ? NA_ENTRY_TAIL : NA_ENTRY_FULL;
+  }
+  int64_t query_words() const { return (query_tile + 31) / 32; }
+};
+
+struct PlanEntry {
+  int64_t block;
+  na_entry_kind kind;
+  const uint32_t* bitmap;  // [key][query_words], or null
+  int64_t bitmap_index;
+};
+
+// Reads the rows of a plan. Whatever its tensors hold, nothing outside of them is touched: what is out of range is
+// passed over.
+class PlanReader {
+ public:
+  explicit PlanReader(const na_plan& plan)
+      : shape(plan),
+        offsets_(static_cast<const int32_t*>(plan.offsets->data)),
+        entries_(static_cast<const uint32_t*>(plan.entries->data)),
+        bitmaps_(plan.bitmaps ? static_cast<const uint32_t*>(plan.bitmaps->data) : nullptr),
+        words_(plan.entries->shape[0]),
+        bitmap_count_(plan.bitmaps ? plan.bitmaps->shape[0] : 0) {}
+
+  // Where the words of a row begin and end.
+  int64_t begin(int64_t row) const { return clamp(offsets_[row], 0); }
+  int64_t end(int64_t row) const { return clamp(offsets_[row + 1], begin(row)); }
+
+  // The next entry from word `at` on, which moves behind it.
+  bool next(int64_t& at, int64_t end, PlanEntry* entry) const {
+    while (at < end) {
+      const uint32_t word = entries_[at++];
+      if (entry_rest(word) != 0) continue;
+      *entry = {entry_block(word), entry_kind(word), nullptr, -1};
+      if (entry->kind == NA_ENTRY_BITMAP) {
+        if (at == end) return false;
+        entry->bitmap_index = entries_[at++];
+        if (entry->bitmap_index >= bitmap_count_) continue;
+        entry->bitmap = bitmaps_ + entry->bitmap_index * shape.key_block * shape.query_words();
+      }
+      if (entry->block < shape.blocks()) return true;
+    }
+    return false;
+  }
+
+  uint32_t word(int64_t at) const { return entries_[at]; }
+  int64_t given_offset(int64_t row) const { return offsets_[row]; }
+  int64_t words() const { return words_; }
+  int64_t bitmap_count() const { return bitmap_count_; }
+
+  const PlanShape shape;
+
+ private:
+  int64_t clamp(int64_t offset, int64_t least) const {
+    return offset < least ? least : offset > words_ ? words_ : offset;
+  }
+
+  const int32_t* const offsets_;
+  const uint32_t* const entries_;
+  const uint32_t* const bitmaps_;
+  const int64_t words_, bitmap_count_;
+};
+
+}  // namespace na

@@ -1,0 +1,53 @@
+// Sparse plans: which blocks of keys each tile of queries sees. Immutable; built and read by operations on streams.
+#pragma once
+
+#include "core/stream.h"
+
+namespace na {
+
+struct PlanGeometry {
+  int64_t batch = 1, heads = 1, queries = 0, keys = 0, query_tile = 64, key_block = 64;
+  bool causal = false;
+};
+
+class SparsePlan : public RefCounted {
+ public:
+  // Of int32 tensors that hold the plan's own words; `bitmaps` may be absent.
+  static Status over(const PlanGeometry& geometry, Ref<Tensor> offsets, Ref<Tensor> entries, Ref<Tensor> bitmaps,
+                     Ref<SparsePlan>* plan);
+  // With room for so many words and bitmaps, for an operation to write.
+  static Status allocate(Device* device, const PlanGeometry& geometry, int64_t words, int64_t bitmaps,
+                         Ref<SparsePlan>* plan);
+
+  Device* device() const { return offsets_->device(); }
+  int64_t bytes() const;
+  template <class Visit>
+  void each_tensor(const Visit& visit) const {
+    for (const Ref<Tensor>* tensor : {&offsets_, &entries_, &bitmaps_}) {
+      if (*tensor) visit(*tensor);
+    }
+  }
+  const Ref<Tensor>& offsets() const { return offsets_; }
+  const Ref<Tensor>& entries() const { return entries_; }
+  const Ref<Tensor>& bitmaps() const { return bitmaps_; }  // may be null
+
+  const na_plan view;
+
+ private:
+  SparsePlan(const na_plan& view, Ref<Tensor> offsets, Ref<Tensor> entries, Ref<Tensor> bitmaps)
+      : view(view), offsets_(std::move(offsets)), entries_(std::move(entries)), bitmaps_(std::move(bitmaps)) {}
+  const Ref<Tensor> offsets_, entries_, bitmaps_;
+};
+
+// The plan of lists of blocks: int32 tensors, the blocks of row r being those from offsets[r] to offsets[r + 1]. Their
+// values are read when the operation runs; what is wrong with them is told by inspect().
+Status build_plan(const PlanGeometry& geometry, Tensor* offsets, Tensor* blocks, Stream* stream,
+                  Ref<SparsePlan>* plan);
+
+// What either of two plans of the same geometry shows, or what both do.
+Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream* stream, Ref<SparsePlan>* plan);
+
+// The report of na_inspect, and the plan as a dense mask; each if asked for.
+Status inspect_plan(SparsePlan* plan, Stream* stream, Ref<Tensor>* report, Ref<Tensor>* dense);
+
+}  // namespace na

@@ -1,0 +1,239 @@
+// The walk of a query tile through its rows of a sparse plan. Where the plan is sparse a tile has one row, and visits
+// what that lists in its order: full blocks first. Where it is dense a tile has as many rows as fit and visits the
+// blocks of all of them, ascending; bits say which queries see a key. Causality and other masks are constraints.
+#include <algorithm>
+#include <limits>
+
+#include "core/plan_entry.h"
+#include "cpu/executor/problem.h"
+
+namespace na::cpu {
+namespace {
+
+constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+
+void advance(const PlanReader& reader, Stream& stream) {
+  PlanEntry entry;
+  const bool more = reader.next(stream.at, stream.end, &entry);
+  stream.block = more ? entry.block : kNone;
+  stream.bitmap = more ? entry.bitmap : nullptr;
+}
+
+// Where the full entries of a row end.
+int64_t full_end(const PlanReader& reader, int64_t at, int64_t end) {
+  while (at < end && entry_kind(reader.word(at)) == NA_ENTRY_FULL) at++;
+  return at;
+}
+
+void add_stream(const PlanReader& reader, SparseWalk& walk, int64_t at, int64_t end, int row) {
+  Stream& stream = walk.streams[walk.stream_count++];
+  stream.at = at;
+  stream.end = end;
+  stream.row = row;
+  advance(reader, stream);
+}
+
+void show_row(SparseWalk& walk, int64_t tile, int row) {
+  for (int64_t bit = row * tile; bit < (row + 1) * tile; bit += 16) {
+    walk.full[bit / 32] |= uint32_t{0xffff} << bit % 32;
+  }
+}
+
+// The next block that any row lists.
+bool next_block(const PlanReader& reader, SparseWalk& walk) {
+  int64_t block = kNone;
+  for (int i = 0; i < walk.stream_count; i++) block = std::min(block, walk.streams[i].block);
+  if (block == kNone) return false;
+  walk.key = block * reader.shape.key_block;
+  walk.end = reader.shape.end_key(block);
+  for (int word = 0; word < walk.words; word++) walk.full[word] = 0;
+  for (int i = 0; i < walk.stream_count; i++) walk.bitmaps[walk.streams[i].row] = nullptr;
+  for (int i = 0; i < walk.stream_count; i++) {
+    Stream& stream = walk.streams[i];
+    if (stream.block != block) continue;
+    if (stream.bitmap) {
+      walk.bitmaps[stream.row] = stream.bitmap;
+    } else if (walk.words > 0) {
+      show_row(walk, reader.shape.query_tile, stream.row);
+    }
+    advance(reader, stream);
+  }
+  return true;
+}
+
+// Coordinates of a token among `axes` axes.
+void coordinates(int64_t flat, int axes, const int64_t* extent, int64_t* x) {
+  for (int a = axes - 1; a > 0; a--) {
+    x[a] = flat % extent[a];
+    flat /= extent[a];
+  }
+  x[0] = flat;
+}
+
+void add_keys(const Problem& problem, Tile& tile, int64_t first, int count) {
+  const TilePlan& plan = *tile.plan;
+  const int axes = problem.key_axes;
+  const char* k = problem.k.data + tile.batch * problem.k.batch + tile.kv_head * problem.k.head;
+  const char* v = problem.v.data + tile.batch * problem.v.batch + tile.kv_head * problem.v.head;
+  for (int i = 0; i < count; i++) {
+    const int at = tile.ahead + i;
+    const int64_t key = first + i;
+    int64_t x[kMaxAxes] = {key}, k_offset = 0, v_offset = 0;
+    if (axes > 1) coordinates(key, axes, problem.key_extent, x);
+    for (int a = 0; a < axes; a++) {
+      k_offset += x[a] * problem.k.token[a];
+      v_offset += x[a] * problem.v.token[a];
+    }
+    tile.ahead_k[at] = k + k_offset;
+    tile.ahead_v[at] = v + v_offset;
+    tile.ahead_key[at] = key;
+    for (int c = 0; c < plan.constraint_count; c++) {
+      const Constraint& constraint = plan.constraints[c];
+      const int64_t along = constraint.axis < 0 ? key : x[constraint.axis];
+      tile.ahead_code[c][at] = static_cast<int32_t>(
+          constraint.dilation == 1
+              ? along
+              : along % constraint.dilation * tile.code_stride[c] + along / constraint.dilation);
+    }
+  }
+}
+
+// Who sees the keys that are added, of the block at hand.
+void add_bits(const PlanShape& shape, Tile& tile, int count) {
+  SparseWalk& walk = tile.sparse;
+  const int rows = walk.streams[walk.stream_count - 1].row + 1;
+  for (int i = 0; i < count; i++) {
+    uint32_t* to = walk.ahead + static_cast<int64_t>(tile.ahead + i) * walk.words;
+    std::copy(walk.full, walk.full + walk.words, to);
+    const int64_t key = (walk.key + i) % shape.key_block;
+    for (int row = 0; row < rows; row++) {
+      if (!walk.bitmaps[row]) continue;
+      const uint32_t* from = walk.bitmaps[row] + key * shape.query_words();
+      const int64_t bit = row * shape.query_tile;
+      if (shape.query_tile < 32) {
+        to[bit / 32] |= (from[0] & 0xffff) << bit % 32;
+      } else {
+        for (int64_t word = 0; word < shape.query_words(); word++) to[bit / 32 + word] |= from[word];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void set_sparse_lanes(const Problem& problem, Tile& tile) {
+  SparseWalk& walk = tile.sparse;
+  const na_plan& plan = *problem.sparse;
+  const PlanReader reader(plan);
+  const PlanShape& shape = reader.shape;
+  const int64_t tokens = tile.lanes / tile.heads, first = tile.lane_query[0] / shape.query_tile;
+  const int rows = static_cast<int>((tokens + shape.query_tile - 1) / shape.query_tile);
+  walk.words = rows > 1 || plan.bitmaps ? static_cast<int>((rows * shape.query_tile + 31) / 32) : 0;
+  walk.stream_count = 0;
+  walk.key = walk.end = 0;
+  const int64_t head = tile.head * plan.heads / problem.heads, batch = plan.batch == 1 ? 0 : tile.batch;
+  for (int row = 0; row < rows; row++) {
+    const int64_t index = (batch * plan.heads + head) * shape.tiles() + first + row;
+    const int64_t begin = reader.begin(index), end = reader.end(index);
+    if (rows > 1) {
+      const int64_t middle = full_end(reader, begin, end);
+      add_stream(reader, walk, begin, middle, row);
+      add_stream(reader, walk, middle, end, row);
+    } else {
+      const int64_t words = end - begin, part = tile.split.part, parts = tile.split.parts;
+      add_stream(reader, walk, begin + words * part / parts, begin + words * (part + 1) / parts, row);
+    }
+  }
+  const int width = problem.geometry.width, lanes = tile.blocks * problem.geometry.lanes;
+  for (int lane = 0; lane < lanes; lane++) {
+    walk.lane_bit[lane] = lane < tile.lanes ? static_cast<int32_t>(lane % tokens) : 0;
+  }
+  for (int vector = 0; vector < lanes / width; vector++) {
+    const int from = vector * width, to = std::max(from, std::min(from + width, tile.lanes));
+    int word = to > from ? walk.lane_bit[from] / 32 : 0;
+    uint32_t bits = 0;
+    for (int lane = from; lane < to; lane++) {
+      if (walk.lane_bit[lane] / 32 != word) word = -1;
+      bits |= uint32_t{1} << walk.lane_bit[lane] % 32;
+    }
+    // A word for lanes that do not exist too: they have bit 0.
+    if (to < from + width && word > 0) word = -1;
+    walk.vector_word[vector] = word;
+    walk.vector_bits[vector] = bits;
+  }
+}
+
+void set_sparse_intervals(const Problem& problem, Tile& tile) {
+  const TilePlan& plan = *tile.plan;
+  const int64_t tokens = tile.lanes / tile.heads;
+  for (int c = 0; c < plan.constraint_count; c++) {
+    const Constraint& constraint = plan.constraints[c];
+    const bool flat = constraint.axis < 0 || problem.key_axes == 1;
+    const int64_t extent = flat ? tile.keys : problem.key_extent[constraint.axis];
+    for (int64_t token = 0; token < tokens; token++) {
+      const int64_t query = tile.lane_query[token];
+      int64_t x[kMaxAxes] = {query};
+      if (!flat) coordinates(query, problem.query_axes, problem.query_extent, x);
+      const int64_t along = flat ? query : x[constraint.axis];
+      const int64_t residue = along % constraint.dilation;
+      const int64_t length = (extent - residue + constraint.dilation - 1) / constraint.dilation;
+      int64_t begin, end;
+      lane_range(plan, c, along / constraint.dilation, query + tile.keys - tile.queries, length, &begin, &end);
+      int64_t low = begin;
+      if (constraint.wrap) low = (low % length + length) % length;
+      low += residue * tile.code_stride[c];
+      for (int64_t lane = token; lane < tile.lanes; lane += tokens) {
+        tile.low[c][lane] = static_cast<int32_t>(low);
+        tile.length[c][lane] = static_cast<int32_t>(end - begin);
+      }
+    }
+  }
+}
+
+void walk_sparse(const Problem& problem, Tile& tile) {
+  SparseWalk& walk = tile.sparse;
+  const PlanReader reader(*problem.sparse);
+  while (tile.ahead < problem.geometry.keys) {
+    if (walk.key == walk.end && !next_block(reader, walk)) return;
+    const int count = static_cast<int>(std::min<int64_t>(walk.end - walk.key, problem.geometry.keys - tile.ahead));
+    add_keys(problem, tile, walk.key, count);
+    if (walk.words > 0) add_bits(reader.shape, tile, count);
+    tile.ahead += count;
+    walk.key += count;
+  }
+}
+
+void note_sparse_bits(const Problem&, Tile& tile) {
+  SparseWalk& walk = tile.sparse;
+  for (int first = 0; walk.words > 0 && first < tile.count; first += kStrip) {
+    uint32_t *some = walk.some + first / kStrip * walk.words, *all = walk.all + first / kStrip * walk.words;
+    for (int word = 0; word < walk.words; word++) {
+      some[word] = 0;
+      all[word] = ~uint32_t{0};
+      for (int key = first; key < std::min(first + kStrip, tile.count); key++) {
+        const uint32_t bits = walk.bits[static_cast<int64_t>(key) * walk.words + word];
+        some[word] |= bits;
+        all[word] &= bits;
+      }
+    }
+  }
+}
+
+void sparse_sight(const Tile& tile, int first_vector, int vectors, int strip, int strips, unsigned* some,
+                  unsigned* all) {
+  const SparseWalk& walk = tile.sparse;
+  if (walk.words == 0) return;
+  for (int v = 0; v < vectors; v++) {
+    const int word = walk.vector_word[first_vector + v];
+    const uint32_t wanted = walk.vector_bits[first_vector + v];
+    uint32_t by_some = word < 0 ? wanted : 0, by_all = word < 0 ? 0 : ~uint32_t{0};
+    for (int i = strip; i < strips && word >= 0; i++) {
+      by_some |= walk.some[i * walk.words + word];
+      by_all &= walk.all[i * walk.words + word];
+    }
+    if ((by_some & wanted) == 0) *some &= ~(1u << v);
+    if ((by_all & wanted) != wanted) *all &= ~(1u << v);
+  }
+}
+
+}  // namespace na::cpu

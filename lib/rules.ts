@@ -1,0 +1,247 @@
+// Static rules: sparse plans that depend on positions alone.
+
+import { AttentionError } from './errors';
+import { boolean, integer, integers, options, show } from './options';
+import {
+  fromLists,
+  type Layout,
+  layoutOf,
+  type PlanGeometry,
+  type PlanOptions,
+  planNames,
+  type SparsePlan,
+} from './sparse_plan';
+
+/** Positions of the queries of a row: its first and its last one. */
+interface Row {
+  head: number;
+  first: number;
+  last: number;
+}
+
+type Show = (from: number, to: number) => void;
+
+/** The plan in which a row lists the blocks that hold any of the keys [from, to) that `rule` shows it. */
+function planOf(layout: Layout, rule: (row: Row, show: Show) => void): SparsePlan {
+  const { keys, keyBlock, queryTile, tiles, heads, queries } = layout;
+  const marks = new Uint8Array(layout.blocks);
+  const lists: number[][] = [];
+  for (let head = 0; head < heads; head++) {
+    for (let tile = 0; tile < tiles; tile++) {
+      const first = tile * queryTile + keys - queries;
+      const last = Math.min((tile + 1) * queryTile, queries) - 1 + keys - queries;
+      let [least, most] = [layout.blocks, 0];
+      rule({ head, first, last }, (from, to) => {
+        const begin = Math.floor(Math.max(0, from) / keyBlock);
+        const end = Math.ceil(Math.min(keys, layout.causal ? Math.min(to, last + 1) : to) / keyBlock);
+        if (begin >= end) return;
+        marks.fill(1, begin, end);
+        [least, most] = [Math.min(least, begin), Math.max(most, end)];
+      });
+      const list: number[] = [];
+      for (let block = least; block < most; block++) if (marks[block]) list.push(block);
+      marks.fill(0, least, Math.max(least, most));
+      lists.push(list);
+    }
+  }
+  return fromLists(layout, Array.from({ length: layout.batch }, () => lists).flat());
+}
+
+type RuleOptions = PlanGeometry & PlanOptions;
+
+/** Options of {@link streamingPlan}; `causal` is true unless given. */
+export interface StreamingOptions extends RuleOptions {
+  /** How many keys from the first on every query sees; default 0. */
+  sink?: number;
+  /** How many keys up to a query's own it sees, that one included; as many on its other side when not causal. */
+  window: number;
+}
+
+/**
+ * The first keys and the last ones before each query, rounded up to blocks: the pattern of StreamingLLM.
+ *
+ * @see Xiao et al. 2023 (StreamingLLM).
+ */
+export function streamingPlan(opts: StreamingOptions): SparsePlan {
+  const call = 'streamingPlan';
+  const given = options(call, opts, [...planNames, 'sink', 'window']);
+  const layout = layoutOf(call, given, true);
+  const sink = integer(call, 'sink', given.sink ?? 0, 0);
+  const window = integer(call, 'window', given.window, 0);
+  return planOf(layout, ({ first, last }, show) => {
+    show(0, sink);
+    if (window > 0) show(first - window + 1, last + window);
+  });
+}
+
+/** Options of {@link dilatedPlan}; `causal` is true unless given. */
+export interface DilatedOptions extends StreamingOptions {}
+
+/**
+ * Blocks at distances of 1, 2, 4, 8 ... blocks beside a sink and a window: what a query sees through several layers
+ * grows exponentially with their number.
+ *
+ * @see Chen et al. 2025 (PowerAttention).
+ */
+export function dilatedPlan(opts: DilatedOptions): SparsePlan {
+  const call = 'dilatedPlan';
+  const given = options(call, opts, [...planNames, 'sink', 'window']);
+  const layout = layoutOf(call, given, true);
+  const sink = integer(call, 'sink', given.sink ?? 0, 0);
+  const window = integer(call, 'window', given.window, 0);
+  const { keyBlock, blocks } = layout;
+  return planOf(layout, ({ first, last }, show) => {
+    show(0, sink);
+    if (window > 0) show(first - window + 1, last + window);
+    const [begin, end] = [Math.floor(first / keyBlock), Math.floor(last / keyBlock)];
+    for (let distance = 1; distance < blocks; distance *= 2) {
+      show((begin - distance) * keyBlock, (end - distance + 1) * keyBlock);
+      show((begin + distance) * keyBlock, (end + distance + 1) * keyBlock);
+    }
+  });
+}
+
+/** Options of {@link verticalSlashPlan}; `causal` is true unless given. */
+export interface VerticalSlashOptions extends RuleOptions {
+  /** Keys that every query sees: one list, or one per pattern head. */
+  vertical: readonly number[] | readonly (readonly number[])[];
+  /** Distances back from a query to keys that it sees, 0 being its own: one list, or one per pattern head. */
+  slash: readonly number[] | readonly (readonly number[])[];
+}
+
+function perHead(call: string, name: string, value: unknown, heads: number): number[][] {
+  if (!Array.isArray(value)) {
+    throw new AttentionError('ERR_OPTION', `${call}: ${name} is ${show(value)}; it must be a list of integers`);
+  }
+  const nested = value.length > 0 && Array.isArray(value[0]);
+  if (!nested) {
+    const list = integers(call, name, value, 0, 'ERR_OPTION');
+    return Array.from({ length: heads }, () => list);
+  }
+  if (value.length !== heads) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: ${name} has ${value.length} lists; give one, or one per head: ${heads}`,
+    );
+  }
+  return value.map((list, head) => integers(call, `${name}[${head}]`, list, 0, 'ERR_OPTION'));
+}
+
+/**
+ * Vertical and slash lines, rounded up to blocks: some keys for all queries, and the keys at some distances from each.
+ *
+ * @see Jiang et al. 2024 (MInference).
+ */
+export function verticalSlashPlan(opts: VerticalSlashOptions): SparsePlan {
+  const call = 'verticalSlashPlan';
+  const given = options(call, opts, [...planNames, 'vertical', 'slash']);
+  const layout = layoutOf(call, given, true);
+  const vertical = perHead(call, 'vertical', given.vertical, layout.heads);
+  const slash = perHead(call, 'slash', given.slash, layout.heads);
+  return planOf(layout, ({ head, first, last }, show) => {
+    for (const key of vertical[head]!) show(key, key + 1);
+    for (const distance of slash[head]!) show(first - distance, last - distance + 1);
+  });
+}
+
+/** Options of {@link radialPlan}: `queries` and `keys` follow from the video. */
+export interface RadialOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
+  frames: number;
+  tokensPerFrame: number;
+  /** Whether every query sees the first frame; default true. */
+  firstFrame?: boolean;
+}
+
+/**
+ * Attention to a video that decays with distance in time: a query sees the tokens of a frame that are near its own
+ * place, half as many with each doubling of the distance between the frames, and once there is less than one, its own
+ * place in every second, fourth ... frame. Rounded up to blocks.
+ *
+ * @see Li et al. 2025 (Radial Attention).
+ */
+export function radialPlan(opts: RadialOptions): SparsePlan {
+  const call = 'radialPlan';
+  const { frames, tokensPerFrame, firstFrame, ...rest } = options(call, opts, [
+    ...planNames.filter((name) => name !== 'queries' && name !== 'keys'),
+    'frames',
+    'tokensPerFrame',
+    'firstFrame',
+  ]);
+  const count = integer(call, 'frames', frames, 1);
+  const size = integer(call, 'tokensPerFrame', tokensPerFrame, 1);
+  const toFirst = boolean(call, 'firstFrame', firstFrame ?? true);
+  const layout = layoutOf(call, { ...rest, queries: count * size, keys: count * size });
+  return planOf(layout, ({ first, last }, show) => {
+    if (toFirst) show(0, size);
+    for (let frame = Math.floor(first / size); frame * size <= last; frame++) {
+      const [from, to] = [Math.max(first - frame * size, 0), Math.min(last - frame * size, size - 1)];
+      for (let other = 0; other < count; other++) {
+        const distance = Math.abs(frame - other);
+        const halved = 2 ** Math.floor(Math.log2(Math.max(distance, 1)));
+        const near = Math.floor(size / halved);
+        if (near === 0 && distance % Math.ceil(halved / size) !== 0) continue;
+        const reach = Math.max(near - 1, 0);
+        show(other * size + Math.max(from - reach, 0), other * size + Math.min(to + reach + 1, size));
+      }
+    }
+  });
+}
+
+/** Options of {@link gridPlan}: `queries` and `keys` follow from the grid. */
+export interface GridOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
+  /** The token axes, one to three. */
+  shape: readonly number[];
+  /** The extents of a box of tokens along each axis. */
+  box: readonly number[];
+  /** How many boxes before and after its own a token sees along each axis; default 0, its own box alone. */
+  reach?: readonly number[];
+}
+
+/**
+ * Boxes in space and time: the grid is cut into boxes, and a token sees those around its own. Keys are rounded up to
+ * blocks of flat tokens, and so are best where a box's innermost extent is the grid's.
+ */
+export function gridPlan(opts: GridOptions): SparsePlan {
+  const call = 'gridPlan';
+  const { shape, box, reach, ...rest } = options(call, opts, [
+    ...planNames.filter((name) => name !== 'queries' && name !== 'keys'),
+    'shape',
+    'box',
+    'reach',
+  ]);
+  const extents = integers(call, 'shape', shape, 1, 'ERR_OPTION');
+  const boxes = integers(call, 'box', box, 1, 'ERR_OPTION');
+  const steps = integers(call, 'reach', reach ?? extents.map(() => 0), 0, 'ERR_OPTION');
+  if (extents.length < 1 || extents.length > 3 || boxes.length !== extents.length || steps.length !== extents.length) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: shape has ${extents.length} axes, box ${boxes.length} and reach ${steps.length}; give one to three of each`,
+    );
+  }
+  const tokens = extents.reduce((product, extent) => product * extent, 1);
+  const layout = layoutOf(call, { ...rest, queries: tokens, keys: tokens });
+  // As three axes, of which the first may be 1 long.
+  const pad = (list: number[], value: number) =>
+    [...Array(3 - list.length).fill(value), ...list] as [number, number, number];
+  const [e, b, r] = [pad(extents, 1), pad(boxes, 1), pad(steps, 0)];
+  const range = (axis: 0 | 1 | 2, x: number) => {
+    const own = Math.floor(x / b[axis]);
+    return [Math.max(0, (own - r[axis]) * b[axis]), Math.min(e[axis], (own + r[axis] + 1) * b[axis])] as const;
+  };
+  return planOf(layout, ({ first, last }, show) => {
+    let done = '';
+    for (let token = first; token <= last; token++) {
+      const ranges = [
+        range(0, Math.floor(token / e[2] / e[1])),
+        range(1, Math.floor(token / e[2]) % e[1]),
+        range(2, token % e[2]),
+      ] as const;
+      if (done === ranges.join()) continue;
+      done = ranges.join();
+      const [[t0, t1], [y0, y1], [x0, x1]] = ranges;
+      for (let t = t0; t < t1; t++) {
+        for (let y = y0; y < y1; y++) show((t * e[1] + y) * e[2] + x0, (t * e[1] + y) * e[2] + x1);
+      }
+    }
+  });
+}

@@ -1,0 +1,425 @@
+// Sparse plans: which blocks of keys each tile of queries sees. Masks that are data.
+
+import { AttentionError } from './errors';
+import { Mask } from './masks';
+import { type NativePlan, type NativePlanWords, native } from './native';
+import { boolean, integer, isObject, options, show } from './options';
+import { optionalStream, type Stream } from './stream';
+import { drawPlan } from './svg';
+import { type Device, makeTensor, Tensor, tensorHandle } from './tensor';
+
+/** What a plan is for. Token axes are counted flat. */
+export interface PlanGeometry {
+  /** Queries (Lq) and keys (Lk) of each batch entry. */
+  queries: number;
+  keys: number;
+  /** 1, for all entries of a batch alike, or the batch; default 1. */
+  batch?: number;
+  /** Patterns of heads: 1 for all, one per key head, or one per query head; default 1. */
+  heads?: number;
+  /** Queries that share a row: a power of two from 16 to 128; default 64. */
+  queryTile?: number;
+  /** Keys in a block: a power of two from 2 to 128; default 64. */
+  keyBlock?: number;
+  /** Whether queries see no key behind their own position; query i stands at i + Lk - Lq. Default false. */
+  causal?: boolean;
+}
+
+export interface PlanOptions {
+  /** Where the plan is made; default 'cpu'. */
+  device?: Device;
+  /** The stream to enqueue on; the default stream of the device unless given. */
+  stream?: Stream;
+}
+
+/** Lists of blocks in tensors: int32; the blocks of row r are those from offsets[r] to offsets[r + 1]. */
+export interface PlanLists {
+  offsets: Tensor;
+  blocks: Tensor;
+}
+
+const mostTokens = 2 ** 30;
+const mostRows = 2 ** 26;
+
+const geometryNames = ['queries', 'keys', 'batch', 'heads', 'queryTile', 'keyBlock', 'causal'] as const;
+export const planNames = [...geometryNames, 'device', 'stream'] as const;
+
+/** A geometry with nothing left out, checked, and where its plan is to be made. */
+export interface Layout extends Required<PlanGeometry> {
+  tiles: number;
+  blocks: number;
+  rows: number;
+  device: Device;
+  stream: Stream | undefined;
+}
+
+/** The layout among the options of a call. */
+export function layoutOf(
+  call: string,
+  given: { [name in (typeof planNames)[number]]?: unknown },
+  causal = false,
+): Layout {
+  const count = (name: 'queries' | 'keys' | 'batch' | 'heads') => integer(call, name, given[name] ?? 1, 1);
+  const size = (name: 'queryTile' | 'keyBlock', least: number) => {
+    const value = integer(call, name, given[name] ?? 64, least);
+    if (value <= 128 && (value & (value - 1)) === 0) return value;
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: ${name} is ${value}; it must be a power of two from ${least} to 128`,
+    );
+  };
+  for (const name of ['queries', 'keys'] as const) integer(call, name, given[name], 1);
+  const layout = {
+    queries: count('queries'),
+    keys: count('keys'),
+    batch: count('batch'),
+    heads: count('heads'),
+    queryTile: size('queryTile', 16),
+    keyBlock: size('keyBlock', 2),
+    causal: boolean(call, 'causal', given.causal ?? causal),
+  };
+  for (const name of ['queries', 'keys'] as const) {
+    if (layout[name] <= mostTokens) continue;
+    throw new AttentionError('ERR_OPTION', `${call}: ${name} is ${layout[name]}; it must be at most ${mostTokens}`);
+  }
+  const tiles = Math.ceil(layout.queries / layout.queryTile);
+  if (layout.batch * layout.heads * tiles > mostRows) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: batch ${layout.batch} x heads ${layout.heads} x ${tiles} query tiles are more than ${mostRows} rows`,
+    );
+  }
+  return {
+    ...layout,
+    tiles,
+    blocks: Math.ceil(layout.keys / layout.keyBlock),
+    rows: layout.batch * layout.heads * tiles,
+    device: (given.device ?? 'cpu') as Device,
+    stream: given.stream as Stream | undefined,
+  };
+}
+
+const numbersOf = (l: Required<PlanGeometry>) => [
+  l.batch,
+  l.heads,
+  l.queries,
+  l.keys,
+  l.queryTile,
+  l.keyBlock,
+  Number(l.causal),
+];
+
+const int32 = (values: ArrayLike<number>, device: Device, shape = [values.length]) =>
+  Tensor.from(Int32Array.from(values), shape, { device });
+
+const describe = (l: Layout, row: number) => {
+  const tile = row % l.tiles;
+  const head = Math.floor(row / l.tiles) % l.heads;
+  const first = tile * l.queryTile;
+  const last = Math.min(first + l.queryTile, l.queries) - 1;
+  return `row ${row} (batch ${Math.floor(row / l.tiles / l.heads)}, head ${head}, queries ${first} to ${last})`;
+};
+
+/** How many keys, from the first on, a query may see. */
+const visibleKeys = (l: Layout, query: number) =>
+  l.causal ? Math.max(0, Math.min(l.keys, query + l.keys - l.queries + 1)) : l.keys;
+
+const kinds = { full: 0, predicate: 1, bitmap: 2, tail: 3 };
+
+/** The plan of ascending lists of blocks that are known to be right. */
+export let fromLists: (layout: Layout, lists: readonly (readonly number[])[]) => SparsePlan;
+
+/** kBreakEven of csrc/cpu/attention.cc. */
+const breakEven = 0.8;
+
+/**
+ * Which keys each query sees, as lists of blocks of keys for tiles of queries: a mask to pass to `attention`, alone or
+ * in a list with others. What a selector makes, and what {@link SparsePlan.fromBlocks} and
+ * {@link SparsePlan.fromPredicate} make of a pattern of your own. Immutable.
+ *
+ * Time and memory of attention are in proportion to the blocks that the plan lists. A row without blocks sees nothing:
+ * its result is 0, its lse -Infinity.
+ */
+export class SparsePlan extends Mask {
+  readonly queries: number;
+  readonly keys: number;
+  readonly batch: number;
+  readonly heads: number;
+  readonly queryTile: number;
+  readonly keyBlock: number;
+  readonly causal: boolean;
+  readonly device: Device;
+  /** Memory that the plan takes, which is what it was allowed to become. */
+  readonly bytes: number;
+
+  readonly #native: NativePlan;
+
+  private constructor(plan: NativePlan) {
+    super({ plan });
+    const { geometry, bytes, device } = native.planInfo(plan);
+    const [batch, heads, queries, keys, queryTile, keyBlock, causal] = geometry as [
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
+    this.queries = queries;
+    this.keys = keys;
+    this.batch = batch;
+    this.heads = heads;
+    this.queryTile = queryTile;
+    this.keyBlock = keyBlock;
+    this.causal = causal !== 0;
+    this.device = device as Device;
+    this.bytes = bytes;
+    this.#native = plan;
+  }
+
+  /**
+   * The plan that lists the given blocks: block n is keys n·keyBlock and on. A row is a tile of queries, rows come in
+   * the order of batch, head and tile; give lists of integers in ascending order, or both kinds of int32 tensors, whose
+   * values are not read now: {@link validate} checks them. Blocks that causality hides are left out.
+   *
+   * @throws AttentionError naming the row of a list that is not ascending or names a block that there is not.
+   */
+  static fromBlocks(
+    blocks: readonly (readonly number[])[] | PlanLists,
+    geometry: PlanGeometry & PlanOptions,
+  ): SparsePlan {
+    const call = 'SparsePlan.fromBlocks';
+    const layout = layoutOf(call, options(call, geometry, planNames));
+    if (!Array.isArray(blocks)) {
+      const lists = options(call, blocks, ['offsets', 'blocks']);
+      return SparsePlan.#build(
+        layout,
+        tensorHandle(lists.offsets, `${call}: offsets`),
+        tensorHandle(lists.blocks, `${call}: blocks`),
+      );
+    }
+    if (blocks.length !== layout.rows) {
+      throw new AttentionError(
+        'ERR_SHAPE',
+        `${call}: ${blocks.length} rows; batch ${layout.batch} x heads ${layout.heads} x ${layout.tiles} query tiles ` +
+          `are ${layout.rows}`,
+      );
+    }
+    blocks.forEach((list: unknown, row) => {
+      if (!Array.isArray(list)) {
+        throw new AttentionError('ERR_OPTION', `${call}: ${describe(layout, row)} is ${show(list)}; it must be a list`);
+      }
+      list.forEach((block, i) => {
+        const fault = !Number.isInteger(block)
+          ? 'is no block'
+          : block < 0 || block >= layout.blocks
+            ? `is not in 0 ... ${layout.blocks - 1}`
+            : i > 0 && block === list[i - 1]
+              ? 'is there twice'
+              : i > 0 && block < list[i - 1]
+                ? `comes after ${list[i - 1]}; blocks must ascend`
+                : '';
+        if (!fault) return;
+        throw new AttentionError('ERR_OPTION', `${call}: ${describe(layout, row)}: block ${show(block)} ${fault}`);
+      });
+    });
+    return fromLists(layout, blocks as number[][]);
+  }
+
+  static #build(layout: Layout, offsets: Parameters<typeof native.planBuild>[1], blocks: typeof offsets): SparsePlan {
+    return new SparsePlan(native.planBuild(numbersOf(layout), offsets, blocks, optionalStream(layout.stream)));
+  }
+
+  /**
+   * The plan of a function that says whether a query sees a key. It is called once for each pair, so this is for
+   * patterns of small size or to be kept. Blocks that are seen in part become bitmaps.
+   */
+  static fromPredicate(
+    sees: (query: number, key: number, head: number, batch: number) => boolean,
+    geometry: PlanGeometry & PlanOptions,
+  ): SparsePlan {
+    const call = 'SparsePlan.fromPredicate';
+    const layout = layoutOf(call, options(call, geometry, planNames));
+    if (typeof sees !== 'function') {
+      throw new AttentionError('ERR_OPTION', `${call}: the predicate is ${show(sees)}; it must be a function`);
+    }
+    const { queryTile, keyBlock, tiles, heads, device } = layout;
+    const words = Math.ceil(queryTile / 32);
+    const offsets = [0];
+    const entries: number[] = [];
+    const bitmaps: Int32Array[] = [];
+    const known = new Map<string, number>();
+    for (let row = 0; row < layout.rows; row++) {
+      const [tile, head, batch] = [row % tiles, Math.floor(row / tiles) % heads, Math.floor(row / tiles / heads)];
+      const first = tile * queryTile;
+      const end = Math.min(first + queryTile, layout.queries);
+      const rest: number[] = [];
+      for (let block = 0; block < layout.blocks; block++) {
+        const from = block * keyBlock;
+        const bits = new Int32Array(keyBlock * words);
+        let [seen, possible] = [0, 0];
+        for (let query = first; query < end; query++) {
+          const to = Math.min(from + keyBlock, visibleKeys(layout, query));
+          const bit = query - first;
+          for (let key = from; key < to; key++) {
+            possible++;
+            if (!sees(query, key, head, batch)) continue;
+            seen++;
+            bits[(key - from) * words + (bit >> 5)]! |= 1 << (bit & 31);
+          }
+        }
+        if (seen === 0) continue;
+        if (seen < possible) {
+          const name = bits.join();
+          const index = known.get(name) ?? bitmaps.length;
+          if (index === bitmaps.length) bitmaps.push(bits);
+          known.set(name, index);
+          rest.push(block | (kinds.bitmap << 27), index);
+        } else if (possible === (end - first) * keyBlock) {
+          entries.push(block);
+        } else {
+          const border = Math.min(from + keyBlock, layout.keys) > visibleKeys(layout, first);
+          rest.push(block | ((border ? kinds.predicate : kinds.tail) << 27));
+        }
+      }
+      for (const word of rest) entries.push(word);
+      offsets.push(entries.length);
+    }
+    using all = int32(offsets, device);
+    using list = int32(entries, device);
+    const handles: NativePlanWords = { offsets: tensorHandle(all, call), entries: tensorHandle(list, call) };
+    if (bitmaps.length === 0) return new SparsePlan(native.planOver(numbersOf(layout), handles));
+    const flat = new Int32Array(bitmaps.length * keyBlock * words);
+    bitmaps.forEach((bits, i) => {
+      flat.set(bits, i * bits.length);
+    });
+    using table = Tensor.from(flat, [bitmaps.length, keyBlock, words], { device });
+    handles.bitmaps = tensorHandle(table, call);
+    return new SparsePlan(native.planOver(numbersOf(layout), handles));
+  }
+
+  static {
+    fromLists = (layout, lists) => {
+      const offsets = new Int32Array(lists.length + 1);
+      lists.forEach((list, row) => {
+        offsets[row + 1] = offsets[row]! + list.length;
+      });
+      const blocks = new Int32Array(offsets[lists.length]!);
+      lists.forEach((list, row) => {
+        blocks.set(list, offsets[row]!);
+      });
+      using all = int32(offsets, layout.device);
+      using list = int32(blocks, layout.device);
+      return SparsePlan.#build(layout, tensorHandle(all, 'offsets'), tensorHandle(list, 'blocks'));
+    };
+  }
+
+  #combine(call: string, other: SparsePlan, union: boolean, opts: { stream?: Stream } | undefined): SparsePlan {
+    const { stream } = options(call, opts, ['stream']);
+    if (!isObject(other) || !(#native in other)) {
+      throw new AttentionError('ERR_OPTION', `${call}: the other plan is ${show(other)}; it must be a SparsePlan`);
+    }
+    return new SparsePlan(native.planCombine(this.#native, other.#native, union, optionalStream(stream)));
+  }
+
+  /** The plan of what this one or the other shows; both of the same geometry. */
+  union(other: SparsePlan, opts?: { stream?: Stream }): SparsePlan {
+    return this.#combine('union', other, true, opts);
+  }
+
+  /** The plan of what both this one and the other show; both of the same geometry. */
+  intersect(other: SparsePlan, opts?: { stream?: Stream }): SparsePlan {
+    return this.#combine('intersect', other, false, opts);
+  }
+
+  /** Fault, row, block, pairs of query and key shown and possible, blocks possible. */
+  async #report(): Promise<number[]> {
+    using report = makeTensor(native.planReport(this.#native, undefined));
+    return Array.from((await report.read()) as BigInt64Array, Number);
+  }
+
+  /** The share of pairs of query and key that the plan shows, among those that causality leaves. */
+  async density(): Promise<number> {
+    const [, , , shown, possible] = (await this.#report()) as [number, number, number, number, number];
+    return possible === 0 ? 0 : shown / possible;
+  }
+
+  /**
+   * Rejects with ERR_OPTION if what the plan holds is not what a plan has to be, naming the first row that is wrong.
+   * Attention over such a plan touches nothing outside of its tensors, but its result means nothing.
+   */
+  async validate(): Promise<void> {
+    const [fault, row, block] = (await this.#report()) as [number, number, number];
+    if (fault === 0) return;
+    const what = [
+      'its offsets descend or lie outside of the entries',
+      `block ${block} is not there, or behind the causal border`,
+      `block ${block} is out of order, or there twice`,
+      `block ${block} is not of the kind that it must be`,
+      `block ${block} names a bitmap that is not there`,
+    ][fault - 1];
+    const layout = layoutOf('validate', { ...this.#geometry() });
+    throw new AttentionError('ERR_OPTION', `sparse plan: ${describe(layout, row)}: ${what}`);
+  }
+
+  /** uint8 `[batch, heads, Lq, Lk]`, 1 where the key is seen; as the plan has batch and heads. */
+  toDense(opts?: { stream?: Stream }): Tensor<'uint8'> {
+    const { stream } = options('toDense', opts, ['stream']);
+    return makeTensor(native.planDense(this.#native, optionalStream(stream))) as Tensor<'uint8'>;
+  }
+
+  #geometry(): Required<PlanGeometry> {
+    const { queries, keys, batch, heads, queryTile, keyBlock, causal } = this;
+    return { queries, keys, batch, heads, queryTile, keyBlock, causal };
+  }
+
+  async #words(): Promise<{ offsets: Int32Array; entries: Int32Array; bitmaps?: Int32Array }> {
+    const words = native.planWords(this.#native);
+    using offsets = makeTensor(words.offsets);
+    using entries = makeTensor(words.entries);
+    using bitmaps = words.bitmaps && makeTensor(words.bitmaps);
+    const read = async (tensor: Tensor) => (await tensor.read()) as Int32Array;
+    const [all, list, table] = await Promise.all([read(offsets), read(entries), bitmaps && read(bitmaps)]);
+    return { offsets: all, entries: list, bitmaps: table };
+  }
+
+  /** A sentence or two on how attention walks the plan. */
+  async explain(): Promise<string> {
+    const [report, { offsets, entries, bitmaps }] = await Promise.all([this.#report(), this.#words()]);
+    const [, , , shown, possible, blocks] = report as [number, number, number, number, number, number];
+    let listed = 0;
+    for (let at = 0; at < offsets[offsets.length - 1]!; at++) {
+      if (((entries[at]! >> 27) & 3) === kinds.bitmap) at++;
+      listed++;
+    }
+    const percent = (part: number, whole: number) => `${((100 * part) / Math.max(1, whole)).toPrecision(3)} %`;
+    const what =
+      `${offsets.length - 1} rows of ${this.queryTile} queries list ${listed} of ${blocks} blocks of ${this.keyBlock} ` +
+      `keys${this.causal ? ', causal' : ''}: ${percent(shown, possible)} of the scores`;
+    if (listed === blocks && !bitmaps) return `${what}. That is every block: attention is dense`;
+    if (listed >= breakEven * blocks && this.queries > this.queryTile) {
+      return `${what}. That is ${breakEven} of the blocks or more: attention walks them in the tiles of a dense one`;
+    }
+    return `${what}. Attention visits the listed blocks, row by row`;
+  }
+
+  /** A picture of the pattern, of each pattern head, as the text of an SVG file; queries go down, keys to the right. */
+  async toSvg(opts?: { batch?: number }): Promise<string> {
+    const { batch = 0 } = options('toSvg', opts, ['batch']);
+    const entry = integer('toSvg', 'batch', batch, 0);
+    if (entry >= this.batch) {
+      throw new AttentionError('ERR_OPTION', `toSvg: batch is ${entry}; the plan has ${this.batch}`);
+    }
+    return drawPlan(this.#geometry(), await this.#words(), entry);
+  }
+
+  /** Frees the plan as soon as no queued work reads it. Calling it again does nothing. */
+  dispose(): void {
+    native.planDispose(this.#native);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

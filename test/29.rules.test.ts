@@ -1,0 +1,165 @@
+// Static rules: a row has to list a block if, and only if, one of its queries wants one of the block's keys, by the
+// definition of the rule for single tokens.
+
+import {
+  attention,
+  dilatedPlan,
+  gridPlan,
+  neighborhood,
+  radialPlan,
+  type SparsePlan,
+  streamingPlan,
+  Tensor,
+  verticalSlashPlan,
+} from 'node-attention';
+import { describe, expect, it } from 'vitest';
+
+/** Position of a query and key, both as keys are counted. */
+type Wants = (position: number, key: number, head: number) => boolean;
+
+async function expectBlocks(plan: SparsePlan, wants: Wants): Promise<void> {
+  await plan.validate();
+  using dense = plan.toDense();
+  const got = await dense.read();
+  const { queries, keys, queryTile, keyBlock, heads } = plan;
+  const shift = keys - queries;
+  for (let head = 0; head < heads; head++) {
+    for (let first = 0; first < queries; first += queryTile) {
+      const last = Math.min(first + queryTile, queries) - 1;
+      for (let from = 0; from < keys; from += keyBlock) {
+        const to = Math.min(from + keyBlock, keys) - 1;
+        let wanted = false;
+        for (let i = first; i <= last && !wanted; i++) {
+          for (let j = from; j <= to && !wanted; j++) {
+            wanted = (!plan.causal || j <= i + shift) && wants(i + shift, j, head);
+          }
+        }
+        for (const [i, j] of [
+          [first, from],
+          [last, from],
+          [last, to],
+        ] as const) {
+          const visible = !plan.causal || j <= i + shift;
+          const shown = got[(head * queries + i) * keys + j];
+          if (shown !== Number(wanted && visible)) {
+            expect(shown, `head ${head}, query ${i}, key ${j}`).toBe(Number(wanted && visible));
+          }
+        }
+      }
+    }
+  }
+}
+
+const sizes = [
+  { queries: 200, keys: 200, queryTile: 16, keyBlock: 8 },
+  { queries: 70, keys: 333, queryTile: 32, keyBlock: 16 },
+  { queries: 1, keys: 150, queryTile: 64, keyBlock: 4 },
+];
+
+describe.each(sizes)('%j', (size) => {
+  it.each([true, false])('streamingPlan, causal %s', async (causal) => {
+    for (const [sink, window] of [
+      [0, 1],
+      [9, 40],
+      [17, 0],
+      [0, 1000],
+    ] as const) {
+      using plan = streamingPlan({ ...size, causal, sink, window });
+      const wants: Wants = (p, j) => j < sink || (j > p - window && (causal || j < p + window));
+      await expectBlocks(plan, wants);
+    }
+  });
+
+  it('verticalSlashPlan', async () => {
+    const vertical = [[0, 33], [149], []];
+    const slash = [[0], [0, 64, 65], [100]];
+    using plan = verticalSlashPlan({ ...size, heads: 3, vertical, slash });
+    await expectBlocks(plan, (p, j, head) => vertical[head]!.includes(j) || slash[head]!.includes(p - j));
+    using shared = verticalSlashPlan({ ...size, heads: 2, vertical: [5], slash: [], causal: false });
+    await expectBlocks(shared, (_, j) => j === 5);
+  });
+
+  it('dilatedPlan', async () => {
+    using plan = dilatedPlan({ ...size, sink: 3, window: 10 });
+    const block = (x: number) => Math.floor(x / size.keyBlock);
+    await expectBlocks(plan, (p, j) => {
+      const distance = block(p) - block(j);
+      // The blocks between those of a row's first and last query move along with the row.
+      return j < 3 || (j > p - 10 && j <= p) || (distance > 0 && Number.isInteger(Math.log2(distance)));
+    });
+  });
+});
+
+describe('radialPlan', () => {
+  it.each([
+    { frames: 9, tokensPerFrame: 24 },
+    { frames: 40, tokensPerFrame: 5 },
+    { frames: 1, tokensPerFrame: 70 },
+  ])('%j', async (video) => {
+    const s = video.tokensPerFrame;
+    for (const firstFrame of [true, false]) {
+      using plan = radialPlan({ ...video, firstFrame, queryTile: 16, keyBlock: 4 });
+      await expectBlocks(plan, (p, j) => {
+        const [a, b] = [Math.floor(p / s), Math.floor(j / s)];
+        const halved = 2 ** Math.floor(Math.log2(Math.max(Math.abs(a - b), 1)));
+        const apart = Math.abs((p % s) - (j % s));
+        if (firstFrame && b === 0) return true;
+        if (halved <= s && apart + 1 <= s / halved) return true;
+        return Math.abs(a - b) % Math.ceil(halved / s) === 0 && apart === 0;
+      });
+    }
+  });
+});
+
+describe('gridPlan', () => {
+  it.each([
+    { shape: [6, 8, 10], box: [2, 3, 4], reach: [1, 0, 1] },
+    { shape: [20, 16], box: [5, 16] },
+    { shape: [300], box: [32], reach: [1] },
+  ])('%j', async ({ shape, box, reach = [0, 0, 0] }) => {
+    using plan = gridPlan({ shape, box, reach: reach.slice(0, shape.length), queryTile: 16, keyBlock: 2 });
+    const boxOf = (token: number) => {
+      const at: number[] = [];
+      for (let a = shape.length - 1; a >= 0; a--) {
+        at[a] = Math.floor((token % shape[a]!) / box[a]!);
+        token = Math.floor(token / shape[a]!);
+      }
+      return at;
+    };
+    await expectBlocks(plan, (p, j) => {
+      const [x, y] = [boxOf(p), boxOf(j)];
+      return x.every((at, a) => Math.abs(at - y[a]!) <= reach[a]!);
+    });
+  });
+
+  it('is a neighborhood of whole strides where boxes are rows', async () => {
+    const shape = [12, 8];
+    using plan = gridPlan({ shape, box: [2, 8], queryTile: 16, keyBlock: 16 });
+    using q = Tensor.randn([1, ...shape, 2, 16], { seed: 1 });
+    const a = await attention(q, q, q, { mask: plan }).out.read();
+    const b = await attention(q, q, q, { mask: neighborhood({ window: [2, 8], stride: [2, 8] }) }).out.read();
+    expect(Math.max(...Array.from(a, (x, i) => Math.abs(Number(x) - Number(b[i]))))).toBeLessThan(2e-6);
+  });
+});
+
+it.each<[string, RegExp, () => unknown]>([
+  ['no window', /streamingPlan: window is undefined/, () => streamingPlan({ queries: 4, keys: 4 } as never)],
+  [
+    'queries of a video',
+    /radialPlan: option 'queries'/,
+    () => radialPlan({ frames: 2, tokensPerFrame: 3, queries: 6 } as never),
+  ],
+  [
+    'lists for other heads',
+    /vertical has 2 lists/,
+    () => verticalSlashPlan({ queries: 4, keys: 4, heads: 3, vertical: [[1], [2]], slash: [] }),
+  ],
+  [
+    'a negative distance',
+    /slash\[0\] is -1/,
+    () => verticalSlashPlan({ queries: 4, keys: 4, vertical: [], slash: [-1] }),
+  ],
+  ['axes', /shape has 2 axes, box 1/, () => gridPlan({ shape: [4, 4], box: [2] })],
+])('refuses %s', (_, message, call) => {
+  expect(call).toThrow(expect.objectContaining({ code: 'ERR_OPTION', message: expect.stringMatching(message) }));
+});
