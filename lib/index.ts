@@ -1,5 +1,17 @@
 export { type AttentionOptions, type AttentionResult, attention, merge, type Part } from './attention';
-export { type Bias, denseBias, keyBias } from './biases';
+export {
+  alibi,
+  type Bias,
+  type BiasExplanation,
+  type DistanceOptions,
+  denseBias,
+  distanceBias,
+  keyBias,
+  lowRankBias,
+  type RelativePositionOptions,
+  relativePositionBias,
+} from './biases';
+export { type BucketOptions, bucketBias } from './buckets';
 export { type DeviceInfo, type DeviceReason, devices, type MemoryStats, memoryStats } from './devices';
 export {
   type DType,
@@ -13,6 +25,7 @@ export {
 } from './dtype';
 export { AttentionError, type ErrorCode } from './errors';
 export { causal, type Mask, type NeighborhoodOptions, neighborhood, type PerAxis, window } from './masks';
+export { type SphereOptions, sphereBias } from './quadrature';
 export { type Simulation, type SimulationOptions, simulateNeighborhood } from './simulate';
 export { Event, Graph, Stream } from './stream';
 export { type Device, Tensor, type ToOptions } from './tensor';

@@ -43,9 +43,13 @@ export interface NativeNeighborhood {
 
 export type NativeMask = { left: number; right: number } | { settings: NativeNeighborhood[] };
 
+/** Which of the tensors there are follows from the kind. */
 export interface NativeBias {
-  tensor: NativeTensor;
-  dense: boolean;
+  kind: 'key' | 'dense' | 'lowRank' | 'alibi' | 'distance' | 'relative';
+  tensor: NativeTensor | undefined;
+  query: NativeTensor | undefined;
+  key: NativeTensor | undefined;
+  step: number[] | undefined;
 }
 
 export interface NativeAttention {

@@ -4,12 +4,9 @@
 
 #include <vector>
 
-#include "core/tensor.h"
+#include "core/bias.h"
 
 namespace na {
-
-// One value, or one per token axis.
-using PerAxis = std::vector<int64_t>;
 
 struct NeighborhoodSpec {
   PerAxis window, stride, dilation, causal, wrap;
@@ -19,19 +16,6 @@ struct MaskSpec {
   na_mask_kind kind = NA_MASK_WINDOW;
   int64_t left = -1, right = -1;           // window
   std::vector<NeighborhoodSpec> settings;  // neighborhood: one, or one per query head
-};
-
-struct BiasSpec {
-  enum Kind { kKey, kDense } kind = kKey;
-  Tensor* tensor = nullptr;
-};
-
-// The shapes that masks and biases are checked against.
-struct ScoreShape {
-  int64_t batch, heads, queries, keys;
-  Shape query_axes, key_axes;  // token axes
-  bool ragged;
-  const Device* device;
 };
 
 class ScoreMod : public RefCounted {
@@ -45,7 +29,6 @@ class ScoreMod : public RefCounted {
 
  private:
   Status add_mask(const MaskSpec& spec, const ScoreShape& shape);
-  Status add_bias(const BiasSpec& spec, const ScoreShape& shape, size_t position);
 
   std::vector<na_mask> masks_;
   std::vector<std::vector<na_neighborhood>> settings_;

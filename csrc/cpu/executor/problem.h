@@ -33,9 +33,24 @@ struct Rows {
   int64_t token[kMaxAxes];
 };
 
-struct Bias {
+// Rows of float32 for each token; strides in elements.
+struct Factors {
   const float* data;
-  int64_t batch, head, query, key;  // strides in elements
+  int64_t batch, head, token, column;
+};
+
+struct Bias {
+  int kind;                         // na_bias_kind
+  const float* data;                // dense: the values; else slopes, weights (either may be nullptr) or the table
+  int64_t batch, head, query, key;  // its strides in elements
+  Factors q, k;                     // low rank, distance
+  int columns;                      // of them: the rank, or the number of coordinates
+  int64_t heads;                    // of the problem
+  // Relative positions: token axes, and for each its length, tokens to a step, and steps and stride of the table.
+  int axes;
+  int64_t extent[kMaxAxes], step[kMaxAxes], reach[kMaxAxes], stride[kMaxAxes];
+  bool covered;      // no difference lies beyond the table
+  int lane_columns;  // floats that are packed for a lane
 };
 
 // "The code of the key lies in the lane's interval", the form that every mask takes. On an axis with dilation the
@@ -163,14 +178,15 @@ constexpr int kLastBit = 31;
 // Scratch memory of the sums. A block of a tile has its queries, and its output so far, with lanes innermost. AMX has
 // its own order of q, k and v.
 struct Sums {
-  float* q;        // [block][head_pitch][lane]
-  float* out;      // [block][value_pitch][lane]
-  float* maximum;  // [block][lane], in units of log2
-  float* total;    // [block][lane]
-  float* scores;   // [key][lane], of one block
-  float* bias;     // likewise
-  float* k;        // [key][head_pitch], where k is not float32
-  float* v;        // [key][value_pitch]
+  float* q;           // [block][head_pitch][lane]
+  float* out;         // [block][value_pitch][lane]
+  float* maximum;     // [block][lane], in units of log2
+  float* total;       // [block][lane]
+  float* scores;      // [key][lane], of one block
+  float* bias;        // likewise
+  float** lane_bias;  // [bias]: [block][column][lane], see bias.h; in rows.h a row of factors for each lane
+  float* k;           // [key][head_pitch], where k is not float32
+  float* v;           // [key][value_pitch]
   const float** k_row;
   float* rows;        // rows of q and of out, row_pitch() apart
   uint16_t* weights;  // AMX: [key / 32][part][key / 2][lane][key % 2]
@@ -179,6 +195,7 @@ struct Sums {
 // Lanes of a tile of several key heads.
 constexpr int kMostRows = 32;
 int row_pitch(const Problem& problem);
+int rank_pitch(const Bias& bias);  // of factors, likewise
 size_t scratch_bytes(const Problem& problem);
 
 // Fills the lanes; `tile` and `sums` point into scratch from then on.
