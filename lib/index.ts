@@ -24,6 +24,7 @@ export {
   toFloat16,
 } from './dtype';
 export { AttentionError, type ErrorCode } from './errors';
+export { type Factorization, type FactorizeOptions, factorizeBias } from './factorize';
 export { causal, type Mask, type NeighborhoodOptions, neighborhood, type PerAxis, window } from './masks';
 export { type SphereOptions, sphereBias } from './quadrature';
 export { type Simulation, type SimulationOptions, simulateNeighborhood } from './simulate';
