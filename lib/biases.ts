@@ -2,53 +2,229 @@
 
 import { AttentionError } from './errors';
 import type { NativeBias } from './native';
-import { isObject, show } from './options';
-import { type Tensor, tensorHandle } from './tensor';
+import { finite, integer, isObject, options, show } from './options';
+import { Tensor, tensorHandle } from './tensor';
 
 /** The addon's form of a bias. */
 export let nativeBias: (value: unknown, name: string) => NativeBias;
 
-let makeBias: (tensor: Tensor, dense: boolean, call: string) => Bias;
+/** How a bias is computed, see {@link Bias.explain}. */
+export interface BiasExplanation {
+  /** The function that made the bias. */
+  readonly name: string;
+  /** `stored`: read from memory; `low rank`: a sum of products for each score; `closed form`: a formula. */
+  readonly path: 'stored' | 'low rank' | 'closed form';
+  /** Numbers that describe the bias altogether; of a stored one those of its tensor. */
+  readonly elements: number;
+  /** Why this path, in which arithmetic, and how far it may be off. */
+  readonly text: string;
+}
 
-/** What is added to the scores; made by {@link keyBias} and {@link denseBias}. */
+interface Description {
+  kind: NativeBias['kind'];
+  tensor?: Tensor;
+  query?: Tensor;
+  key?: Tensor;
+  step?: number[];
+  explanation: BiasExplanation;
+}
+
+let makeBias: (description: Description) => Bias;
+
+/**
+ * What is added to the scores; made by {@link keyBias}, {@link denseBias}, {@link lowRankBias}, {@link alibi},
+ * {@link distanceBias}, {@link relativePositionBias} and what is built on them.
+ */
 export class Bias {
   static {
     nativeBias = (value, name) => {
-      if (isObject(value) && #tensor in value)
-        return { tensor: tensorHandle(value.#tensor, name), dense: value.#dense };
-      throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a bias: keyBias() or denseBias()`);
-    };
-    makeBias = (tensor, dense, call) => {
-      tensorHandle(tensor, `${call}: the tensor`);
-      if (tensor.dtype !== 'float32') {
-        throw new AttentionError('ERR_DTYPE', `${call}: the tensor is ${tensor.dtype}; it must be float32`);
+      if (!isObject(value) || !(#description in value)) {
+        const makers = 'keyBias(), denseBias(), lowRankBias(), alibi(), distanceBias(), relativePositionBias()';
+        throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a bias: ${makers}`);
       }
-      const most = dense ? 4 : 3;
-      if (tensor.shape.length < 1 || tensor.shape.length > most) {
-        throw new AttentionError(
-          'ERR_SHAPE',
-          `${call}: the tensor has shape [${tensor.shape.join(', ')}]; it must have 1 to ${most} axes`,
-        );
-      }
-      return new Bias(tensor, dense);
+      const { kind, tensor, query, key, step } = value.#description;
+      const handle = (of: Tensor | undefined) => of && tensorHandle(of, name);
+      return { kind, tensor: handle(tensor), query: handle(query), key: handle(key), step };
     };
+    makeBias = (description) => new Bias(description);
   }
 
-  readonly #tensor: Tensor;
-  readonly #dense: boolean;
+  readonly #description: Description;
 
-  private constructor(tensor: Tensor, dense: boolean) {
-    this.#tensor = tensor;
-    this.#dense = dense;
+  private constructor(description: Description) {
+    this.#description = description;
+  }
+
+  /** How this bias is computed, and why. */
+  explain(): BiasExplanation {
+    return this.#description.explanation;
   }
 }
+
+/** A float32 tensor of so many axes. */
+function checkTensor(call: string, name: string, given: unknown, ranks: readonly number[]): Tensor {
+  tensorHandle(given, `${call}: ${name}`);
+  const tensor = given as Tensor;
+  if (tensor.dtype !== 'float32') {
+    throw new AttentionError(
+      'ERR_DTYPE',
+      `${call}: ${name} is ${tensor.dtype}; it must be float32: convert it with to('float32')`,
+    );
+  }
+  if (!ranks.includes(tensor.shape.length)) {
+    const wanted = ranks.length > 2 ? `${ranks[0]} to ${ranks.at(-1)}` : ranks.join(' or ');
+    throw new AttentionError(
+      'ERR_SHAPE',
+      `${call}: ${name} has shape [${tensor.shape.join(', ')}]; it must have ${wanted} axes`,
+    );
+  }
+  return tensor;
+}
+
+function sameLast(call: string, what: string, [a, first]: [string, Tensor], [b, second]: [string, Tensor]): number {
+  const [m, n] = [first.shape.at(-1), second.shape.at(-1)];
+  if (m !== n || m === undefined) {
+    throw new AttentionError('ERR_SHAPE', `${call}: ${a} has ${what} ${m} but ${b} has ${n}; they must be equal`);
+  }
+  return m;
+}
+
+const elementsOf = (...tensors: (Tensor | undefined)[]) =>
+  tensors.reduce((sum, tensor) => sum + (tensor ? tensor.shape.reduce((product, n) => product * n, 1) : 0), 0);
+
+const atEnds = 'It is added in float32 to the accumulator of a tile.';
 
 /** Adds a float32 value per key: `[Lk]`, `[batch, Lk]` or `[batch, heads, Lk]`. */
 export function keyBias(tensor: Tensor): Bias {
-  return makeBias(tensor, false, 'keyBias');
+  checkTensor('keyBias', 'the tensor', tensor, [1, 2, 3]);
+  const text = `One value for each key is read and serves all its queries. ${atEnds}`;
+  const explanation = { name: 'keyBias', path: 'stored', elements: elementsOf(tensor), text } as const;
+  return makeBias({ kind: 'key', tensor, explanation });
 }
 
-/** Adds a float32 value per query and key, broadcast to `[batch, heads, Lq, Lk]`. */
+/**
+ * Adds a float32 value per query and key, broadcast to `[batch, heads, Lq, Lk]`. Axes of length 1, and views that repeat
+ * memory, cost no memory: the pair bias of AlphaFold's triangle attention, `[heads, n, n]` for n rows of queries, is
+ * `denseBias(pair.reshape([1, heads, n, n]))` beside a batch of n rows.
+ */
 export function denseBias(tensor: Tensor): Bias {
-  return makeBias(tensor, true, 'denseBias');
+  checkTensor('denseBias', 'the tensor', tensor, [1, 2, 3, 4]);
+  const text =
+    `One value is read for each score. ${atEnds} What has a formula or a low rank is cheaper: see alibi(), ` +
+    'distanceBias(), relativePositionBias() and factorizeBias().';
+  const explanation = { name: 'denseBias', path: 'stored', elements: elementsOf(tensor), text } as const;
+  return makeBias({ kind: 'dense', tensor, explanation });
+}
+
+/**
+ * Adds the product of two factors, neither scaled nor capped: for query i, key j and head h the sum over r of
+ * `phiQ[b, i, h, r] * phiK[b, j, h, r]`. phiQ is float32 `[batch or 1, Lq, heads or 1, R]`, phiK
+ * `[batch or 1, Lk, heads or 1, R]`; heads are those of q. Sums are float32 whatever the element type of q, so that the
+ * error is that of R products in float32. Memory and traffic grow with R (Lq + Lk), not with Lq Lk.
+ *
+ * @throws AttentionError ERR_SHAPE for factors of another rank, also when only the call of `attention` knows.
+ * @see Wu et al. 2025, FlashBias: Fast Computation of Attention with Bias.
+ */
+export function lowRankBias(phiQ: Tensor, phiK: Tensor): Bias {
+  checkTensor('lowRankBias', 'phiQ', phiQ, [4]);
+  checkTensor('lowRankBias', 'phiK', phiK, [4]);
+  const rank = sameLast('lowRankBias', 'rank', ['phiQ', phiQ], ['phiK', phiK]);
+  const text =
+    `${rank} products for each score, made and summed in float32 beside the product of q and k: off by at most ` +
+    `${rank} * 2^-24 of the sum of their magnitudes, and by one rounding of the score.`;
+  const explanation = { name: 'lowRankBias', path: 'low rank', elements: elementsOf(phiQ, phiK), text } as const;
+  return makeBias({ kind: 'lowRank', query: phiQ, key: phiK, explanation });
+}
+
+/**
+ * Attention with linear biases: adds `-slope * |p - j|` for the query at position p = i + Lk - Lq and key j, of the
+ * sequence where sequences are packed; one token axis. `slopes` are float32 `[heads]`; those of the paper unless given,
+ * 2^(-8 (h + 1) / heads) for a power of two of heads, else those of the next lower power of two followed by every second
+ * one of the next higher.
+ *
+ * @see Press, Smith and Lewis 2022, Train Short, Test Long: Attention with Linear Biases.
+ */
+export function alibi(slopes?: Tensor): Bias {
+  if (slopes !== undefined) checkTensor('alibi', 'slopes', slopes, [1]);
+  const text =
+    'The distance of two positions is exact; its product with the slope and the sum with the score are float32 in ' +
+    'units of log 2. With slope 1 it is off by at most 0.01 at 65,536 tokens; factors in float16 would be by several.';
+  const explanation = { name: 'alibi', path: 'closed form', elements: elementsOf(slopes), text } as const;
+  return makeBias({ kind: 'alibi', tensor: slopes, explanation });
+}
+
+/** What {@link distanceBias} measures. */
+export interface DistanceOptions {
+  /** Coordinates of the queries, float32 `[Lq, n]` or `[batch, Lq, n]` with n from 1 to 4. */
+  q: Tensor;
+  /** Coordinates of the keys, `[Lk, n]` or `[batch, Lk, n]`. */
+  k: Tensor;
+  /** 1 unless given; else a number, or float32 `[heads]` or `[batch, Lq, heads]` (of which batch and heads may be 1). */
+  weight?: number | Tensor;
+}
+
+/**
+ * Adds `-weight * |xq - xk|²` for points xq and xk of queries and keys in one to four dimensions. Differences are made
+ * before they are squared, in float32: nothing cancels, however far from the origin the points lie.
+ */
+export function distanceBias(opts: DistanceOptions): Bias {
+  const { q, k, weight } = options('distanceBias', opts, ['q', 'k', 'weight']);
+  const query = checkTensor('distanceBias', 'q', q, [2, 3]);
+  const key = checkTensor('distanceBias', 'k', k, [2, 3]);
+  const n = sameLast('distanceBias', 'coordinates', ['q', query], ['k', key]);
+  if (n < 1 || n > 4) {
+    throw new AttentionError('ERR_SHAPE', `distanceBias: q has ${n} coordinates to a token; 1 to 4 are supported`);
+  }
+  let tensor: Tensor | undefined;
+  if (typeof weight === 'number') {
+    tensor = Tensor.from(Float32Array.of(finite('distanceBias', 'weight', weight)), [1], { device: query.device });
+  } else if (weight !== undefined) {
+    tensor = checkTensor('distanceBias', 'weight', weight, [1, 3]);
+  }
+  const text = `${n} differences are squared and summed for each score in float32, off by about ${n + 3} * 2^-24 of the bias.`;
+  const elements = elementsOf(query, key, tensor);
+  const explanation = { name: 'distanceBias', path: 'closed form', elements, text } as const;
+  return makeBias({ kind: 'distance', tensor, query, key, explanation });
+}
+
+/** Options of {@link relativePositionBias}. */
+export interface RelativePositionOptions {
+  /** Tokens to one step of the table, for all token axes or for each; default 1. */
+  dilation?: number | readonly number[];
+}
+
+/**
+ * Adds an entry of a table for the difference of two positions, x of the query less y of the key, along each token axis.
+ * The table is float32 `[heads or 1, 2 r + 1, ...]` with one odd extent for each token axis; its middle is difference 0,
+ * and a difference beyond it has the nearest entry. On one axis x is `i + Lk - Lq`; on several, q and k have the same.
+ *
+ * The table of a Swin window of w x w tokens is `[(2 w - 1) * (2 w - 1), heads]` there, so
+ * `table.reshape([2 * w - 1, 2 * w - 1, heads]).permute(2, 0, 1)` here. Inside a {@link neighborhood} of window w the same
+ * table serves all of a map; where that is dilated, `dilation` makes the table count neighbours of a dilation group:
+ * differences are then those of `floor(x / dilation)`.
+ *
+ * @see Liu et al. 2021, Swin Transformer; Shaw et al. 2018 (differences cut off at the ends).
+ */
+export function relativePositionBias(table: Tensor, opts?: RelativePositionOptions): Bias {
+  const call = 'relativePositionBias';
+  const { dilation = 1 } = options(call, opts, ['dilation']);
+  checkTensor(call, 'table', table, [2, 3, 4]);
+  const even = table.shape.findIndex((extent, axis) => axis > 0 && extent % 2 === 0);
+  if (even > 0) {
+    throw new AttentionError(
+      'ERR_SHAPE',
+      `${call}: table has shape [${table.shape.join(', ')}]; axis ${even} must be odd, 2 r + 1 for differences up to r`,
+    );
+  }
+  const given = Array.isArray(dilation) ? dilation : [dilation];
+  if (given.length !== 1 && given.length !== table.shape.length - 1) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: dilation is ${show(dilation)}; give one value, or one for each of the ${table.shape.length - 1} axes`,
+    );
+  }
+  const step = Array.from(given, (value: unknown, axis) => integer(call, `dilation[${axis}]`, value, 1));
+  const text = `One entry of the table is looked up for each score. ${atEnds}`;
+  const explanation = { name: call, path: 'closed form', elements: elementsOf(table), text } as const;
+  return makeBias({ kind: 'relative', tensor: table, step, explanation });
 }

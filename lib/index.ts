@@ -1,5 +1,17 @@
 export { type AttentionOptions, type AttentionResult, attention, merge, type Part } from './attention';
-export { type Bias, denseBias, keyBias } from './biases';
+export {
+  alibi,
+  type Bias,
+  type BiasExplanation,
+  type DistanceOptions,
+  denseBias,
+  distanceBias,
+  keyBias,
+  lowRankBias,
+  type RelativePositionOptions,
+  relativePositionBias,
+} from './biases';
+export { type BucketOptions, bucketBias } from './buckets';
 export { KvCache, type KvCacheOptions, type RopeOptions } from './cache';
 export { type DeviceInfo, type DeviceReason, devices, type MemoryStats, memoryStats } from './devices';
 export {
@@ -13,7 +25,9 @@ export {
   toFloat16,
 } from './dtype';
 export { AttentionError, type ErrorCode } from './errors';
+export { type Factorization, type FactorizeOptions, factorizeBias } from './factorize';
 export { causal, type Mask, type NeighborhoodOptions, neighborhood, type PerAxis, window } from './masks';
+export { type SphereOptions, sphereBias } from './quadrature';
 export {
   type DilatedOptions,
   dilatedPlan,

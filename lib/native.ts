@@ -52,9 +52,13 @@ export type NativeMask = { left: number; right: number } | { settings: NativeNei
 /** What a sparse plan is for: [batch, patterns of heads, queries, keys, queryTile, keyBlock, causal]. */
 export type NativeGeometry = number[];
 
+/** Which of the tensors there are follows from the kind. */
 export interface NativeBias {
-  tensor: NativeTensor;
-  dense: boolean;
+  kind: 'key' | 'dense' | 'lowRank' | 'alibi' | 'distance' | 'relative';
+  tensor: NativeTensor | undefined;
+  query: NativeTensor | undefined;
+  key: NativeTensor | undefined;
+  step: number[] | undefined;
 }
 
 export interface NativeAttention {

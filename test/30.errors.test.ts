@@ -3,16 +3,22 @@
 
 import {
   AttentionError,
+  alibi,
   attention,
+  bucketBias,
   causal,
   denseBias,
   devices,
+  distanceBias,
   type ErrorCode,
   keyBias,
+  lowRankBias,
   memoryStats,
   merge,
   neighborhood,
+  relativePositionBias,
   Stream,
+  sphereBias,
   Tensor,
   window,
 } from 'node-attention';
@@ -47,6 +53,7 @@ const withQkv =
   () =>
     attention(a ?? q, b ?? k, c ?? v);
 const grid = f(1, 6, 4, 2, 8);
+const withGrid = (options: Wrong) => () => attention(grid, grid, grid, options);
 const onGrid = (mask: Wrong) => () => attention(grid, grid, grid, { mask });
 
 const tensors: Row[] = [
@@ -348,6 +355,99 @@ const biases: Row[] = [
     withOptions({ bias: denseBias(f(7, 5)) }),
   ],
   ['the second of two', 'ERR_SHAPE', ['bias', '1', '[6]'], withOptions({ bias: [keyBias(f(7)), denseBias(f(6))] })],
+  ['slopes for other heads', 'ERR_SHAPE', ['slopes', '[3]', '[4]'], withOptions({ bias: alibi(f(3)) })],
+  ['slopes of rank 2', 'ERR_SHAPE', ['alibi', 'slopes', '[1, 4]'], () => alibi(f(1, 4))],
+  ['half slopes', 'ERR_DTYPE', ['alibi', 'slopes', 'bfloat16', 'float32'], () => alibi(half(4))],
+  ['alibi on a grid', 'ERR_SHAPE', ['alibi', '[6, 4]', 'distanceBias()'], withGrid({ bias: alibi() })],
+  [
+    'factors of rank 3',
+    'ERR_SHAPE',
+    ['lowRankBias', 'phiQ', '[5, 4, 2]'],
+    () => lowRankBias(f(5, 4, 2), f(1, 7, 4, 2)),
+  ],
+  [
+    'no second factor',
+    'ERR_OPTION',
+    ['lowRankBias', 'phiK', 'undefined'],
+    () => lowRankBias(f(1, 5, 4, 2), undefined as Wrong),
+  ],
+  ['factors of two ranks', 'ERR_SHAPE', ['phiQ', '2', 'phiK', '3'], () => lowRankBias(f(1, 5, 4, 2), f(1, 7, 4, 3))],
+  ['half factors', 'ERR_DTYPE', ['phiK', 'bfloat16'], () => lowRankBias(f(1, 5, 4, 2), half(1, 7, 4, 2))],
+  ['rank 0', 'ERR_SHAPE', ['phiQ', 'rank 0'], withOptions({ bias: lowRankBias(f(1, 5, 4, 0), f(1, 7, 4, 0)) })],
+  [
+    'factors by kvHeads',
+    'ERR_SHAPE',
+    ['phiK', '[1, 7, 2, 3]', '[2, 4, 7, 3]'],
+    withOptions({ bias: lowRankBias(f(1, 5, 4, 3), f(1, 7, 2, 3)) }),
+  ],
+  [
+    'factors of other queries',
+    'ERR_SHAPE',
+    ['phiQ', '[1, 7, 1, 3]', 'Lq'],
+    withOptions({ bias: lowRankBias(f(1, 7, 1, 3), f(1, 7, 1, 3)) }),
+  ],
+  [
+    'factors with a stride',
+    'ERR_SHAPE',
+    ['phiQ', 'stride 5', 'to()'],
+    withOptions({ bias: lowRankBias(f(1, 3, 1, 5).permute(0, 3, 2, 1), f(1, 7, 1, 3)) }),
+  ],
+  ['no coordinates', 'ERR_OPTION', ['distanceBias', 'k', 'undefined'], () => distanceBias({ q: f(5, 2) } as Wrong)],
+  ['five dimensions', 'ERR_SHAPE', ['distanceBias', '5', '1 to 4'], () => distanceBias({ q: f(5, 5), k: f(7, 5) })],
+  ['two dimensions and three', 'ERR_SHAPE', ['q', '2', 'k', '3'], () => distanceBias({ q: f(5, 2), k: f(7, 3) })],
+  [
+    'an unknown distance',
+    'ERR_OPTION',
+    ['weights', "'weight'"],
+    () => distanceBias({ q: f(5, 2), k: f(7, 2), weights: 1 } as Wrong),
+  ],
+  ['weight NaN', 'ERR_OPTION', ['weight', 'NaN'], () => distanceBias({ q: f(5, 2), k: f(7, 2), weight: Number.NaN })],
+  [
+    'points of other keys',
+    'ERR_SHAPE',
+    ['k of distanceBias', '[6, 2]', '[2, 7, 2]'],
+    withOptions({ bias: distanceBias({ q: f(5, 2), k: f(6, 2) }) }),
+  ],
+  [
+    'weights of other heads',
+    'ERR_SHAPE',
+    ['weight', '[2, 5, 2]', '[2, 4, 5]'],
+    withOptions({ bias: distanceBias({ q: f(5, 2), k: f(7, 2), weight: f(2, 5, 2) }) }),
+  ],
+  ['an even table', 'ERR_SHAPE', ['relativePositionBias', '[4, 6]', 'odd'], () => relativePositionBias(f(4, 6))],
+  ['no dilation', 'ERR_OPTION', ['dilation', '0'], () => relativePositionBias(f(4, 5), { dilation: 0 })],
+  [
+    'two dilations of one axis',
+    'ERR_OPTION',
+    ['dilation', '[1, 2]'],
+    () => relativePositionBias(f(4, 5), { dilation: [1, 2] }),
+  ],
+  [
+    'a table of other heads',
+    'ERR_SHAPE',
+    ['table', '[3, 5]', '[4, 5]'],
+    withOptions({ bias: relativePositionBias(f(3, 5)) }),
+  ],
+  [
+    'a table of one axis on a grid',
+    'ERR_SHAPE',
+    ['table', '[2, 5]', '2 token axes'],
+    withGrid({ bias: relativePositionBias(f(2, 5)) }),
+  ],
+  ['buckets of rank 1', 'ERR_SHAPE', ['bucketBias', '[32]', '[buckets, heads]'], () => bucketBias(f(32))],
+  [
+    'buckets too near',
+    'ERR_OPTION',
+    ['bucketBias', 'maxDistance', '8'],
+    () => bucketBias(f(32, 4), { maxDistance: 8 }),
+  ],
+  ['one latitude', 'ERR_OPTION', ['sphereBias', 'latitudes', '1'], () => sphereBias({ latitudes: 1, longitudes: 4 })],
+  [
+    'an unknown grid',
+    'ERR_OPTION',
+    ['sphereBias', "'hex'", "'gauss'"],
+    () => sphereBias({ latitudes: 4, longitudes: 4, grid: 'hex' as Wrong }),
+  ],
   [
     'a bias disposed of',
     'ERR_DISPOSED',

@@ -1,6 +1,10 @@
 // attention(): reads the call that lib/attention.ts has put into plain form.
 #include "core/attention.h"
 
+#include <algorithm>
+#include <iterator>
+#include <string>
+
 #include "addon/arguments.h"
 #include "addon/functions.h"
 #include "addon/handle.h"
@@ -66,6 +70,31 @@ Status read_mask(const Napi::Value& value, MaskSpec* mask) {
   return {};
 }
 
+Status read_bias(const Napi::Value& value, Held* held, BiasSpec* bias) {
+  static const struct {
+    const char* name;
+    BiasSpec::Kind kind;
+  } kKinds[] = {{"key", BiasSpec::kKey},     {"dense", BiasSpec::kDense},       {"lowRank", BiasSpec::kLowRank},
+                {"alibi", BiasSpec::kAlibi}, {"distance", BiasSpec::kDistance}, {"relative", BiasSpec::kRelative}};
+  if (!value.IsObject()) return error(NA_ERR_OPTION, "bias is not a bias");
+  const auto object = value.As<Napi::Object>();
+  const Napi::Value given = object.Get("kind");
+  const std::string name = given.IsString() ? given.As<Napi::String>().Utf8Value() : "";
+  const auto* known = std::find_if(std::begin(kKinds), std::end(kKinds), [&](auto& one) { return name == one.name; });
+  if (known == std::end(kKinds)) return error(NA_ERR_OPTION, "bias of unknown kind '%s'", name.c_str());
+  bias->kind = known->kind;
+  const bool factors = bias->kind == BiasSpec::kLowRank || bias->kind == BiasSpec::kDistance;
+  const bool needed = !factors && bias->kind != BiasSpec::kAlibi;
+  NA_TRY(needed ? held->take(object.Get("tensor"), "bias", &bias->tensor)
+                : held->take_optional(object, "tensor", "bias", &bias->tensor));
+  if (factors) {
+    NA_TRY(held->take(object.Get("query"), "bias", &bias->query));
+    NA_TRY(held->take(object.Get("key"), "bias", &bias->key));
+  }
+  if (bias->kind != BiasSpec::kRelative) return {};
+  return read_integers(object.Get("step"), "dilation", NA_ERR_OPTION, &bias->step);
+}
+
 Status read_list(const Napi::Value& value, const char* name, Napi::Array* list) {
   if (!value.IsArray()) return error(NA_ERR_OPTION, "%s must be a list", name);
   *list = value.As<Napi::Array>();
@@ -95,12 +124,8 @@ Status read_call(const Napi::Object& call, Held* held, AttentionArguments* a) {
   for (uint32_t i = 0; i < masks.Length(); i++) NA_TRY(read_mask(masks.Get(i), &a->masks[i]));
   NA_TRY(read_list(call.Get("biases"), "bias", &biases));
   for (uint32_t i = 0; i < biases.Length(); i++) {
-    const Napi::Value value = biases.Get(i);
-    if (!value.IsObject()) return error(NA_ERR_OPTION, "bias is not a bias");
     BiasSpec bias;
-    const bool dense = value.As<Napi::Object>().Get("dense").ToBoolean();
-    bias.kind = dense ? BiasSpec::kDense : BiasSpec::kKey;
-    NA_TRY(held->take(value.As<Napi::Object>().Get("tensor"), "bias", &bias.tensor));
+    NA_TRY(read_bias(biases.Get(i), held, &bias));
     a->biases.push_back(bias);
   }
 

@@ -277,7 +277,11 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
                                device};
   Ref<ScoreMod> mod;
   NA_TRY(ScoreMod::make(a.masks, a.biases, score_shape, &mod));
-  for (const BiasSpec& bias : a.biases) inputs.push_back(bias.tensor);
+  for (const BiasSpec& bias : a.biases) {
+    for (Tensor* tensor : {bias.tensor, bias.query, bias.key}) {
+      if (tensor) inputs.push_back(tensor);
+    }
+  }
 
   Shape out_shape = shape_of(qv);
   out_shape.back() = a.v->view.shape[a.v->view.rank - 1];

@@ -74,8 +74,8 @@ typedef enum na_entry_kind {
 /*
  * Which blocks of keys each tile of queries sees: rows (batch entry, pattern head, query tile) of 32-bit entries
  * `block:24 | level:3 | kind:2 | spare:3`, the block in the lowest bits; level is 0. Of a row the full entries come
- * first, then the others, each run in ascending order. All tensors are int32 and contiguous. Their values are unchecked:
- * whoever reads them clamps them.
+ * first, then the others, each run in ascending order. All tensors are int32 and contiguous. Their values are
+ * unchecked: whoever reads them clamps them.
  */
 typedef struct na_plan {
   const na_tensor* offsets; /* [rows + 1]: where the entries of each row begin, and the end of the last */
@@ -101,13 +101,30 @@ typedef struct na_mask {
   const na_plan* plan;
 } na_mask;
 
-/* float32, broadcast to [batch, heads, Lq, Lk] by zero strides; added to the scaled, capped score. With
-   cuSeqlens, Lq and Lk count the packed tokens. */
-typedef enum na_bias_kind { NA_BIAS_DENSE } na_bias_kind;
+/*
+ * What is added to the scaled, capped score of a query and a key; all tensors are float32 and may have zero strides.
+ * Closed forms are evaluated in float32. With cuSeqlens, batch is 1, and Lq and Lk count the packed tokens.
+ */
+typedef enum na_bias_kind {
+  NA_BIAS_DENSE,    /* tensor [batch, heads, Lq, Lk] */
+  NA_BIAS_LOW_RANK, /* the product of query [batch, heads, Lq, R] and key [batch, heads, Lk, R]; last strides are 1 */
+  NA_BIAS_ALIBI,    /* -slope * |position - j|, tensor the slopes [heads], or NULL for those of the paper; one token
+                       axis. Positions are aligned bottom-right, as for windows, in each sequence. */
+  NA_BIAS_DISTANCE, /* -weight * |x - y|^2, coordinates query [batch, Lq, n] and key [batch, Lk, n], tensor the weights
+                       [batch, heads, Lq], or NULL for 1 */
+  NA_BIAS_RELATIVE  /* tensor [heads, extents...], of one odd extent 2 r + 1 for each token axis: the entry at
+                       r + floor(x / step) - floor(y / step) on each, or the nearest that there is, x and y being the
+                       coordinates of query and key. On one axis x is the position as for windows; on several q and k
+                       have the same. */
+} na_bias_kind;
+
+#define NA_MAX_COORDINATES 4 /* n of NA_BIAS_DISTANCE */
 
 typedef struct na_bias {
   int32_t kind;
   const na_tensor* tensor;
+  const na_tensor *query, *key;
+  int64_t step[NA_MAX_AXES];
 } na_bias;
 
 /*

@@ -68,7 +68,11 @@ Status ScoreMod::make(const std::vector<MaskSpec>& masks, const std::vector<Bias
   Ref<ScoreMod> mod(new ScoreMod);
   mod->settings_.reserve(masks.size());  // masks_ points into it
   for (const MaskSpec& spec : masks) NA_TRY(mod->add_mask(spec, shape));
-  for (size_t i = 0; i < biases.size(); i++) NA_TRY(mod->add_bias(biases[i], shape, i));
+  for (size_t i = 0; i < biases.size(); i++) {
+    na_bias bias{};
+    NA_TRY(resolve_bias(biases[i], shape, i, &bias, &mod->tensors_));
+    mod->biases_.push_back(bias);
+  }
   *result = std::move(mod);
   return {};
 }
@@ -138,47 +142,6 @@ Status ScoreMod::add_plan(const SparsePlan& plan, const ScoreShape& shape) {
                  Count(p.heads), Count(shape.heads), Count(shape.kv_heads));
   }
   plan.each_tensor([&](const Ref<Tensor>& tensor) { tensors_.push_back(tensor); });
-  return {};
-}
-
-Status ScoreMod::add_bias(const BiasSpec& spec, const ScoreShape& shape, size_t position) {
-  const na_tensor& given = spec.tensor->view;
-  const char* name = spec.kind == BiasSpec::kKey ? "keyBias" : "denseBias";
-  if (given.dtype != NA_FLOAT32) {
-    return error(NA_ERR_DTYPE, "bias %zu: %s must be float32, not %s", position, name, dtype_name(given.dtype));
-  }
-  if (spec.tensor->device() != shape.device) {
-    return error(NA_ERR_DEVICE, "bias %zu: %s is on %s but q is on %s: move it with to()", position, name,
-                 spec.tensor->device()->name.c_str(), shape.device->name.c_str());
-  }
-  // Where each axis of the given tensor lies among [batch, heads, Lq, Lk].
-  static const int kKeyAxes[4][3] = {{}, {3}, {0, 3}, {0, 1, 3}};
-  static const int kDenseAxes[4] = {0, 1, 2, 3};
-  const int* axes = kDenseAxes + (given.rank <= 4 ? 4 - given.rank : 0);
-  if (spec.kind == BiasSpec::kKey && given.rank >= 1 && given.rank <= 3) axes = kKeyAxes[given.rank];
-  const int64_t full[4] = {shape.batch, shape.heads, shape.queries, shape.keys};
-  na_tensor bias{};
-  bias.data = given.data;
-  bias.dtype = NA_FLOAT32;
-  bias.rank = 4;
-  for (int i = 0; i < 4; i++) bias.shape[i] = full[i];
-  bool fits = given.rank >= 1 && given.rank <= (spec.kind == BiasSpec::kKey ? 3 : 4);
-  for (int i = 0; fits && i < given.rank; i++) {
-    const int axis = axes[i];
-    const bool broadcast = given.shape[i] == 1 && (spec.kind == BiasSpec::kDense || axis != 3);
-    if (given.shape[i] == full[axis]) {
-      bias.stride[axis] = full[axis] == 1 ? 0 : given.stride[i];
-    } else {
-      fits = broadcast;
-    }
-  }
-  if (!fits) {
-    const char* wanted = spec.kind == BiasSpec::kKey ? "[Lk], [batch, Lk] or [batch, heads, Lk]" : "broadcastable";
-    return error(NA_ERR_SHAPE, "bias %zu: %s of shape %s is not %s for [batch, heads, Lq, Lk] = %s", position, name,
-                 shape_text(given).c_str(), wanted, shape_text(full, 4).c_str());
-  }
-  tensors_.push_back(Ref<Tensor>(new Tensor(bias, spec.tensor->storage)));
-  biases_.push_back({NA_BIAS_DENSE, &tensors_.back()->view});
   return {};
 }
 

@@ -4,12 +4,10 @@
 
 #include <vector>
 
+#include "core/bias.h"
 #include "core/sparse_plan.h"
 
 namespace na {
-
-// One value, or one per token axis.
-using PerAxis = std::vector<int64_t>;
 
 struct NeighborhoodSpec {
   PerAxis window, stride, dilation, causal, wrap;
@@ -20,19 +18,6 @@ struct MaskSpec {
   int64_t left = -1, right = -1;           // window
   std::vector<NeighborhoodSpec> settings;  // neighborhood: one, or one per query head
   Ref<SparsePlan> plan;                    // sparse plan
-};
-
-struct BiasSpec {
-  enum Kind { kKey, kDense } kind = kKey;
-  Tensor* tensor = nullptr;
-};
-
-// The shapes that masks and biases are checked against.
-struct ScoreShape {
-  int64_t batch, heads, kv_heads, queries, keys;
-  Shape query_axes, key_axes;  // token axes
-  bool ragged;
-  const Device* device;
 };
 
 class ScoreMod : public RefCounted {
@@ -47,7 +32,6 @@ class ScoreMod : public RefCounted {
  private:
   Status add_mask(const MaskSpec& spec, const ScoreShape& shape);
   Status add_plan(const SparsePlan& plan, const ScoreShape& shape);
-  Status add_bias(const BiasSpec& spec, const ScoreShape& shape, size_t position);
 
   std::vector<na_mask> masks_;
   Ref<SparsePlan> plan_;

@@ -63,6 +63,66 @@ Rows rows_of(const na_tensor& tensor, int heads_axis) {
   return rows;
 }
 
+Factors factors_of(const na_tensor& tensor) {
+  Factors factors = {};
+  factors.data = static_cast<const float*>(tensor.data);
+  factors.batch = tensor.stride[0];
+  factors.head = tensor.rank == 4 ? tensor.stride[1] : 0;  // coordinates are those of all heads
+  factors.token = tensor.stride[tensor.rank - 2];
+  factors.column = tensor.stride[tensor.rank - 1];
+  return factors;
+}
+
+Bias bias_of(const na_bias& given, const Problem& problem) {
+  Bias bias = {};
+  bias.kind = given.kind;
+  bias.heads = problem.heads;
+  const na_tensor* tensor = given.tensor;
+  if (tensor) bias.data = static_cast<const float*>(tensor->data);
+  if (given.query) {
+    bias.q = factors_of(*given.query);
+    bias.k = factors_of(*given.key);
+    bias.columns = static_cast<int>(given.key->shape[given.key->rank - 1]);
+  }
+  switch (given.kind) {
+    case NA_BIAS_DENSE:
+      bias.batch = tensor->stride[0];
+      bias.head = tensor->stride[1];
+      bias.query = tensor->stride[2];
+      bias.key = tensor->stride[3];
+      break;
+    case NA_BIAS_LOW_RANK: bias.lane_columns = bias.columns; break;
+    case NA_BIAS_ALIBI:
+      if (tensor) bias.head = tensor->stride[0];
+      bias.lane_columns = 2;
+      break;
+    case NA_BIAS_DISTANCE:
+      if (tensor) {
+        bias.batch = tensor->stride[0];
+        bias.head = tensor->stride[1];
+        bias.query = tensor->stride[2];
+      }
+      bias.lane_columns = bias.columns + 1;
+      break;
+    case NA_BIAS_RELATIVE:
+      bias.head = tensor->stride[0];
+      bias.axes = problem.query_axes;
+      bias.lane_columns = bias.axes + 1;
+      bias.covered = true;
+      for (int axis = 0; axis < bias.axes; axis++) {
+        bias.extent[axis] = problem.query_extent[axis];
+        bias.step[axis] = given.step[axis];
+        bias.reach[axis] = tensor->shape[axis + 1] / 2;
+        bias.stride[axis] = tensor->stride[axis + 1];
+        // Two tokens are less than the longer axis apart, and steps of them by no more than what that makes.
+        const int64_t apart = std::max(problem.query_extent[axis], problem.key_extent[axis]) - 1;
+        bias.covered &= bias.reach[axis] >= (apart + bias.step[axis] - 1) / bias.step[axis];
+      }
+      break;
+  }
+  return bias;
+}
+
 bool collapses(const Rows& rows, const int64_t* extent, int axes) {
   bool yes = true;
   for (int a = 0; a + 1 < axes; a++) yes &= rows.token[a] == rows.token[a + 1] * extent[a + 1];
@@ -111,11 +171,7 @@ struct Description {
       p.sinks = static_cast<const float*>(a.sinks->data);
       p.sink_stride = a.sinks->stride[0];
     }
-    for (int i = 0; i < a.bias_count; i++) {
-      const na_tensor& bias = *a.biases[i].tensor;
-      biases.push_back(
-          {static_cast<const float*>(bias.data), bias.stride[0], bias.stride[1], bias.stride[2], bias.stride[3]});
-    }
+    for (int i = 0; i < a.bias_count; i++) biases.push_back(bias_of(a.biases[i], p));
     p.biases = biases.data();
     p.bias_count = a.bias_count;
     p.scale = a.scale;
@@ -456,7 +512,8 @@ class AttentionJob final : public Job {
       if (!grid && description_.plans.size() == 1 && p.group * longest <= p.geometry.few) few_queries_ = longest;
       // Heads of one group are packed into a tile when the queries do not fill it.
       if (description_.plans.size() == 1) {
-        plan.heads = static_cast<int>(std::min<int64_t>(p.group, std::max<int64_t>(1, lanes / longest)));
+        const int64_t most = few_queries_ == 0 && keys_differ_by_head() ? 1 : p.group;
+        plan.heads = static_cast<int>(std::min<int64_t>(most, std::max<int64_t>(1, lanes / longest)));
       }
       if (few_queries_ > 0 && heads_adjoin(p.k) && heads_adjoin(p.v)) {
         const int64_t most = kMostRows / (p.group * longest), units = (p.kv_heads + most - 1) / most;
@@ -497,7 +554,8 @@ class AttentionJob final : public Job {
     const int64_t shared = std::max<int64_t>(1, std::min(p.group, p.heads / sparse.heads));
     const int64_t queries = std::min(p.queries, shape.query_tile);
     if (!by_head && p.group * p.queries <= p.geometry.few && shared == p.group) few_queries_ = p.queries;
-    plan.heads = by_head ? 1 : static_cast<int>(std::max<int64_t>(1, std::min(shared, lanes / queries)));
+    const bool together = !by_head && (few_queries_ > 0 || !keys_differ_by_head());
+    plan.heads = together ? static_cast<int>(std::max<int64_t>(1, std::min(shared, lanes / queries))) : 1;
     while (shared % plan.heads != 0) plan.heads--;
     if (few_queries_ > 0 && sparse.heads == 1 && heads_adjoin(p.k) && heads_adjoin(p.v)) {
       const int64_t most = kMostRows / (p.group * p.queries), units = (p.kv_heads + most - 1) / most;
@@ -510,6 +568,12 @@ class AttentionJob final : public Job {
       plan.heads = 1;
       plan.box[0] = std::max<int64_t>(1, lanes / shape.query_tile) * shape.query_tile;
     }
+  }
+
+  // Whether query heads see different factors of a key: lanes of a tile, but in rows.h, see the same.
+  bool keys_differ_by_head() const {
+    const auto differs = [](const Bias& bias) { return bias.kind == NA_BIAS_LOW_RANK && bias.k.head != 0; };
+    return std::any_of(description_.biases.begin(), description_.biases.end(), differs);
   }
 
   // Whether all heads of a key lie before the next key.

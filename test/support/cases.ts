@@ -92,6 +92,13 @@ const layout: fc.Arbitrary<{ qAxes: number[]; kAxes: number[]; masks: MaskSpec[]
     })),
 );
 
+/** A bias of low rank or a closed form; the numbers say which of its axes are broadcast, and how large it is. */
+const formula = fc.record({
+  kind: fc.constantFrom('', '', '', 'lowRank', 'lowRank', 'alibi', 'distance', 'relative'),
+  form: fc.nat({ max: 15 }),
+  size: fc.oneof(fc.integer({ min: 1, max: 20 }), fc.constantFrom(31, 32, 33, 64, 70)),
+});
+
 /** A case: everything but the random data, which follows from the seed. */
 export const attentionCase = fc
   .record({
@@ -108,6 +115,7 @@ export const attentionCase = fc
     extra: fc.constantFrom(0, 0, 0, 1, 5, 40),
     keyBias: fc.constantFrom(0, 0, 0, 1, 2, 3),
     denseBias: fc.constantFrom(-1, -1, -1, 0, 5, 10, 15),
+    formula,
     seed: fc.nat(),
   })
   .map((c) => {
@@ -118,7 +126,7 @@ export const attentionCase = fc
   // The oracle's work, so that thousands of cases take seconds.
   .filter((c) => {
     const pairs = count(c.layout.qAxes) * (count(c.layout.kAxes) + c.extra);
-    return c.batch * c.kvHeads * c.group * pairs * (c.dim + c.vDim) < 3e6;
+    return c.batch * c.kvHeads * c.group * pairs * (c.dim + c.vDim + c.formula.size) < 3e6;
   });
 
 type AnyCase = typeof attentionCase extends fc.Arbitrary<infer T> ? T : never;
@@ -162,6 +170,7 @@ export const decodeCase: fc.Arbitrary<Case> = fc
     extra: fc.constantFrom(0, 0, 0, 1, 5, 300),
     keyBias: fc.constantFrom(0, 0, 0, 1, 2, 3),
     denseBias: fc.constantFrom(-1, -1, -1, 0, 5, 10, 15),
+    formula,
     seed: fc.nat(),
   })
   .map(({ lq, lk, cuts, left, right, masks, ...c }) => {
@@ -177,6 +186,37 @@ export const decodeCase: fc.Arbitrary<Case> = fc
     const elements = c.batch * c.kvHeads * c.layout.kAxes[0]! * (c.dim + c.vDim);
     return elements < 8e5 && elements * c.group * c.layout.qAxes[0]! < 3e6;
   });
+
+/** The bias that a formula stands for, where it fits the axes of the problem. */
+function formulaOf(c: Case, random: () => number): Partial<Problem> {
+  const { kind, form, size } = c.formula;
+  const { qAxes, kAxes } = c.layout;
+  const heads = c.kvHeads * c.group;
+  const bit = (n: number, yes: number) => ((form >> n) & 1 ? yes : 1);
+  const numbers = (...shape: number[]) => normal(random, 'float32', shape);
+  if (kind === 'lowRank') {
+    const q = numbers(bit(0, c.batch), count(qAxes), bit(1, heads), size);
+    return { lowRank: { q, k: numbers(bit(2, c.batch), count(kAxes), bit(3, heads), size) } };
+  }
+  if (kind === 'alibi' && qAxes.length === 1 && kAxes.length === 1) {
+    return { alibi: form % 2 ? { slopes: numbers(heads) } : {} };
+  }
+  if (kind === 'distance') {
+    const n = (size % 4) + 1;
+    const at = (axes: number[], batched: number) =>
+      batched ? numbers(bit(3, c.batch), count(axes), n) : numbers(count(axes), n);
+    const weight = form & 4 ? numbers(heads) : numbers(bit(0, c.batch), count(qAxes), bit(1, heads));
+    const points = { q: at(qAxes, form & 1), k: at(kAxes, form & 2) };
+    return { distance: form % 3 ? { ...points, weight } : points };
+  }
+  const same = qAxes.length === kAxes.length && (qAxes.length === 1 || qAxes.every((n, a) => n === kAxes[a]));
+  if (kind === 'relative' && same) {
+    const extents = qAxes.map((_, a) => 2 * ((size + 3 * a) % 24) + 1);
+    const dilation = qAxes.map((_, a) => ((form + a) % 3 === 0 ? 2 : 1));
+    return { relative: { table: numbers(bit(0, heads), ...extents), dilation } };
+  }
+  return {};
+}
 
 /** The problem of a case. `denseBias` says by its bits which of [batch, heads, Lq, Lk] are not broadcast. */
 export function problemOf(c: Case): Problem {
@@ -206,5 +246,5 @@ export function problemOf(c: Case): Problem {
     const shape = [c.batch, heads, Lq, Lk].map((extent, axis) => ((c.denseBias >> (3 - axis)) & 1 ? extent : 1));
     problem.denseBias = normal(random, 'float32', shape);
   }
-  return problem;
+  return { ...problem, ...formulaOf(c, random) };
 }

@@ -2,13 +2,17 @@
 
 import {
   type AttentionOptions,
+  alibi,
   attention,
   causal,
   type Device,
   denseBias,
+  distanceBias,
   keyBias,
+  lowRankBias,
   type Mask,
   neighborhood,
+  relativePositionBias,
   Tensor,
   window,
 } from 'node-attention';
@@ -111,6 +115,17 @@ export async function run(
   if (problem.masks) options.mask = problem.masks.map(maskOf);
   if (problem.keyBias) biases.push(keyBias(make(problem.keyBias, 'float32')));
   if (problem.denseBias) biases.push(denseBias(make(problem.denseBias, 'float32')));
+  if (problem.lowRank) biases.push(lowRankBias(make(problem.lowRank.q, 'float32'), make(problem.lowRank.k, 'float32')));
+  if (problem.alibi) biases.push(alibi(problem.alibi.slopes && make(problem.alibi.slopes, 'float32')));
+  if (problem.distance) {
+    const { q, k, weight } = problem.distance;
+    const given = { q: make(q, 'float32'), k: make(k, 'float32') };
+    biases.push(distanceBias(weight ? { ...given, weight: make(weight, 'float32') } : given));
+  }
+  if (problem.relative) {
+    const { table, dilation } = problem.relative;
+    biases.push(relativePositionBias(make(table, 'float32'), { dilation }));
+  }
   options.bias = biases;
   options.scale = problem.scale;
   options.softcap = problem.softcap;

@@ -51,6 +51,10 @@ export interface Problem {
   masks?: MaskSpec[];
   keyBias?: Values; // [Lk], [batch, Lk] or [batch, heads, Lk]
   denseBias?: Values; // broadcast to [batch, heads, Lq, Lk]
+  lowRank?: { q: Values; k: Values }; // [batch or 1, L, heads or 1, R]
+  alibi?: { slopes?: Values }; // [heads]
+  distance?: { q: Values; k: Values; weight?: Values }; // [L, n] or [batch, L, n]; [heads] or [batch, Lq, heads]
+  relative?: { table: Values; dilation: number[] }; // [heads or 1, 2 r + 1, ...]
   scale?: number;
   softcap?: number;
   sinks?: Values;
@@ -121,6 +125,79 @@ function broadcast(values: Values | undefined, axes: number[]): (index: number[]
   };
 }
 
+/** The slopes of Press et al. 2022, as their section 3 and appendix put it: a geometric sequence. */
+export function alibiSlopes(heads: number): number[] {
+  const below = 2 ** Math.floor(Math.log2(heads));
+  const first = 2 ** (-8 / below);
+  const sequence = Array.from({ length: below }, (_, n) => first ** (n + 1));
+  if (below === heads) return sequence;
+  const next = alibiSlopes(2 * below).filter((_, n) => n % 2 === 0);
+  return [...sequence, ...next.slice(0, heads - below)];
+}
+
+/** Flat `index` as coordinates. */
+function coordinates(index: number, grid: number[]): number[] {
+  const rest = grid.slice(1).reduce((product, length) => product * length, 1);
+  if (grid.length === 1) return [index];
+  return [Math.floor(index / rest), ...coordinates(index % rest, grid.slice(1))];
+}
+
+/** The roundings that a bias of low rank or a closed form takes. */
+function biasSteps({ lowRank, alibi, distance }: Problem): number {
+  return (lowRank?.q.shape[3] ?? 0) + (alibi ? 2 : 0) + (distance ? 2 * distance.q.shape.at(-1)! + 2 : 0);
+}
+
+/** What problems of low rank and closed form add to one score; `position` is that of the query among the keys j. */
+function formulaBias(problem: Problem, heads: number, { step }: Arithmetic, largest: (x: number) => void) {
+  const { lowRank, alibi, distance, relative } = problem;
+  const slopes = alibi?.slopes ? [...alibi.slopes.data] : alibiSlopes(heads);
+  const weight = broadcast(distance?.weight, distance?.weight?.shape.length === 1 ? [1] : [0, 2, 1]);
+  const grid = tokenAxes(problem.q);
+  const rows = (values: Values | undefined): ((index: number[]) => Float64Array) => {
+    if (!values) return () => new Float64Array();
+    const { shape, data } = values;
+    const length = shape.at(-1)!;
+    return (index) => {
+      const at = shape.slice(0, -1).reduce((sum, extent, a) => sum * extent + (extent === 1 ? 0 : index[a]!), 0);
+      return data.subarray(at * length, (at + 1) * length);
+    };
+  };
+  const [phiQ, phiK, pointQ, pointK] = [lowRank?.q, lowRank?.k, distance?.q, distance?.k].map(rows);
+  const point = (of: typeof pointQ, values: Values, b: number, token: number) =>
+    of!(values.shape.length === 2 ? [token] : [b, token]);
+  return (b: number, h: number, i: number, j: number, position: number, sequence: number): number => {
+    let sum = 0;
+    if (lowRank) {
+      const y = phiK!([b, j, h]);
+      phiQ!([b, i, h]).forEach((x, r) => {
+        sum = step(sum + step(x * y[r]!));
+        largest(sum);
+      });
+    }
+    if (alibi) sum = step(sum - step(step(slopes[h]!) * Math.abs(position - j)));
+    if (distance) {
+      const [x, y] = [point(pointQ, distance.q, b, i), point(pointK, distance.k, b, j)];
+      let squares = 0;
+      x.forEach((_, c) => {
+        squares = step(squares + step(step(x[c]! - y[c]!) ** 2));
+      });
+      sum = step(sum - step((distance.weight ? weight([b, h, i]) : 1) * squares));
+    }
+    if (relative) {
+      const { shape, data } = relative.table;
+      const one = grid.length === 1;
+      const [x, y] = one ? [[position - sequence], [j - sequence]] : [coordinates(i, grid), coordinates(j, grid)];
+      let at = shape[0] === 1 ? 0 : h;
+      shape.slice(1).forEach((extent, a) => {
+        const apart = Math.floor(x[a]! / relative.dilation[a]!) - Math.floor(y[a]! / relative.dilation[a]!);
+        at = at * extent + Math.min(Math.max(apart + (extent - 1) / 2, 0), extent - 1);
+      });
+      sum = step(sum + data[at]!);
+    }
+    return sum;
+  };
+}
+
 /** How sums are made and where they are rounded: exactly for the oracle, in low precision for the tolerance. */
 export interface Arithmetic {
   /** The dot product of `length` elements from a[i] and b[j]. */
@@ -148,8 +225,11 @@ const exact: Arithmetic = {
   output: same,
 };
 
-/** `score` is the largest magnitude of a score, before and after cap and biases. */
-export function attend(problem: Problem, arithmetic = exact): Result & { score: number } {
+/**
+ * `score` is the largest magnitude of a score, before and after cap and biases, and `steps` the number of roundings that
+ * it takes.
+ */
+export function attend(problem: Problem, arithmetic = exact): Result & { score: number; steps: number } {
   const { q, k, v, masks = [], softcap, sinks, extra } = problem;
   const { dot, accumulate, step, probability, output } = arithmetic;
   const [batch, heads, dim] = [q.shape[0]!, q.shape.at(-2)!, q.shape.at(-1)!];
@@ -158,7 +238,8 @@ export function attend(problem: Problem, arithmetic = exact): Result & { score: 
   const grid = tokenAxes(q);
   const keyBias = broadcast(problem.keyBias, [[3], [0, 3], [0, 1, 3]][(problem.keyBias?.shape.length ?? 1) - 1]!);
   const denseBias = broadcast(problem.denseBias, [0, 1, 2, 3].slice(4 - (problem.denseBias?.shape.length ?? 4)));
-  const biased = problem.keyBias !== undefined || problem.denseBias !== undefined;
+  const formula = problem.lowRank ?? problem.alibi ?? problem.distance ?? problem.relative;
+  const biased = formula !== undefined || problem.keyBias !== undefined || problem.denseBias !== undefined;
   const n = extra ? extra.k.shape[1]! : 0;
   const out = new Float64Array(batch * Lq * heads * vDim);
   // Queries of no packed sequence see nothing.
@@ -172,6 +253,9 @@ export function attend(problem: Problem, arithmetic = exact): Result & { score: 
   const places = new Int32Array(Lk + n);
   const sums = new Float64Array(vDim);
   let score = 0;
+  const formulaOf = formulaBias(problem, heads, arithmetic, (x) => {
+    if (Number.isFinite(x)) score = Math.max(score, Math.abs(x));
+  });
 
   function scoreOf(query: number, keys: Float64Array, key: number): number {
     const scaled = step(dot(q.data, query * dim, keys, key * dim, dim) * scale);
@@ -202,6 +286,7 @@ export function attend(problem: Problem, arithmetic = exact): Result & { score: 
             if (biased) {
               const index = [b, h, i, j];
               own = step(step(own + keyBias(index)) + denseBias(index));
+              if (formula) own = step(own + formulaOf(b, h, i, j, position, k0));
               if (Number.isFinite(own)) score = Math.max(score, Math.abs(own));
             }
             scores[seen] = own;
@@ -234,7 +319,7 @@ export function attend(problem: Problem, arithmetic = exact): Result & { score: 
       }
     }
   }
-  return { out, lse, score };
+  return { out, lse, score, steps: dim + 3 + biasSteps(problem) };
 }
 
 /** The result over the union of disjoint sets of keys. */

@@ -6,7 +6,8 @@
 // 2. One unit in the last place of the output's type at the magnitude of the largest output: a correct result may be
 //    rounded to the wrong neighbour, and on tiny problems the plain evaluation may have no error at all by luck.
 // 3. What luck may spare the plain evaluation in its scores, as a relative error of the probabilities: a score is a sum
-//    of headDim terms and takes some three more steps (scale, cap or bias, exponent), and n random roundings grow as √n.
+//    of headDim terms and takes some three more steps (scale, cap or bias, exponent), those of a bias of low rank or a
+//    closed form come on top, and n random roundings grow as √n.
 //    Each is one unit in the last place of float32 at the largest score, not half of one, since an evaluation in units
 //    of log 2 has scores in the next binade.
 // 4. Where float32 is multiplied as TF32 (CUDA), what the products lack. TF32 has 11 bits, so its nearest number is off by
@@ -89,7 +90,7 @@ export function expected(
   const plain = attend(problem, lowPrecision(dtype));
   const keys = problem.k.data.length / problem.k.shape.at(-1)!;
   const multiplied = productErrors(problem, keys, products, truncates);
-  const scores = ulp('float32', exact.score) * Math.sqrt(problem.q.shape.at(-1)! + 3);
+  const scores = ulp('float32', exact.score) * Math.sqrt(exact.steps);
   const values = Math.max(largest(problem.v.data), problem.extra ? largest(problem.extra.v.data) : 0);
   return {
     ...exact,

@@ -328,9 +328,7 @@ void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& blo
       scale_scores<kVectors>(problem.cap != 0 ? scale / problem.cap : factor, keys, scores);
       factor = 1;
       if (problem.cap != 0) cap_scores<kVectors>(problem.cap, keys, scores);
-      for (int b = 0; b < problem.bias_count && biased; b++) {
-        add_bias<kVectors>(problem.biases[b], tile, block, first, keys, sums.bias, scores);
-      }
+      if (biased) add_biases<kVectors>(problem, tile, sums, block, first, keys, scores);
     }
     for (int i = keys * kLanes; i < kChunk * kLanes; i++) scores[i] = -kInfinity;
     Vector top[kVectors];

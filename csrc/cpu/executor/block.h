@@ -1,33 +1,13 @@
-// A block of query lanes and what is done to its scores [key][lane], whatever multiplied them: softcap, biases, masks.
-// Included once by each instruction set, which defines NA_VECTORS, the vectors of lanes in a block.
+// What is done to the scores [key][lane] of a block, whatever multiplied them: softcap, biases (bias.h), masks.
+// Included once by each instruction set.
 #pragma once
 
+#include "cpu/executor/bias.h"
 #include "cpu/executor/convert.h"
-#include "cpu/executor/problem.h"
-#include "cpu/executor/vector.h"
+#include "cpu/executor/lanes.h"
 
 namespace na::cpu {
 namespace {
-
-constexpr int kVectors = NA_VECTORS, kLanes = kVectors * kWidth;
-
-struct Block {
-  int index, first, lanes;  // the first of its lanes among those of the tile, and how many are in use
-  const float* q;
-  float *out, *maximum, *total;  // out is [value][lane]
-};
-
-Block block_of(const Problem& problem, const Tile& tile, const Sums& sums, int index) {
-  const int rest = tile.lanes - index * kLanes;
-  const int64_t q = static_cast<int64_t>(index) * kLanes * problem.head_pitch * problem.element_bytes;
-  return {index,
-          index * kLanes,
-          rest < kLanes ? rest : kLanes,
-          reinterpret_cast<const float*>(reinterpret_cast<const char*>(sums.q) + q),
-          sums.out + static_cast<int64_t>(index) * kLanes * problem.value_pitch,
-          sums.maximum + index * kLanes,
-          sums.total + index * kLanes};
-}
 
 // A block starts with nothing, or with its sinks: one more logit, without a value.
 void begin_block(const Problem& problem, const Tile& tile, const Block& block) {
@@ -60,58 +40,6 @@ void cap_scores(float cap, int keys, float* scores) {
     for (int u = 0; u < kUsed; u++) {
       float* at = scores + key * kLanes + u * kWidth;
       store(at, size * tanh(load(at)));
-    }
-  }
-}
-
-// Adds one bias to a block's scores of keys [from, from + keys). `columns` is scratch for one that differs between
-// lanes.
-template <int kUsed>
-void add_bias(const Bias& bias, const Tile& tile, const Block& block, int from, int keys, float* columns,
-              float* scores) {
-  const int first = block.first;
-  const int64_t* index = tile.key + from;
-  const float* data = bias.data + tile.batch * bias.batch;
-  if (bias.query == 0 && (bias.head == 0 || tile.heads == 1)) {
-    data += tile.head * bias.head;
-    for (int key = 0; key < keys; key++) {
-      const Vector value = to_log2(broadcast(data[index[key] * bias.key]));
-      for (int u = 0; u < kUsed; u++) {
-        float* at = scores + key * kLanes + u * kWidth;
-        store(at, load(at) + value);
-      }
-    }
-    return;
-  }
-  for (int group = 0; group < kUsed; group++) {
-    const float* row[kWidth];
-    for (int lane = 0; lane < kWidth; lane++) {
-      // Lanes beyond the last repeat it, so that nothing outside the tensor is read.
-      const int at = first + (group * kWidth + lane < block.lanes ? group * kWidth + lane : block.lanes - 1);
-      row[lane] = data + tile.lane_head[at] * bias.head + tile.lane_query[at] * bias.query;
-    }
-    int key = 0;
-    while (key < keys) {
-      bool run = bias.key == 1 && key + kWidth <= keys;
-      for (int i = 1; i < kWidth && run; i++) run = index[key + i] == index[key] + i;
-      if (run) {
-        Vector square[kWidth];
-        for (int lane = 0; lane < kWidth; lane++) square[lane] = load(row[lane] + index[key]);
-        transpose(square);
-        for (int i = 0; i < kWidth; i++) store(columns + (key + i) * kLanes + group * kWidth, square[i]);
-        key += kWidth;
-      } else {
-        for (int lane = 0; lane < kWidth; lane++) {
-          columns[key * kLanes + group * kWidth + lane] = row[lane][index[key] * bias.key];
-        }
-        key++;
-      }
-    }
-  }
-  for (int key = 0; key < keys; key++) {
-    for (int u = 0; u < kUsed; u++) {
-      float* at = scores + key * kLanes + u * kWidth;
-      store(at, load(at) + to_log2(load(columns + key * kLanes + u * kWidth)));
     }
   }
 }
@@ -236,6 +164,7 @@ NA_INLINE void run_blocks(const Problem& problem, Tile& tile, const Sums& sums, 
   for (int b = 0; b < tile.blocks; b++) {
     const Block block = block_of(problem, tile, sums, b);
     pack(block);
+    pack_biases(problem, tile, sums, block);
     begin_block(problem, tile, block);
   }
   while (next_keys(problem, tile)) {

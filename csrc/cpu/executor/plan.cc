@@ -87,6 +87,12 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   sums.total = arena.take<float>(lanes);
   sums.scores = arena.take<float>(g.keys * larger(g.lanes, kMostRows));
   if (problem.bias_count > 0) sums.bias = arena.take<float>(int64_t{g.keys} * g.lanes);
+  sums.lane_bias = arena.take<float*>(problem.bias_count);
+  for (int b = 0; b < problem.bias_count; b++) {
+    const Bias& bias = problem.biases[b];
+    float* own = arena.take<float>(larger(bias.lane_columns * lanes, kMostRows * rank_pitch(bias)));
+    if (sums.lane_bias) sums.lane_bias[b] = own;
+  }
   sums.k = reinterpret_cast<float*>(arena.take<char>(int64_t{g.keys} * problem.head_pitch * problem.element_bytes));
   sums.v = reinterpret_cast<float*>(arena.take<char>(int64_t{g.keys} * problem.value_pitch * problem.element_bytes));
   sums.k_row = arena.take<const float*>(g.keys);
@@ -544,6 +550,8 @@ bool next_keys(const Problem& problem, Tile& tile) {
 int row_pitch(const Problem& problem) {
   return static_cast<int>((larger(problem.head_dim, problem.value_dim) + 31) / 32 * 32);
 }
+
+int rank_pitch(const Bias& bias) { return bias.kind == NA_BIAS_LOW_RANK ? (bias.columns + 31) / 32 * 32 : 0; }
 
 Sight sight(const Problem& problem, const Tile& tile, int block, int first, int count) {
   const int width = problem.geometry.width, vectors = problem.geometry.lanes / width, begin = block * vectors;

@@ -42,9 +42,24 @@ struct Pages {
   const int64_t* lengths;
 };
 
-struct Bias {
+// Rows of float32 for each token; strides in elements.
+struct Factors {
   const float* data;
-  int64_t batch, head, query, key;  // strides in elements
+  int64_t batch, head, token, column;
+};
+
+struct Bias {
+  int kind;                         // na_bias_kind
+  const float* data;                // dense: the values; else slopes, weights (either may be nullptr) or the table
+  int64_t batch, head, query, key;  // its strides in elements
+  Factors q, k;                     // low rank, distance
+  int columns;                      // of them: the rank, or the number of coordinates
+  int64_t heads;                    // of the problem
+  // Relative positions: token axes, and for each its length, tokens to a step, and steps and stride of the table.
+  int axes;
+  int64_t extent[kMaxAxes], step[kMaxAxes], reach[kMaxAxes], stride[kMaxAxes];
+  bool covered;      // no difference lies beyond the table
+  int lane_columns;  // floats that are packed for a lane
 };
 
 // "The code of the key lies in the lane's interval", the form that every mask takes. On an axis with dilation the
@@ -124,15 +139,15 @@ struct Stream {
 struct SparseWalk {
   Stream* streams;
   int stream_count;
-  int64_t key, end;           // what is left of the block at hand
-  int words;                  // of the bits of a key; 0: whatever is walked, all queries see
-  uint32_t* full;             // [words]: who sees all of the block at hand
-  const uint32_t** bitmaps;   // [row]: who sees some of it; null otherwise
-  uint32_t *bits, *ahead;     // [key][words]
-  uint32_t *some, *all;       // [strip][words]: seen by somebody, by everybody
-  int32_t* lane_bit;          // [lane]
-  int32_t* vector_word;       // [vector of lanes]: the word its lanes' bits are in; -1: several
-  uint32_t* vector_bits;      // likewise: these bits
+  int64_t key, end;          // what is left of the block at hand
+  int words;                 // of the bits of a key; 0: whatever is walked, all queries see
+  uint32_t* full;            // [words]: who sees all of the block at hand
+  const uint32_t** bitmaps;  // [row]: who sees some of it; null otherwise
+  uint32_t *bits, *ahead;    // [key][words]
+  uint32_t *some, *all;      // [strip][words]: seen by somebody, by everybody
+  int32_t* lane_bit;         // [lane]
+  int32_t* vector_word;      // [vector of lanes]: the word its lanes' bits are in; -1: several
+  uint32_t* vector_bits;     // likewise: these bits
 };
 
 // One task. The job says which, begin_tile() fills the lanes, next_keys() one key tile after the other. The arrays
@@ -201,14 +216,15 @@ constexpr int kLastBit = 30, kSparseBit = 31;
 // Scratch memory of the sums. A block of a tile has its queries, and its output so far, with lanes innermost. AMX has
 // its own order of q, k and v.
 struct Sums {
-  float* q;        // [block][head_pitch][lane]
-  float* out;      // [block][value_pitch][lane]
-  float* maximum;  // [block][lane], in units of log2
-  float* total;    // [block][lane]
-  float* scores;   // [key][lane], of one block
-  float* bias;     // likewise
-  float* k;        // [key][head_pitch], where k is not float32
-  float* v;        // [key][value_pitch]
+  float* q;           // [block][head_pitch][lane]
+  float* out;         // [block][value_pitch][lane]
+  float* maximum;     // [block][lane], in units of log2
+  float* total;       // [block][lane]
+  float* scores;      // [key][lane], of one block
+  float* bias;        // likewise
+  float** lane_bias;  // [bias]: [block][column][lane], see bias.h; in rows.h a row of factors for each lane
+  float* k;           // [key][head_pitch], where k is not float32
+  float* v;           // [key][value_pitch]
   const float** k_row;
   float* rows;        // rows of q and of out, row_pitch() apart
   uint16_t* weights;  // AMX: [key / 32][part][key / 2][lane][key % 2]
@@ -217,6 +233,7 @@ struct Sums {
 // Lanes of a tile of several key heads.
 constexpr int kMostRows = 32;
 int row_pitch(const Problem& problem);
+int rank_pitch(const Bias& bias);  // of factors, likewise
 size_t scratch_bytes(const Problem& problem);
 
 // Fills the lanes; `tile` and `sums` point into scratch from then on.

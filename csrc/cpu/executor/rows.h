@@ -4,6 +4,7 @@
 // Included once by each instruction set.
 #pragma once
 
+#include "cpu/executor/bias.h"
 #include "cpu/executor/convert.h"
 #include "cpu/executor/problem.h"
 #include "cpu/executor/vector.h"
@@ -16,6 +17,8 @@ constexpr int kRun = 16;
 
 // Queries whose sums are in registers at once, and columns of K and V that are widened at once: two vectors.
 constexpr int kTogether = kWidth == 16 ? 4 : 2, kPair = 2 * kWidth;
+
+NA_INLINE int smaller(int a, int b) { return a < b ? a : b; }
 
 struct Pair {
   Vector first, second;
@@ -177,9 +180,41 @@ NA_INLINE void by_memory(const Tile& tile, const Run& run) {
   }
 }
 
+// The factors of all queries, in rows with zeros up to their pitch.
+void pack_factors(const Problem& problem, const Tile& tile, const Sums& sums) {
+  for (int b = 0; b < problem.bias_count; b++) {
+    const Bias& bias = problem.biases[b];
+    const int pitch = rank_pitch(bias);
+    for (int lane = 0; lane < tile.lanes && pitch > 0; lane++) {
+      const char* row = reinterpret_cast<const char*>(query_row(bias, tile, lane));
+      for (int r = 0; r < pitch; r += kWidth) {
+        const int count = bias.columns - r;
+        store(sums.lane_bias[b] + lane * pitch + r,
+              count > 0 ? to_log2(load_elements<NA_FLOAT32>(row, r, count)) : Vector{});
+      }
+    }
+  }
+}
+
+// Adds the products of one query's factors with those of the keys at hand.
+void add_low_rank_row(const Bias& bias, const Tile& tile, const float* factors, int lane, float* scores) {
+  const float* rows = key_rows(bias, tile, tile.lane_head[lane]);
+  for (int first = 0; first < tile.count; first += kWidth) {
+    const char* row[kWidth];
+    const int count = smaller(tile.count - first, kWidth);
+    for (int i = 0; i < kWidth; i++) {
+      row[i] = reinterpret_cast<const char*>(rows + tile.key[first + smaller(i, count - 1)] * bias.k.token);
+    }
+    Vector products;
+    score_keys<NA_FLOAT32, 1>(row, 0, factors, 0, bias.columns, reinterpret_cast<float*>(&products), 0);
+    for (int i = 0; i < count; i++) scores[first + i] += products[i];
+  }
+}
+
 // The products of one query become what the softmax sees: scaled, capped, biased, masked. Keys are padded to whole
 // vectors.
-void finish_scores(const Problem& problem, const Tile& tile, uint32_t hiding, int lane, int padded, float* scores) {
+void finish_scores(const Problem& problem, const Tile& tile, const Sums& sums, uint32_t hiding, int lane, int padded,
+                   float* scores) {
   const float factor = problem.cap != 0 ? problem.scale / problem.cap : problem.scale * kLog2E;
   for (int key = 0; key < padded; key += kWidth) store(scores + key, load(scores + key) * broadcast(factor));
   if (problem.cap != 0) {
@@ -189,9 +224,11 @@ void finish_scores(const Problem& problem, const Tile& tile, uint32_t hiding, in
   }
   for (int b = 0; b < problem.bias_count && !tile.extra; b++) {
     const Bias& bias = problem.biases[b];
-    const float* row =
-        bias.data + tile.batch * bias.batch + tile.lane_head[lane] * bias.head + tile.lane_query[lane] * bias.query;
-    for (int key = 0; key < tile.count; key++) scores[key] += to_log2(row[tile.key[key] * bias.key]);
+    if (bias.kind == NA_BIAS_LOW_RANK) {
+      add_low_rank_row(bias, tile, sums.lane_bias[b] + lane * rank_pitch(bias), lane, scores);
+    } else {
+      add_bias_row(bias, tile, lane, scores);
+    }
   }
   for (int key = tile.count; key < padded; key++) scores[key] = -kInfinity;
   for (int c = 0; c < tile.constraints && hiding != 0; c++) {
@@ -217,8 +254,6 @@ NA_INLINE float largest_of(Vector x) {
   for (int i = 1; i < kWidth; i++) largest = x[i] > largest ? x[i] : largest;
   return largest;
 }
-
-NA_INLINE int smaller(int a, int b) { return a < b ? a : b; }
 
 // Leaves the sums of a part for the one that ends last, which gets those of all parts, added in their order: true.
 bool join_parts(const Tile& tile, int pitch, float* out, float* maximum, float* total) {
@@ -269,6 +304,7 @@ void run_rows(const Problem& problem, Tile& tile, Sums& sums) {
     maximum[lane] = to_log2(sink);
     total[lane] = sink == -kInfinity ? 0.0f : 1.0f;
   }
+  pack_factors(problem, tile, sums);
   while (next_keys(problem, tile)) {
     const int padded = (tile.count + kWidth - 1) / kWidth * kWidth;
     for (int key = tile.count; key < padded; key++) tile.k[key] = tile.k[tile.count - 1];
@@ -281,7 +317,7 @@ void run_rows(const Problem& problem, Tile& tile, Sums& sums) {
     const uint32_t hiding = sight(problem, tile, 0, 0, tile.count).hiding;
     for (int lane = 0; lane < tile.lanes; lane++) {
       float* scores = sums.scores + lane * key_pitch;
-      finish_scores(problem, tile, hiding, lane, padded, scores);
+      finish_scores(problem, tile, sums, hiding, lane, padded, scores);
       Vector top = broadcast(maximum[lane]), sum = {};
       for (int key = 0; key < padded; key += kWidth) top = larger(load(scores + key), top);
       const float largest = largest_of(top), zero = largest == -kInfinity ? 0.0f : largest;

@@ -66,6 +66,19 @@ NA_INLINE Vector larger(Vector a, Vector b) { return select(a > b, a, b); }
 
 #endif
 
+// The elements at[index].
+NA_INLINE Vector gather(const float* at, Integers index) {
+#if NA_WIDTH == 16
+  return (Vector)_mm512_i32gather_ps((__m512i)index, at, 4);
+#elif NA_WIDTH == 8
+  return (Vector)_mm256_i32gather_ps(at, (__m256i)index, 4);
+#else
+  Vector result;
+  for (int i = 0; i < kWidth; i++) result[i] = at[index[i]];
+  return result;
+#endif
+}
+
 // 2^r for 0 <= r <= 1, relative error below 2.1e-9 before rounding; 1 at 0 exactly.
 NA_INLINE Vector exp2_fraction(Vector r) {
   Vector p = broadcast(0.000216129165724f);

@@ -1,0 +1,359 @@
+// Adds biases to the scores [key][lane] of a block, in units of log2. What a bias needs to know of a lane is packed
+// once per tile, [column][lane] for each block; of a key it is looked up when its scores are made, and serves all
+// lanes. Included once by each instruction set.
+#pragma once
+
+#include "core/backend.h"
+#include "cpu/executor/convert.h"
+#include "cpu/executor/lanes.h"
+
+namespace na::cpu {
+namespace {
+
+// Keys whose scores are biased at once.
+constexpr int kMostKeys = 64;
+
+// Keys whose sums of a low rank are in registers at once: sixteen sums where there are 32 registers.
+constexpr int kRankKeys = kWidth == 16 ? 16 / kVectors : 4;
+
+// Where the query of a lane stands among the keys of its sequence, counted as tile.key is.
+NA_INLINE int64_t position_of(const Tile& tile, int lane) {
+  return tile.lane_query[lane] - tile.query_origin + tile.keys - tile.queries + tile.key_origin;
+}
+
+// Press et al. 2022: 2^(-8 (h + 1) / n) for n heads; those that exceed a power of two take every second slope of the
+// next one.
+inline float default_slope(int64_t heads, int64_t head) {
+  int64_t power = 1;
+  while (2 * power <= heads) power *= 2;
+  const double eighth = head < power ? static_cast<double>(head + 1) : static_cast<double>(head - power) + 0.5;
+  return static_cast<float>(__builtin_exp2(-8.0 * eighth / static_cast<double>(power)));
+}
+
+NA_INLINE float slope_of(const Bias& bias, int64_t head) {
+  return to_log2(bias.data ? bias.data[head * bias.head] : default_slope(bias.heads, head));
+}
+
+NA_INLINE float distance_weight(const Bias& bias, const Tile& tile, int lane) {
+  const float weight =
+      bias.data
+          ? bias.data[tile.batch * bias.batch + tile.lane_head[lane] * bias.head + tile.lane_query[lane] * bias.query]
+          : 1.0f;
+  return -to_log2(weight);
+}
+
+NA_INLINE const float* query_row(const Bias& bias, const Tile& tile, int lane) {
+  return bias.q.data + tile.batch * bias.q.batch + tile.lane_head[lane] * bias.q.head +
+         tile.lane_query[lane] * bias.q.token;
+}
+
+// Of the keys that lanes of `head` see.
+NA_INLINE const float* key_rows(const Bias& bias, const Tile& tile, int64_t head) {
+  return bias.k.data + tile.batch * bias.k.batch + head * bias.k.head;
+}
+
+NA_INLINE int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+// Steps of a relative position along each axis; `flat` counts tokens, or positions where there is one axis.
+NA_INLINE void steps_of(const Bias& bias, int64_t flat, int64_t* steps) {
+  for (int a = bias.axes - 1; a > 0; a--) {
+    steps[a] = flat % bias.extent[a] / bias.step[a];
+    flat /= bias.extent[a];
+  }
+  steps[0] = floor_div(flat, bias.step[0]);
+}
+
+// Those of the query of a lane.
+NA_INLINE void lane_steps(const Bias& bias, const Tile& tile, int lane, int64_t* steps) {
+  steps_of(bias, bias.axes == 1 ? position_of(tile, lane) - tile.key_origin : tile.lane_query[lane], steps);
+}
+
+// What a block's lanes are to a bias.
+void pack_bias(const Bias& bias, const Tile& tile, const Block& block, float* to) {
+  const auto lane_at = [&](int i) { return block.first + (i < block.lanes ? i : block.lanes - 1); };
+  const auto set = [&](int column, int i, int32_t value) { __builtin_memcpy(to + column * kLanes + i, &value, 4); };
+  if (bias.kind == NA_BIAS_LOW_RANK) {
+    for (int first = 0; first < kLanes; first += kWidth) {
+      for (int r = 0; r < bias.columns; r += kWidth) {
+        Vector square[kWidth];
+        for (int i = 0; i < kWidth; i++) {
+          const char* row = reinterpret_cast<const char*>(query_row(bias, tile, lane_at(first + i)));
+          square[i] = to_log2(load_elements<NA_FLOAT32>(row, r, bias.columns - r));
+        }
+        transpose(square);
+        for (int i = 0; i < kWidth && r + i < bias.columns; i++) store(to + (r + i) * kLanes + first, square[i]);
+      }
+    }
+    return;
+  }
+  for (int i = 0; i < kLanes; i++) {
+    const int lane = lane_at(i);
+    if (bias.kind == NA_BIAS_ALIBI) {
+      to[i] = -slope_of(bias, tile.lane_head[lane]);
+      set(1, i, static_cast<int32_t>(position_of(tile, lane)));
+    } else if (bias.kind == NA_BIAS_DISTANCE) {
+      const float* row = query_row(bias, tile, lane);
+      to[i] = distance_weight(bias, tile, lane);
+      for (int c = 0; c < bias.columns; c++) to[(c + 1) * kLanes + i] = row[c * bias.q.column];
+    } else if (bias.kind == NA_BIAS_RELATIVE) {
+      int64_t steps[kMaxAxes], base = tile.lane_head[lane] * bias.head;
+      lane_steps(bias, tile, lane, steps);
+      for (int a = 0; a < bias.axes; a++) {
+        base += bias.covered ? (steps[a] + bias.reach[a]) * bias.stride[a] : 0;
+        set(a + 1, i, static_cast<int32_t>(steps[a] + bias.reach[a]));
+      }
+      set(0, i, static_cast<int32_t>(base));
+    }
+  }
+}
+
+// The same number for all lanes, or one that is read for each.
+template <int kUsed>
+void add_dense(const Bias& bias, const Tile& tile, const Block& block, int from, int keys, float* columns,
+               float* scores) {
+  const int first = block.first;
+  const int64_t* index = tile.key + from;
+  const float* data = bias.data + tile.batch * bias.batch;
+  if (bias.query == 0 && (bias.head == 0 || tile.heads == 1)) {
+    data += tile.head * bias.head;
+    for (int key = 0; key < keys; key++) {
+      const Vector value = to_log2(broadcast(data[index[key] * bias.key]));
+      for (int u = 0; u < kUsed; u++) {
+        float* at = scores + key * kLanes + u * kWidth;
+        store(at, load(at) + value);
+      }
+    }
+    return;
+  }
+  for (int group = 0; group < kUsed; group++) {
+    const float* row[kWidth];
+    for (int lane = 0; lane < kWidth; lane++) {
+      // Lanes beyond the last repeat it, so that nothing outside the tensor is read.
+      const int at = first + (group * kWidth + lane < block.lanes ? group * kWidth + lane : block.lanes - 1);
+      row[lane] = data + tile.lane_head[at] * bias.head + tile.lane_query[at] * bias.query;
+    }
+    int key = 0;
+    while (key < keys) {
+      bool run = bias.key == 1 && key + kWidth <= keys;
+      for (int i = 1; i < kWidth && run; i++) run = index[key + i] == index[key] + i;
+      if (run) {
+        Vector square[kWidth];
+        for (int lane = 0; lane < kWidth; lane++) square[lane] = load(row[lane] + index[key]);
+        transpose(square);
+        for (int i = 0; i < kWidth; i++) store(columns + (key + i) * kLanes + group * kWidth, square[i]);
+        key += kWidth;
+      } else {
+        for (int lane = 0; lane < kWidth; lane++) {
+          columns[key * kLanes + group * kWidth + lane] = row[lane][index[key] * bias.key];
+        }
+        key++;
+      }
+    }
+  }
+  for (int key = 0; key < keys; key++) {
+    for (int u = 0; u < kUsed; u++) {
+      float* at = scores + key * kLanes + u * kWidth;
+      store(at, load(at) + to_log2(load(columns + key * kLanes + u * kWidth)));
+    }
+  }
+}
+
+// kCount scores of each lane grow by the products of their factors.
+template <int kUsed, int kCount>
+NA_INLINE void add_products(const float* const* k, const float* q, int rank, float* scores) {
+  Vector sum[kCount][kUsed];
+  for (int i = 0; i < kCount; i++) {
+    for (int u = 0; u < kUsed; u++) sum[i][u] = Vector{};
+  }
+  for (int r = 0; r < rank; r++) {
+    Vector lanes[kUsed];
+    for (int u = 0; u < kUsed; u++) lanes[u] = load(q + r * kLanes + u * kWidth);
+    for (int i = 0; i < kCount; i++) {
+      const Vector element = broadcast(k[i][r]);
+      for (int u = 0; u < kUsed; u++) sum[i][u] = multiply_add(element, lanes[u], sum[i][u]);
+    }
+  }
+  for (int i = 0; i < kCount; i++) {
+    for (int u = 0; u < kUsed; u++) {
+      float* at = scores + i * kLanes + u * kWidth;
+      store(at, load(at) + sum[i][u]);
+    }
+  }
+}
+
+// All lanes of a tile have the same factors of keys: it has one head where heads have their own.
+template <int kUsed>
+void add_low_rank(const Bias& bias, const Tile& tile, const float* lanes, int from, int keys, float* scores) {
+  const float* rows = key_rows(bias, tile, tile.head);
+  const float* k[kMostKeys];
+  for (int key = 0; key < keys; key++) k[key] = rows + tile.key[from + key] * bias.k.token;
+  int key = 0;
+  for (; key + kRankKeys <= keys; key += kRankKeys) {
+    add_products<kUsed, kRankKeys>(k + key, lanes, bias.columns, scores + key * kLanes);
+  }
+  for (; key < keys; key++) add_products<kUsed, 1>(k + key, lanes, bias.columns, scores + key * kLanes);
+}
+
+// Integers up to 2^24 are exact, so the product with the slope is rounded alone.
+template <int kUsed>
+void add_alibi(const Tile& tile, const float* lanes, int from, int keys, float* scores) {
+  const int64_t* index = tile.key + from;
+  Vector slope[kUsed];
+  Integers position[kUsed];
+  for (int u = 0; u < kUsed; u++) {
+    slope[u] = load(lanes + u * kWidth);
+    position[u] = (Integers)load(lanes + kLanes + u * kWidth);
+  }
+  for (int key = 0; key < keys; key++) {
+    const Integers own = broadcast(static_cast<int32_t>(index[key]));
+    for (int u = 0; u < kUsed; u++) {
+      const Integers offset = position[u] - own;
+      const Vector distance = __builtin_convertvector(offset < 0 ? -offset : offset, Vector);
+      float* at = scores + key * kLanes + u * kWidth;
+      store(at, multiply_add(slope[u], distance, load(at)));
+    }
+  }
+}
+
+template <int kUsed, int kCoordinates>
+void add_distances(const Bias& bias, const Tile& tile, const float* lanes, int from, int keys, float* scores) {
+  const int64_t* index = tile.key + from;
+  const float* rows = key_rows(bias, tile, 0);
+  Vector own[kUsed][kCoordinates], weight[kUsed];
+  for (int u = 0; u < kUsed; u++) {
+    weight[u] = load(lanes + u * kWidth);
+    for (int c = 0; c < kCoordinates; c++) own[u][c] = load(lanes + (c + 1) * kLanes + u * kWidth);
+  }
+  for (int key = 0; key < keys; key++) {
+    const float* row = rows + index[key] * bias.k.token;
+    Vector other[kCoordinates];
+    for (int c = 0; c < kCoordinates; c++) other[c] = broadcast(row[c * bias.k.column]);
+    for (int u = 0; u < kUsed; u++) {
+      Vector sum = {};
+      for (int c = 0; c < kCoordinates; c++) {
+        const Vector apart = own[u][c] - other[c];
+        sum = multiply_add(apart, apart, sum);
+      }
+      float* at = scores + key * kLanes + u * kWidth;
+      store(at, multiply_add(weight[u], sum, load(at)));
+    }
+  }
+}
+
+template <int kUsed>
+void add_distance(const Bias& bias, const Tile& tile, const float* lanes, int from, int keys, float* scores) {
+  switch (bias.columns) {
+    case 1: return add_distances<kUsed, 1>(bias, tile, lanes, from, keys, scores);
+    case 2: return add_distances<kUsed, 2>(bias, tile, lanes, from, keys, scores);
+    case 3: return add_distances<kUsed, 3>(bias, tile, lanes, from, keys, scores);
+    default: return add_distances<kUsed, 4>(bias, tile, lanes, from, keys, scores);
+  }
+}
+
+// Where a table reaches all differences there are, a place in it is a difference of two numbers; else each axis is cut
+// off at its ends.
+template <int kUsed>
+void add_relative(const Bias& bias, const Tile& tile, const float* lanes, int from, int keys, float* scores) {
+  const int64_t* index = tile.key + from;
+  const auto of_lane = [&](int column, int u) { return (Integers)load(lanes + column * kLanes + u * kWidth); };
+  for (int key = 0; key < keys; key++) {
+    int64_t steps[kMaxAxes], base = 0;
+    steps_of(bias, index[key] - (bias.axes == 1 ? tile.key_origin : 0), steps);
+    for (int a = 0; a < bias.axes; a++) base += steps[a] * bias.stride[a];
+    for (int u = 0; u < kUsed; u++) {
+      Integers place = of_lane(0, u);
+      if (bias.covered) {
+        place -= broadcast(static_cast<int32_t>(base));
+      } else {
+        for (int a = 0; a < bias.axes; a++) {
+          const Integers last = broadcast(static_cast<int32_t>(2 * bias.reach[a]));
+          Integers at = of_lane(a + 1, u) - broadcast(static_cast<int32_t>(steps[a]));
+          at = at < 0 ? Integers{} : at > last ? last : at;
+          place += at * broadcast(static_cast<int32_t>(bias.stride[a]));
+        }
+      }
+      float* at = scores + key * kLanes + u * kWidth;
+      store(at, load(at) + to_log2(gather(bias.data, place)));
+    }
+  }
+}
+
+// Adds one bias to a block's scores of keys [from, from + keys). `lanes` is what pack_bias() left for the block's first
+// lane, `columns` scratch for one that differs between lanes.
+template <int kUsed>
+void add_bias(const Bias& bias, const float* lanes, const Tile& tile, const Block& block, int from, int keys,
+              float* columns, float* scores) {
+  switch (bias.kind) {
+    case NA_BIAS_LOW_RANK: return add_low_rank<kUsed>(bias, tile, lanes, from, keys, scores);
+    case NA_BIAS_ALIBI: return add_alibi<kUsed>(tile, lanes, from, keys, scores);
+    case NA_BIAS_DISTANCE: return add_distance<kUsed>(bias, tile, lanes, from, keys, scores);
+    case NA_BIAS_RELATIVE: return add_relative<kUsed>(bias, tile, lanes, from, keys, scores);
+    default: return add_dense<kUsed>(bias, tile, block, from, keys, columns, scores);
+  }
+}
+
+// All biases of a problem.
+template <int kUsed>
+void add_biases(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, int from, int keys,
+                float* scores) {
+  const int within = block.first - block.index * kLanes;
+  for (int b = 0; b < problem.bias_count; b++) {
+    const Bias& bias = problem.biases[b];
+    const float* lanes = sums.lane_bias[b] + static_cast<int64_t>(block.index) * bias.lane_columns * kLanes + within;
+    add_bias<kUsed>(bias, lanes, tile, block, from, keys, sums.bias, scores);
+  }
+}
+
+void pack_biases(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block) {
+  for (int b = 0; b < problem.bias_count; b++) {
+    const Bias& bias = problem.biases[b];
+    if (bias.lane_columns == 0) continue;
+    pack_bias(bias, tile, block, sums.lane_bias[b] + static_cast<int64_t>(block.index) * bias.lane_columns * kLanes);
+  }
+}
+
+// Adds a bias to the scores of one query, a value for each key at hand; those of low rank are rows.h's.
+void add_bias_row(const Bias& bias, const Tile& tile, int lane, float* scores) {
+  const int64_t* index = tile.key;
+  if (bias.kind == NA_BIAS_DENSE) {
+    const float* row =
+        bias.data + tile.batch * bias.batch + tile.lane_head[lane] * bias.head + tile.lane_query[lane] * bias.query;
+    for (int key = 0; key < tile.count; key++) scores[key] += to_log2(row[index[key] * bias.key]);
+  } else if (bias.kind == NA_BIAS_ALIBI) {
+    const float slope = slope_of(bias, tile.lane_head[lane]);
+    const int64_t position = position_of(tile, lane);
+    for (int key = 0; key < tile.count; key++) {
+      const int64_t offset = position - index[key];
+      scores[key] -= slope * static_cast<float>(offset < 0 ? -offset : offset);
+    }
+  } else if (bias.kind == NA_BIAS_DISTANCE) {
+    const float* own = query_row(bias, tile, lane);
+    const float* rows = key_rows(bias, tile, 0);
+    const float weight = distance_weight(bias, tile, lane);
+    for (int key = 0; key < tile.count; key++) {
+      const float* row = rows + index[key] * bias.k.token;
+      float sum = 0;
+      for (int c = 0; c < bias.columns; c++) {
+        const float apart = own[c * bias.q.column] - row[c * bias.k.column];
+        sum += apart * apart;
+      }
+      scores[key] += weight * sum;
+    }
+  } else if (bias.kind == NA_BIAS_RELATIVE) {
+    const float* table = bias.data + tile.lane_head[lane] * bias.head;
+    int64_t own[kMaxAxes], other[kMaxAxes];
+    lane_steps(bias, tile, lane, own);
+    for (int key = 0; key < tile.count; key++) {
+      steps_of(bias, index[key] - (bias.axes == 1 ? tile.key_origin : 0), other);
+      int64_t place = 0;
+      for (int a = 0; a < bias.axes; a++) {
+        const int64_t last = 2 * bias.reach[a], at = own[a] - other[a] + bias.reach[a];
+        place += (at < 0 ? 0 : at > last ? last : at) * bias.stride[a];
+      }
+      scores[key] += to_log2(table[place]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace na::cpu

@@ -1,0 +1,146 @@
+// factorizeBias(): matrices made of known singular values, so that the best possible error is known too.
+
+import { attention, denseBias, factorizeBias, lowRankBias, Tensor } from 'node-attention';
+import { describe, expect, it } from 'vitest';
+import { uniform } from './support/numbers';
+
+/** `count` orthonormal vectors of a length, by Gram and Schmidt's method, twice. */
+function orthonormal(random: () => number, count: number, length: number): Float64Array[] {
+  const vectors: Float64Array[] = [];
+  for (let n = 0; n < count; n++) {
+    const x = Float64Array.from({ length }, () => random() - 0.5);
+    for (let turn = 0; turn < 2; turn++) {
+      for (const y of vectors) {
+        const product = x.reduce((sum, a, i) => sum + a * y[i]!, 0);
+        for (let i = 0; i < length; i++) x[i]! -= product * y[i]!;
+      }
+    }
+    const norm = Math.sqrt(x.reduce((sum, a) => sum + a * a, 0));
+    vectors.push(x.map((a) => a / norm));
+  }
+  return vectors;
+}
+
+function matrixOf(seed: number, rows: number, columns: number, singular: number[]): Float32Array {
+  const random = uniform(seed);
+  const left = orthonormal(random, singular.length, rows);
+  const right = orthonormal(random, singular.length, columns);
+  const sums = new Float64Array(rows * columns);
+  singular.forEach((s, n) => {
+    for (let i = 0; i < rows; i++) {
+      const own = s * left[n]![i]!;
+      for (let j = 0; j < columns; j++) sums[i * columns + j]! += own * right[n]![j]!;
+    }
+  });
+  return Float32Array.from(sums);
+}
+
+const squares = (values: number[]) => values.reduce((sum, x) => sum + x * x, 0);
+const decaying = (count: number, ratio: number) => Array.from({ length: count }, (_, n) => 5 * ratio ** n);
+
+describe('factorizeBias', () => {
+  it.each([
+    [40, 90],
+    [128, 33],
+    [150, 300],
+    [301, 200],
+  ])('of a matrix of %i x %i lacks the tail of the singular values', async (rows, columns) => {
+    const singular = decaying(25, 0.8);
+    const dense = Tensor.from(matrixOf(rows, rows, columns, singular), [rows, columns]);
+    for (const rank of [1, 7, 25]) {
+      const best = Math.sqrt(squares(singular.slice(rank)) / squares(singular));
+      const { phiQ, phiK, relativeError, ...made } = await factorizeBias(dense, { rank });
+      expect(made).toMatchObject({ rank, ranks: [rank] });
+      expect(phiQ.shape).toEqual([1, rows, 1, rank]);
+      expect(phiK.shape).toEqual([1, columns, 1, rank]);
+      // The matrix and its factors are rounded to float32, which is what remains where the tail is empty.
+      expect(Math.abs(relativeError - best)).toBeLessThan(1e-6 + 1e-4 * best);
+      // The error told is that of the factors given.
+      const [a, b] = [phiQ.data, phiK.data];
+      const values = dense.data as Float32Array;
+      let lacking = 0;
+      values.forEach((value, at) => {
+        const [i, j] = [Math.floor(at / columns), at % columns];
+        let sum = 0;
+        for (let r = 0; r < rank; r++) sum += a[i * rank + r]! * b[j * rank + r]!;
+        lacking += (value - sum) ** 2;
+      });
+      expect(relativeError).toBeCloseTo(Math.sqrt(lacking / squares([...values])), 9);
+    }
+  });
+
+  it('finds the least rank of each head that reaches an energy', async () => {
+    const [rows, columns] = [150, 140];
+    const ratios = [0.5, 0.9, 0.7, 0.3];
+    const data = new Float32Array(4 * rows * columns);
+    for (const [n, ratio] of ratios.entries()) {
+      data.set(matrixOf(n, rows, columns, decaying(60, ratio)), n * rows * columns);
+    }
+    const dense = Tensor.from(data, [2, 2, rows, columns]);
+    const leastFor = (ratio: number, energy: number) => {
+      const all = decaying(60, ratio);
+      return all.findIndex((_, n) => squares(all.slice(0, n + 1)) >= energy * squares(all)) + 1;
+    };
+    const { phiQ, rank, ranks, relativeErrors } = await factorizeBias(dense, { energy: 0.995 });
+    expect(ranks).toEqual(ratios.map((ratio) => leastFor(ratio, 0.995)));
+    expect(rank).toBe(Math.max(...ranks));
+    expect(phiQ.shape).toEqual([2, rows, 2, rank]);
+    for (const error of relativeErrors) expect(error).toBeLessThanOrEqual(Math.sqrt(0.005) + 1e-6);
+    // With too few columns allowed, a head keeps those and tells what is lacking.
+    const few = await factorizeBias(dense, { energy: 0.995, maxRank: 3 });
+    expect(few.ranks).toEqual(ratios.map((ratio) => Math.min(leastFor(ratio, 0.995), 3)));
+    const all = decaying(60, 0.9);
+    expect(few.relativeErrors[1]).toBeCloseTo(Math.sqrt(squares(all.slice(3)) / squares(all)), 4);
+  });
+
+  it('gives what lowRankBias takes', async () => {
+    const [heads, rows, columns] = [3, 40, 70];
+    const data = new Float32Array(heads * rows * columns);
+    for (let h = 0; h < heads; h++) {
+      data.set(matrixOf(h, rows, columns, decaying(h + 2, 0.9)), h * rows * columns);
+    }
+    const dense = Tensor.from(data, [heads, rows, columns]);
+    const { phiQ, phiK, rank } = await factorizeBias(dense, { energy: 1 - 1e-9 });
+    expect(rank).toBe(4);
+    const q = Tensor.randn([1, rows, heads, 16], { seed: 1 });
+    const k = Tensor.randn([1, columns, heads, 16], { seed: 2 });
+    const [want, got] = [denseBias(dense), lowRankBias(phiQ, phiK)].map((bias) => attention(q, k, k, { bias }).lse);
+    const expected = await want!.read();
+    (await got!.read()).forEach((x, n) => {
+      expect(Number(x)).toBeCloseTo(Number(expected[n]), 4);
+    });
+  });
+
+  it('takes a bias of zeros, and one of one number', async () => {
+    const zeros = await factorizeBias(Tensor.zeros([5, 300]), { energy: 0.9 });
+    expect(zeros).toMatchObject({ rank: 1, relativeError: 0 });
+    const one = await factorizeBias(Tensor.from(Float32Array.of(3), [1, 1]), { rank: 1 });
+    expect(one.relativeError).toBeLessThan(1e-6);
+  });
+
+  it('does not hold up the event loop', async () => {
+    const dense = Tensor.randn([400, 400], { seed: 1 });
+    let turns = 0;
+    const timer = setInterval(() => turns++, 5);
+    const start = performance.now();
+    await factorizeBias(dense, { rank: 60 });
+    clearInterval(timer);
+    expect(turns).toBeGreaterThan((performance.now() - start) / 5 / 4);
+  });
+
+  it('refuses what cannot be factorized', async () => {
+    const dense = Tensor.zeros([20, 30]);
+    const wrong = (tensor: unknown, options: unknown) => () =>
+      factorizeBias(tensor as Tensor, options as { rank: number });
+    expect(wrong(dense, {})).toThrow(/rank and energy/);
+    expect(wrong(dense, { rank: 3, energy: 0.9 })).toThrow(/both/);
+    expect(wrong(dense, { rank: 21 })).toThrow(/rank is 21.*20/);
+    expect(wrong(dense, { rank: 0 })).toThrow(/rank is 0/);
+    expect(wrong(dense, { rank: 2, maxRank: 3 })).toThrow(/maxRank is 3/);
+    expect(wrong(dense, { energy: 1.1 })).toThrow(/energy is 1.1/);
+    expect(wrong(Tensor.zeros([20]), { rank: 1 })).toThrow(/\[20\].*\[Lq, Lk\]/);
+    expect(wrong(dense.to('float16'), { rank: 1 })).toThrow(/float16.*float32/);
+    const hidden = Tensor.from(Float32Array.of(0, Number.NEGATIVE_INFINITY), [1, 2]);
+    await expect(factorizeBias(hidden, { rank: 1 })).rejects.toMatchObject({ code: 'ERR_OPTION' });
+  });
+});
