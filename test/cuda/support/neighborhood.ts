@@ -81,13 +81,13 @@ const EDGES: [number[], Setting][] = [
   [[128], { window: 3, stride: 2, dilation: 10 }],
   [[256], { window: 136, stride: 136 }],
   [[256], { window: 128, stride: 127 }],
-  [[600], { window: 9, dilation: 16 }],
+  [[250], { window: 9, dilation: 16 }],
   [[5, 25], { window: [5, 16], stride: [1, 16] }],
-  [[21, 17], { window: [4, 10], stride: [1, 6], dilation: [5, 1] }],
-  [[17, 23], { window: [3, 2], stride: [2, 2], dilation: [5, 11] }],
-  [[13, 11, 9], { window: [3, 4, 3], stride: [2, 3, 3], dilation: [3, 2, 2] }],
-  [[9, 6, 15], { window: [4, 3, 2], stride: [3, 1, 2], dilation: [2, 2, 7] }],
-  [[8, 18, 5], { window: [1, 1, 2], dilation: [8, 18, 2] }],
+  [[17, 13], { window: [3, 10], stride: [1, 6], dilation: [5, 1] }],
+  [[10, 11], { window: [3, 2], stride: [2, 2], dilation: [3, 5] }],
+  [[10, 7, 5], { window: [3, 3, 2], stride: [2, 3, 2], dilation: [3, 2, 2] }],
+  [[7, 6, 9], { window: [3, 3, 2], stride: [3, 1, 2], dilation: [2, 1, 4] }],
+  [[2, 3, 5], { window: [1, 1, 2], dilation: [2, 3, 2] }],
 ];
 
 /** Any settings on one to three axes, in all the company that there is. */
@@ -152,7 +152,7 @@ export function testNeighborhoods(name: string, dtypes: readonly Float[], dims: 
     );
 
     it.each(EDGES)('extents %j, %j', async (grid, setting) => {
-      await compareBoth(caseOf(grid, setting, next()));
+      await compare(caseOf(grid, setting, next()), turn, turn % 3 ? turn : undefined);
     });
 
     it.each(flags(1).concat(flags(2), flags(3)))('causality along axes: %j %j %j', async (...causal) => {
@@ -188,7 +188,7 @@ export function testNeighborhoods(name: string, dtypes: readonly Float[], dims: 
       [[16, 16], { window: [13, 7], stride: [4, 2], wrap: true }],
       [[5, 6, 12], { window: [3, 3, 9], wrap: [false, true, true] }],
     ])('rings: extents %j, %j', async (grid, setting) => {
-      await compareBoth(caseOf(grid, setting, next()));
+      await compare(caseOf(grid, setting, next()), turn, turn % 3 ? turn : undefined);
     });
 
     it('stride equal to the window is attention within blocks', async () => {
