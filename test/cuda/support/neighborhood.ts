@@ -81,13 +81,13 @@ const EDGES: [number[], Setting][] = [
   [[128], { window: 3, stride: 2, dilation: 10 }],
   [[256], { window: 136, stride: 136 }],
   [[256], { window: 128, stride: 127 }],
-  [[600], { window: 9, dilation: 16 }],
+  [[250], { window: 9, dilation: 16 }],
   [[5, 25], { window: [5, 16], stride: [1, 16] }],
-  [[21, 17], { window: [4, 10], stride: [1, 6], dilation: [5, 1] }],
-  [[17, 23], { window: [3, 2], stride: [2, 2], dilation: [5, 11] }],
-  [[13, 11, 9], { window: [3, 4, 3], stride: [2, 3, 3], dilation: [3, 2, 2] }],
-  [[9, 6, 15], { window: [4, 3, 2], stride: [3, 1, 2], dilation: [2, 2, 7] }],
-  [[8, 18, 5], { window: [1, 1, 2], dilation: [8, 18, 2] }],
+  [[17, 13], { window: [3, 10], stride: [1, 6], dilation: [5, 1] }],
+  [[10, 11], { window: [3, 2], stride: [2, 2], dilation: [3, 5] }],
+  [[10, 7, 5], { window: [3, 3, 2], stride: [2, 3, 2], dilation: [3, 2, 2] }],
+  [[7, 6, 9], { window: [3, 3, 2], stride: [3, 1, 2], dilation: [2, 1, 4] }],
+  [[2, 3, 5], { window: [1, 1, 2], dilation: [2, 3, 2] }],
 ];
 
 /** Any settings on one to three axes, in all the company that there is. */
@@ -131,7 +131,7 @@ const randomCase = (dtypes: readonly Float[], dims: readonly number[]): fc.Arbit
         const masks: MaskSpec[] = [{ heads: perHead }, ...(further === 0 ? more : [])];
         return { ...rest, layout: { qAxes: [...grid], kAxes: [...grid], masks, groups: [] } };
       })
-      .filter((c) => c.batch * c.kvHeads * c.group * count(c.layout.qAxes) ** 2 * (c.dim + c.vDim) < 1.5e7);
+      .filter((c) => c.batch * c.kvHeads * c.group * count(c.layout.qAxes) ** 2 * (c.dim + c.vDim) < 5e6);
   });
 };
 
@@ -152,7 +152,7 @@ export function testNeighborhoods(name: string, dtypes: readonly Float[], dims: 
     );
 
     it.each(EDGES)('extents %j, %j', async (grid, setting) => {
-      await compareBoth(caseOf(grid, setting, next()));
+      await compare(caseOf(grid, setting, next()), turn, turn % 3 ? turn : undefined);
     });
 
     it.each(flags(1).concat(flags(2), flags(3)))('causality along axes: %j %j %j', async (...causal) => {
@@ -186,9 +186,9 @@ export function testNeighborhoods(name: string, dtypes: readonly Float[], dims: 
       [[120], { window: 25, stride: 5, dilation: 3, wrap: true }],
       [[9, 20], { window: [3, 7], wrap: [false, true] }],
       [[16, 16], { window: [13, 7], stride: [4, 2], wrap: true }],
-      [[5, 6, 12], { window: [3, 3, 9], wrap: [false, true, true] }],
+      [[4, 5, 9], { window: [3, 3, 7], wrap: [false, true, true] }],
     ])('rings: extents %j, %j', async (grid, setting) => {
-      await compareBoth(caseOf(grid, setting, next()));
+      await compare(caseOf(grid, setting, next()), turn, turn % 3 ? turn : undefined);
     });
 
     it('stride equal to the window is attention within blocks', async () => {
@@ -255,14 +255,14 @@ export function testNeighborhoods(name: string, dtypes: readonly Float[], dims: 
         { scale: 0 },
         { scale: -0.3, extra: 1 },
       ] satisfies Options[]) {
-        await compareBoth(caseOf(grid, setting, { group: 2, ...next(), ...options }));
+        await compare(caseOf(grid, setting, { group: 2, ...next(), ...options }), turn, turn % 2 ? turn : undefined);
       }
       await compareBoth(caseOf([150], { window: 31, wrap: true, stride: 3 }, { ...next(), denseBias: 15, dim: 40 }));
     });
 
     it('keys in parts', async () => {
-      await compareBoth(caseOf([900], { window: 801, stride: 3 }, { ...next(), sinks: true }));
-      await compareBoth(caseOf([25, 30], { window: [23, 29] }, { ...next(), extra: 5 }));
+      await compareBoth(caseOf([520], { window: 469, stride: 3 }, { ...next(), sinks: true }));
+      await compareBoth(caseOf([16, 24], { window: [15, 23] }, { ...next(), extra: 5 }));
     });
 
     it('another batch entry has no influence, even NaN', async () => {
@@ -303,7 +303,7 @@ export function testNeighborhoods(name: string, dtypes: readonly Float[], dims: 
       const { dtype, dim } = next();
       const problem = problemOf(caseOf([10, 20], { window: [5, 8], wrap: [false, true] }, { dtype, dim }));
       let first: Awaited<ReturnType<typeof run>> | undefined;
-      for (const one of schedules) {
+      for (const one of schedules.filter((_, n) => n % 3 === 0)) {
         schedule(one);
         const got = await run(problem, dtype, undefined, 'cuda');
         first ??= got;
