@@ -173,15 +173,19 @@ NA_HOST_DEVICE inline int32_t query_tiles(const Grid& grid) {
   return count;
 }
 
+// Takes the query tile of an axis off a number.
+NA_HOST_DEVICE inline AxisQueries take_queries(const Grid& grid, int axis, int32_t& n) {
+  const Axis& along = grid.neighborhoods[0].axes[axis];
+  const int32_t count = query_tiles(grid.extent[axis], along.dilation, grid.query_box[axis]), rest = n / count;
+  const AxisQueries queries = axis_queries(along, grid.extent[axis], grid.query_box[axis], n - rest * count);
+  n = rest;
+  return queries;
+}
+
 // The n-th query tile: the first ones have most to do.
 NA_HOST_DEVICE inline GridQueries grid_queries(const Grid& grid, int32_t n) {
   GridQueries queries;
-  for (int a = kMostAxes - 1; a >= 0; a--) {
-    const Axis& axis = grid.neighborhoods[0].axes[a];
-    const int32_t count = query_tiles(grid.extent[a], axis.dilation, grid.query_box[a]);
-    queries.axes[a] = axis_queries(axis, grid.extent[a], grid.query_box[a], n % count);
-    n /= count;
-  }
+  for (int a = kMostAxes - 1; a >= 0; a--) queries.axes[a] = take_queries(grid, a, n);
   return queries;
 }
 
@@ -215,12 +219,16 @@ NA_HOST_DEVICE inline int64_t token_offset(const Grid& grid, const GridQueries& 
 class GridTiles {
  public:
   GridTiles() = default;
-  NA_HOST_DEVICE GridTiles(const Grid& grid, const GridQueries& queries, bool masked) : masked_(masked) {
-    for (int a = 0; a < kMostAxes; a++) {
-      const AxisQueries& own = queries.axes[a];
-      axes[a] =
-          AxisTiles(grid.neighborhoods[0].axes[a], own.length, own.first, own.first + own.count - 1, grid.key_box[a]);
-    }
+  NA_HOST_DEVICE GridTiles(const Grid& grid, const GridQueries& queries, bool masked) {
+    for (int a = 0; a < kMostAxes; a++) set(grid, queries, a, masked);
+  }
+
+  // One of the axes.
+  NA_HOST_DEVICE void set(const Grid& grid, const GridQueries& queries, int axis, bool masked) {
+    const AxisQueries& own = queries.axes[axis];
+    axes[axis] = AxisTiles(grid.neighborhoods[0].axes[axis], own.length, own.first, own.first + own.count - 1,
+                           grid.key_box[axis]);
+    masked_ = masked;
   }
 
   NA_HOST_DEVICE int32_t count() const { return axes[0].count() * axes[1].count() * axes[2].count(); }

@@ -5,34 +5,25 @@
 
 namespace na::cuda {
 
-// Of tiles of up to kRows rows. Some thread sets queries and tiles; behind a barrier, all set begins.
-template <int kRows>
-struct GridBlock {
+struct GridRegion {
   GridQueries queries;
   GridTiles tiles;
-  int32_t begins[kRows + 2];  // where the windows of the tile's coordinates begin, axis by axis
 
   // Windows and further neighborhoods hide keys beside those that the first neighborhood hides.
   __device__ void start(const Problem& problem, int32_t query_tile) {
     const Grid& grid = problem.grid;
-    queries = grid_queries(grid, query_tile);
-    tiles = GridTiles(grid, queries, masks_further(problem));
-  }
-
-  __device__ void set_begins(const Grid& grid, int32_t thread, int32_t threads) {
-    for (int32_t n = thread; n < first_of(grid, kMostAxes); n += threads) {
-      const int a = n >= first_of(grid, 2) ? 2 : n >= first_of(grid, 1) ? 1 : 0;
-      const AxisQueries& own = queries.axes[a];
-      // Rows that do not exist have the last one's windows.
-      const int32_t i = own.first + smaller(n - first_of(grid, a), own.count - 1);
-      begins[n] = tiles.axes[a].window(grid.neighborhoods[0].axes[a], i).begin;
+    // A thread that has few registers may do it: one axis after the other.
+#pragma unroll 1
+    for (int a = kMostAxes - 1; a >= 0; a--) {
+      queries.axes[a] = take_queries(grid, a, query_tile);
+      tiles.set(grid, queries, a, masks_further(problem));
     }
   }
 
   // Whether the query of a row exists.
   __device__ bool exists(const Grid& grid, int32_t row) const {
     const Place own = place_in(grid.query_box, row);
-    bool all = row < kRows;
+    bool all = row < 1 << (grid.query_box[0] + grid.query_box[1] + grid.query_box[2]);
     for (int a = 0; a < kMostAxes; a++) all &= own.at[a] < queries.axes[a].count;
     return all;
   }
@@ -65,6 +56,23 @@ struct GridBlock {
   }
   __device__ int32_t coordinate(const Grid& grid, int axis, int32_t place) const {
     return queries.axes[axis].group + grid.neighborhoods[0].axes[axis].dilation * place;
+  }
+};
+
+// The same with what each row sees, of tiles of up to kRows rows. Some thread starts it; behind a barrier, all set
+// begins.
+template <int kRows>
+struct GridBlock : GridRegion {
+  int32_t begins[kRows + 2];  // where the windows of the tile's coordinates begin, axis by axis
+
+  __device__ void set_begins(const Grid& grid, int32_t thread, int32_t threads) {
+    for (int32_t n = thread; n < first_of(grid, kMostAxes); n += threads) {
+      const int a = n >= first_of(grid, 2) ? 2 : n >= first_of(grid, 1) ? 1 : 0;
+      const AxisQueries& own = queries.axes[a];
+      // Rows that do not exist have the last one's windows.
+      const int32_t i = own.first + smaller(n - first_of(grid, a), own.count - 1);
+      begins[n] = tiles.axes[a].window(grid.neighborhoods[0].axes[a], i).begin;
+    }
   }
 
   // What the query of a row sees of a visited tile.

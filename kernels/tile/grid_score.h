@@ -7,27 +7,27 @@
 namespace na::cuda {
 
 // Of a visited tile: products become scores in units of log2. `rows` are those of the query tile.
-template <int kColumns, int kRows>
-__device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Problem& problem,
-                                      const GridBlock<kRows>& block, int32_t batch, int32_t head,
-                                      const int32_t (&rows)[2], Place visit, int32_t lane) {
+template <int kColumns>
+__device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Problem& problem, const GridRegion& region,
+                                      int32_t batch, int32_t head, const int32_t (&rows)[2], Place visit,
+                                      int32_t lane) {
   const Grid& grid = problem.grid;
   scale_and_cap(scores, problem);
   if (problem.bias_count > 0) {
-    const Place first = block.first_key(visit);
-    const uint32_t last = last_columns(block.tiles, visit);
+    const Place first = region.first_key(visit);
+    const uint32_t last = last_columns(region.tiles, visit);
 #pragma unroll 1
     for (int b = 0; b < problem.bias_count; b++) {
       const Bias& bias = problem.biases[b];
       const float* const from = bias.data + batch * bias.batch + head * bias.head;
-      const int64_t queries[2] = {block.token(grid, block.query(grid, rows[0])) * bias.query,
-                                  block.token(grid, block.query(grid, rows[1])) * bias.query};
+      const int64_t queries[2] = {region.token(grid, region.query(grid, rows[0])) * bias.query,
+                                  region.token(grid, region.query(grid, rows[1])) * bias.query};
 #pragma unroll
       for (int i = 0; i < 2 * kColumns; i++) {
         const Place in = place_in(grid.key_box, i / 2 * 8 + lane % 4 * 2 + i % 2);
         if (!exists(last, packed(in))) continue;
         const Place key = {first.at[0] + in.at[0], first.at[1] + in.at[1], first.at[2] + in.at[2]};
-        const float* const column = from + block.token(grid, key) * bias.key;
+        const float* const column = from + region.token(grid, key) * bias.key;
         scores[i / 2][i % 2] += column[queries[0]];
         scores[i / 2][2 + i % 2] += column[queries[1]];
       }
@@ -62,62 +62,67 @@ __device__ inline bool hides(const Grid& grid, const Neighborhood& neighborhood,
 
 // Scores of keys that windows and neighborhoods beside the first one hide from a row become -infinity. Slow: problems
 // with several masks visit what the first one leaves, and ask here for each score.
-template <int kColumns, int kRows>
-__device__ inline void mask_further(float (&scores)[kColumns][4], const Problem& problem, const GridBlock<kRows>& block,
+template <int kColumns>
+__device__ inline void mask_further(float (&scores)[kColumns][4], const Problem& problem, const GridRegion& region,
                                     const int32_t (&rows)[2], Place visit, int32_t lane) {
   const Grid& grid = problem.grid;
-  const Place first = block.first_key(visit);
+  const Place first = region.first_key(visit);
   Place queries[2];
   Interval windows[2];
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    queries[r] = block.query(grid, rows[r]);
-    const int32_t token = block.token(grid, queries[r]);
+    queries[r] = region.query(grid, rows[r]);
+    const int32_t token = region.token(grid, queries[r]);
     windows[r] = {KeyTiles::from(problem, token), KeyTiles::to(problem, token)};
-    for (int a = 0; a < kMostAxes; a++) queries[r].at[a] = block.coordinate(grid, a, queries[r].at[a]);
+    for (int a = 0; a < kMostAxes; a++) queries[r].at[a] = region.coordinate(grid, a, queries[r].at[a]);
   }
-#pragma unroll
+  // In a loop that is not unrolled, into bits: else it would be most of the kernel's code.
+  static_assert(2 * kColumns <= 32);
+  uint32_t hidden[2] = {};
+#pragma unroll 1
   for (int i = 0; i < 2 * kColumns; i++) {
     Place key = place_in(grid.key_box, i / 2 * 8 + lane % 4 * 2 + i % 2);
     for (int a = 0; a < kMostAxes; a++) key.at[a] += first.at[a];
-    const int32_t token = block.token(grid, key);
-    for (int a = 0; a < kMostAxes; a++) key.at[a] = block.coordinate(grid, a, key.at[a]);
+    const int32_t token = region.token(grid, key);
+    for (int a = 0; a < kMostAxes; a++) key.at[a] = region.coordinate(grid, a, key.at[a]);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      bool hidden = token < windows[r].begin || token >= windows[r].end;
+      bool hides_key = token < windows[r].begin || token >= windows[r].end;
 #pragma unroll 1
       for (int n = 1; n < grid.neighborhood_count; n++) {
-        hidden |= hides(grid, grid.neighborhoods[n], queries[r].at, key.at);
+        hides_key |= hides(grid, grid.neighborhoods[n], queries[r].at, key.at);
       }
-      if (hidden) scores[i / 2][2 * r + i % 2] = -kInfinity;
+      hidden[r] |= static_cast<uint32_t>(hides_key) << i;
     }
+  }
+#pragma unroll
+  for (int i = 0; i < 4 * kColumns; i++) {
+    if (hidden[i / 2 % 2] >> (i / 4 * 2 + i % 2) & 1) scores[i / 4][i % 4] = -kInfinity;
   }
 }
 
-// Scores of a visited tile's keys that a row does not see because of the first neighborhood become -infinity.
-template <int kColumns, int kRows>
-__device__ inline void mask_on_grid(float (&scores)[kColumns][4], const Grid& grid, const GridBlock<kRows>& block,
-                                    const int32_t (&rows)[2], Place visit, int32_t lane) {
-  const uint32_t own[2] = {packed(place_in(grid.key_box, lane % 4 * 2)),
-                           packed(place_in(grid.key_box, lane % 4 * 2 + 1))};
+// Scores of a visited tile's keys that are not in sight of their row become -infinity.
+template <int kColumns>
+__device__ inline void mask_on_grid(float (&scores)[kColumns][4], const Grid& grid, const GridTiles& tiles,
+                                    const Sight (&sights)[2], Place visit, int32_t lane) {
+  const uint32_t own = packed(place_in(grid.key_box, lane % 4 * 2)), next = packed(place_in(grid.key_box, 1));
 #pragma unroll
-  for (int r = 0; r < 2; r++) {
-    const Sight sight = block.sight(grid, rows[r], visit);
-    const Sight sights[2] = {{sight.lower + own[0], sight.upper - own[0], sight.flip},
-                             {sight.lower + own[1], sight.upper - own[1], sight.flip}};
+  for (int i = 0; i < kColumns; i++) {
+    const uint32_t column = packed(place_in(grid.key_box, 8 * i)) + own;
 #pragma unroll
-    for (int i = 0; i < 2 * kColumns; i++) {
-      if (!sees(sights[i % 2], packed(place_in(grid.key_box, i / 2 * 8)))) scores[i / 2][2 * r + i % 2] = -kInfinity;
+    for (int r = 0; r < 2; r++) {
+      if (!sees(sights[r], column)) scores[i][2 * r] = -kInfinity;
+      if (!sees(sights[r], column + next)) scores[i][2 * r + 1] = -kInfinity;
     }
   }
   bool cut = false;
-  for (int a = 0; a < kMostAxes; a++) cut |= block.tiles.axes[a].cut(visit.at[a]);
+  for (int a = 0; a < kMostAxes; a++) cut |= tiles.axes[a].cut(visit.at[a]);
   if (!cut) return;
-  const uint32_t last = last_columns(block.tiles, visit);
+  const uint32_t last = last_columns(tiles, visit);
 #pragma unroll
   for (int i = 0; i < 2 * kColumns; i++) {
-    if (exists(last, packed(place_in(grid.key_box, i / 2 * 8)) + own[i % 2])) continue;
-    scores[i / 2][i % 2] = scores[i / 2][2 + i % 2] = -kInfinity;
+    const uint32_t column = packed(place_in(grid.key_box, i / 2 * 8)) + own + i % 2 * next;
+    if (!exists(last, column)) scores[i / 2][i % 2] = scores[i / 2][2 + i % 2] = -kInfinity;
   }
 }
 

@@ -120,7 +120,10 @@ class GridKeys {
       modify_on_grid(scores, problem_, *work_.block, work_.own_batch, work_.own_head, rows, at, lane);
       if (masks_further(problem_)) mask_further(scores, problem_, *work_.block, rows, at, lane);
     }
-    if (visit >= full()) mask_on_grid(scores, problem_.grid, *work_.block, rows, at, lane);
+    if (visit < full()) return;
+    const Grid& grid = problem_.grid;
+    const Sight sights[2] = {work_.block->sight(grid, rows[0], at), work_.block->sight(grid, rows[1], at)};
+    mask_on_grid(scores, grid, tiles(), sights, at, lane);
   }
 
  private:
