@@ -13,24 +13,23 @@ __device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Proble
                                       int32_t lane) {
   const Grid& grid = problem.grid;
   scale_and_cap(scores, problem);
-  if (problem.bias_count > 0) {
+#pragma unroll 1
+  for (int b = 0; b < problem.bias_count; b++) {
+    asm volatile("" ::: "memory");  // so that tokens are not kept in registers from one bias to the next
     const Place first = region.first_key(visit);
     const uint32_t last = last_columns(region.tiles, visit);
-#pragma unroll 1
-    for (int b = 0; b < problem.bias_count; b++) {
-      const Bias& bias = problem.biases[b];
-      const float* const from = bias.data + batch * bias.batch + head * bias.head;
-      const int64_t queries[2] = {region.token(grid, region.query(grid, rows[0])) * bias.query,
-                                  region.token(grid, region.query(grid, rows[1])) * bias.query};
+    const Bias& bias = problem.biases[b];
+    const float* const from = bias.data + batch * bias.batch + head * bias.head;
+    const int64_t queries[2] = {region.token(grid, region.query(grid, rows[0])) * bias.query,
+                                region.token(grid, region.query(grid, rows[1])) * bias.query};
 #pragma unroll
-      for (int i = 0; i < 2 * kColumns; i++) {
-        const Place in = place_in(grid.key_box, i / 2 * 8 + lane % 4 * 2 + i % 2);
-        if (!exists(last, packed(in))) continue;
-        const Place key = {first.at[0] + in.at[0], first.at[1] + in.at[1], first.at[2] + in.at[2]};
-        const float* const column = from + region.token(grid, key) * bias.key;
-        scores[i / 2][i % 2] += column[queries[0]];
-        scores[i / 2][2 + i % 2] += column[queries[1]];
-      }
+    for (int i = 0; i < 2 * kColumns; i++) {
+      const Place in = place_in(grid.key_box, i / 2 * 8 + lane % 4 * 2 + i % 2);
+      if (!exists(last, packed(in))) continue;
+      const Place key = {first.at[0] + in.at[0], first.at[1] + in.at[1], first.at[2] + in.at[2]};
+      const float* const column = from + region.token(grid, key) * bias.key;
+      scores[i / 2][i % 2] += column[queries[0]];
+      scores[i / 2][2 + i % 2] += column[queries[1]];
     }
   }
   to_log2(scores);

@@ -34,9 +34,8 @@ struct Tile {
   static constexpr Tiling kTiling = tiling(kHeadDim, kValueDim, kModified, kGrid);
   static constexpr int kConsumers = kTiling.consumers, kKeys = kTiling.keys, kStages = kTiling.stages;
   static constexpr int kThreads = 128 * (1 + kConsumers), kOwnRows = 64, kRows = kOwnRows * kConsumers;
-  // Of 65536 registers. To find work on a grid takes more of them.
-  static constexpr int kProducerRegisters = kGrid ? 56 : kConsumers == 3 ? 32 : 40;
-  static constexpr int kConsumerRegisters = kGrid ? 224 : kConsumers == 3 ? 160 : 232;
+  // Of 65536 registers.
+  static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 40, kConsumerRegisters = kConsumers == 3 ? 160 : 232;
 
   // A tile lies in boxes of kSpan bytes of each row, swizzled; the box of a tensor copy.
   static constexpr int kSpan = kHeadDim % 64 == 0 && kValueDim % 64 == 0 ? 128 : 64, kBoxColumns = kSpan / 2;
