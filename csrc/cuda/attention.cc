@@ -161,7 +161,7 @@ class Planner {
         if (*side >= p.keys - 1) *side = kUnlimited;
       }
     }
-    plan->hopper = hopper(p);
+    plan->hopper = plan->grids.empty() ? hopper(p) : hopper_grids(p);
     const int64_t parts = plan->grids.empty() ? choose_parts(p, plan->hopper) : plan_grids(p);
     if (parts > 1 || extra) {
       add_parts(static_cast<int32_t>(parts), extra);
@@ -250,8 +250,21 @@ class Planner {
   }
 
   bool hopper(const Problem& p) const {
-    return device_.major == 9 && p.grid.neighborhood_count == 0 && plan_->element != Element::kFloat32 && p.keys > 0 &&
+    return device_.major == 9 && plan_->element != Element::kFloat32 && p.keys > 0 &&
            typical(p, p.queries) >= kLeastHopperQueries && attention_sm90_takes(p, plan_->element);
+  }
+
+  // Tiles hold tokens of one dilation group.
+  bool hopper_grids(const Problem& p) const {
+    return std::all_of(plan_->grids.begin(), plan_->grids.end(), [&](const Grid& grid) {
+      Problem own = p;
+      own.grid = grid;
+      int64_t tokens = 1;
+      for (int a = 0; a < kMostAxes; a++) {
+        tokens *= ceil_div(grid.extent[a], grid.neighborhoods[0].axes[a].dilation);
+      }
+      return tokens >= kLeastHopperQueries && hopper(own);
+    });
   }
 
   TileShape tile_of(const Problem& p, bool hopper) const {

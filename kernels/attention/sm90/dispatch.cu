@@ -54,7 +54,8 @@ bool attention_sm90_takes(const Problem& problem, Element element) {
   return view(problem.q, problem.q_strides, grid.q, problem.head_dim, problem.heads, problem.queries) &&
          view(problem.k, problem.k_strides, grid.k, problem.head_dim, problem.kv_heads, problem.keys) &&
          view(problem.v, problem.v_strides, grid.v, problem.value_dim, problem.kv_heads, problem.keys) &&
-         view(problem.out, problem.out_strides, grid.out, problem.value_dim, problem.heads, problem.queries);
+         (problem.parts > 0 ||
+          view(problem.out, problem.out_strides, grid.out, problem.value_dim, problem.heads, problem.queries));
 }
 
 TileShape attention_sm90_tile(const Problem& problem) {

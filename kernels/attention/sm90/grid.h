@@ -92,7 +92,7 @@ struct Boxes {
       }
       if (!masked) return;
       const Sight sights[2] = {sight(problem.grid, work, 0), sight(problem.grid, work, 1)};
-      mask_on_grid(scores, problem.grid, sights, work.tiles, visit, lane);
+      mask_on_grid(scores, problem.grid, work.tiles, sights, visit, lane);
     }
 
     __device__ bool exists(const Problem& problem, const Work<T>& work, int r) const {
