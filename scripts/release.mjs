@@ -9,6 +9,7 @@ import { npmProgram } from './nodes.mjs';
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 process.chdir(root);
 const [wanted, ...more] = process.argv.slice(2);
+let committed = false;
 const before = readJson('package.json').version;
 const version = nextVersion();
 const tag = `v${version}`;
@@ -19,6 +20,7 @@ quiet(process.execPath, [npmProgram(), 'version', version, '--no-git-tag-version
 writeChangelog();
 quiet('git', ['add', 'package.json', 'package-lock.json', 'CHANGELOG.md']);
 quiet('git', ['commit', '--quiet', '-m', `Version ${version}`]);
+committed = true;
 
 step('binaries');
 rmSync('build/prebuilds', { recursive: true, force: true });
@@ -49,7 +51,7 @@ function step(name) {
 }
 
 function refuse(sentence) {
-  console.error(`release: ${sentence}`);
+  console.error(`release: ${sentence}${committed ? '. To take the version back: git reset --hard HEAD~1' : ''}`);
   process.exit(1);
 }
 
@@ -105,10 +107,10 @@ function loud(npmArguments) {
   visible(process.execPath, [npmProgram(), ...npmArguments]);
 }
 
-/** Runs it in sight. A failure ends the release, whose commit is easily taken back. */
+/** Runs it in sight. */
 function visible(command, args, env = {}) {
   const { status } = spawnSync(command, args, { stdio: 'inherit', env: { ...process.env, ...env } });
-  if (status !== 0) refuse(`failed. To take the version back: git reset --hard HEAD~1`);
+  if (status !== 0) refuse(`${[command, ...args].join(' ')} failed`);
 }
 
 /** What it prints; it must succeed. */

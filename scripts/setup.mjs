@@ -15,7 +15,7 @@ process.chdir(dirname(dirname(fileURLToPath(import.meta.url))));
 checkNode();
 installDependencies();
 const stamp = readJson(STAMP) ?? {};
-const addonInputs = ['csrc', 'CMakeLists.txt', 'binding.gyp', 'sources.json', 'package-lock.json'];
+const addonInputs = ['csrc', 'cmake', 'CMakeLists.txt', 'binding.gyp', 'sources.json', 'package-lock.json'];
 bringUpToDate('addon', 'build/Release/node_attention.node', addonInputs, buildAddon);
 bringUpToDate('typescript', 'dist/index.js', ['lib', 'tsconfig.json', 'package-lock.json'], compileTypeScript);
 
