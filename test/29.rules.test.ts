@@ -73,14 +73,14 @@ describe.each(sizes)('%j', (size) => {
   it('verticalSlashPlan', async () => {
     const vertical = [[0, 33], [149], []];
     const slash = [[0], [0, 64, 65], [100]];
-    using plan = verticalSlashPlan({ ...size, heads: 3, vertical, slash });
+    using plan = verticalSlashPlan({ ...size, causal: true, heads: 3, vertical, slash });
     await expectBlocks(plan, (p, j, head) => vertical[head]!.includes(j) || slash[head]!.includes(p - j));
     using shared = verticalSlashPlan({ ...size, heads: 2, vertical: [5], slash: [], causal: false });
     await expectBlocks(shared, (_, j) => j === 5);
   });
 
   it('dilatedPlan', async () => {
-    using plan = dilatedPlan({ ...size, sink: 3, window: 10 });
+    using plan = dilatedPlan({ ...size, causal: true, sink: 3, window: 10 });
     const block = (x: number) => Math.floor(x / size.keyBlock);
     await expectBlocks(plan, (p, j) => {
       const distance = block(p) - block(j);

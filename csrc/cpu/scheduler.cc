@@ -11,6 +11,7 @@
 #include "cpu/attention.h"
 #include "cpu/copy.h"
 #include "cpu/merge.h"
+#include "cpu/select.h"
 #include "cpu/sparse_plan.h"
 
 #ifdef __linux__
@@ -219,6 +220,8 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
       case NA_OP_COPY: job = copy_job(*static_cast<const na_copy*>(operation->args)); break;
       case NA_OP_BUILD: job = build_job(*static_cast<const na_build*>(operation->args)); break;
       case NA_OP_INSPECT: job = inspect_job(*static_cast<const na_inspect*>(operation->args)); break;
+      case NA_OP_POOL: job = pool_job(*static_cast<const na_pool*>(operation->args)); break;
+      case NA_OP_SELECT: job = select_job(*static_cast<const na_select*>(operation->args), isa_); break;
       case NA_OP_MARK: mark(operation); break;
       default: break;  // no others come to the CPU: its memory is allocated zeroed, its graphs are replayed
     }
