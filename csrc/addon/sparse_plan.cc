@@ -104,8 +104,8 @@ Napi::Value plan_info(const Napi::CallbackInfo& info) {
   Ref<SparsePlan> plan;
   NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
   const na_plan& view = plan->view;
-  const int64_t numbers[] = {view.batch, view.heads, view.queries, view.keys, view.query_tile, view.key_block,
-                             view.causal};
+  const int64_t numbers[] = {view.batch,      view.heads,     view.queries, view.keys,
+                             view.query_tile, view.key_block, view.causal};
   Napi::Array geometry = Napi::Array::New(env);
   for (uint32_t i = 0; i < 7; i++) geometry.Set(i, Napi::Number::New(env, static_cast<double>(numbers[i])));
   Napi::Object result = Napi::Object::New(env);

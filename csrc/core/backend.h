@@ -73,8 +73,8 @@ typedef enum na_entry_kind {
 /*
  * Which blocks of keys each tile of queries sees: rows (batch entry, pattern head, query tile) of 32-bit entries
  * `block:24 | level:3 | kind:2 | spare:3`, the block in the lowest bits; level is 0. Of a row the full entries come
- * first, then the others, each run in ascending order. All tensors are int32 and contiguous. Their values are unchecked:
- * whoever reads them clamps them.
+ * first, then the others, each run in ascending order. All tensors are int32 and contiguous. Their values are
+ * unchecked: whoever reads them clamps them.
  */
 typedef struct na_plan {
   const na_tensor* offsets; /* [rows + 1]: where the entries of each row begin, and the end of the last */
@@ -168,9 +168,9 @@ typedef struct na_pool {
 #define NA_MAX_STAGES 4
 
 typedef enum na_selector {
-  NA_SELECT_HIP,      /* stages of chunks, each of which finds its best key by bisection on its own */
+  NA_SELECT_HIP,       /* stages of chunks, each of which finds its best key by bisection on its own */
   NA_SELECT_BISECTION, /* one tree over all keys, whose best nodes are bisected until they are blocks */
-  NA_SELECT_POOLED    /* blocks by their pooled keys */
+  NA_SELECT_POOLED     /* blocks by their pooled keys */
 } na_selector;
 
 /*
@@ -182,18 +182,18 @@ typedef struct na_select {
   int32_t selector;
   const na_plan* out;
   const na_tensor *q, *k;
-  int64_t sink, window; /* keys: the first ones, and the last up to a query's own, or on both sides of it */
-  const int64_t* budgets; /* [out->heads]: blocks beyond those */
-  int32_t stages;         /* HIP: */
+  int64_t sink, window;         /* keys: the first ones, and the last up to a query's own, or on both sides of it */
+  const int64_t* budgets;       /* [out->heads]: blocks beyond those */
+  int32_t stages;               /* HIP: */
   int64_t chunk[NA_MAX_STAGES]; /* keys: powers of two, descending to key_block */
   int64_t keep[NA_MAX_STAGES];  /* keys; 0: four times as many as the next stage. The last is the budget */
-  int32_t first; /* HIP, BISECTION: the first key of a range stands for it, else the middle one */
-  const na_tensor* pooled; /* POOLED: what na_pool made of k, or NULL */
-  int32_t bounds;          /* POOLED: of NA_POOL_BOUNDS */
-  int32_t mean_query;      /* POOLED: the mean of the row's queries counts, else each of them */
-  float scale;             /* POOLED: of scores, for what follows */
-  float top_p;             /* POOLED: no more blocks than have this share of the softmax; 1: all that the budget allows */
-  float threshold;         /* POOLED: no block of a smaller share */
+  int32_t first;                /* HIP, BISECTION: the first key of a range stands for it, else the middle one */
+  const na_tensor* pooled;      /* POOLED: what na_pool made of k, or NULL */
+  int32_t bounds;               /* POOLED: of NA_POOL_BOUNDS */
+  int32_t mean_query;           /* POOLED: the mean of the row's queries counts, else each of them */
+  float scale;                  /* POOLED: of scores, for what follows */
+  float top_p;     /* POOLED: no more blocks than have this share of the softmax; 1: all that the budget allows */
+  float threshold; /* POOLED: no block of a smaller share */
   void* workspace;
 } na_select;
 
@@ -265,7 +265,8 @@ typedef struct na_operation na_operation;
 struct na_operation {
   int32_t kind; /* na_operation_kind */
   int32_t reserved;
-  const void* args; /* na_attention, na_merge, na_copy, na_mark, na_zero, na_launch, na_build, na_inspect, na_pool ... */
+  const void*
+      args; /* na_attention, na_merge, na_copy, na_mark, na_zero, na_launch, na_build, na_inspect, na_pool ... */
   void (*done)(na_operation* operation, const na_error* error /* NULL: succeeded */);
   const int32_t* cancelled; /* read atomically */
   void* link[2];            /* the backend's own while queued */

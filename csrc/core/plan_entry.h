@@ -53,9 +53,7 @@ struct PlanShape {
     return !causal || visible > keys ? keys : visible < 0 ? 0 : visible;
   }
   // How many blocks, from the first on, some query of a tile may see.
-  int64_t visible_blocks(int64_t tile) const {
-    return (visible_keys(end_query(tile) - 1) + key_block - 1) / key_block;
-  }
+  int64_t visible_blocks(int64_t tile) const { return (visible_keys(end_query(tile) - 1) + key_block - 1) / key_block; }
   // The kind of a visible block that shows all it may.
   na_entry_kind kind_of(int64_t tile, int64_t block) const {
     if (end_key(block) > visible_keys(first_query(tile))) return NA_ENTRY_PREDICATE;

@@ -11,8 +11,8 @@ struct BlockRange {
 
 class SelectedRow {
  public:
-  // The blocks of the first `sink` keys and of the last `window` up to each query's own; on both sides of it where there
-  // is no causality.
+  // The blocks of the first `sink` keys and of the last `window` up to each query's own; on both sides of it where
+  // there is no causality.
   SelectedRow(const PlanShape& shape, int64_t tile, int64_t sink, int64_t window) {
     const int64_t visible = shape.visible_blocks(tile), block = shape.key_block, shift = shape.keys - shape.queries;
     const int64_t first = shape.first_query(tile) + shift, last = shape.end_query(tile) - 1 + shift;

@@ -49,7 +49,8 @@ Status SparsePlan::check(const PlanGeometry& g) {
                  Count(g.keys), Count(kMostBlocks), Count(g.key_block));
   }
   if (g.batch * g.heads > kMostWords / tiles_of(g) - 1) {
-    return error(NA_ERR_OPTION, "sparse plan: batch %lld, %lld patterns of heads and %lld query tiles are too many rows",
+    return error(NA_ERR_OPTION,
+                 "sparse plan: batch %lld, %lld patterns of heads and %lld query tiles are too many rows",
                  Count(g.batch), Count(g.heads), Count(tiles_of(g)));
   }
   return {};
@@ -220,8 +221,10 @@ Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream
   const struct {
     const char* name;
     int64_t a, b;
-  } properties[] = {{"queries", x.queries, y.queries},          {"keys", x.keys, y.keys},
-                    {"queryTile", x.query_tile, y.query_tile},  {"keyBlock", x.key_block, y.key_block},
+  } properties[] = {{"queries", x.queries, y.queries},
+                    {"keys", x.keys, y.keys},
+                    {"queryTile", x.query_tile, y.query_tile},
+                    {"keyBlock", x.key_block, y.key_block},
                     {"causal", x.causal, y.causal}};
   for (const auto& property : properties) {
     if (property.a != property.b) {
@@ -263,8 +266,8 @@ Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream
   add_tensors(*a, &reads);
   add_tensors(*b, &reads);
   add_tensors(*made, &writes);
-  NA_TRY(stream->run(new PlanOperation<na_build>(
-      NA_OP_BUILD, build, {made, Ref<SparsePlan>(a), Ref<SparsePlan>(b)}, std::move(reads), std::move(writes))));
+  NA_TRY(stream->run(new PlanOperation<na_build>(NA_OP_BUILD, build, {made, Ref<SparsePlan>(a), Ref<SparsePlan>(b)},
+                                                 std::move(reads), std::move(writes))));
   *plan = std::move(made);
   return {};
 }

@@ -43,8 +43,7 @@ class SparsePlan : public RefCounted {
 
 // The plan of lists of blocks: int32 tensors, the blocks of row r being those from offsets[r] to offsets[r + 1]. Their
 // values are read when the operation runs; what is wrong with them is told by inspect().
-Status build_plan(const PlanGeometry& geometry, Tensor* offsets, Tensor* blocks, Stream* stream,
-                  Ref<SparsePlan>* plan);
+Status build_plan(const PlanGeometry& geometry, Tensor* offsets, Tensor* blocks, Stream* stream, Ref<SparsePlan>* plan);
 
 // What either of two plans of the same geometry shows, or what both do.
 Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream* stream, Ref<SparsePlan>* plan);

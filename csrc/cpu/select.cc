@@ -281,7 +281,8 @@ class SelectJob final : public Job {
     std::vector<int64_t> chunks;
     Scratch scratch;
     for (int32_t stage = 0; stage < select_.stages; stage++) {
-      const int64_t size = select_.chunk[stage], before = stage ? select_.chunk[stage - 1] : ceil_div(limit, size) * size;
+      const int64_t size = select_.chunk[stage],
+                    before = stage ? select_.chunk[stage - 1] : ceil_div(limit, size) * size;
       std::vector<int64_t> parts;
       if (stage == 0) chunks = {0};
       for (int64_t chunk : chunks) {

@@ -141,7 +141,8 @@ class CombineJob final : public Job {
     int64_t at = reader.begin(row);
     const int64_t end = reader.end(row);
     for (PlanEntry next; reader.next(at, end, &next);) {
-      if (next.block < shape_.visible_blocks(tile)) items->push_back({next.block, next.bitmap_index, next.bitmap_index});
+      if (next.block < shape_.visible_blocks(tile))
+        items->push_back({next.block, next.bitmap_index, next.bitmap_index});
     }
     std::stable_sort(items->begin(), items->end(), [](const Item& x, const Item& y) { return x.block < y.block; });
   }

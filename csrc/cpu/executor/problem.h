@@ -116,15 +116,15 @@ struct Stream {
 struct SparseWalk {
   Stream* streams;
   int stream_count;
-  int64_t key, end;           // what is left of the block at hand
-  int words;                  // of the bits of a key; 0: whatever is walked, all queries see
-  uint32_t* full;             // [words]: who sees all of the block at hand
-  const uint32_t** bitmaps;   // [row]: who sees some of it; null otherwise
-  uint32_t *bits, *ahead;     // [key][words]
-  uint32_t *some, *all;       // [strip][words]: seen by somebody, by everybody
-  int32_t* lane_bit;          // [lane]
-  int32_t* vector_word;       // [vector of lanes]: the word its lanes' bits are in; -1: several
-  uint32_t* vector_bits;      // likewise: these bits
+  int64_t key, end;          // what is left of the block at hand
+  int words;                 // of the bits of a key; 0: whatever is walked, all queries see
+  uint32_t* full;            // [words]: who sees all of the block at hand
+  const uint32_t** bitmaps;  // [row]: who sees some of it; null otherwise
+  uint32_t *bits, *ahead;    // [key][words]
+  uint32_t *some, *all;      // [strip][words]: seen by somebody, by everybody
+  int32_t* lane_bit;         // [lane]
+  int32_t* vector_word;      // [vector of lanes]: the word its lanes' bits are in; -1: several
+  uint32_t* vector_bits;     // likewise: these bits
 };
 
 // One task. The job says which, begin_tile() fills the lanes, next_keys() one key tile after the other. The arrays
