@@ -40,6 +40,15 @@ export {
   type VerticalSlashOptions,
   verticalSlashPlan,
 } from './rules';
+export {
+  type HipOptions,
+  hipPlan,
+  type PageOptions,
+  type PooledOptions,
+  pagePlan,
+  pooledPlan,
+  type SelectorOptions,
+} from './selectors';
 export { type Simulation, type SimulationOptions, simulateNeighborhood } from './simulate';
 export { type PlanGeometry, type PlanLists, type PlanOptions, SparsePlan } from './sparse_plan';
 export { Event, Graph, Stream } from './stream';

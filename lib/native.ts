@@ -121,6 +121,28 @@ export interface NativePlanWords {
   bitmaps?: NativeTensor;
 }
 
+/** A call of a selector; numbers are checked, and what is left out is 0 or empty. */
+export interface NativeSelect {
+  q: NativeTensor;
+  k: NativeTensor;
+  /** Index into na_selector. */
+  selector: number;
+  geometry: NativeGeometry;
+  sink: number;
+  window: number;
+  budgets: number[];
+  chunk: number[];
+  keep: number[];
+  first: boolean;
+  /** Index into na_pooling. */
+  pooling: number;
+  meanQuery: boolean;
+  scale: number;
+  topP: number;
+  threshold: number;
+  stream: NativeStream | undefined;
+}
+
 /** The functions of csrc/addon; dtypes are indices into `dtypes` of dtype.ts. */
 export interface Addon {
   readonly version: string;
@@ -165,6 +187,7 @@ export interface Addon {
   graphDispose(graph: NativeGraph): void;
 
   attention(call: NativeAttention): NativeResult;
+  select(call: NativeSelect): NativePlan;
   planBuild(
     geometry: NativeGeometry,
     offsets: NativeTensor,

@@ -49,7 +49,7 @@ function planOf(layout: Layout, rule: (row: Row, show: Show) => void): SparsePla
 
 type RuleOptions = PlanGeometry & PlanOptions;
 
-/** Options of {@link streamingPlan}; `causal` is true unless given. */
+/** Options of {@link streamingPlan}. */
 export interface StreamingOptions extends RuleOptions {
   /** How many keys from the first on every query sees; default 0. */
   sink?: number;
@@ -65,7 +65,7 @@ export interface StreamingOptions extends RuleOptions {
 export function streamingPlan(opts: StreamingOptions): SparsePlan {
   const call = 'streamingPlan';
   const given = options(call, opts, [...planNames, 'sink', 'window']);
-  const layout = layoutOf(call, given, true);
+  const layout = layoutOf(call, given);
   const sink = integer(call, 'sink', given.sink ?? 0, 0);
   const window = integer(call, 'window', given.window, 0);
   return planOf(layout, ({ first, last }, show) => {
@@ -74,7 +74,7 @@ export function streamingPlan(opts: StreamingOptions): SparsePlan {
   });
 }
 
-/** Options of {@link dilatedPlan}; `causal` is true unless given. */
+/** Options of {@link dilatedPlan}. */
 export interface DilatedOptions extends StreamingOptions {}
 
 /**
@@ -86,7 +86,7 @@ export interface DilatedOptions extends StreamingOptions {}
 export function dilatedPlan(opts: DilatedOptions): SparsePlan {
   const call = 'dilatedPlan';
   const given = options(call, opts, [...planNames, 'sink', 'window']);
-  const layout = layoutOf(call, given, true);
+  const layout = layoutOf(call, given);
   const sink = integer(call, 'sink', given.sink ?? 0, 0);
   const window = integer(call, 'window', given.window, 0);
   const { keyBlock, blocks } = layout;
@@ -101,7 +101,7 @@ export function dilatedPlan(opts: DilatedOptions): SparsePlan {
   });
 }
 
-/** Options of {@link verticalSlashPlan}; `causal` is true unless given. */
+/** Options of {@link verticalSlashPlan}. */
 export interface VerticalSlashOptions extends RuleOptions {
   /** Keys that every query sees: one list, or one per pattern head. */
   vertical: readonly number[] | readonly (readonly number[])[];
@@ -135,7 +135,7 @@ function perHead(call: string, name: string, value: unknown, heads: number): num
 export function verticalSlashPlan(opts: VerticalSlashOptions): SparsePlan {
   const call = 'verticalSlashPlan';
   const given = options(call, opts, [...planNames, 'vertical', 'slash']);
-  const layout = layoutOf(call, given, true);
+  const layout = layoutOf(call, given);
   const vertical = perHead(call, 'vertical', given.vertical, layout.heads);
   const slash = perHead(call, 'slash', given.slash, layout.heads);
   return planOf(layout, ({ head, first, last }, show) => {

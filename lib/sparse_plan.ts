@@ -54,11 +54,7 @@ export interface Layout extends Required<PlanGeometry> {
 }
 
 /** The layout among the options of a call. */
-export function layoutOf(
-  call: string,
-  given: { [name in (typeof planNames)[number]]?: unknown },
-  causal = false,
-): Layout {
+export function layoutOf(call: string, given: { [name in (typeof planNames)[number]]?: unknown }): Layout {
   const count = (name: 'queries' | 'keys' | 'batch' | 'heads') => integer(call, name, given[name] ?? 1, 1);
   const size = (name: 'queryTile' | 'keyBlock', least: number) => {
     const value = integer(call, name, given[name] ?? 64, least);
@@ -76,7 +72,7 @@ export function layoutOf(
     heads: count('heads'),
     queryTile: size('queryTile', 16),
     keyBlock: size('keyBlock', 2),
-    causal: boolean(call, 'causal', given.causal ?? causal),
+    causal: boolean(call, 'causal', given.causal ?? false),
   };
   for (const name of ['queries', 'keys'] as const) {
     if (layout[name] <= mostTokens) continue;
@@ -125,6 +121,9 @@ const visibleKeys = (l: Layout, query: number) =>
   l.causal ? Math.max(0, Math.min(l.keys, query + l.keys - l.queries + 1)) : l.keys;
 
 const kinds = { full: 0, predicate: 1, bitmap: 2, tail: 3 };
+
+/** The SparsePlan of a plan of the addon. */
+export let makePlan: (plan: NativePlan) => SparsePlan;
 
 /** The plan of ascending lists of blocks that are known to be right. */
 export let fromLists: (layout: Layout, lists: readonly (readonly number[])[]) => SparsePlan;
@@ -300,6 +299,7 @@ export class SparsePlan extends Mask {
   }
 
   static {
+    makePlan = (plan) => new SparsePlan(plan);
     fromLists = (layout, lists) => {
       const offsets = new Int32Array(lists.length + 1);
       lists.forEach((list, row) => {

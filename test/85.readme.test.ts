@@ -56,6 +56,7 @@ describe('README', () => {
       '## Attention',
       '## Windows and neighborhoods',
       '## Simulating neighborhoods',
+      '## Sparse plans',
       '## Biases, sinks, extra keys',
       '## Ragged batches',
       '## KV cache',

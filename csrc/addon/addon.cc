@@ -21,6 +21,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_devices(env, exports);
   export_kv_cache(env, exports);
   export_merge(env, exports);
+  export_select(env, exports);
   export_sparse_plan(env, exports);
   export_stream(env, exports);
   export_tensor(env, exports);

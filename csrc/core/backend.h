@@ -210,6 +210,54 @@ typedef struct na_build {
   void* workspace;
 } na_build;
 
+/* What becomes of the keys of a block. */
+typedef enum na_pooling {
+  NA_POOL_MEAN,
+  NA_POOL_MAX,
+  NA_POOL_MIN,
+  NA_POOL_BOUNDS /* the maxima, then the minima: twice headDim */
+} na_pooling;
+
+typedef struct na_pool {
+  int32_t pooling;
+  int32_t block;
+  const na_tensor* k;   /* [batch, tokens..., kvHeads, headDim], tokens evenly spaced */
+  const na_tensor* out; /* float32 [batch, blocks, kvHeads, headDim or twice that], contiguous */
+  void* workspace;
+} na_pool;
+
+#define NA_MAX_STAGES 4
+
+typedef enum na_selector {
+  NA_SELECT_HIP,       /* stages of chunks, each of which finds its best key by bisection on its own */
+  NA_SELECT_BISECTION, /* one tree over all keys, whose best nodes are bisected until they are blocks */
+  NA_SELECT_POOLED     /* blocks by their pooled keys */
+} na_selector;
+
+/*
+ * Writes the plan `out`: for each of its rows the blocks of sink and window, and of the others those whose scores with
+ * the queries of the row are highest; ties go to the lower block. Scores are shared by the heads of a pattern: the
+ * largest counts. Keys are [batch, tokens..., kvHeads, headDim], and out's heads divide kvHeads or are a multiple.
+ */
+typedef struct na_select {
+  int32_t selector;
+  const na_plan* out;
+  const na_tensor *q, *k;
+  int64_t sink, window;         /* keys: the first ones, and the last up to a query's own, or on both sides of it */
+  const int64_t* budgets;       /* [out->heads]: blocks beyond those */
+  int32_t stages;               /* HIP: */
+  int64_t chunk[NA_MAX_STAGES]; /* keys: powers of two, descending to key_block */
+  int64_t keep[NA_MAX_STAGES];  /* keys; 0: four times as many as the next stage. The last is the budget */
+  int32_t first;                /* HIP, BISECTION: the first key of a range stands for it, else the middle one */
+  const na_tensor* pooled;      /* POOLED: what na_pool made of k, or NULL */
+  int32_t bounds;               /* POOLED: of NA_POOL_BOUNDS */
+  int32_t mean_query;           /* POOLED: the mean of the row's queries counts, else each of them */
+  float scale;                  /* POOLED: of scores, for what follows */
+  float top_p;     /* POOLED: no more blocks than have this share of the softmax; 1: all that the budget allows */
+  float threshold; /* POOLED: no block of a smaller share */
+  void* workspace;
+} na_select;
+
 /* What a plan says, for people: the first thing wrong with it, how much it shows, and what it shows of each key. */
 typedef enum na_plan_fault {
   NA_FAULT_NONE,
@@ -262,7 +310,9 @@ typedef enum na_operation_kind {
   NA_OP_APPEND,
   NA_OP_ROTATE,
   NA_OP_BUILD,
-  NA_OP_INSPECT
+  NA_OP_INSPECT,
+  NA_OP_POOL,
+  NA_OP_SELECT
 } na_operation_kind;
 
 typedef struct na_stream na_stream;

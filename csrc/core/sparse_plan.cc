@@ -20,7 +20,9 @@ int64_t tiles_of(const PlanGeometry& g) { return (g.queries + g.query_tile - 1) 
 int64_t rows_of(const PlanGeometry& g) { return g.batch * g.heads * tiles_of(g); }
 int64_t query_words(const PlanGeometry& g) { return (g.query_tile + 31) / 32; }
 
-Status check_geometry(const PlanGeometry& g) {
+}  // namespace
+
+Status SparsePlan::check(const PlanGeometry& g) {
   const struct {
     const char* name;
     int64_t value, most;
@@ -53,6 +55,8 @@ Status check_geometry(const PlanGeometry& g) {
   }
   return {};
 }
+
+namespace {
 
 Status check_words(const char* name, const Tensor& tensor, const Device* device) {
   const na_tensor& view = tensor.view;
@@ -149,7 +153,7 @@ PlanGeometry geometry_of(const na_plan& plan) {
 
 Status SparsePlan::over(const PlanGeometry& g, Ref<Tensor> offsets, Ref<Tensor> entries, Ref<Tensor> bitmaps,
                         Ref<SparsePlan>* plan) {
-  NA_TRY(check_geometry(g));
+  NA_TRY(check(g));
   NA_TRY(check_list(g, *offsets, "entries", *entries));
   if (bitmaps) {
     NA_TRY(check_words("bitmaps", *bitmaps, offsets->device()));
@@ -175,7 +179,7 @@ Status SparsePlan::over(const PlanGeometry& g, Ref<Tensor> offsets, Ref<Tensor> 
 
 Status SparsePlan::allocate(Device* device, const PlanGeometry& g, int64_t words, int64_t bitmaps,
                             Ref<SparsePlan>* plan) {
-  NA_TRY(check_geometry(g));
+  NA_TRY(check(g));
   Ref<Tensor> offsets, entries, table;
   NA_TRY(Tensor::allocate(device, NA_INT32, {rows_of(g) + 1}, false, false, &offsets));
   NA_TRY(Tensor::allocate(device, NA_INT32, {words}, false, false, &entries));
@@ -192,7 +196,7 @@ int64_t SparsePlan::bytes() const {
 }
 
 Status build_plan(const PlanGeometry& g, Tensor* offsets, Tensor* blocks, Stream* stream, Ref<SparsePlan>* plan) {
-  NA_TRY(check_geometry(g));
+  NA_TRY(SparsePlan::check(g));
   NA_TRY(check_list(g, *offsets, "blocks", *blocks));
   NA_TRY(check_stream(*stream, offsets->device()));
   Ref<SparsePlan> made;

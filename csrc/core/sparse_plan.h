@@ -12,6 +12,8 @@ struct PlanGeometry {
 
 class SparsePlan : public RefCounted {
  public:
+  // Refuses a geometry that no plan can have.
+  static Status check(const PlanGeometry& geometry);
   // Of int32 tensors that hold the plan's own words; `bitmaps` may be absent.
   static Status over(const PlanGeometry& geometry, Ref<Tensor> offsets, Ref<Tensor> entries, Ref<Tensor> bitmaps,
                      Ref<SparsePlan>* plan);

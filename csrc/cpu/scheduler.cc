@@ -13,6 +13,7 @@
 #include "cpu/copy.h"
 #include "cpu/merge.h"
 #include "cpu/rotate.h"
+#include "cpu/select.h"
 #include "cpu/sparse_plan.h"
 
 #ifdef __linux__
@@ -223,6 +224,8 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
       case NA_OP_ROTATE: job = rotate_job(*static_cast<const na_rotate*>(operation->args)); break;
       case NA_OP_BUILD: job = build_job(*static_cast<const na_build*>(operation->args)); break;
       case NA_OP_INSPECT: job = inspect_job(*static_cast<const na_inspect*>(operation->args)); break;
+      case NA_OP_POOL: job = pool_job(*static_cast<const na_pool*>(operation->args)); break;
+      case NA_OP_SELECT: job = select_job(*static_cast<const na_select*>(operation->args), isa_); break;
       case NA_OP_MARK: mark(operation); break;
       default: break;  // no others come to the CPU: its memory is allocated zeroed, its graphs are replayed
     }

@@ -25,7 +25,9 @@ Status check_operation(Device& device, int32_t kind, const void* args, int64_t* 
     case NA_OP_MERGE: *workspace_bytes = merge_workspace(*static_cast<const na_merge*>(args)); return {};
     case NA_OP_COPY: return Copy(device, *static_cast<const na_copy*>(args)).check(workspace_bytes);
     case NA_OP_BUILD:
-    case NA_OP_INSPECT: return error(NA_ERR_OPTION, "sparse plans do not run on CUDA yet: use device 'cpu'");
+    case NA_OP_INSPECT:
+    case NA_OP_POOL:
+    case NA_OP_SELECT: return error(NA_ERR_OPTION, "sparse plans do not run on CUDA yet: use device 'cpu'");
     default: return {};
   }
 }

@@ -17,7 +17,7 @@ import {
   window,
 } from 'node-attention';
 import { count, decode, type Float, uniform, type Values } from './numbers';
-import type { Axis, MaskSpec, Problem, Result } from './oracle';
+import type { Axis, MaskSpec, PlanSpec, Problem, Result } from './oracle';
 import { planOf } from './plans';
 import { type Expected, expected } from './tolerance';
 
@@ -80,7 +80,7 @@ const setting = (axes: Axis[]) => ({
   wrap: axes.map((axis) => axis.wrap),
 });
 
-export function maskOf(spec: MaskSpec): Mask {
+export function maskOf(spec: MaskSpec | { plan: PlanSpec }): Mask {
   if ('plan' in spec) return planOf(spec.plan);
   if (!('heads' in spec)) return spec.left === -1 && spec.right === 0 ? causal() : window(spec);
   return neighborhood(spec.heads.length === 1 ? setting(spec.heads[0]!) : spec.heads.map(setting));

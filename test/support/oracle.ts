@@ -41,14 +41,13 @@ export function seesInPlan(plan: PlanSpec, batch: number, head: number, heads: n
 
 export type MaskSpec =
   | { left: number; right: number } // keys p - left ... p + right, -1 unlimited; causal is { left: -1, right: 0 }
-  | { heads: Axis[][] } // neighborhood: one list of axes for all heads, or one per query head
-  | { plan: PlanSpec };
+  | { heads: Axis[][] }; // neighborhood: one list of axes for all heads, or one per query head
 
 export interface Problem {
   q: Values; // [batch, tokens..., heads, headDim]
   k: Values;
   v: Values;
-  masks?: MaskSpec[];
+  masks?: (MaskSpec | { plan: PlanSpec })[];
   keyBias?: Values; // [Lk], [batch, Lk] or [batch, heads, Lk]
   denseBias?: Values; // broadcast to [batch, heads, Lq, Lk]
   lowRank?: { q: Values; k: Values }; // [batch or 1, L, heads or 1, R]

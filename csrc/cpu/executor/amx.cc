@@ -5,6 +5,7 @@
 // are those of the inputs; scores are, in float32.
 #define NA_WIDTH 16
 #define NA_VECTORS 2
+#include "cpu/executor/best_scores.h"
 #include "cpu/executor/block.h"
 #include "cpu/executor/exp2_table.h"
 #include "cpu/executor/rows.h"
@@ -549,5 +550,7 @@ void run_amx(const Problem& problem, Tile& tile, Sums& sums) {
   if (problem.dtype == NA_FLOAT16) return run_type<NA_FLOAT16>(problem, tile, sums);
   run_type<NA_BFLOAT16>(problem, tile, sums);
 }
+
+void best_scores_amx(const BestScores& wanted) { best_scores(wanted); }
 
 }  // namespace na::cpu

@@ -1,10 +1,13 @@
 #define NA_WIDTH 8
 #define NA_VECTORS 2
 #define NA_ROWS 6
+#include "cpu/executor/best_scores.h"
 #include "cpu/executor/tile.h"
 
 namespace na::cpu {
 
 void run_avx2(const Problem& problem, Tile& tile, Sums& sums) { run_tile(problem, tile, sums); }
+
+void best_scores_avx2(const BestScores& wanted) { best_scores(wanted); }
 
 }  // namespace na::cpu

@@ -1,10 +1,13 @@
 #define NA_WIDTH 4
 #define NA_VECTORS 2
 #define NA_ROWS 4
+#include "cpu/executor/best_scores.h"
 #include "cpu/executor/tile.h"
 
 namespace na::cpu {
 
 void run_generic(const Problem& problem, Tile& tile, Sums& sums) { run_tile(problem, tile, sums); }
+
+void best_scores_generic(const BestScores& wanted) { best_scores(wanted); }
 
 }  // namespace na::cpu

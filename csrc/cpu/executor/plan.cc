@@ -71,7 +71,8 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   tile.sparse = {};
   if (problem.sparse) {
     SparseWalk& sparse = tile.sparse;
-    const int64_t rows = ceil_div(lanes, kLeastQueryTile), words = ceil_div(lanes, 32), strips = ceil_div(g.keys, kStrip);
+    const int64_t rows = ceil_div(lanes, kLeastQueryTile), words = ceil_div(lanes, 32),
+                  strips = ceil_div(g.keys, kStrip);
     sparse.streams = arena.take<Stream>(2 * rows);
     sparse.full = arena.take<uint32_t>(words);
     sparse.bitmaps = arena.take<const uint32_t*>(rows);

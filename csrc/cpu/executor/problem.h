@@ -256,6 +256,23 @@ void note_sparse_bits(const Problem& problem, Tile& tile);  // of the keys at ha
 void sparse_sight(const Tile& tile, int first_vector, int vectors, int strip, int strips, unsigned* some,
                   unsigned* all);
 
+// For each of some rows of keys its largest product with any of some rows of queries, all of one dtype.
+struct BestScores {
+  int dtype, head_dim;
+  const char* const* keys;  // as many as kept whole vectors take: key_count, rounded up to kStrip
+  int key_count;
+  const char* const* queries;
+  int query_count;
+  float* packed;  // of queries: query_count * packed_pitch(head_dim)
+  float* best;    // [key_count, rounded up likewise]
+};
+constexpr int packed_pitch(int head_dim) { return (head_dim + 31) / 32 * 32; }
+
+void best_scores_generic(const BestScores& wanted);
+void best_scores_avx2(const BestScores& wanted);
+void best_scores_avx512(const BestScores& wanted);
+void best_scores_amx(const BestScores& wanted);
+
 // The sums of one tile, on each instruction set.
 void run_generic(const Problem& problem, Tile& tile, Sums& sums);
 void run_avx2(const Problem& problem, Tile& tile, Sums& sums);

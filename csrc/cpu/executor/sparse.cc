@@ -91,9 +91,8 @@ void add_keys(const Problem& problem, Tile& tile, int64_t first, int count) {
       const Constraint& constraint = plan.constraints[c];
       const int64_t along = constraint.axis < 0 ? key : x[constraint.axis];
       tile.ahead_code[c][at] = static_cast<int32_t>(
-          constraint.dilation == 1
-              ? along
-              : along % constraint.dilation * tile.code_stride[c] + along / constraint.dilation);
+          constraint.dilation == 1 ? along
+                                   : along % constraint.dilation * tile.code_stride[c] + along / constraint.dilation);
     }
   }
 }

@@ -1,0 +1,75 @@
+// Selectors: reads the call that lib/selectors.ts has put into plain form.
+#include "core/select.h"
+
+#include "addon/arguments.h"
+#include "addon/functions.h"
+#include "addon/handle.h"
+
+namespace na {
+namespace {
+
+Status read_number(const Napi::Object& call, const char* name, double* number) {
+  const Napi::Value value = call.Get(name);
+  if (!value.IsNumber()) return error(NA_ERR_OPTION, "%s must be a number", name);
+  *number = value.As<Napi::Number>().DoubleValue();
+  return {};
+}
+
+Status read_select(const Napi::Object& call, SelectArguments* a) {
+  std::vector<int64_t> geometry;
+  int64_t selector = 0, pooling = 0;
+  NA_TRY(read_integer(call.Get("selector"), "selector", NA_ERR_OPTION, &selector));
+  NA_TRY(read_integer(call.Get("pooling"), "pooling", NA_ERR_OPTION, &pooling));
+  if (selector < NA_SELECT_HIP || selector > NA_SELECT_POOLED) return error(NA_ERR_OPTION, "selector is not known");
+  if (pooling < NA_POOL_MEAN || pooling > NA_POOL_BOUNDS) return error(NA_ERR_OPTION, "pooling is not known");
+  a->selector = static_cast<na_selector>(selector);
+  a->pooling = static_cast<na_pooling>(pooling);
+  NA_TRY(read_integers(call.Get("geometry"), "geometry", NA_ERR_OPTION, &geometry));
+  if (geometry.size() != 7) return error(NA_ERR_OPTION, "geometry must have 7 numbers");
+  a->geometry = {geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6] != 0};
+  NA_TRY(read_integer(call.Get("sink"), "sink", NA_ERR_OPTION, &a->sink));
+  NA_TRY(read_integer(call.Get("window"), "window", NA_ERR_OPTION, &a->window));
+  NA_TRY(read_integers(call.Get("budgets"), "budget", NA_ERR_OPTION, &a->budgets));
+  NA_TRY(read_integers(call.Get("chunk"), "chunk", NA_ERR_OPTION, &a->chunk));
+  NA_TRY(read_integers(call.Get("keep"), "keep", NA_ERR_OPTION, &a->keep));
+  // What follows is computed with: twice a number of keys must be one.
+  for (int64_t keys : {a->sink, a->window}) {
+    if (keys < 0 || keys > int64_t{1} << 40) return error(NA_ERR_OPTION, "always is out of range");
+  }
+  for (const auto* list : {&a->budgets, &a->keep}) {
+    for (int64_t keys : *list) {
+      if (keys < 0) return error(NA_ERR_OPTION, "a number of keys is negative");
+    }
+  }
+  a->first = call.Get("first").ToBoolean();
+  a->mean_query = call.Get("meanQuery").ToBoolean();
+  NA_TRY(read_number(call, "scale", &a->scale));
+  NA_TRY(read_number(call, "topP", &a->top_p));
+  return read_number(call, "threshold", &a->threshold);
+}
+
+// select(call): plan
+Napi::Value call_select(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!info[0].IsObject()) return refuse(env, error(NA_ERR_OPTION, "select needs a call"));
+  const auto call = info[0].As<Napi::Object>();
+  SelectArguments arguments;
+  Ref<Tensor> q, k;
+  Ref<Stream> stream;
+  Ref<SparsePlan> plan;
+  NA_REFUSE(env, unwrap<Tensor>(call.Get("q"), "q", &q));
+  NA_REFUSE(env, unwrap<Tensor>(call.Get("k"), "k", &k));
+  arguments.q = q.get();
+  arguments.k = k.get();
+  NA_REFUSE(env, read_select(call, &arguments));
+  NA_REFUSE(env, stream_of(call.Get("stream"), q->device(), &stream));
+  NA_REFUSE(env, select(arguments, stream.get(), &plan));
+  const int64_t bytes = plan->bytes();
+  return wrap(env, std::move(plan), bytes);
+}
+
+}  // namespace
+
+void export_select(Napi::Env env, Napi::Object exports) { export_function<call_select>(env, exports, "select"); }
+
+}  // namespace na

@@ -1,0 +1,57 @@
+// Which blocks of a row of a selected plan are there whatever the scores are, and which may be chosen from.
+#pragma once
+
+#include "core/plan_entry.h"
+
+namespace na {
+
+struct BlockRange {
+  int64_t begin, end;
+};
+
+class SelectedRow {
+ public:
+  // The blocks of the first `sink` keys and of the last `window` up to each query's own; on both sides of it where
+  // there is no causality.
+  SelectedRow(const PlanShape& shape, int64_t tile, int64_t sink, int64_t window) {
+    const int64_t visible = shape.visible_blocks(tile), block = shape.key_block, shift = shape.keys - shape.queries;
+    const int64_t first = shape.first_query(tile) + shift, last = shape.end_query(tile) - 1 + shift;
+    const auto clip = [&](int64_t at) { return at < 0 ? 0 : at > visible ? visible : at; };
+    const int64_t sink_end = clip(sink > shape.keys ? visible : (sink + block - 1) / block);
+    int64_t begin = visible, end = visible;
+    if (window > 0) {
+      const int64_t from = first - window + 1, to = shape.causal ? last + 1 : last + window;
+      begin = clip(from < 0 ? 0 : from / block);
+      end = clip(to < 0 ? 0 : (to + block - 1) / block);
+      if (end < begin) end = begin;
+    }
+    if (begin < sink_end) begin = sink_end;
+    if (end < begin) end = begin;
+    always[0] = {0, sink_end};
+    always[1] = {begin, end};
+    open[0] = {sink_end, begin};
+    open[1] = {end, visible};
+  }
+
+  int64_t always_count() const { return size(always[0]) + size(always[1]); }
+  int64_t open_count() const { return size(open[0]) + size(open[1]); }
+
+  // The index-th block that may be chosen.
+  int64_t open_block(int64_t index) const {
+    return index < size(open[0]) ? open[0].begin + index : open[1].begin + index - size(open[0]);
+  }
+  // Whether any of the blocks [begin, end) may be.
+  bool any_open(int64_t begin, int64_t end) const {
+    for (const BlockRange& range : open) {
+      if (begin < range.end && end > range.begin && range.begin < range.end) return true;
+    }
+    return false;
+  }
+
+  BlockRange always[2], open[2];  // together all that are visible
+
+ private:
+  static int64_t size(const BlockRange& range) { return range.end - range.begin; }
+};
+
+}  // namespace na

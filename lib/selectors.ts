@@ -1,0 +1,200 @@
+// Selectors: sparse plans made from queries and keys.
+
+import { AttentionError } from './errors';
+import { type NativeSelect, native } from './native';
+import { boolean, finite, integer, integers, oneOf, options, show } from './options';
+import { makePlan, type SparsePlan } from './sparse_plan';
+import { optionalStream, type Stream } from './stream';
+import { type Tensor, tensorHandle } from './tensor';
+
+/** What all selectors take. */
+export interface SelectorOptions {
+  /**
+   * How many keys the queries of a tile may select beyond `always`, rounded up to blocks: one number, or one for each
+   * pattern of heads. From Lk on the plan is complete.
+   */
+  budget: number | readonly number[];
+  /** Whether queries see no key behind their own position; query i stands at i + Lk - Lq. Default false. */
+  causal?: boolean;
+  /**
+   * Keys that are in the plan whatever their scores: the first `sink` ones, default 64, and the last `window` up to each
+   * query's own, default 256 (without causality as many on its other side). Rounded up to blocks.
+   */
+  always?: { sink?: number; window?: number };
+  /** Which heads share a pattern: those of one key head, all, or none; the highest score counts. Default 'group'. */
+  share?: 'group' | 'all' | 'none';
+  /** Queries that share a row: a power of two from 16 to 128; default 64. */
+  queryTile?: number;
+  /** Keys in a block: a power of two from 2 to 128. */
+  keyBlock?: number;
+  /** The stream to enqueue on; the default stream of the device unless given. */
+  stream?: Stream;
+}
+
+const commonNames = ['budget', 'causal', 'always', 'share', 'queryTile', 'keyBlock', 'stream'] as const;
+
+const selectors = { hip: 0, hip1: 1, pooled: 2 };
+const poolings = { mean: 0, max: 1, min: 2, bounds: 3 };
+
+type Common = { [name in (typeof commonNames)[number]]?: unknown };
+
+function select(
+  call: string,
+  q: Tensor,
+  k: Tensor,
+  given: Common,
+  keyBlock: number,
+  rest: Partial<NativeSelect>,
+): SparsePlan {
+  const [qHandle, kHandle] = [tensorHandle(q, 'q'), tensorHandle(k, 'k')];
+  const always = options(`${call}: always`, given.always, ['sink', 'window']);
+  const share = oneOf(call, 'share', given.share ?? 'group', ['group', 'all', 'none']);
+  const heads = { all: 1, group: k.shape.at(-2) ?? 1, none: q.shape.at(-2) ?? 1 }[share];
+  const budgets = Array.isArray(given.budget)
+    ? integers(call, 'budget', given.budget, 0, 'ERR_OPTION')
+    : [integer(call, 'budget', given.budget, 0)];
+  const keys = (name: string, value: unknown, most: number) => Math.min(integer(call, name, value, 0), most);
+  return makePlan(
+    native.select({
+      q: qHandle,
+      k: kHandle,
+      selector: selectors.pooled,
+      geometry: [
+        1,
+        heads,
+        1,
+        1,
+        integer(call, 'queryTile', given.queryTile ?? 64, 1),
+        keyBlock,
+        Number(boolean(call, 'causal', given.causal ?? false)),
+      ],
+      sink: keys('always.sink', always.sink ?? 64, 2 ** 30),
+      window: keys('always.window', always.window ?? 256, 2 ** 31),
+      budgets,
+      chunk: [],
+      keep: [],
+      first: false,
+      pooling: poolings.mean,
+      meanQuery: false,
+      scale: 1 / Math.sqrt(q.shape.at(-1) ?? 1),
+      topP: 1,
+      threshold: 0,
+      stream: optionalStream(given.stream),
+      ...rest,
+    }),
+  );
+}
+
+/** Options of {@link hipPlan}; `keyBlock` is 8 unless given. */
+export interface HipOptions extends SelectorOptions {
+  /** 'hip1' is the original: one tree over all keys, whose nodes are bisected and kept together. Default 'infinite'. */
+  variant?: 'infinite' | 'hip1';
+  /** Which key of a range stands for it; default 'center'. */
+  representative?: 'center' | 'first';
+  /**
+   * Chunks of keys in each stage, powers of two that descend to `keyBlock`, and how many keys a stage keeps; the last
+   * one keeps the budget, earlier ones four times as many as the next unless given. Default: chunks of 256, 32 and
+   * keyBlock, those above keyBlock.
+   */
+  stages?: readonly { chunk: number; keep?: number }[];
+}
+
+/**
+ * The tree search of HiP and InfiniteHiP: a chunk of keys is judged by a few of its keys, each the better of two halves'
+ * representatives, and the best chunks of a stage are cut into those of the next. It takes time in proportion to the
+ * chunks, so O(T log T) in all, where keys near each other have like scores; what stands alone it may miss.
+ *
+ * @see Lee et al. 2024 (HiP, arXiv:2406.09827); Lee et al. 2025 (InfiniteHiP, arXiv:2502.08910).
+ */
+export function hipPlan(q: Tensor, k: Tensor, opts: HipOptions): SparsePlan {
+  const call = 'hipPlan';
+  const given = options(call, opts, [...commonNames, 'variant', 'representative', 'stages']);
+  const variant = oneOf(call, 'variant', given.variant ?? 'infinite', ['infinite', 'hip1']);
+  const representative = oneOf(call, 'representative', given.representative ?? 'center', ['center', 'first']);
+  const keyBlock = integer(call, 'keyBlock', given.keyBlock ?? 8, 2);
+  if (variant === 'hip1' && given.stages !== undefined) {
+    throw new AttentionError('ERR_OPTION', `${call}: stages are of variant 'infinite', not of 'hip1'`);
+  }
+  const stages =
+    given.stages ??
+    [256, 32]
+      .filter((chunk) => chunk > keyBlock)
+      .concat(keyBlock)
+      .map((chunk) => ({ chunk }));
+  if (!Array.isArray(stages)) {
+    throw new AttentionError('ERR_OPTION', `${call}: stages is ${show(stages)}; it must be a list of { chunk, keep }`);
+  }
+  const list = stages.map((stage: unknown, i) => {
+    const { chunk, keep } = options(`${call}: stages[${i}]`, stage, ['chunk', 'keep']);
+    if (keep !== undefined && i + 1 === stages.length) {
+      throw new AttentionError('ERR_OPTION', `${call}: the last stage keeps the budget; leave its keep out`);
+    }
+    return {
+      chunk: integer(call, `stages[${i}].chunk`, chunk, 2),
+      keep: keep === undefined ? 0 : integer(call, `stages[${i}].keep`, keep, 1),
+    };
+  });
+  return select(call, q, k, given, keyBlock, {
+    selector: variant === 'hip1' ? selectors.hip1 : selectors.hip,
+    chunk: variant === 'hip1' ? [] : list.map(({ chunk }) => chunk),
+    keep: variant === 'hip1' ? [] : list.map(({ keep }) => keep),
+    first: representative === 'first',
+  });
+}
+
+/** Options of {@link pagePlan}; `keyBlock`, the page, is 16 unless given. */
+export interface PageOptions extends SelectorOptions {}
+
+/**
+ * The pages whose keys may have the highest scores: for each element the largest and the smallest of a page's keys bound
+ * what any of them can contribute, so no key has a higher score than its page.
+ *
+ * @see Tang et al. 2024 (Quest).
+ */
+export function pagePlan(q: Tensor, k: Tensor, opts: PageOptions): SparsePlan {
+  const call = 'pagePlan';
+  const given = options(call, opts, commonNames);
+  const keyBlock = integer(call, 'keyBlock', given.keyBlock ?? 16, 2);
+  return select(call, q, k, given, keyBlock, { pooling: poolings.bounds });
+}
+
+/** Options of {@link pooledPlan}; `keyBlock` is 64 unless given. */
+export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
+  /** As for all selectors; may be left out with `topP` or `threshold`. */
+  budget?: number | readonly number[];
+  /** What becomes of the keys of a block; default 'mean'. */
+  pooling?: 'mean' | 'max' | 'min';
+  /** Whether each query of a tile counts, the highest score deciding, or their mean; default 'each'. */
+  queries?: 'each' | 'mean';
+  /** The fewest blocks that have this share of the softmax over blocks, in 0 to 1. */
+  topP?: number;
+  /** Blocks of at least this share of the softmax over blocks. */
+  threshold?: number;
+}
+
+/**
+ * The blocks whose pooled keys have the highest scores, as in MoBA (means) and SeerAttention.
+ *
+ * @see Lu et al. 2025 (MoBA, arXiv:2502.13189); Gao et al. 2024 (SeerAttention, arXiv:2410.13276).
+ */
+export function pooledPlan(q: Tensor, k: Tensor, opts: PooledOptions): SparsePlan {
+  const call = 'pooledPlan';
+  const given = options(call, opts, [...commonNames, 'pooling', 'queries', 'topP', 'threshold']);
+  const pooling = oneOf(call, 'pooling', given.pooling ?? 'mean', ['mean', 'max', 'min']);
+  const queries = oneOf(call, 'queries', given.queries ?? 'each', ['each', 'mean']);
+  const share = (name: 'topP' | 'threshold', otherwise: number) => {
+    const value = finite(call, name, given[name] ?? otherwise);
+    if (value >= 0 && value <= 1) return value;
+    throw new AttentionError('ERR_OPTION', `${call}: ${name} is ${value}; it must be in 0 ... 1`);
+  };
+  if (given.budget === undefined && given.topP === undefined && given.threshold === undefined) {
+    throw new AttentionError('ERR_OPTION', `${call}: budget is undefined; give it, or topP, or threshold`);
+  }
+  const keyBlock = integer(call, 'keyBlock', given.keyBlock ?? 64, 2);
+  return select(call, q, k, { ...given, budget: given.budget ?? Number.MAX_SAFE_INTEGER }, keyBlock, {
+    pooling: poolings[pooling],
+    meanQuery: queries === 'mean',
+    topP: share('topP', 1),
+    threshold: share('threshold', 0),
+  });
+}

@@ -1,0 +1,365 @@
+// Selectors: the plans that they make, against their definitions in test/support/selection.ts; what they find, and what
+// they cost.
+
+import {
+  attention,
+  causal,
+  hipPlan,
+  pagePlan,
+  pooledPlan,
+  type SelectorOptions,
+  type SparsePlan,
+  Stream,
+  streamingPlan,
+  Tensor,
+  window,
+} from 'node-attention';
+import { describe, expect, it } from 'vitest';
+import { uniform } from './support/numbers';
+import { bisection, hip, pooled, type Rows, select } from './support/selection';
+
+type Select = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
+
+const selectors: [string, Select][] = [
+  ['hipPlan', hipPlan],
+  ['hipPlan, first', (q, k, o) => hipPlan(q, k, { ...o, representative: 'first' })],
+  ['hipPlan, hip1', (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1' })],
+  ['pagePlan', pagePlan],
+  ['pooledPlan', pooledPlan],
+  ['pooledPlan, max', (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max', queries: 'mean' })],
+];
+
+/** The blocks of each row that hold a key that any query of it sees. */
+async function listsOf(plan: SparsePlan): Promise<number[][]> {
+  await plan.validate();
+  using dense = plan.toDense();
+  const shown = await dense.read();
+  const { queries, keys, queryTile, keyBlock, heads, batch } = plan;
+  const lists: number[][] = [];
+  for (let pattern = 0; pattern < batch * heads; pattern++) {
+    for (let first = 0; first < queries; first += queryTile) {
+      const last = Math.min(first + queryTile, queries) - 1;
+      const list: number[] = [];
+      for (let block = 0; block * keyBlock < keys; block++) {
+        if (shown[(pattern * queries + last) * keys + block * keyBlock]) list.push(block);
+      }
+      lists.push(list);
+    }
+  }
+  return lists;
+}
+
+describe('equals its definition', () => {
+  const sizes = [
+    { queries: 200, keys: 1000, heads: 4, kvHeads: 2, dim: 16 },
+    { queries: 700, keys: 700, heads: 2, kvHeads: 2, dim: 5 },
+    { queries: 1, keys: 2111, heads: 3, kvHeads: 1, dim: 40 },
+  ];
+  const stages = [
+    { chunk: 128, keep: 400 },
+    { chunk: 32, keep: 200 },
+    { chunk: 8, keep: 0 },
+  ];
+  const given = stages.map(({ chunk, keep }) => (keep ? { chunk, keep } : { chunk }));
+  const cases: [string, Parameters<typeof select>[2], number, Select][] = [
+    ['hipPlan', hip(stages, false), 8, (q, k, o) => hipPlan(q, k, { ...o, stages: given })],
+    [
+      'hipPlan, first',
+      hip(stages, true),
+      8,
+      (q, k, o) => hipPlan(q, k, { ...o, stages: given, representative: 'first' }),
+    ],
+    ['hip1', bisection(false), 8, (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1' })],
+    ['hip1, first', bisection(true), 4, (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1', representative: 'first' })],
+    ['pagePlan', pooled('bounds'), 16, pagePlan],
+    ['pooledPlan, mean', pooled('mean'), 32, pooledPlan],
+    ['pooledPlan, max', pooled('max'), 16, (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max' })],
+    [
+      'pooledPlan, min',
+      pooled('min', true),
+      16,
+      (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'min', queries: 'mean' }),
+    ],
+  ];
+  describe.each(cases)('%s', (_, choose, keyBlock, make) => {
+    it.each(sizes)('%j', async ({ queries, keys, heads, kvHeads, dim }) => {
+      const random = uniform(queries + dim);
+      const whole = (tokens: number, of: number) =>
+        Float32Array.from({ length: 2 * tokens * of * dim }, () => Math.floor(random() * 9) - 4);
+      const [qs, ks] = [whole(queries, heads), whole(keys, kvHeads)];
+      using q = Tensor.from(qs, [2, queries, heads, dim]);
+      using k = Tensor.from(ks, [2, keys, kvHeads, dim]);
+      const rows = (data: Float32Array, batch: number, tokens: number, of: number, head: number) =>
+        Array.from({ length: tokens }, (_, token) => {
+          const at = ((batch * tokens + token) * of + head) * dim;
+          return Array.from(data.subarray(at, at + dim));
+        });
+      for (const [isCausal, share] of [
+        [true, 'group'],
+        [false, 'none'],
+        [true, 'all'],
+      ] as const) {
+        const common = { keyBlock, causal: isCausal, queryTile: 64 };
+        const always = { sink: 10, window: 33 };
+        using plan = make(q, k, { ...common, budget: 5 * keyBlock - 1, share, always });
+        const want: number[][] = [];
+        const count = { all: 1, group: kvHeads, none: heads }[share];
+        for (let batch = 0; batch < 2; batch++) {
+          for (let pattern = 0; pattern < count; pattern++) {
+            const own = Array.from({ length: heads / count }, (_, i): Rows => {
+              const head = (pattern * heads) / count + i;
+              const kvHead = Math.floor(head / (heads / kvHeads));
+              return { q: rows(qs, batch, queries, heads, head), k: rows(ks, batch, keys, kvHeads, kvHead) };
+            });
+            want.push(...select(own, { ...common, ...always, budget: 5 }, choose));
+          }
+        }
+        expect(await listsOf(plan)).toEqual(want);
+      }
+    });
+  });
+});
+
+describe.each(selectors)('%s', (_, make) => {
+  it.each(['float32', 'float16', 'bfloat16'] as const)('is dense when the budget is all keys, %s', async (dtype) => {
+    for (const [queries, keys] of [
+      [300, 300],
+      [1, 777],
+      [100, 500],
+    ] as const) {
+      using q = Tensor.randn([1, queries, 4, 24], { seed: 1, dtype });
+      using k = Tensor.randn([1, keys, 2, 24], { seed: 2, dtype });
+      for (const isCausal of [false, true]) {
+        using plan = make(q, k, { budget: keys, causal: isCausal });
+        await plan.validate();
+        expect(await plan.density()).toBe(1);
+        const mask = isCausal ? causal() : [];
+        const [a, b] = await Promise.all(
+          [attention(q, k, k, { mask: plan }), attention(q, k, k, { mask })].map(({ lse }) => lse.read()),
+        );
+        expect(a).toEqual(b);
+      }
+    }
+  });
+
+  it('gives every pattern of heads its own budget', async () => {
+    using q = Tensor.randn([1, 64, 2, 16], { seed: 1 });
+    using k = Tensor.randn([1, 2048, 2, 16], { seed: 2 });
+    using plan = make(q, k, { budget: [0, 128], always: { sink: 0, window: 0 }, keyBlock: 16 });
+    expect((await listsOf(plan)).map((list) => list.length)).toEqual([0, 8]);
+  });
+
+  it('follows its inputs in a graph', async () => {
+    using stream = new Stream();
+    using q = Tensor.randn([1, 64, 2, 16], { seed: 1 });
+    using k = Tensor.zeros([1, 3000, 2, 16]);
+    const options = { budget: 200, causal: true, always: { sink: 0, window: 1 } };
+    const run = () => attention(q, k, k, { mask: make(q, k, { ...options, stream }), stream });
+    let result = run();
+    using graph = stream.capture(() => {
+      result = run();
+    });
+    await stream.synchronize();
+    for (const seed of [5, 6]) {
+      using other = Tensor.randn([1, 3000, 2, 16], { seed });
+      k.data.set(other.data);
+      graph.launch();
+      expect(await result.out.read()).toEqual(
+        await attention(q, other, other, { mask: make(q, other, options) }).out.read(),
+      );
+    }
+  });
+
+  it('survives numbers that are none', async () => {
+    const keys = new Float32Array(3000 * 4).map((_, i) => (i % 7 === 0 ? Number.NaN : i % 5 === 0 ? Infinity : 1));
+    using q = Tensor.randn([1, 100, 1, 4], { seed: 1 });
+    using k = Tensor.from(keys, [1, 3000, 1, 4]);
+    using plan = make(q, k, { budget: 200 });
+    await plan.validate();
+  });
+});
+
+describe('a needle in 64K keys', () => {
+  const [tokens, dim] = [65536, 16];
+  /** Keys of noise, and a hump along the query of so many tokens at half its height. */
+  function hump(position: number, width: number) {
+    const random = uniform(position + width);
+    const keys = Float32Array.from({ length: tokens * dim }, () => 0.4 * (random() - 0.5));
+    for (let t = Math.max(0, position - 2 * width); t < Math.min(tokens, position + 2 * width); t++) {
+      keys[t * dim]! += 2 ** -(((2 * (t - position)) / width) ** 2);
+    }
+    return Tensor.from(keys, [1, tokens, 1, dim]);
+  }
+  const q = Tensor.from(
+    Float32Array.from({ length: dim }, (_, d) => (d === 0 ? 4 : 0)),
+    [1, 1, 1, dim],
+  );
+
+  const random = uniform(1);
+  const positions = [0, 100, 30000, 65200, ...Array.from({ length: 12 }, () => Math.floor(random() * 64000))];
+  it('is found wherever it is by hipPlan, and not by a window', async () => {
+    const always = { sink: 64, window: 256 };
+    using local = streamingPlan({ queries: 1, keys: tokens, causal: true, ...always, keyBlock: 8 });
+    using seen = local.toDense();
+    const near = await seen.read();
+    for (const position of positions) {
+      using k = hump(position, 128);
+      using plan = hipPlan(q, k, { budget: 1024, causal: true, always });
+      using dense = plan.toDense();
+      expect((await dense.read())[position], `at ${position}`).toBe(1);
+      if (position >= 64 && position < tokens - 256) expect(near[position]).toBe(0);
+    }
+  });
+
+  it('brings more of the softmax with a larger budget', async () => {
+    using k = hump(20000, 400);
+    const whole = Number((await attention(q, k, k).lse.read())[0]);
+    for (const [, make] of selectors) {
+      let before = 0;
+      for (const budget of [128, 512, 2048, 8192, 65536]) {
+        using plan = make(q, k, { budget, always: { sink: 0, window: 0 } });
+        const mass = Math.exp(Number((await attention(q, k, k, { mask: plan }).lse.read())[0]) - whole);
+        expect(mass).toBeGreaterThan(before);
+        before = mass;
+      }
+      expect(before).toBeCloseTo(1, 4);
+    }
+  });
+});
+
+describe('pooledPlan', () => {
+  it('keeps the blocks that make up a share of the softmax, or whose own share is large', async () => {
+    // Block n has the score n: shares of the softmax are powers of e.
+    const keys = Float32Array.from({ length: 8 * 16 }, (_, t) => t >> 4);
+    using k = Tensor.from(keys, [1, 128, 1, 1]);
+    using q = Tensor.from(new Float32Array([1]), [1, 1, 1, 1]);
+    const weights = Array.from({ length: 8 }, (_, n) => Math.exp(n));
+    const total = weights.reduce((a, b) => a + b);
+    const always = { sink: 0, window: 0 };
+    for (const [topP, kept] of [
+      [0.5, 1],
+      [0.64, 2],
+      [0.9, 3],
+      [0.999, 7],
+      [1, 8],
+    ] as const) {
+      const list = [0, 1, 2, 3, 4, 5, 6, 7].slice(8 - kept);
+      const sum = (of: number[]) => of.reduce((all, n) => all + weights[n]! / total, 0);
+      if (topP < 1) expect(sum(list) >= topP && sum(list.slice(1)) < topP, `the test's own ${topP}`).toBe(true);
+      using plan = pooledPlan(q, k, { topP, keyBlock: 16, always });
+      expect(await listsOf(plan)).toEqual([list]);
+    }
+    using plan = pooledPlan(q, k, { threshold: 0.05, keyBlock: 16, always });
+    expect(await listsOf(plan)).toEqual([[5, 6, 7]]);
+    using few = pooledPlan(q, k, { topP: 0.999, budget: 32, keyBlock: 16, always });
+    expect(await listsOf(few)).toEqual([[6, 7]]);
+  });
+});
+
+describe('what hipPlan costs', () => {
+  const sizes = [4096, 8192, 16384, 32768, 65536];
+  /** The slope of the logarithms: the power of the size that costs grow with. */
+  const exponent = (costs: number[]) => {
+    const points = sizes.map((size, i) => [Math.log(size), Math.log(costs[i]!)] as const);
+    const mid = (axis: 0 | 1) => points.reduce((sum, point) => sum + point[axis], 0) / points.length;
+    const [x, y] = [mid(0), mid(1)];
+    const over = points.reduce((sum, [a, b]) => sum + (a - x) * (b - y), 0);
+    return over / points.reduce((sum, [a]) => sum + (a - x) ** 2, 0);
+  };
+
+  it('memory in proportion to the tokens', () => {
+    const bytes = sizes.map((tokens) => {
+      using q = Tensor.zeros([1, tokens, 1, 1]);
+      using plan = hipPlan(q, q, { budget: 256, causal: true });
+      return plan.bytes;
+    });
+    expect(exponent(bytes)).toBeGreaterThan(0.98);
+    expect(exponent(bytes)).toBeLessThan(1.02);
+  });
+
+  it('time of T log T for the tree over all keys', async () => {
+    const times: number[] = [];
+    for (const tokens of sizes) {
+      using q = Tensor.randn([1, tokens, 1, 8], { seed: 1 });
+      const own: number[] = [];
+      for (let run = 0; run < 3; run++) {
+        const from = process.cpuUsage();
+        using plan = hipPlan(q, q, { budget: 64, causal: true, variant: 'hip1', queryTile: 128 });
+        using report = attention(q, q, q, { mask: [plan, window({ left: 0, right: 0 })] }).lse;
+        await report.read();
+        const { user, system } = process.cpuUsage(from);
+        own.push(user + system);
+      }
+      times.push(Math.min(...own));
+    }
+    // T log T has 1.1 over these sizes, T squared 2.
+    expect(exponent(times)).toBeLessThan(1.4);
+  });
+});
+
+const q = Tensor.zeros([1, 10, 4, 8]);
+const k = Tensor.zeros([1, 20, 2, 8]);
+it.each<[string, string, RegExp, () => unknown]>([
+  ['no budget', 'ERR_OPTION', /hipPlan: budget is undefined/, () => hipPlan(q, k, {} as never)],
+  ['a negative budget', 'ERR_OPTION', /pagePlan: budget is -1/, () => pagePlan(q, k, { budget: -1 })],
+  [
+    'budgets for other heads',
+    'ERR_OPTION',
+    /budget has 3 numbers.*2 patterns/,
+    () => hipPlan(q, k, { budget: [1, 2, 3] }),
+  ],
+  ['nothing to select by', 'ERR_OPTION', /budget is undefined.*topP/, () => pooledPlan(q, k, {})],
+  ['a share above 1', 'ERR_OPTION', /topP is 1.5/, () => pooledPlan(q, k, { topP: 1.5 })],
+  [
+    'ascending chunks',
+    'ERR_OPTION',
+    /chunk 64 of stage 1/,
+    () => hipPlan(q, k, { budget: 8, stages: [{ chunk: 32 }, { chunk: 64 }] }),
+  ],
+  [
+    'a last chunk that is no block',
+    'ERR_OPTION',
+    /16 keys.*keyBlock, 8/,
+    () => hipPlan(q, k, { budget: 8, stages: [{ chunk: 16 }] }),
+  ],
+  [
+    'a budget twice',
+    'ERR_OPTION',
+    /last stage keeps the budget/,
+    () => hipPlan(q, k, { budget: 8, stages: [{ chunk: 8, keep: 3 }] }),
+  ],
+  [
+    'stages of another variant',
+    'ERR_OPTION',
+    /stages are of variant/,
+    () => hipPlan(q, k, { budget: 8, variant: 'hip1', stages: [] }),
+  ],
+  [
+    'a misspelled always',
+    'ERR_OPTION',
+    /option 'sinks'/,
+    () => hipPlan(q, k, { budget: 8, always: { sinks: 3 } as never }),
+  ],
+  ['keyBlock', 'ERR_OPTION', /keyBlock is 24/, () => pagePlan(q, k, { budget: 8, keyBlock: 24 })],
+  ['heads', 'ERR_SHAPE', /heads a multiple/, () => hipPlan(Tensor.zeros([1, 10, 3, 8]), k, { budget: 8 })],
+  ['dtype', 'ERR_DTYPE', /k is float32 but q is bfloat16/, () => hipPlan(q.to('bfloat16'), k, { budget: 8 })],
+  ['no tokens', 'ERR_SHAPE', /k has shape \[1, 0, 2, 8\]/, () => hipPlan(q, Tensor.zeros([1, 0, 2, 8]), { budget: 8 })],
+  [
+    'strides',
+    'ERR_SHAPE',
+    /evenly spaced/,
+    () => hipPlan(Tensor.zeros([1, 4, 10, 4, 8]).slice([0, 1], [0, 4], [0, 5], [0, 4], [0, 8]), k, { budget: 8 }),
+  ],
+  [
+    'disposed',
+    'ERR_DISPOSED',
+    /k.* was disposed/,
+    () => {
+      const gone = Tensor.zeros([1, 20, 2, 8]);
+      gone.dispose();
+      return hipPlan(q, gone, { budget: 8 });
+    },
+  ],
+])('refuses %s', (_, code, message, call) => {
+  expect(call).toThrow(expect.objectContaining({ code, message: expect.stringMatching(message) }));
+});
