@@ -17,7 +17,13 @@ export interface CommonOptions {
   html?: string;
   quick: boolean;
   torch?: string | true;
-  threads: number[];
+  threads?: number[];
+}
+
+export function threadsOf({ threads, quick }: CommonOptions): number[] {
+  if (threads) return threads;
+  if (availableParallelism() === 1) return [1];
+  return quick ? [2] : [1, 2];
 }
 
 /** Makes the report of results, where it can be made. */
@@ -27,9 +33,9 @@ export type PageMaker = (file: ResultFile) => string;
 export function addCommonOptions(command: Command, page: PageMaker | undefined): Command {
   command
     .option('--json <file>', 'write everything, with all samples, to a file')
-    .option('--quick', 'a handful of cases, with few rounds', false)
+    .option('--quick', 'a handful of cases, with few rounds, none of them repeated', false)
     .option('--torch [python]', 'also measure PyTorch, with this Python (default: python3)')
-    .option('--threads <list>', 'numbers of threads', threadCounts, availableParallelism() > 1 ? [1, 2] : [1]);
+    .option('--threads <list>', 'numbers of threads (default: 1 and 2, with --quick only 2)', threadCounts);
   if (page) command.option('--html <file>', 'write the report, one page that needs no network, to a file');
   return command;
 }
@@ -47,7 +53,7 @@ export function commandOf<Options extends SuiteOptions>(
   suite.extend?.(command);
   return command.action(async (given: CommonOptions & Omit<Options, 'torch'>) => {
     try {
-      const options = { ...given, torch: torchOf(given.torch) } as unknown as Options;
+      const options = { ...given, threads: threadsOf(given), torch: torchOf(given.torch) } as unknown as Options;
       if (suite.steps(options).length === 0) {
         throw new Error(`--filter: no case contains '${options.filter}'; --help lists them`);
       }

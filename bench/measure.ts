@@ -28,6 +28,8 @@ export interface Plan {
   batchMs: number;
   /** How long each contestant waits before its turn. */
   settleMs: number;
+  /** Rounds are repeated at most until so many times the wanted number have run; 3 unless given. */
+  patience?: number;
 }
 
 export interface Measurement {
@@ -41,8 +43,8 @@ export interface Measurement {
 
 /** Others may use this much of one processor in a round. */
 const MOST_LOAD = 0.06;
-/** Rounds are repeated at most until this many times the wanted number have run. */
 const PATIENCE = 3;
+
 /** Runs `times` runs in this process. */
 export async function timeRuns(times: number, run: () => Promise<void>): Promise<number[]> {
   const elapsed: number[] = [];
@@ -56,7 +58,7 @@ export async function timeRuns(times: number, run: () => Promise<void>): Promise
 
 export async function interleave(
   contestants: readonly Timed[],
-  { rounds, batchMs, settleMs }: Plan,
+  { rounds, batchMs, settleMs, patience = PATIENCE }: Plan,
   load: LoadWatch,
 ): Promise<Measurement> {
   const runs: number[] = [];
@@ -65,7 +67,7 @@ export async function interleave(
     runs.push(Math.ceil(Math.min(1000, Math.max(1, batchMs / warm))));
   }
   const all: Round[] = [];
-  while (all.length < PATIENCE * rounds && all.filter(isQuiet).length < rounds) {
+  while (all.length < patience * rounds && all.filter(isQuiet).length < rounds) {
     const times = new Array<number>(contestants.length);
     load.start();
     for (let turn = 0; turn < contestants.length; turn++) {

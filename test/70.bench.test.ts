@@ -3,15 +3,17 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { bytesOf, type Case, flopsOf, HEADS, type Kind, makeCase, sees, shareOf } from '../bench/cases';
+import { bytesOf, type Case, count, flopsOf, HEADS, type Kind, makeCase, sees, shareOf } from '../bench/cases';
 import { examine } from '../bench/check';
 import { rowOf } from '../bench/cpu';
+import { casesOf } from '../bench/families';
 import { makeRow } from '../bench/format';
 import { makeInputs } from '../bench/inputs';
 import { CAB_PATTERNS, cabCase, patternCase } from '../bench/masks/cases';
 import { efficiencyLengths } from '../bench/masks/efficiency';
 import { patterns } from '../bench/masks/patterns';
 import { type Contestant, interleave, quietest } from '../bench/measure';
+import { memoryOf } from '../bench/memory';
 import { library } from '../bench/peers/library';
 import { onnxruntime } from '../bench/peers/onnxruntime';
 import { flexMask } from '../bench/peers/torch';
@@ -132,6 +134,15 @@ describe('outputs', () => {
     out.copyWithin(2 * HEADS * 16, 0, HEADS * 16);
     const lazy = fake('1', [], out, each);
     expect((await examine([lazy], given)).faults).toMatchObject([{ contestant: '1' }]);
+  });
+
+  it.skipIf(process.platform !== 'linux')('take memory that a process of its own tells', async () => {
+    const task = { family: 'cpu', quick: true, contestant: 'node-attention', threads: 1 } as const;
+    const each = casesOf.cpu(true)[0]!;
+    const bytes = await memoryOf({ ...task, test: each.name });
+    // The output at least, and far less than all scores would take.
+    expect(bytes).toBeGreaterThan(4 * HEADS * count(each.queries) * each.headDim * 0.9);
+    expect(bytes).toBeLessThan(4 * HEADS * count(each.queries) * count(each.keys));
   });
 
   it('of the patterns pass, for lengths that are no multiple of a tile', async () => {
@@ -289,7 +300,7 @@ describe('targets', () => {
     const each = makeCase(kind, 'float32', 4096, 64);
     const share = shareOf(each);
     const outcome = { test: each, threads: 1, instructionSet: 'amx', share, flops: 2e9, contestants, samples };
-    const checked = { faults: [], absent: [], errors: {}, tolerance: 0 };
+    const checked = { faults: [], absent: [], errors: {}, tolerance: 0, memory: {} };
     return rowOf({ ...outcome, ...checked, disturbed: 0, repeated: 0 }, [
       { name: 'float32 avx512', threads: 1, rate: 2e11, unit: 'FLOP/s' },
       { name: 'bfloat16 amx', threads: 1, rate: 3e12, unit: 'FLOP/s' },
