@@ -2,6 +2,7 @@
 
 import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { basename, isAbsolute } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import type { ResultFile } from './format';
 import { torchVersion } from './peers/torch';
@@ -16,7 +17,13 @@ export interface CommonOptions {
   html?: string;
   quick: boolean;
   torch?: string | true;
-  threads: number[];
+  threads?: number[];
+}
+
+export function threadsOf({ threads, quick }: CommonOptions): number[] {
+  if (threads) return threads;
+  if (availableParallelism() === 1) return [1];
+  return quick ? [2] : [1, 2];
 }
 
 /** Makes the report of results, where it can be made. */
@@ -26,9 +33,9 @@ export type PageMaker = (file: ResultFile) => string;
 export function addCommonOptions(command: Command, page: PageMaker | undefined): Command {
   command
     .option('--json <file>', 'write everything, with all samples, to a file')
-    .option('--quick', 'a handful of cases, with few rounds', false)
+    .option('--quick', 'a handful of cases, with few rounds, none of them repeated', false)
     .option('--torch [python]', 'also measure PyTorch, with this Python (default: python3)')
-    .option('--threads <list>', 'numbers of threads', threadCounts, availableParallelism() > 1 ? [1, 2] : [1]);
+    .option('--threads <list>', 'numbers of threads (default: 1 and 2, with --quick only 2)', threadCounts);
   if (page) command.option('--html <file>', 'write the report, one page that needs no network, to a file');
   return command;
 }
@@ -46,7 +53,7 @@ export function commandOf<Options extends SuiteOptions>(
   suite.extend?.(command);
   return command.action(async (given: CommonOptions & Omit<Options, 'torch'>) => {
     try {
-      const options = { ...given, torch: torchOf(given.torch) } as unknown as Options;
+      const options = { ...given, threads: threadsOf(given), torch: torchOf(given.torch) } as unknown as Options;
       if (suite.steps(options).length === 0) {
         throw new Error(`--filter: no case contains '${options.filter}'; --help lists them`);
       }
@@ -75,7 +82,9 @@ export async function measure(
     { path: json, write: (file: ResultFile) => `${JSON.stringify(file, null, 1)}\n` },
     { path: html, write: (file: ResultFile) => page!(file) },
   ].flatMap(({ path, write }) => (path === undefined ? [] : [{ handle: openSync(path, 'w'), write }]));
-  const file = await runSuites(suites, ['npm run bench --', ...argv].join(' '));
+  // Where things lie on this machine is nobody's concern.
+  const typed = argv.map((each) => (isAbsolute(each) ? basename(each) : each));
+  const file = await runSuites(suites, ['npm run bench --', ...typed].join(' '));
   const measured = file.suites.filter(({ notMeasured }) => !notMeasured.some(({ what }) => what === WHOLE_SUITE));
   for (const { suite, notMeasured } of file.suites.filter((each) => !measured.includes(each))) {
     console.log(`npm run bench -- ${suite}: nothing to measure: ${notMeasured[0]!.why}`);

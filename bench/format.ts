@@ -92,7 +92,7 @@ export interface Measured {
   /** Largest difference from the float64 reference in the checked elements, and the largest that is allowed. */
   errors?: { [contestant: string]: number };
   tolerance?: number;
-  /** Bytes that a run takes beyond its inputs and its output. */
+  /** Bytes that a run takes beyond its inputs: the output and workspace. */
   memory?: { [contestant: string]: number };
   /** Contestants whose output was wrong, and who therefore have no time. */
   faults?: Fault[];

@@ -2,7 +2,7 @@
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
-import { addCommonOptions, type CommonOptions, commandOf, measure, torchOf } from './command';
+import { addCommonOptions, type CommonOptions, commandOf, measure, threadsOf, torchOf } from './command';
 import { compare, comparisonText } from './compare';
 import { parseResults } from './format';
 import { gna } from './gna/main';
@@ -66,13 +66,15 @@ function compareFiles({ compare: files = [], limit }: Options): void {
   if (comparison.regressions.length + comparison.broken.length > 0) process.exitCode = 1;
 }
 
-async function measureAll({ json = 'bench.json', html = 'bench.html', quick, torch, threads }: Options): Promise<void> {
+async function measureAll(options: Options): Promise<void> {
+  const { json = 'bench.json', html = 'bench.html', quick, torch } = options;
+  const threads = threadsOf(options);
   const found = torch === undefined && !quick ? torchIfFound() : torchOf(torch);
   const plans = suites.map((suite) => {
     // The defaults of the options that only this suite has.
     const own = commandOf(suite, page).opts();
-    const options: SuiteOptions = { ...own, quick, threads, filter: '', torch: found };
-    return { suite, options };
+    const chosen: SuiteOptions = { ...own, quick, threads, filter: '', torch: found };
+    return { suite, options: chosen };
   });
   await measure(plans, { json, html }, page, process.argv.slice(2));
   console.log(`\n${html} is the report, ${json} has all samples.`);

@@ -2,13 +2,14 @@
 // Within it this library and ONNX Runtime take turns, with PyTorch in a child process of its own.
 
 import { devices } from 'node-attention';
-import { type Case, flopsOf, type Share, shareOf } from './cases';
+import { type Case, count, flopsOf, type Share, shareOf } from './cases';
 import { type Examined, examine } from './check';
 import { casesOf, type Family } from './families';
 import { type Fault, OWN } from './format';
 import { type Inputs, makeInputs } from './inputs';
 import { watchLoad } from './load';
 import { type Contestant, interleave, type Measurement, type Plan } from './measure';
+import { memoryOf } from './memory';
 import { library } from './peers/library';
 import { onnxruntime } from './peers/onnxruntime';
 import { TorchPeer } from './peers/torch';
@@ -35,6 +36,8 @@ export interface Outcome extends Measurement, Omit<Examined, 'right'> {
   contestants: string[];
   /** Those that do not take the case, and why. */
   absent: Fault[];
+  /** Bytes that a run takes beyond its inputs, where that was measured. */
+  memory: { [contestant: string]: number };
 }
 
 export type Message = { begins: string } | { outcome: Outcome };
@@ -61,6 +64,21 @@ async function contestantsOf(test: Case, inputs: Inputs, { threads, quick }: Tas
   return { contestants, absent };
 }
 
+/** Each takes a process of its own and so some seconds: only the longest float32 cases, and not those of PyTorch. */
+const MEMORY_TOKENS = 4096;
+const MEMORY_HEAD_DIM = 64;
+const MEMORY_CONTESTANTS = [OWN, 'onnxruntime'];
+
+async function memories(test: Case, right: readonly Contestant[], { family, quick, threads }: Task) {
+  const memory: Outcome['memory'] = {};
+  if (count(test.keys) !== MEMORY_TOKENS || test.headDim !== MEMORY_HEAD_DIM || test.dtype !== 'float32') return memory;
+  for (const { name } of right.filter(({ name }) => MEMORY_CONTESTANTS.includes(name))) {
+    const bytes = await memoryOf({ family, quick, test: test.name, contestant: name, threads });
+    if (bytes !== undefined) memory[name] = bytes;
+  }
+  return memory;
+}
+
 async function runCase(test: Case, task: Task, torch: TorchPeer | undefined): Promise<Outcome> {
   const inputs = makeInputs(test);
   const { contestants, absent } = await contestantsOf(test, inputs, task, torch);
@@ -77,6 +95,7 @@ async function runCase(test: Case, task: Task, torch: TorchPeer | undefined): Pr
     flops: flopsOf(test, share),
     contestants: right.map(({ name }) => name),
     absent,
+    memory: await memories(test, right, task),
     ...examined,
     ...measurement,
   };

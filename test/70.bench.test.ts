@@ -3,13 +3,20 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type Case, flopsOf, type Kind, makeCase, shareOf } from '../bench/cases';
+import { bytesOf, type Case, count, flopsOf, HEADS, type Kind, makeCase, sees, shareOf } from '../bench/cases';
 import { examine } from '../bench/check';
 import { rowOf } from '../bench/cpu';
+import { casesOf } from '../bench/families';
+import { makeRow } from '../bench/format';
 import { makeInputs } from '../bench/inputs';
+import { CAB_PATTERNS, cabCase, patternCase } from '../bench/masks/cases';
+import { efficiencyLengths } from '../bench/masks/efficiency';
+import { patterns } from '../bench/masks/patterns';
 import { type Contestant, interleave, quietest } from '../bench/measure';
+import { memoryOf } from '../bench/memory';
 import { library } from '../bench/peers/library';
 import { onnxruntime } from '../bench/peers/onnxruntime';
+import { flexMask } from '../bench/peers/torch';
 import { medianRatio, quantile, summarize } from '../bench/statistics';
 import { judge } from '../bench/targets';
 
@@ -113,6 +120,67 @@ describe('outputs', () => {
     }
   });
 
+  it('of every layer are looked at', async () => {
+    const each = { ...makeCase('decode layers', 'float32', 48, 16), layers: 3 };
+    const given = makeInputs(each);
+    const contestants = [library('node-attention', each, given), await onnxruntime(each, given, 1)];
+    const { right, faults, errors, tolerance } = await examine(contestants, given);
+    expect([right, faults]).toEqual([contestants, []]);
+    for (const { name } of contestants) expect(errors[name]).toBeLessThanOrEqual(tolerance);
+    const out = Float32Array.from(await contestants[0]!.output());
+    for (const contestant of contestants) await contestant.close();
+    expect(out.length).toBe(3 * HEADS * 16);
+    // The last layer repeats the first, as a program with one cache for all layers would have it.
+    out.copyWithin(2 * HEADS * 16, 0, HEADS * 16);
+    const lazy = fake('1', [], out, each);
+    expect((await examine([lazy], given)).faults).toMatchObject([{ contestant: '1' }]);
+  });
+
+  it.skipIf(process.platform !== 'linux')('take memory that a process of its own tells', async () => {
+    const task = { family: 'cpu', quick: true, contestant: 'node-attention', threads: 1 } as const;
+    const each = casesOf.cpu(true)[0]!;
+    const bytes = await memoryOf({ ...task, test: each.name });
+    // The output at least, and far less than all scores would take.
+    expect(bytes).toBeGreaterThan(4 * HEADS * count(each.queries) * each.headDim * 0.9);
+    expect(bytes).toBeLessThan(4 * HEADS * count(each.queries) * count(each.keys));
+  });
+
+  it('of the patterns pass, for lengths that are no multiple of a tile', async () => {
+    for (const tokens of [384, 391]) {
+      for (const pattern of patterns(tokens)) {
+        const each = { ...patternCase(pattern, 'float32', tokens), headDim: 16 };
+        const given = makeInputs(each);
+        const contestant = library('node-attention', each, given);
+        expect((await examine([contestant], given)).faults, pattern.name).toEqual([]);
+        await contestant.close();
+      }
+    }
+    expect(patterns(384).map(({ name }) => name)).toEqual([
+      'full',
+      'causal',
+      'full sliding window',
+      'causal sliding window',
+      'full document',
+      'causal document',
+      'share question',
+      'global sliding window',
+      'causal blockwise',
+      'prefix LM causal',
+      'prefix LM document',
+    ]);
+  });
+
+  it('of windows in the four patterns of CAB pass, and so does what they are compared with', async () => {
+    for (const pattern of CAB_PATTERNS) {
+      const each = { ...cabCase(pattern, 'float32', 512), headDim: 16 };
+      const given = makeInputs(each);
+      const dense = { ...each, mask: each.dense ? { left: -1, right: 0 } : undefined };
+      const contestants = [library('node-attention', each, given), library('dense', dense, given)];
+      expect((await examine(contestants, given)).faults, pattern).toEqual([]);
+      for (const contestant of contestants) await contestant.close();
+    }
+  });
+
   it('that are wrong are refused: another mask, a small error, NaN, nothing', async () => {
     const own = library('node-attention', test, inputs);
     await own.run(1);
@@ -157,10 +225,73 @@ describe('shares', () => {
     expect(tiles).toBeCloseTo((22 / 64) ** 2, 12);
   });
 
+  it('of patterns are counted pair by pair', () => {
+    const tokens = 256;
+    for (const pattern of patterns(tokens)) {
+      const each = patternCase(pattern, 'float32', tokens);
+      let visible = 0;
+      const seen = new Set<string>();
+      for (let i = 0; i < tokens; i++) {
+        for (let j = 0; j < tokens; j++) {
+          if (!sees(each, i, j)) continue;
+          visible++;
+          seen.add(`${i >> 6} ${j >> 6}`);
+        }
+      }
+      expect(shareOf(each), pattern.name).toEqual({ visible: visible / tokens ** 2, tiles: seen.size / 16 });
+    }
+  });
+
   it('give the work: 4 D operations for each visible pair and head', () => {
     const decode = makeCase('decode', 'float32', 512, 64);
     expect(flopsOf(decode, shareOf(decode))).toBe(4 * 8 * 512 * 64);
+    const layers = makeCase('decode layers', 'float32', 512, 64);
+    expect(flopsOf(layers, shareOf(layers))).toBe(32 * 4 * 8 * 512 * 64);
+    expect(bytesOf(layers)).toBe(32 * 4 * 8 * 64 * 2 * (512 + 1));
     expect(flopsOf(test, shareOf(test))).toBe(4 * 8 * ((64 * 65) / 2) * 16);
+  });
+});
+
+describe('efficiency lengths', () => {
+  const row = (tokens: number, own: number[], dense: number[]) =>
+    makeRow({
+      name: `S=${tokens}`,
+      case: { mask: 'CAB causal self window', dtype: 'float32', tokens, headDim: 64, threads: 1 },
+      samples: { 'node-attention': own, dense },
+      disturbed: 0,
+      repeated: 0,
+    });
+  const faster = (tokens: number) => row(tokens, [1, 1, 1], [2, 2, 2]);
+  const slower = (tokens: number) => row(tokens, [2, 2, 2], [1, 1, 1]);
+  const unclear = (tokens: number) => row(tokens, [1, 1, 1], [2, 0.5, 2]);
+
+  it('are the shortest from which on the sparse method wins, beyond the noise, to the end', () => {
+    const lengths = (...rows: ReturnType<typeof row>[]) => efficiencyLengths(rows).map(({ length }) => length);
+    expect(lengths(faster(512), slower(128), slower(256))).toEqual([512]);
+    expect(lengths(faster(128), unclear(256), faster(512), faster(1024))).toEqual([512]);
+    expect(lengths(faster(128), slower(256))).toEqual([undefined]);
+    expect(efficiencyLengths([faster(128)])[0]!.text).toContain('128 keys or fewer');
+    expect(efficiencyLengths([slower(128)])[0]!.text).toContain('not faster than dense at 128');
+  });
+});
+
+describe('masks for flex_attention', () => {
+  it('say what the case says', () => {
+    expect(flexMask(makeCase('dense', 'float32', 512, 64))).toBeUndefined();
+    const cross = cabCase('causal cross', 'float32', 512);
+    expect(flexMask(cross)).toEqual({ kind: 'windowed', left: 255, right: 0, offset: 384 });
+    expect(flexMask(makeCase('strided2d', 'float32', 4096, 64))).toEqual({
+      kind: 'neighboring',
+      axes: new Array(2).fill({ extent: 64, window: 16, stride: 8 }),
+    });
+    const shared = patternCase(patterns(64).find(({ name }) => name === 'share question')!, 'float32', 64);
+    const mask = flexMask(shared);
+    if (mask?.kind !== 'ranged') throw new Error('not ranged');
+    for (let i = 0; i < 64; i++) {
+      for (let j = 0; j < 64; j++) {
+        expect(mask.sets.some(({ from, to }) => j >= from[i]! && j < to[i]!)).toBe(sees(shared, i, j));
+      }
+    }
   });
 });
 
@@ -169,7 +300,7 @@ describe('targets', () => {
     const each = makeCase(kind, 'float32', 4096, 64);
     const share = shareOf(each);
     const outcome = { test: each, threads: 1, instructionSet: 'amx', share, flops: 2e9, contestants, samples };
-    const checked = { faults: [], absent: [], errors: {}, tolerance: 0 };
+    const checked = { faults: [], absent: [], errors: {}, tolerance: 0, memory: {} };
     return rowOf({ ...outcome, ...checked, disturbed: 0, repeated: 0 }, [
       { name: 'float32 avx512', threads: 1, rate: 2e11, unit: 'FLOP/s' },
       { name: 'bfloat16 amx', threads: 1, rate: 3e12, unit: 'FLOP/s' },

@@ -6,7 +6,9 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { commit } from '../bench/commit';
 import { compare, comparisonText } from '../bench/compare';
+import { merged, PARTS, type RunPart, runParts } from '../bench/cuda/parts';
 import { FORMAT, fullName, type Measured, makeRow, parseResults, type ResultFile, type Row } from '../bench/format';
 import { page } from '../bench/html/page';
 import { faultLines } from '../bench/report';
@@ -305,5 +307,50 @@ describe('the tables of the documentation', () => {
     const text = 'x\n<!-- t:begin -->\nold\n<!-- t:end -->\ny';
     expect(withBlocks(text, 'f', { t: 'new' })).toBe('x\n<!-- t:begin -->\nnew\n<!-- t:end -->\ny');
     expect(() => withBlocks('x', 'f', { t: 'new' })).toThrow('f has no <!-- t:begin -->');
+  });
+});
+
+describe('the GPU benchmark in parts', () => {
+  const { suites, ...rest } = fileOf([]);
+  const part = (name: string, more: object = {}): ResultFile => ({
+    ...rest,
+    commit: commit(),
+    suites: [{ ...suites[0]!, suite: 'cuda', rows: [makeRow(measured({ 'node-attention': [1] }, { name }))], ...more }],
+  });
+  const write = (path: string, file: ResultFile) => writeFileSync(path, JSON.stringify(file));
+
+  it('makes what is missing, is wrong or ended early, and one file of all', () => {
+    const out = join(folder, 'parts');
+    const ran: string[] = [];
+    const run =
+      (fails?: string): RunPart =>
+      (part_, json) => {
+        ran.push(part_);
+        if (part_ === fails)
+          writeFileSync(json, ''); // as when it was killed
+        else write(json, part(`case ${part_}`));
+        return part_ === fails ? 7 : 0;
+      };
+    expect(runParts(out, run(`2/${PARTS}`), () => {})).toBe(7);
+    expect(ran).toEqual([`1/${PARTS}`, `2/${PARTS}`]);
+    write(join(out, 'bench-3.json'), part('old', { failure: 'it fell' }));
+    write(join(out, 'bench-4.json'), { ...part('old'), commit: 'another' });
+    ran.length = 0;
+    expect(runParts(out, run(), () => {})).toBe(0);
+    expect(ran).toEqual([2, 3, 4].map((i) => `${i}/${PARTS}`));
+    const whole = parseResults(readFileSync(join(out, 'bench.json'), 'utf8'), 'bench.json');
+    expect(whole.suites.map(({ rows }) => rows.map(({ name }) => name))).toEqual([
+      [1, 2, 3, 4].map((i) => `case ${i}/${PARTS}`),
+    ]);
+  });
+
+  it('counts the best of each peak, and what was found or not, once', () => {
+    const peak = (rate: number) => ({
+      peaks: [{ name: 'copy', rate, unit: 'B/s' }],
+      findings: [{ name: 'a', text: 'b' }],
+    });
+    const [suite] = merged([part('a', peak(3)), part('b', peak(5))]).suites;
+    expect(suite).toMatchObject({ peaks: [{ rate: 5 }], findings: [{ name: 'a' }] });
+    expect(suite!.notMeasured.length).toBe(1);
   });
 });

@@ -1,7 +1,29 @@
 // The GPU benchmark alone, for machines that have nothing but what scripts/gpu-pack carried there.
 
+import { spawnSync } from 'node:child_process';
 import { Command } from 'commander';
 import { commandOf } from '../command';
 import { cuda } from './main';
+import { runParts } from './parts';
 
-new Command('bench').addCommand(commandOf(cuda)).parse();
+const program = new Command('bench');
+program.addCommand(commandOf(cuda));
+program
+  .command('whole')
+  .description('The whole benchmark in parts (scripts/gpu-bench). A second run makes only the parts that are missing.')
+  .requiredOption('--carried <folder>', 'what scripts/gpu-pack built for the benchmark')
+  .requiredOption('--out <folder>', 'where the files of the parts go, and bench.json of all')
+  .option('--torch <python>', 'also measure PyTorch, with this Python')
+  .option('--quick', 'a handful of cases', false)
+  .action(({ carried, out, torch, quick }: { carried: string; out: string; torch?: string; quick: boolean }) => {
+    const more = [...(torch === undefined ? [] : ['--torch', torch]), ...(quick ? ['--quick'] : [])];
+    process.exitCode = runParts(
+      out,
+      (part, json) => {
+        const args = [__filename, 'cuda', '--carried', carried, '--part', part, '--json', json, ...more];
+        return spawnSync(process.execPath, args, { stdio: 'inherit' }).status ?? 1;
+      },
+      console.log,
+    );
+  });
+program.parse();

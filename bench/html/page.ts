@@ -112,7 +112,7 @@ function memoryTable({ rows }: SuiteResult): string {
     ['case', ({ row }) => fullName(row)],
     ['contestant', ({ contestant }) => contestant],
     ['error', ({ row, contestant }) => row.errors?.[contestant]?.toExponential(2)],
-    ['memory beyond inputs and output', ({ row, contestant }) => bytes(row.memory?.[contestant])],
+    ['memory beyond inputs', ({ row, contestant }) => bytes(row.memory?.[contestant])],
   ];
   return `<details><summary>Errors and memory of every contestant</summary>${table(columns, known)}</details>`;
 }

@@ -8,7 +8,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { type Case, count, HEADS, sees } from '../cases';
+import { type Case, count, HEADS } from '../cases';
 import type { Inputs } from '../inputs';
 import type { Contestant } from '../measure';
 
@@ -63,7 +63,7 @@ export class TorchPeer extends PythonPeer {
 
   /** Throws a sentence when flex_attention does not take the mask. */
   async contestant(test: Case, inputs: Inputs): Promise<Contestant> {
-    const mask = test.kind === 'causal' ? undefined : rangesOf(test);
+    const mask = test.kind === 'causal' ? undefined : flexMask(test);
     const names = ['q', 'k', 'v'] as const;
     for (const name of names) writeFileSync(join(this.folder, name), inputs[name]);
     const { error } = await this.ask({
@@ -97,34 +97,24 @@ export class TorchPeer extends PythonPeer {
   }
 }
 
-/** Where the keys begin and end that each query sees along an axis. */
-interface AxisRanges {
-  from: number[];
-  to: number[];
-}
+/** A mask as flex_attention is told of it (torch_peer.py); undefined: everything is seen. */
+export type FlexMask =
+  | { kind: 'windowed'; left: number; right: number; offset: number }
+  | { kind: 'neighboring'; axes: { extent: number; window: number; stride: number }[] }
+  | { kind: 'ranged'; sets: { from: number[]; to: number[] }[] };
 
-/** What a mask or a pattern lets be seen: the union of sets, each a product over the axes; undefined: everything. */
-export function rangesOf(test: Case): { grid: number[]; sets: AxisRanges[][] } | undefined {
-  const { mask, pattern, queries, keys } = test;
+export function flexMask({ mask, pattern, queries, keys }: Case): FlexMask | undefined {
   if (pattern) {
     const ranges = Array.from({ length: count(queries) }, (_, i) => pattern.ranges(i));
     const most = Math.max(...ranges.map(({ length }) => length));
-    const sets = Array.from({ length: most }, (_, n) => [
-      { from: ranges.map((each) => each[n]?.[0] ?? 0), to: ranges.map((each) => each[n]?.[1] ?? 0) },
-    ]);
-    return { grid: keys, sets };
+    const sets = Array.from({ length: most }, (_, n) => ({
+      from: ranges.map((each) => each[n]?.[0] ?? 0),
+      to: ranges.map((each) => each[n]?.[1] ?? 0),
+    }));
+    return { kind: 'ranged', sets };
   }
   if (!mask) return undefined;
-  const axes = keys.map((extent, a) => {
-    const along = 'heads' in mask ? { heads: [[mask.heads[0]![a]!]] } : mask;
-    const axis = { ...test, queries: [queries[a]!], keys: [extent], mask: along };
-    const ranges: AxisRanges = { from: [], to: [] };
-    for (let i = 0; i < queries[a]!; i++) {
-      const seen = Array.from({ length: extent }, (_, j) => sees(axis, i, j));
-      ranges.from.push(Math.max(0, seen.indexOf(true)));
-      ranges.to.push(seen.lastIndexOf(true) + 1);
-    }
-    return ranges;
-  });
-  return { grid: keys, sets: [axes] };
+  if (!('heads' in mask)) return { kind: 'windowed', ...mask, offset: count(keys) - count(queries) };
+  const axes = mask.heads[0]!.map(({ window, stride }, a) => ({ extent: keys[a]!, window, stride }));
+  return { kind: 'neighboring', axes };
 }

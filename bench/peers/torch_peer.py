@@ -19,26 +19,56 @@ torch.set_num_threads(int(sys.argv[1]))
 attend, layers, outs = None, [], []
 
 
-def flexible(mask):
-    """Compiled flex_attention under a mask: the union of sets, each a product of ranges over the axes of the grid."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+def windowed(left, right, offset):
+    """Keys from `left` before a query to `right` after it, -1 being all; query 0 stands at `offset`."""
 
-    grid = mask["grid"]
-    sets = [[(torch.tensor(axis["from"]), torch.tensor(axis["to"])) for axis in axes] for axes in mask["sets"]]
+    def sees(batch, head, i, j):
+        seen = j >= 0
+        if left >= 0:
+            seen = seen & (j >= i + offset - left)
+        if right >= 0:
+            seen = seen & (j <= i + offset + right)
+        return seen
+
+    return sees
+
+
+def neighboring(axes):
+    """Neighborhoods on a grid of one or two axes: the queries of a stride share the window of their leader."""
+
+    def along(x, y, axis):
+        length, window, stride = axis["extent"], axis["window"], axis["stride"]
+        leader = torch.clamp(x // stride * stride + stride // 2, max=length - 1)
+        start = torch.clamp(leader - window // 2, min=0, max=length - window)
+        return (y >= start) & (y < start + window)
+
+    if len(axes) == 1:
+        return lambda batch, head, i, j: along(i, j, axes[0])
+    width = axes[1]["extent"]
+    return lambda batch, head, i, j: along(i // width, j // width, axes[0]) & along(i % width, j % width, axes[1])
+
+
+def ranged(sets):
+    """The union of ranges of keys, each given for every query."""
+    limits = [(torch.tensor(each["from"]), torch.tensor(each["to"])) for each in sets]
 
     def sees(batch, head, i, j):
         seen = None
-        for axes in sets:
-            q, k, inside = i, j, None
-            for a in reversed(range(len(grid))):
-                start, end = axes[a]
-                x, y = (q, k) if a == 0 else (q % len(start), k % grid[a])
-                here = (y >= start[x]) & (y < end[x])
-                inside = here if inside is None else inside & here
-                q, k = q // len(start), k // grid[a]
-            seen = inside if seen is None else seen | inside
+        for start, end in limits:
+            here = (j >= start[i]) & (j < end[i])
+            seen = here if seen is None else seen | here
         return seen
 
+    return sees
+
+
+masks = {"windowed": windowed, "neighboring": neighboring, "ranged": ranged}
+
+
+def flexible(mask):
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    sees = masks[mask.pop("kind")](**mask)
     queries, keys = layers[0][0].shape[2], layers[0][1].shape[2]
     block_mask = create_block_mask(sees, None, None, queries, keys, device="cpu")
     torch._dynamo.reset()

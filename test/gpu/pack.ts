@@ -1,6 +1,6 @@
 // scripts/gpu-pack: gathers in build/gpu what a bare machine with a GPU needs to run scripts/gpu-verify and the GPU
 // benchmark: bundles of the tests, which need no vitest and no compiler there; the addon and the CUDA library as they
-// were built here; and Node itself. `--bundles` makes the bundles alone.
+// were built here; and Node itself. `--bundles` makes the bundles of tests alone, `--bench` what the benchmark needs.
 
 import { execFileSync, spawnSync } from 'node:child_process';
 import {
@@ -25,6 +25,10 @@ const MOST_BYTES = 64 * 2 ** 20;
 
 async function main(): Promise<void> {
   mkdirSync(target, { recursive: true });
+  if (process.argv.includes('--bench')) {
+    packModules();
+    return bundleBench();
+  }
   await bundleTests();
   packModules();
   if (process.argv.includes('--bundles')) return;
@@ -55,7 +59,7 @@ function packModules(): void {
   for (const name of ['node_attention.node', 'libnode_attention_cuda.so']) {
     const file = join('build/Release', name);
     if (existsSync(join(root, file))) cpSync(join(root, file), join(own, file));
-    else if (!process.argv.includes('--bundles')) throw new Error(`${file} is missing; npm run build:cuda makes it`);
+    else if (process.argv.length === 2) throw new Error(`${file} is missing; npm run build:cuda makes it`);
   }
   for (const name of ['node-gyp-build', 'commander', 'koffi', '@koromix/koffi-linux-x64']) {
     cpSync(join(root, 'node_modules', name), join(modules, name), { recursive: true });
