@@ -84,7 +84,10 @@ export interface NativeDevice {
   memoryBytes?: number;
 }
 
-/** The functions of csrc/addon; dtypes are indices into `dtypes` of dtype.ts. */
+/**
+ * The functions of csrc/addon; dtypes are indices into `dtypes` of dtype.ts. Whatever does not fit is refused with an
+ * AttentionError. One thing cannot be seen: the buffer of `tensorReadBack` must not be given away until its tensor is written.
+ */
 export interface Addon {
   readonly version: string;
   setErrorClass(errorClass: new (code: ErrorCode, message: string) => Error): void;

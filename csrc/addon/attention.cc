@@ -53,20 +53,14 @@ Status read_mask(const Napi::Value& value, MaskSpec* mask) {
     return read_integer(object.Get("right"), "right", NA_ERR_OPTION, &mask->right);
   }
   mask->kind = NA_MASK_NEIGHBORHOOD;
-  if (!settings.IsArray()) return error(NA_ERR_OPTION, "neighborhood: settings must be an array");
-  const auto array = settings.As<Napi::Array>();
+  Napi::Array array;
+  NA_TRY(read_list(settings, "neighborhood: settings", NA_ERR_OPTION, &array));
   mask->settings.resize(array.Length());
-  for (uint32_t i = 0; i < array.Length(); i++) NA_TRY(read_setting(array.Get(i), &mask->settings[i]));
+  for (uint32_t i = 0; i < mask->settings.size(); i++) NA_TRY(read_setting(array.Get(i), &mask->settings[i]));
   return {};
 }
 
-Status read_list(const Napi::Value& value, const char* name, Napi::Array* list) {
-  if (!value.IsArray()) return error(NA_ERR_OPTION, "%s must be a list", name);
-  *list = value.As<Napi::Array>();
-  return {};
-}
-
-Status read_call(const Napi::Object& call, Held* held, AttentionArguments* a) {
+Status read_call(const Napi::Object& call, Held* held, AttentionArguments* a, Ref<Stream>* stream) {
   NA_TRY(held->take(call.Get("q"), "q", &a->q));
   NA_TRY(held->take(call.Get("k"), "k", &a->k));
   NA_TRY(held->take(call.Get("v"), "v", &a->v));
@@ -78,16 +72,15 @@ Status read_call(const Napi::Object& call, Held* held, AttentionArguments* a) {
   NA_TRY(held->take_optional(call, "out", "out", &a->out));
 
   Napi::Array masks, biases;
-  NA_TRY(read_list(call.Get("masks"), "mask", &masks));
+  NA_TRY(read_list(call.Get("masks"), "mask", NA_ERR_OPTION, &masks));
   a->masks.resize(masks.Length());
-  for (uint32_t i = 0; i < masks.Length(); i++) NA_TRY(read_mask(masks.Get(i), &a->masks[i]));
-  NA_TRY(read_list(call.Get("biases"), "bias", &biases));
-  for (uint32_t i = 0; i < biases.Length(); i++) {
+  for (uint32_t i = 0; i < a->masks.size(); i++) NA_TRY(read_mask(masks.Get(i), &a->masks[i]));
+  NA_TRY(read_list(call.Get("biases"), "bias", NA_ERR_OPTION, &biases));
+  for (uint32_t i = 0, count = biases.Length(); i < count; i++) {
     const Napi::Value value = biases.Get(i);
     if (!value.IsObject()) return error(NA_ERR_OPTION, "bias is not a bias");
     BiasSpec bias;
-    const bool dense = value.As<Napi::Object>().Get("dense").ToBoolean();
-    bias.kind = dense ? BiasSpec::kDense : BiasSpec::kKey;
+    bias.kind = read_flag(value.As<Napi::Object>().Get("dense")) ? BiasSpec::kDense : BiasSpec::kKey;
     NA_TRY(held->take(value.As<Napi::Object>().Get("tensor"), "bias", &bias.tensor));
     a->biases.push_back(bias);
   }
@@ -97,8 +90,9 @@ Status read_call(const Napi::Object& call, Held* held, AttentionArguments* a) {
   if (a->has_scale) a->scale = scale.As<Napi::Number>().DoubleValue();
   a->has_softcap = softcap.IsNumber();
   if (a->has_softcap) a->softcap = softcap.As<Napi::Number>().DoubleValue();
-  a->tf32 = call.Get("tf32").ToBoolean();
-  return {};
+  a->tf32 = read_flag(call.Get("tf32"));
+  NA_TRY(stream_of(call.Env(), call.Get("stream"), a->q->device(), stream));
+  return call.Env().IsExceptionPending() ? error(NA_ERR_OPTION, "the call cannot be read") : Status{};
 }
 
 // attention(call): { out, lse }
@@ -108,9 +102,8 @@ Napi::Value call_attention(const Napi::CallbackInfo& info) {
   const auto call = info[0].As<Napi::Object>();
   Held held;
   AttentionArguments arguments;
-  NA_REFUSE(env, read_call(call, &held, &arguments));
   Ref<Stream> stream;
-  NA_REFUSE(env, stream_of(call.Get("stream"), arguments.q->device(), &stream));
+  NA_REFUSE(env, read_call(call, &held, &arguments, &stream));
   AttentionResult result;
   NA_REFUSE(env, attention(arguments, stream.get(), &result));
   return wrap_result(env, std::move(result), arguments.out != nullptr);
