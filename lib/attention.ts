@@ -3,7 +3,7 @@ import { cacheHandle, type KvCache } from './cache';
 import { AttentionError } from './errors';
 import { type Mask, nativeMask } from './masks';
 import { type NativeResult, type NativeTensor, native } from './native';
-import { finite, oneOf, options, show } from './options';
+import { entries, finite, isArray, isObject, oneOf, options, show } from './options';
 import { optionalStream, type Stream } from './stream';
 import { makeTensor, type Tensor, tensorHandle } from './tensor';
 
@@ -39,7 +39,11 @@ export interface AttentionResult {
   lse: Tensor;
 }
 
-const list = (value: unknown): unknown[] => (value === undefined ? [] : Array.isArray(value) ? value : [value]);
+/** What `each` makes of an option that is absent, a value or a list of them. */
+function several<T>(name: string, value: unknown, each: (value: unknown, name: string) => T): T[] {
+  if (value === undefined) return [];
+  return entries('attention', name, isArray(value) ? value : [value], (entry) => each(entry, name));
+}
 
 function optionalTensor(value: unknown, name: string): NativeTensor | undefined {
   return value === undefined ? undefined : tensorHandle(value, name);
@@ -119,8 +123,8 @@ export function attention(
     cuQ: cuSeqlens.q,
     cuK: cuSeqlens.k,
     out: optionalTensor(given.out, 'out'),
-    masks: list(given.mask).map((mask) => nativeMask(mask, 'mask')),
-    biases: list(given.bias).map((bias) => nativeBias(bias, 'bias')),
+    masks: several('mask', given.mask, nativeMask),
+    biases: several('bias', given.bias, nativeBias),
     scale: given.scale === undefined ? undefined : finite('attention', 'scale', given.scale),
     softcap: given.softcap === undefined ? undefined : finite('attention', 'softcap', given.softcap),
     tf32: precision === 'tf32',
@@ -140,11 +144,11 @@ export type Part = Pick<AttentionResult, 'out' | 'lse'>;
  */
 export function merge(parts: readonly Part[], opts?: { out?: Tensor; stream?: Stream }): AttentionResult {
   const given = options('merge', opts, ['out', 'stream']);
-  if (!Array.isArray(parts) || parts.length === 0) {
+  if (!isArray(parts) || parts.length === 0) {
     throw new AttentionError('ERR_OPTION', `merge: parts is ${show(parts)}; it must be a list of { out, lse }`);
   }
-  const handles = parts.map((part: unknown, i) => {
-    const { out, lse } = (part ?? {}) as Partial<Part>;
+  const handles = entries('merge', 'parts', parts, (part, i) => {
+    const { out, lse } = (isObject(part) ? part : {}) as Partial<Part>;
     return { out: tensorHandle(out, `parts[${i}].out`), lse: tensorHandle(lse, `parts[${i}].lse`) };
   });
   return result(native.merge(handles, optionalTensor(given.out, 'out'), optionalStream(given.stream)), given.out);

@@ -68,6 +68,15 @@ export function arrayOver<D extends DType>(dtype: D, buffer: ArrayBufferLike, by
  * A Uint16Array holds the bits of whichever half type is wanted, and must therefore be told.
  */
 export function arrayDType(call: string, data: unknown, wanted: DType | undefined): DType {
+  const own = ArrayBuffer.isView(data) ? ownDType(call, data, wanted) : undefined;
+  if (own) return own;
+  throw new AttentionError(
+    'ERR_DTYPE',
+    `${call}: data is ${show(data)}; use a Float32Array, Float16Array, Uint16Array, Int32Array, Uint8Array or BigInt64Array`,
+  );
+}
+
+function ownDType(call: string, data: ArrayBufferView, wanted: DType | undefined): DType | undefined {
   if (data instanceof Float32Array) return 'float32';
   if (runtimeFloat16Array && data instanceof runtimeFloat16Array) return 'float16';
   if (data instanceof Int32Array) return 'int32';
@@ -80,10 +89,7 @@ export function arrayDType(call: string, data: unknown, wanted: DType | undefine
       `${call}: a Uint16Array holds the bits of float16 or bfloat16 and dtype is ${show(wanted)}; pass { dtype: 'float16' } or { dtype: 'bfloat16' }`,
     );
   }
-  throw new AttentionError(
-    'ERR_DTYPE',
-    `${call}: data is ${show(data)}; use a Float32Array, Float16Array, Uint16Array, Int32Array, Uint8Array or BigInt64Array`,
-  );
+  return undefined;
 }
 
 const scratch = new DataView(new ArrayBuffer(4));
@@ -124,15 +130,58 @@ function bfloat16Bits(value: number): number {
   return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
 }
 
-/** The bits of the nearest bfloat16 values, ties to even. */
-export const toBfloat16 = (values: Float32Array): Uint16Array => Uint16Array.from(values, bfloat16Bits);
+/** A property of a typed array, whatever a program has put in front of it. */
+export function arrayProperty<K extends 'buffer' | 'byteOffset' | 'length'>(array: TypedArray, name: K): TypedArray[K] {
+  return Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), name)!.get!.call(array);
+}
 
-/** The values of bfloat16 bits. */
-export const fromBfloat16 = (bits: Uint16Array): Float32Array =>
-  Float32Array.from(bits, (half) => bitsFloat(half * 0x10000));
+function converted<From extends Float32Array | Uint16Array, To extends Float32Array | Uint16Array>(
+  call: string,
+  given: unknown,
+  from: { new (): From; readonly name: string },
+  to: new (length: number) => To,
+  each: (value: number) => number,
+): To {
+  if (!ArrayBuffer.isView(given) || !(given instanceof from)) {
+    throw new AttentionError('ERR_DTYPE', `${call}: the array is ${show(given)}; it must be a ${from.name}`);
+  }
+  const results = new to(arrayProperty(given, 'length'));
+  for (let i = 0; i < results.length; i++) results[i] = each(given[i] as number);
+  return results;
+}
 
-/** The bits of the nearest float16 values (IEEE 754 binary16), ties to even. */
-export const toFloat16 = (values: Float32Array): Uint16Array => Uint16Array.from(values, float16Bits);
+/**
+ * The bits of the nearest bfloat16 values, ties to even.
+ *
+ * @throws AttentionError ERR_DTYPE for what is no Float32Array.
+ */
+export function toBfloat16(values: Float32Array): Uint16Array {
+  return converted('toBfloat16', values, Float32Array, Uint16Array, bfloat16Bits);
+}
 
-/** The values of float16 bits. */
-export const fromFloat16 = (bits: Uint16Array): Float32Array => Float32Array.from(bits, float16Value);
+/**
+ * The values of bfloat16 bits; exact.
+ *
+ * @throws AttentionError ERR_DTYPE for what is no Uint16Array.
+ */
+export function fromBfloat16(bits: Uint16Array): Float32Array {
+  return converted('fromBfloat16', bits, Uint16Array, Float32Array, (half) => bitsFloat(half * 0x10000));
+}
+
+/**
+ * The bits of the nearest float16 values (IEEE 754 binary16), ties to even.
+ *
+ * @throws AttentionError ERR_DTYPE for what is no Float32Array.
+ */
+export function toFloat16(values: Float32Array): Uint16Array {
+  return converted('toFloat16', values, Float32Array, Uint16Array, float16Bits);
+}
+
+/**
+ * The values of float16 bits; exact.
+ *
+ * @throws AttentionError ERR_DTYPE for what is no Uint16Array.
+ */
+export function fromFloat16(bits: Uint16Array): Float32Array {
+  return converted('fromFloat16', bits, Uint16Array, Float32Array, float16Value);
+}

@@ -12,7 +12,8 @@ export type ErrorCode =
 
 /**
  * Every refusal of this package. Errors in arguments are thrown synchronously, before anything is enqueued; errors of
- * a device reject the promises that wait for its work.
+ * a device reject the promises that wait for its work. What a getter or proxy of the caller's own throws while an argument
+ * is read is passed on as it is.
  */
 export class AttentionError extends Error {
   /** What went wrong. */

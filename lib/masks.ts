@@ -2,7 +2,7 @@
 
 import { AttentionError } from './errors';
 import type { NativeMask, NativeNeighborhood } from './native';
-import { boolean, integer, isObject, options, show } from './options';
+import { boolean, entries, integer, isArray, isObject, options, show } from './options';
 
 /** The addon's form of a mask. */
 export let nativeMask: (value: unknown, name: string) => NativeMask;
@@ -65,7 +65,7 @@ export interface NeighborhoodOptions {
 const mostAxes = 3;
 
 function perAxis<T>(call: string, name: string, value: unknown, check: (name: string, value: unknown) => T): T[] {
-  if (!Array.isArray(value)) return [check(name, value)];
+  if (!isArray(value)) return [check(name, value)];
   if (value.length < 1 || value.length > mostAxes) {
     throw new AttentionError(
       'ERR_OPTION',
@@ -117,9 +117,10 @@ export function neighborhoodSetting(call: string, given: unknown): NativeNeighbo
  * in the window of each. A list gives one setting per query head.
  */
 export function neighborhood(opts: NeighborhoodOptions | readonly NeighborhoodOptions[]): Mask {
-  if (!Array.isArray(opts)) return makeMask({ settings: [neighborhoodSetting('neighborhood', opts)] });
+  if (!isArray(opts)) return makeMask({ settings: [neighborhoodSetting('neighborhood', opts)] });
   if (opts.length === 0) {
     throw new AttentionError('ERR_OPTION', 'neighborhood: the list of settings is empty; give one per query head');
   }
-  return makeMask({ settings: opts.map((one) => neighborhoodSetting('neighborhood', one)) });
+  const call = 'neighborhood';
+  return makeMask({ settings: entries(call, 'the list', opts, (one) => neighborhoodSetting(call, one)) });
 }

@@ -143,7 +143,10 @@ export interface NativeSelect {
   stream: NativeStream | undefined;
 }
 
-/** The functions of csrc/addon; dtypes are indices into `dtypes` of dtype.ts. */
+/**
+ * The functions of csrc/addon; dtypes are indices into `dtypes` of dtype.ts. Whatever does not fit is refused with an
+ * AttentionError. One thing cannot be seen: the buffer of `tensorReadBack` must not be given away until its tensor is written.
+ */
 export interface Addon {
   readonly version: string;
   /** The version, and a hash of the table between addon and backends. */

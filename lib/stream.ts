@@ -1,3 +1,4 @@
+import { isPromise } from 'node:util/types';
 import { AttentionError } from './errors';
 import { type NativeEvent, type NativeGraph, type NativeStream, native } from './native';
 import { isObject, show } from './options';
@@ -87,7 +88,7 @@ export class Stream {
     } finally {
       this.#capturing = false;
     }
-    if (result instanceof Promise) {
+    if (isPromise(result)) {
       native.streamAbandonCapture(handle);
       result.catch(() => {}); // what it does later is not part of the capture, and its failure not ours
       throw new AttentionError('ERR_OPTION', 'capture: fn returned a promise; it must enqueue synchronously');

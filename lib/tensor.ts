@@ -1,6 +1,7 @@
 import {
   arrayDType,
   arrayOver,
+  arrayProperty,
   checkDType,
   type DType,
   type DTypeMap,
@@ -34,11 +35,11 @@ export let makeTensor: (handle: NativeTensor) => Tensor;
 
 /**
  * The memory behind a tensor and all its views. JavaScript sees one ArrayBuffer for each allocation, made at the first
- * `data`; `shared` is the user's own array when the tensor wraps one.
+ * `data`. It is the user's own, and the memory begins anywhere in it, when the tensor wraps an array.
  */
 interface Memory {
   buffer: ArrayBufferLike | undefined;
-  readonly shared: ArrayBufferView | undefined;
+  readonly begin: number;
 }
 
 /**
@@ -98,7 +99,7 @@ export class Tensor<D extends DType = DType> {
       }
       return value.#use(name);
     };
-    makeTensor = (handle) => new Tensor(handle, { buffer: undefined, shared: undefined });
+    makeTensor = (handle) => new Tensor(handle, { buffer: undefined, begin: 0 });
   }
 
   /** Element type. */
@@ -122,6 +123,7 @@ export class Tensor<D extends DType = DType> {
     this.#contiguous = info.contiguous;
     this.#handle = handle;
     this.#memory = memory;
+    Object.freeze(this); // its private state is not frozen
   }
 
   /**
@@ -176,7 +178,7 @@ export class Tensor<D extends DType = DType> {
       throw new AttentionError('ERR_DTYPE', `Tensor.wrap: data holds ${dtype}, not dtype '${given}'; use Tensor.from`);
     }
     const handle = native.tensorWrap(data, checkShape('Tensor.wrap', shape), dtypeIndex(dtype));
-    return new Tensor<D>(handle, { buffer: data.buffer, shared: data });
+    return new Tensor<D>(handle, { buffer: arrayProperty(data, 'buffer'), begin: arrayProperty(data, 'byteOffset') });
   }
 
   /**
@@ -311,9 +313,8 @@ export class Tensor<D extends DType = DType> {
         `data: the elements of ${this.#describe()} do not lie side by side (strides [${this.strides.join(', ')}]); use read()`,
       );
     }
-    const { shared } = this.#memory;
-    const offset = native.tensorByteOffset(handle) + (shared ? shared.byteOffset : 0);
     let { buffer } = this.#memory;
+    const offset = this.#memory.begin + native.tensorByteOffset(handle);
     if (!buffer) {
       const memory = native.tensorMemory(handle);
       buffer = memory.buffer;
@@ -349,7 +350,7 @@ export class Tensor<D extends DType = DType> {
   dispose(): void {
     if (this.#handle) native.tensorDispose(this.#handle);
     this.#handle = undefined;
-    this.#memory = { buffer: undefined, shared: undefined }; // views of the same memory have their own reference
+    this.#memory = { buffer: undefined, begin: 0 }; // views of the same memory have their own reference
   }
 
   [Symbol.dispose](): void {

@@ -337,6 +337,22 @@ describe('memory', () => {
     expect(await out.read()).toEqual(expected);
   });
 
+  test('wrap looks at the array itself, not at what a program has put in front of it', () => {
+    const shared = new Float32Array(new SharedArrayBuffer(32), 8, 4).fill(3);
+    Object.defineProperties(shared, { buffer: { value: new ArrayBuffer(4) }, byteOffset: { value: 2 ** 40 } });
+    expect([...Tensor.wrap(shared, [4]).data]).toEqual([3, 3, 3, 3]);
+  });
+
+  test('what a tensor says of itself cannot be changed', () => {
+    const tensor = Tensor.zeros([4]);
+    for (const name of ['shape', 'strides', 'dtype', 'device'] as const) {
+      expect(Reflect.set(tensor, name, [1e9]), name).toBe(false);
+    }
+    expect(Object.isFrozen(tensor.shape)).toBe(true);
+    tensor.dispose();
+    expect(tensor.disposed).toBe(true);
+  });
+
   test('wrap shares memory both ways', async () => {
     const shared = new Float32Array(new SharedArrayBuffer(64), 16, 8);
     const tensor = Tensor.wrap(shared, [2, 4]);

@@ -11,6 +11,7 @@ import {
   devices,
   distanceBias,
   type ErrorCode,
+  fromFloat16,
   keyBias,
   lowRankBias,
   memoryStats,
@@ -20,6 +21,7 @@ import {
   Stream,
   sphereBias,
   Tensor,
+  toBfloat16,
   window,
 } from 'node-attention';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -42,6 +44,13 @@ const stream = new Stream();
 const gone = new Stream();
 gone.dispose();
 afterAll(() => stream.dispose());
+
+const holes = new Array(2 ** 32 - 1);
+const revoked = (target: object): Wrong => {
+  const { proxy, revoke } = Proxy.revocable(target, {});
+  revoke();
+  return proxy;
+};
 
 /** One correct call, in which each row changes one thing. */
 const q = f(2, 5, 4, 8);
@@ -91,6 +100,19 @@ const tensors: Row[] = [
     ['Dtype', "did you mean 'dtype'"],
     () => Tensor.zeros([1], { Dtype: 1 } as Wrong),
   ],
+  ['a stream as options', 'ERR_OPTION', ['plain object', 'Stream'], () => q.to(stream as Wrong)],
+  ['a revoked proxy as options', 'ERR_OPTION', ['options', 'cannot be read'], () => Tensor.zeros([1], revoked({}))],
+  ['a revoked proxy as shape', 'ERR_SHAPE', ['shape', 'cannot be read'], () => Tensor.zeros(revoked([]))],
+  ['a shape of holes', 'ERR_SHAPE', ['shape', '4294967295', '65536'], () => Tensor.zeros(holes)],
+  ['an endless device', 'ERR_DEVICE', ['device', /'x{80}\.\.\.'/], () => q.to({ device: ['x'.repeat(1e6)] as Wrong })],
+  [
+    'an array without a name',
+    'ERR_SHAPE',
+    ['shape', 'an object'],
+    () => Tensor.zeros({ constructor: { name: 5 } } as Wrong),
+  ],
+  ['a list to round', 'ERR_DTYPE', ['toBfloat16', 'Float32Array'], () => toBfloat16([1.5] as Wrong)],
+  ['floats as bits', 'ERR_DTYPE', ['fromFloat16', 'Uint16Array'], () => fromFloat16(new Float32Array(1) as Wrong)],
   ['options that are none', 'ERR_OPTION', ['options', '5'], () => Tensor.zeros([1], 5 as Wrong)],
   ['a seed that is none', 'ERR_OPTION', ['seed', 'undefined'], () => Tensor.randn([1], {} as Wrong)],
   ['random integers', 'ERR_DTYPE', ['dtype', 'int32'], () => Tensor.randn([1], { seed: 1, dtype: 'int32' as Wrong })],
@@ -174,6 +196,7 @@ const choices: Row[] = [
   ['a precision nobody knows', 'ERR_OPTION', ['precision', 'fp8', 'tf32'], withOptions({ precision: 'fp8' })],
   ['a mask that is none', 'ERR_OPTION', ['mask', "'causal'", 'causal()'], withOptions({ mask: 'causal' })],
   ['a mask function not called', 'ERR_OPTION', ['mask', 'function', 'causal()'], withOptions({ mask: causal })],
+  ['a list of masks without any', 'ERR_OPTION', ['mask', '4294967295'], withOptions({ mask: holes })],
   ['a tensor as mask', 'ERR_OPTION', ['mask', 'Tensor'], withOptions({ mask: [q] })],
   ['a bias that is none', 'ERR_OPTION', ['bias', 'Tensor', 'keyBias()'], withOptions({ bias: f(7) })],
   ['a stream that is none', 'ERR_OPTION', ['stream', '1'], withOptions({ stream: 1 })],
@@ -463,6 +486,7 @@ const biases: Row[] = [
 
 const part = () => ({ out: f(2, 5, 4, 6), lse: f(2, 5, 4) });
 const merges: Row[] = [
+  ['parts without any', 'ERR_OPTION', ['parts', '4294967295'], () => merge(holes)],
   ['no parts', 'ERR_OPTION', ['parts'], () => merge([])],
   ['parts that are no list', 'ERR_OPTION', ['parts', 'Object'], () => merge(part() as Wrong)],
   [

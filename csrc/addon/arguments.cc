@@ -15,13 +15,19 @@ Status read_integer(const Napi::Value& value, const char* name, na_code code, in
   return {};
 }
 
+Status read_list(const Napi::Value& value, const char* name, na_code code, Napi::Array* list) {
+  constexpr uint32_t kMost = 65536;  // an array's length can be 2^32 - 1 without any entry
+  if (!value.IsArray()) return error(code, "%s must be an array", name);
+  *list = value.As<Napi::Array>();
+  if (list->Length() <= kMost) return {};
+  return error(code, "%s has %u entries; at most %u are possible", name, list->Length(), kMost);
+}
+
 Status read_integers(const Napi::Value& value, const char* name, na_code code, std::vector<int64_t>* result) {
-  if (!value.IsArray()) return error(code, "%s must be an array of integers", name);
-  const auto array = value.As<Napi::Array>();
-  const uint32_t length = array.Length();
-  if (length > 1024) return error(code, "%s has %u entries; at most 1024 are possible", name, length);
-  result->resize(length);
-  for (uint32_t i = 0; i < length; i++) {
+  Napi::Array array;
+  NA_TRY(read_list(value, name, code, &array));
+  result->resize(array.Length());
+  for (uint32_t i = 0; i < result->size(); i++) {
     const std::string entry = std::string(name) + "[" + std::to_string(i) + "]";
     NA_TRY(read_integer(array.Get(i), entry.c_str(), code, &(*result)[i]));
   }

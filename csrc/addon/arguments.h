@@ -1,5 +1,6 @@
 // Reads arguments from JavaScript. The TypeScript layer has already given them their form; what does not have it
-// is refused here too, so that no call can crash the process.
+// is refused here too, so that no call can crash the process. A value is empty when reading it threw; what was thrown
+// stays pending and is what the caller gets (see refuse()).
 #pragma once
 
 #include <vector>
@@ -10,10 +11,14 @@
 namespace na {
 
 Status read_integer(const Napi::Value& value, const char* name, na_code code, int64_t* result);
+// An array whose length can be relied on to be reasonable, but not to stay: reading an entry may run a program's
+// getter.
+Status read_list(const Napi::Value& value, const char* name, na_code code, Napi::Array* list);
 Status read_integers(const Napi::Value& value, const char* name, na_code code, std::vector<int64_t>* result);
 inline Status read_shape(const Napi::Value& value, Shape* result) {
   return read_integers(value, "shape", NA_ERR_SHAPE, result);
 }
+inline bool read_flag(const Napi::Value& value) { return !value.IsEmpty() && value.ToBoolean(); }
 Status read_dtype(const Napi::Value& value, int32_t* result);
 Status read_device(const Napi::Value& value, Device** result);
 

@@ -63,10 +63,10 @@ Status read_mask(const Napi::Value& value, MaskSpec* mask) {
     return read_integer(object.Get("right"), "right", NA_ERR_OPTION, &mask->right);
   }
   mask->kind = NA_MASK_NEIGHBORHOOD;
-  if (!settings.IsArray()) return error(NA_ERR_OPTION, "neighborhood: settings must be an array");
-  const auto array = settings.As<Napi::Array>();
+  Napi::Array array;
+  NA_TRY(read_list(settings, "neighborhood: settings", NA_ERR_OPTION, &array));
   mask->settings.resize(array.Length());
-  for (uint32_t i = 0; i < array.Length(); i++) NA_TRY(read_setting(array.Get(i), &mask->settings[i]));
+  for (uint32_t i = 0; i < mask->settings.size(); i++) NA_TRY(read_setting(array.Get(i), &mask->settings[i]));
   return {};
 }
 
@@ -95,13 +95,7 @@ Status read_bias(const Napi::Value& value, Held* held, BiasSpec* bias) {
   return read_integers(object.Get("step"), "dilation", NA_ERR_OPTION, &bias->step);
 }
 
-Status read_list(const Napi::Value& value, const char* name, Napi::Array* list) {
-  if (!value.IsArray()) return error(NA_ERR_OPTION, "%s must be a list", name);
-  *list = value.As<Napi::Array>();
-  return {};
-}
-
-Status read_call(const Napi::Object& call, Held* held, AttentionArguments* a) {
+Status read_call(const Napi::Object& call, Held* held, AttentionArguments* a, Ref<Stream>* stream) {
   NA_TRY(held->take(call.Get("q"), "q", &a->q));
   const Napi::Value cache = call.Get("cache");
   if (cache.IsUndefined()) {
@@ -119,11 +113,11 @@ Status read_call(const Napi::Object& call, Held* held, AttentionArguments* a) {
   NA_TRY(held->take_optional(call, "out", "out", &a->out));
 
   Napi::Array masks, biases;
-  NA_TRY(read_list(call.Get("masks"), "mask", &masks));
+  NA_TRY(read_list(call.Get("masks"), "mask", NA_ERR_OPTION, &masks));
   a->masks.resize(masks.Length());
-  for (uint32_t i = 0; i < masks.Length(); i++) NA_TRY(read_mask(masks.Get(i), &a->masks[i]));
-  NA_TRY(read_list(call.Get("biases"), "bias", &biases));
-  for (uint32_t i = 0; i < biases.Length(); i++) {
+  for (uint32_t i = 0; i < a->masks.size(); i++) NA_TRY(read_mask(masks.Get(i), &a->masks[i]));
+  NA_TRY(read_list(call.Get("biases"), "bias", NA_ERR_OPTION, &biases));
+  for (uint32_t i = 0, count = biases.Length(); i < count; i++) {
     BiasSpec bias;
     NA_TRY(read_bias(biases.Get(i), held, &bias));
     a->biases.push_back(bias);
@@ -134,8 +128,9 @@ Status read_call(const Napi::Object& call, Held* held, AttentionArguments* a) {
   if (a->has_scale) a->scale = scale.As<Napi::Number>().DoubleValue();
   a->has_softcap = softcap.IsNumber();
   if (a->has_softcap) a->softcap = softcap.As<Napi::Number>().DoubleValue();
-  a->tf32 = call.Get("tf32").ToBoolean();
-  return {};
+  a->tf32 = read_flag(call.Get("tf32"));
+  NA_TRY(stream_of(call.Env(), call.Get("stream"), a->q->device(), stream));
+  return call.Env().IsExceptionPending() ? error(NA_ERR_OPTION, "the call cannot be read") : Status{};
 }
 
 // attention(call): { out, lse }
@@ -145,9 +140,8 @@ Napi::Value call_attention(const Napi::CallbackInfo& info) {
   const auto call = info[0].As<Napi::Object>();
   Held held;
   AttentionArguments arguments;
-  NA_REFUSE(env, read_call(call, &held, &arguments));
   Ref<Stream> stream;
-  NA_REFUSE(env, stream_of(call.Get("stream"), arguments.q->device(), &stream));
+  NA_REFUSE(env, read_call(call, &held, &arguments, &stream));
   AttentionResult result;
   NA_REFUSE(env, attention(arguments, stream.get(), &result));
   return wrap_result(env, std::move(result), arguments.out != nullptr);

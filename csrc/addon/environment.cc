@@ -167,17 +167,19 @@ void Environment::close() {
 
 Napi::Value Environment::make_error(const Status& status) {
   Napi::Env env(env_);
-  const Napi::String message = Napi::String::New(env, status.message);
-  const Napi::String code = Napi::String::New(env, code_name(status.code));
-  if (error_class_.IsEmpty()) {
-    Napi::Object plain = Napi::Error::New(env, status.message).Value();
-    plain.Set("code", code);
-    return plain;
+  const napi_value message = Napi::String::New(env, status.message),
+                   code = Napi::String::New(env, code_name(status.code));
+  const napi_value arguments[] = {code, message};
+  napi_value made;
+  if (!error_class_.IsEmpty()) {
+    if (napi_new_instance(env, error_class_.Value(), 2, arguments, &made) == napi_ok) return Napi::Value(env, made);
+    napi_get_and_clear_last_exception(env, &made);  // of a class that cannot be made; the refusal is what matters
   }
-  return error_class_.New({code, message});
+  return napi_create_error(env, code, message, &made) == napi_ok ? Napi::Value(env, made) : Napi::Value();
 }
 
 Napi::Value refuse(Napi::Env env, const Status& status) {
+  if (env.IsExceptionPending()) return Napi::Value();
   const Napi::Value thrown = Environment::of(env)->make_error(status);
   if (!thrown.IsEmpty()) napi_throw(env, thrown);
   return Napi::Value();

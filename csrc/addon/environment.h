@@ -67,7 +67,8 @@ class Environment : public RefCounted {
   std::vector<napi_ref> dropped_;
 };
 
-// Throws the status as an AttentionError; returns an empty value for the caller to return.
+// Throws the status as an AttentionError, unless a getter of the program has thrown already; returns an empty value for
+// the caller to return.
 Napi::Value refuse(Napi::Env env, const Status& status);
 
 #define NA_REFUSE(env, expression)                              \

@@ -63,6 +63,7 @@ struct HandleType<KvCache> {
 
 inline void handle_made(Tensor& tensor) { tensor.storage->handle_made(); }
 inline void handle_gone(Tensor& tensor) { tensor.storage->handle_gone(); }
+inline void handle_gone(Stream& stream) { stream.abandon_capture(); }  // nobody else can end it
 template <class T>
 void handle_made(T&) {}
 template <class T>
@@ -126,8 +127,8 @@ Status unwrap(const Napi::Value& value, const char* name, Ref<T>* object) {
 }
 
 // The stream of a call: the one given, or the default stream of the device.
-inline Status stream_of(const Napi::Value& given, Device* device, Ref<Stream>* stream) {
-  if (given.IsUndefined()) return Environment::of(given.Env())->default_stream(device, stream);
+inline Status stream_of(Napi::Env env, const Napi::Value& given, Device* device, Ref<Stream>* stream) {
+  if (given.IsUndefined()) return Environment::of(env)->default_stream(device, stream);
   return unwrap<Stream>(given, "stream", stream);
 }
 

@@ -30,7 +30,8 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   const Napi::Value theta = options.Get("theta");
   if (!theta.IsNumber()) return refuse(env, error(NA_ERR_OPTION, "rope.theta must be a number"));
   shape.rotary.theta = theta.As<Napi::Number>().DoubleValue();
-  shape.rotary.interleaved = options.Get("interleaved").ToBoolean();
+  shape.rotary.interleaved = read_flag(options.Get("interleaved"));
+  if (env.IsExceptionPending()) return Napi::Value();
   Ref<KvCache> cache;
   NA_REFUSE(env, KvCache::create(device, shape, &cache));
   return wrap(env, std::move(cache));
@@ -48,7 +49,7 @@ Napi::Value append(const Napi::CallbackInfo& info) {
   NA_REFUSE(env, unwrap<Tensor>(info[2], "v", &v));
   const bool counted = !info[3].IsUndefined();
   if (counted) NA_REFUSE(env, read_integers(info[3], "lengths", NA_ERR_OPTION, &counts));
-  NA_REFUSE(env, stream_of(info[4], cache->device, &stream));
+  NA_REFUSE(env, stream_of(env, info[4], cache->device, &stream));
   NA_REFUSE(env, cache->append(k.get(), v.get(), counted ? &counts : nullptr, stream.get()));
   return env.Undefined();
 }

@@ -1,6 +1,7 @@
 // merge(): exact union of attention results.
 #include "core/merge.h"
 
+#include "addon/arguments.h"
 #include "addon/functions.h"
 #include "addon/handle.h"
 
@@ -10,11 +11,11 @@ namespace {
 // merge(parts, out | undefined, stream | undefined): { out, lse }
 Napi::Value call_merge(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  if (!info[0].IsArray()) return refuse(env, error(NA_ERR_OPTION, "parts must be a list of { out, lse }"));
-  const auto list = info[0].As<Napi::Array>();
+  Napi::Array list;
+  NA_REFUSE(env, read_list(info[0], "parts", NA_ERR_OPTION, &list));
   std::vector<Ref<Tensor>> held;
   std::vector<MergePart> parts;
-  for (uint32_t i = 0; i < list.Length(); i++) {
+  for (uint32_t i = 0, count = list.Length(); i < count; i++) {
     const Napi::Value part = list.Get(i);
     const std::string name = "parts[" + std::to_string(i) + "]";
     if (!part.IsObject()) return refuse(env, error(NA_ERR_OPTION, "%s is not { out, lse }", name.c_str()));
@@ -28,7 +29,7 @@ Napi::Value call_merge(const Napi::CallbackInfo& info) {
   Ref<Tensor> out;
   Ref<Stream> stream;
   if (!info[1].IsUndefined()) NA_REFUSE(env, unwrap<Tensor>(info[1], "out", &out));
-  NA_REFUSE(env, stream_of(info[2], parts[0].out->device(), &stream));
+  NA_REFUSE(env, stream_of(env, info[2], parts[0].out->device(), &stream));
   AttentionResult result;
   NA_REFUSE(env, merge(parts, out.get(), stream.get(), &result));
   return wrap_result(env, std::move(result), static_cast<bool>(out));

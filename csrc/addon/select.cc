@@ -41,8 +41,8 @@ Status read_select(const Napi::Object& call, SelectArguments* a) {
       if (keys < 0) return error(NA_ERR_OPTION, "a number of keys is negative");
     }
   }
-  a->first = call.Get("first").ToBoolean();
-  a->mean_query = call.Get("meanQuery").ToBoolean();
+  a->first = read_flag(call.Get("first"));
+  a->mean_query = read_flag(call.Get("meanQuery"));
   NA_TRY(read_number(call, "scale", &a->scale));
   NA_TRY(read_number(call, "topP", &a->top_p));
   return read_number(call, "threshold", &a->threshold);
@@ -62,7 +62,7 @@ Napi::Value call_select(const Napi::CallbackInfo& info) {
   arguments.q = q.get();
   arguments.k = k.get();
   NA_REFUSE(env, read_select(call, &arguments));
-  NA_REFUSE(env, stream_of(call.Get("stream"), q->device(), &stream));
+  NA_REFUSE(env, stream_of(env, call.Get("stream"), q->device(), &stream));
   NA_REFUSE(env, select(arguments, stream.get(), &plan));
   const int64_t bytes = plan->bytes();
   return wrap(env, std::move(plan), bytes);

@@ -37,7 +37,7 @@ Napi::Value plan_build(const Napi::CallbackInfo& info) {
   NA_REFUSE(env, read_geometry(info[0], &geometry));
   NA_REFUSE(env, unwrap<Tensor>(info[1], "offsets", &offsets));
   NA_REFUSE(env, unwrap<Tensor>(info[2], "blocks", &blocks));
-  NA_REFUSE(env, stream_of(info[3], offsets->device(), &stream));
+  NA_REFUSE(env, stream_of(env, info[3], offsets->device(), &stream));
   NA_REFUSE(env, build_plan(geometry, offsets.get(), blocks.get(), stream.get(), &plan));
   return wrap_plan(env, std::move(plan));
 }
@@ -67,7 +67,7 @@ Napi::Value plan_combine(const Napi::CallbackInfo& info) {
   Ref<Stream> stream;
   NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &a));
   NA_REFUSE(env, unwrap<SparsePlan>(info[1], "the other SparsePlan", &b));
-  NA_REFUSE(env, stream_of(info[3], a->device(), &stream));
+  NA_REFUSE(env, stream_of(env, info[3], a->device(), &stream));
   const na_plan_source source = info[2].ToBoolean() ? NA_PLAN_UNION : NA_PLAN_INTERSECTION;
   NA_REFUSE(env, combine_plans(a.get(), b.get(), source, stream.get(), &plan));
   return wrap_plan(env, std::move(plan));
@@ -81,7 +81,7 @@ Napi::Value plan_inspect(const Napi::CallbackInfo& info) {
   Ref<Stream> stream;
   Ref<Tensor> tensor;
   NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
-  NA_REFUSE(env, stream_of(info[1], plan->device(), &stream));
+  NA_REFUSE(env, stream_of(env, info[1], plan->device(), &stream));
   NA_REFUSE(env, inspect_plan(plan.get(), stream.get(), kDense ? nullptr : &tensor, kDense ? &tensor : nullptr));
   return wrap_tensor(env, std::move(tensor));
 }

@@ -335,7 +335,7 @@ Napi::Value to(const Napi::CallbackInfo& info) {
   NA_REFUSE(info.Env(), read_device(info[2], &device));
   // The CPU cannot reach a GPU's memory: whatever leaves or enters that is the GPU's work.
   Device* const worker = device->host ? source->device() : device;
-  NA_REFUSE(info.Env(), stream_of(info[3], worker, &stream));
+  NA_REFUSE(info.Env(), stream_of(info.Env(), info[3], worker, &stream));
   if (stream->device != worker && (stream->device != source->device() || stream->device->host)) {
     return refuse(info.Env(), error(NA_ERR_DEVICE, "stream is on %s but a copy from %s to %s needs one on %s",
                                     stream->device->name.c_str(), source->device()->name.c_str(), device->name.c_str(),

@@ -1,11 +1,14 @@
 #include "core/storage.h"
 
+#include <cstring>
+
 namespace na {
 
 Status Storage::allocate(Device* device, int64_t bytes, bool pinned, bool zeroed, Ref<Storage>* storage) {
   const Device* pinned_by = pinned ? pinning_device() : nullptr;
   void* data = nullptr;
-  NA_TRY((pinned_by ? pinned_by : device)->allocate(bytes, pinned_by != nullptr, zeroed, &data));
+  NA_TRY((pinned_by ? pinned_by : device)->allocate(bytes, pinned_by != nullptr, zeroed && !pinned_by, &data));
+  if (zeroed && pinned_by && bytes > 0) memset(data, 0, static_cast<size_t>(bytes));  // a GPU's backend zeroes nothing
   device->count(1, bytes);
   *storage = Ref<Storage>(new Storage(device, data, bytes, pinned_by, nullptr, nullptr));
   return {};
@@ -18,7 +21,7 @@ Ref<Storage> Storage::adopt(Device* device, void* data, int64_t bytes, void (*re
 
 void Storage::handle_gone() {
   if (--handles_ > 0 || !exposed || !counted_) return;
-  device->count(-1, -bytes);
+  device->count(-1, -counted_bytes());
   counted_ = false;
 }
 
@@ -30,7 +33,7 @@ void Storage::fail(Ref<Failure> failure) {
 
 Storage::~Storage() {
   if (failure()) failure()->release();
-  if (counted_) device->count(-1, released_ ? 0 : -bytes);
+  if (counted_) device->count(-1, -counted_bytes());
   if (released_) {
     released_(owner_);
   } else {

@@ -51,6 +51,7 @@ class Storage : public RefCounted {
  private:
   Storage(Device* device, void* data, int64_t bytes, const Device* pinned_by, void (*released)(void*), void* owner)
       : device(device), data(data), bytes(bytes), pinned_by(pinned_by), released_(released), owner_(owner) {}
+  int64_t counted_bytes() const { return released_ ? 0 : bytes; }  // of the library's own
   int64_t handles_ = 0;
   bool counted_ = true;
   std::atomic<Failure*> failure_{nullptr};

@@ -1,0 +1,193 @@
+// The functions of the addon itself, below the TypeScript layer, which never passes most of what they get here.
+
+import fc from 'fast-check';
+import type { Addon } from '../../lib/native';
+import { type Call, invoke, nothing } from './call';
+import { type Any, arrays, hostile, list, mostly, oneOf, type Pool, picked, record, shape, type Value } from './value';
+
+/** The addon that node-attention has loaded, with its errors. */
+export const { native } = require('../../dist/native.js') as { native: Addon };
+
+const dtypeIndex = mostly(oneOf(0, 1, 2, 3, 4, 5, 6, -1));
+const data = mostly(fc.constantFrom(...arrays), 20);
+const tensor = mostly(picked('tensor'), 20);
+const stream = mostly(picked('stream'), 20);
+const defaultable = (one: fc.Arbitrary<Value>) => fc.oneof(nothing, one);
+const flag = mostly(oneOf(true, false));
+const small = mostly(oneOf(-1, 0, 1, 2, 3, 4, 5, 7, 8));
+const integers = mostly(list(fc.array(small, { maxLength: 9 })));
+const several = (one: fc.Arbitrary<Value>) => mostly(list(fc.array(mostly(one), { maxLength: 3 })), 20);
+
+/** A class that errors cannot be made of; one refusal with it, then the real class again. */
+function refuseWith(errorClass: Any): Any {
+  const real = (require('../../dist/errors.js') as Any).AttentionError;
+  native.setErrorClass(errorClass);
+  try {
+    native.resolveDevice('nowhere');
+  } catch {
+    return; // whatever the class has made of it
+  } finally {
+    native.setErrorClass(real);
+  }
+  throw new Error('was not refused');
+}
+
+export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
+  const device = mostly(oneOf(...devices));
+  const axes = mostly(list(fc.array(small, { minLength: 1, maxLength: 3 })), 20);
+  const neighborhood = record({ window: axes, stride: axes, dilation: axes, causal: axes, wrap: axes }, [
+    'window',
+    'stride',
+    'dilation',
+    'causal',
+    'wrap',
+  ]);
+  const mask = fc.oneof(
+    record({ left: small, right: small }, ['left', 'right']),
+    record({ settings: several(neighborhood) }, ['settings']),
+  );
+  const qkv = fc.oneof(
+    fc.record({ q: picked('q'), k: picked('k'), v: picked('v') }),
+    picked('grid').map((one) => ({ q: one, k: one, v: one })),
+    fc.record({ q: tensor, k: tensor, v: tensor }),
+  );
+  const options = fc.record(
+    {
+      sinks: mostly(picked('sinks')),
+      extraK: tensor,
+      extraV: tensor,
+      cuQ: mostly(picked('offsets')),
+      cuK: mostly(picked('offsets')),
+      out: mostly(picked('out')),
+      masks: several(mask),
+      biases: several(record({ tensor: mostly(picked('bias')), dense: flag })),
+      scale: small,
+      softcap: small,
+      tf32: flag,
+      stream: defaultable(stream),
+    },
+    { requiredKeys: ['masks', 'biases'] },
+  );
+  const attention = fc.tuple(qkv, options).chain(([given, rest]) => {
+    const entries = Object.entries({ ...given, ...rest }).map(([key, one]) => [key, fc.constant(one as Value)]);
+    const object = record(
+      Object.fromEntries(entries),
+      entries.map(([key]) => key as string),
+    );
+    return invoke('attention', native.attention, mostly(object, 20));
+  });
+  const part = mostly(record({ out: mostly(picked('grid')), lse: mostly(picked('lse')) }, ['out', 'lse']));
+
+  const calls: [number, fc.Arbitrary<Call>][] = [
+    [
+      1,
+      invoke(
+        'setErrorClass',
+        native.setErrorClass,
+        hostile.filter(({ text }) => !/=>|class|#/.test(text)),
+      ),
+    ],
+    [1, invoke('refuse with', refuseWith, hostile)],
+    [1, invoke('devices', native.devices, hostile)],
+    [1, invoke('resolveDevice', native.resolveDevice, device)],
+    [1, invoke('memoryStats', native.memoryStats, device)],
+    [
+      3,
+      invoke('tensorCreate', native.tensorCreate, shape, dtypeIndex, device, mostly(oneOf(true, false, false)), flag),
+    ],
+    [3, invoke('tensorFrom', native.tensorFrom, data, dtypeIndex, shape, dtypeIndex)],
+    [2, invoke('tensorWrap', native.tensorWrap, data, shape, dtypeIndex)],
+    [2, invoke('tensorRandn', native.tensorRandn, shape, small, dtypeIndex)],
+    [2, invoke('tensorReshape', native.tensorReshape, tensor, shape)],
+    [2, invoke('tensorPermute', native.tensorPermute, tensor, integers)],
+    [2, invoke('tensorSlice', native.tensorSlice, tensor, integers, integers)],
+    [1, invoke('tensorInfo', native.tensorInfo, tensor)],
+    [2, invoke('tensorMemory', native.tensorMemory, tensor)],
+    [1, invoke('tensorByteOffset', native.tensorByteOffset, tensor)],
+    [1, invoke('tensorPending', native.tensorPending, tensor)],
+    [2, invoke('tensorWritten', native.tensorWritten, tensor)],
+    [3, invoke('tensorTo', native.tensorTo, tensor, dtypeIndex, device, defaultable(stream))],
+    [2, invoke('tensorReadBack', native.tensorReadBack, tensor)],
+    [2, invoke('tensorDispose', native.tensorDispose, tensor)],
+    [1, invoke('exposureMoved', native.exposureMoved, mostly(picked('exposure')))],
+    [1, invoke('streamCreate', native.streamCreate, device)],
+    [1, invoke('streamSynchronize', native.streamSynchronize, stream)],
+    [2, invoke('streamRecord', native.streamRecord, stream)],
+    [2, invoke('streamWait', native.streamWait, stream, mostly(picked('event')))],
+    [2, invoke('streamBeginCapture', native.streamBeginCapture, stream)],
+    [3, invoke('streamEndCapture', native.streamEndCapture, stream)],
+    [1, invoke('streamAbandonCapture', native.streamAbandonCapture, stream)],
+    [1, invoke('streamDispose', native.streamDispose, stream)],
+    [1, invoke('eventDone', native.eventDone, mostly(picked('event')))],
+    [1, invoke('eventElapsedMs', native.eventElapsedMs, mostly(picked('event')), mostly(picked('event')))],
+    [2, invoke('graphLaunch', native.graphLaunch, mostly(picked('graph')), stream)],
+    [1, invoke('graphDispose', native.graphDispose, mostly(picked('graph')))],
+    [10, attention],
+    [4, invoke('merge', native.merge, several(part), defaultable(tensor), defaultable(stream))],
+  ];
+  const covered = new Set(calls.map(([, one]) => fc.sample(one, 1)[0]!.text.split('(')[0]));
+  const missing = Object.keys(native).filter((name) => name !== 'version' && !covered.has(name));
+  if (missing.length > 0) throw new Error(`functions of the addon that are not fuzzed: ${missing.join(', ')}`);
+  return fc.oneof(...calls.map(([weight, arbitrary]) => ({ weight, arbitrary })));
+}
+
+export function addonPool(pool: Pool, devices: string[]): void {
+  for (const device of devices) {
+    const make = (dtype: number, ...lengths: number[]) => {
+      const made = native.tensorCreate(lengths, dtype, device, false, true);
+      pool.add('tensor', made);
+      return made;
+    };
+    for (const dtype of [0, 2]) {
+      pool.add('q', make(dtype, 2, 5, 4, 8));
+      pool.add('k', make(dtype, 2, 7, 2, 8));
+      pool.add('v', make(dtype, 2, 7, 2, 6));
+      pool.add('out', make(dtype, 2, 5, 4, 6));
+    }
+    pool.add('grid', make(0, 1, 4, 4, 2, 8));
+    pool.add('lse', make(0, 1, 4, 4, 2));
+    pool.add('grid', make(1, 1, 8, 1, 8));
+    pool.add('lse', make(0, 1, 8, 1));
+    pool.add('sinks', make(0, 4));
+    pool.add('offsets', make(3, 3));
+    for (const lengths of [[7], [8], [5, 7], [8, 8]]) pool.add('bias', make(0, ...lengths));
+    pool.add('stream', native.streamCreate(device));
+    pool.add('foreign', native);
+  }
+}
+
+export function collectHandles(pool: Pool, made: Any, text: string): void {
+  if (made === null || typeof made !== 'object') return;
+  if (made.lse) {
+    for (const one of [made.out, made.lse]) if (one) pool.add('tensor', one);
+  } else if (made.tensor) {
+    pool.add('tensor', made.tensor);
+  } else if (made.buffer) {
+    if (made.exposure) pool.add('exposure', made.exposure);
+  } else if (text.startsWith('streamRecord')) {
+    pool.add('event', made);
+  } else if (text.startsWith('streamEndCapture')) {
+    pool.add('graph', made);
+  } else if (text.startsWith('streamCreate')) {
+    pool.add('stream', made);
+  } else if (/^tensor(Create|From|Wrap|Randn|Reshape|Permute|Slice|To)/.test(text)) {
+    pool.add('tensor', made);
+  }
+}
+
+export function disposeHandles(pool: Pool): void {
+  for (const stream of pool.made.get('stream') ?? []) {
+    ignoreDisposed(() => native.streamAbandonCapture(stream));
+    native.streamDispose(stream);
+  }
+  for (const graph of pool.made.get('graph') ?? []) native.graphDispose(graph);
+  for (const tensor of pool.made.get('tensor') ?? []) native.tensorDispose(tensor);
+}
+
+function ignoreDisposed(fn: () => void): void {
+  try {
+    fn();
+  } catch (error) {
+    if ((error as Any).code !== 'ERR_DISPOSED') throw error;
+  }
+}

@@ -1,0 +1,263 @@
+// The public interface, called with what fits and with what does not.
+
+import { types } from 'node:util';
+import fc from 'fast-check';
+import * as api from 'node-attention';
+import { type Call, invoke, method, nested, nothing } from './call';
+import {
+  type Any,
+  arrays,
+  hostile,
+  list,
+  mostly,
+  oneOf,
+  type Pool,
+  picked,
+  record,
+  shape,
+  type Value,
+  value,
+} from './value';
+
+const { Event, Graph, Stream, Tensor } = api;
+type Device = api.Device;
+const maybe = (fitting: fc.Arbitrary<Value>) => fc.oneof(nothing, mostly(fitting));
+const optional = (entries: Record<string, fc.Arbitrary<Value>>, required: string[] = []) => {
+  const misspelled = { ...entries, Dtype: oneOf(1), [Symbol('s') as Any]: oneOf(1) };
+  return fc.oneof(
+    { weight: 12, arbitrary: record(entries, required) },
+    { weight: 1, arbitrary: record(misspelled, required) },
+    { weight: 1, arbitrary: hostile },
+    { weight: 2, arbitrary: nothing },
+  );
+};
+
+const dtype = mostly(oneOf('float32', 'float16', 'bfloat16', 'int32', 'uint8', 'int64'));
+const data = mostly(fc.constantFrom(...arrays), 20);
+const tensor = mostly(picked('tensor'), 20);
+const stream = mostly(picked('stream'), 20);
+const self = (kind: string) => mostly(picked(kind), 30);
+const small = mostly(oneOf(-1, 0, 1, 2, 3, 4, 5, 7, 8));
+const perAxis = (one: fc.Arbitrary<Value>) => fc.oneof(one, list(fc.array(one, { maxLength: 4 })));
+const setting = {
+  window: perAxis(small),
+  stride: perAxis(mostly(oneOf(1, 1, 1, 2, 3))),
+  dilation: perAxis(mostly(oneOf(1, 1, 1, 2))),
+  causal: perAxis(mostly(oneOf(true, false))),
+  wrap: perAxis(mostly(oneOf(true, false))),
+};
+const several = (one: fc.Arbitrary<Value>) => mostly(fc.oneof(one, list(fc.array(one, { maxLength: 3 }))));
+
+export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
+  const device = mostly(oneOf(...devices));
+  const attentionOptions = optional({
+    mask: several(picked('mask')),
+    bias: several(picked('bias')),
+    scale: mostly(oneOf(0, 0.5, -0.25, 1e39)),
+    softcap: mostly(oneOf(1, 30, 0, 1e-50)),
+    sinks: mostly(picked('sinks', 'tensor')),
+    extra: optional({ k: picked('k', 'tensor'), v: picked('v', 'tensor') }),
+    cuSeqlens: optional({ q: picked('offsets', 'tensor'), k: picked('offsets', 'tensor') }),
+    precision: mostly(oneOf('float32', 'tf32')),
+    out: picked('out', 'tensor'),
+    stream,
+  });
+  const same = (kind: string) => fc.tuple(picked(kind)).map(([one]) => [one, one, one] as const);
+  const qkv = fc.oneof(
+    { weight: 4, arbitrary: fc.tuple(picked('q'), picked('k'), picked('v')) },
+    { weight: 4, arbitrary: same('grid') },
+    { weight: 2, arbitrary: same('tensor') },
+    { weight: 2, arbitrary: fc.tuple(tensor, tensor, tensor) },
+  );
+  const attend = fc
+    .tuple(qkv, attentionOptions)
+    .chain(([given, options]) =>
+      invoke('attention', api.attention, ...[...given, options].map((one) => fc.constant(one as Value))),
+    );
+  const part = fc.oneof(picked('part'), record({ out: tensor, lse: tensor }), hostile);
+
+  const work: [number, fc.Arbitrary<Call>][] = [
+    [10, attend],
+    [3, invoke('merge', api.merge, mostly(list(fc.array(part, { maxLength: 4 }))), optional({ out: tensor, stream }))],
+    [
+      4,
+      method(
+        self('tensor'),
+        Tensor,
+        'to',
+        fc.oneof(dtype, device, optional({ device, dtype, stream }), mostly(oneOf('cpu', 'float32'))),
+      ),
+    ],
+  ];
+  const calls: [number, fc.Arbitrary<Call>][] = [
+    ...work,
+    [3, invoke('Tensor.from', Tensor.from, data, shape, optional({ dtype, device }))],
+    [2, invoke('Tensor.wrap', Tensor.wrap, data, shape, optional({ dtype, device }))],
+    [
+      2,
+      invoke(
+        'Tensor.empty',
+        Tensor.empty,
+        shape,
+        optional({ dtype, device, pinned: mostly(oneOf(true, false)) }, ['dtype']),
+      ),
+    ],
+    [2, invoke('Tensor.zeros', Tensor.zeros, shape, optional({ dtype, device }))],
+    [2, invoke('Tensor.randn', Tensor.randn, shape, optional({ seed: small, dtype, device }, ['seed']))],
+    [1, invoke('new Tensor', (a, b) => new (Tensor as Any)(a, b), hostile, hostile)],
+    [2, method(self('tensor'), Tensor, 'reshape', shape)],
+    [2, method(self('tensor'), Tensor, 'permute', ...Array(5).fill(fc.oneof(nothing, small)))],
+    [2, method(self('tensor'), Tensor, 'slice', ...Array(3).fill(maybe(list(fc.array(small, { maxLength: 3 })))))],
+    [3, method(self('tensor'), Tensor, 'data')],
+    [3, method(self('tensor'), Tensor, 'read')],
+    [1, method(self('tensor'), Tensor, 'byteLength')],
+    [1, method(self('tensor'), Tensor, 'disposed')],
+    [2, method(self('tensor'), Tensor, 'dispose')],
+    [1, method(self('tensor'), Tensor, Symbol.dispose)],
+    [1, invoke('assign to', assign, self('tensor'), oneOf('shape', 'strides', 'dtype', 'device'), hostile)],
+    [
+      1,
+      invoke('give away the memory of', giveAway, self('tensor'), oneOf('transfer', 'transferToFixedLength', 'clone')),
+    ],
+
+    [1, invoke('new Stream', (name) => new Stream(name), device)],
+    [1, method(self('stream'), Stream, 'device')],
+    [1, method(self('stream'), Stream, 'synchronize')],
+    [2, method(self('stream'), Stream, 'record')],
+    [2, method(self('stream'), Stream, 'wait', mostly(picked('event')))],
+    [
+      2,
+      nested(
+        self('stream'),
+        Stream,
+        'capture',
+        fc.array(weighted(work), { maxLength: 4 }),
+        fc.oneof(nothing, nothing, hostile),
+      ),
+    ],
+    [1, method(self('stream'), Stream, 'capture', noFunction)],
+    [1, method(self('stream'), Stream, 'dispose')],
+    [1, invoke('new Event', (handle) => new (Event as Any)(handle), hostile)],
+    [1, method(self('event'), Event, 'done')],
+    [1, method(self('event'), Event, 'elapsedMs', mostly(picked('event')))],
+    [1, invoke('new Graph', (handle, on) => new (Graph as Any)(handle, on), hostile, hostile)],
+    [2, method(self('graph'), Graph, 'launch', fc.oneof(nothing, stream))],
+    [1, method(self('graph'), Graph, 'dispose')],
+
+    [1, invoke('keyBias', api.keyBias, tensor)],
+    [1, invoke('denseBias', api.denseBias, tensor)],
+    [1, invoke('causal', api.causal, hostile)],
+    [1, invoke('window', api.window, optional({ left: small, right: small }, ['left', 'right']))],
+    [3, invoke('neighborhood', api.neighborhood, several(optional(setting, ['window'])))],
+    [
+      2,
+      invoke(
+        'simulateNeighborhood',
+        api.simulateNeighborhood,
+        optional({ ...setting, shape: extents, queryTile: extents, keyTile: extents }, ['shape', 'window']),
+      ),
+    ],
+    [1, invoke('devices', api.devices, hostile)],
+    [1, invoke('memoryStats', api.memoryStats, device)],
+    [1, invoke('toFloat16', api.toFloat16, data)],
+    [1, invoke('fromFloat16', api.fromFloat16, data)],
+    [1, invoke('toBfloat16', api.toBfloat16, data)],
+    [1, invoke('fromBfloat16', api.fromBfloat16, data)],
+  ];
+  return weighted(calls);
+}
+
+/** What a program's own function throws is its own affair. */
+const noFunction = hostile.map(({ text, make }) =>
+  value(text, (pool) => {
+    const made = make(pool);
+    return typeof made === 'function' ? undefined : made;
+  }),
+);
+
+const extents = mostly(list(fc.array(mostly(oneOf(1, 2, 5, 8, 16, 30), 30), { maxLength: 4 })));
+
+const weighted = (calls: [number, fc.Arbitrary<Call>][]) =>
+  fc.oneof(...calls.map(([weight, arbitrary]) => ({ weight, arbitrary })));
+
+const isTensor = (value: Any) =>
+  Object(value) === value && !types.isProxy(value) && Object.getPrototypeOf(value) === Tensor.prototype;
+
+/** Properties that are read-only may refuse, as JavaScript does. */
+function assign(tensor: Any, name: string, given: Any): void {
+  if (!types.isProxy(tensor)) Reflect.set(Object(tensor), name, given);
+}
+
+/** Ways in which a program can take the memory that `data` shows away. */
+function giveAway(tensor: Any, way: string): void {
+  if (!isTensor(tensor)) return;
+  const { buffer } = tensor.data as Any;
+  if (way !== 'clone') {
+    buffer[way]?.();
+    return;
+  }
+  try {
+    structuredClone(buffer, { transfer: [buffer] });
+  } catch {
+    // Node does not let go of it
+  }
+}
+
+/** Objects that every sequence of calls begins with. */
+export function publicPool(pool: Pool, devices: string[]): void {
+  for (const device of devices as Device[]) {
+    const make = (dtype: Any, ...lengths: number[]) => collect(pool, Tensor.randn(lengths, { seed: 1, dtype, device }));
+    for (const dtype of ['float32', 'bfloat16']) {
+      pool.add('q', make(dtype, 2, 5, 4, 8));
+      pool.add('k', make(dtype, 2, 7, 2, 8));
+      pool.add('v', make(dtype, 2, 7, 2, 6));
+      pool.add('out', make(dtype, 2, 5, 4, 6));
+    }
+    pool.add('grid', make('float32', 1, 4, 4, 2, 8));
+    pool.add('grid', make('float16', 1, 8, 1, 8));
+    pool.add('grid', make('float32', 1, 2, 3, 4, 2, 8).permute(0, 2, 1, 3, 4, 5));
+    pool.add('grid', make('float32', 1, 12, 2, 8).slice([0, 1], [3, 11]));
+    pool.add('sinks', make('float32', 4));
+    pool.add('offsets', Tensor.from(Int32Array.of(0, 3, 5), [3], { device }));
+    pool.add('offsets', Tensor.from(Int32Array.of(-9, 2 ** 30, 4), [3], { device }));
+    make('float32', 0, 3);
+    make('float32');
+    make('float32', 1, 0, 2, 8);
+    for (const bias of [make('float32', 7), make('float32', 8)]) collect(pool, api.keyBias(bias));
+    for (const bias of [make('float32', 5, 7), make('float32', 8, 8)]) collect(pool, api.denseBias(bias));
+    collect(pool, new Stream(device));
+  }
+  for (const mask of [api.causal(), api.window({ left: 2, right: 1 }), api.neighborhood({ window: 3 })]) {
+    collect(pool, mask);
+  }
+  for (const foreign of [...(pool.made.get('offsets') ?? []), ...(pool.made.get('grid') ?? [])]) collect(pool, foreign);
+  pool.add('foreign', api.AttentionError);
+}
+
+/** Keeps what a call has made; the calls that follow may use it. */
+export function collect(pool: Pool, made: Any): Any {
+  if (made instanceof Tensor) pool.add('tensor', made);
+  else if (made instanceof Stream) pool.add('stream', made);
+  else if (made instanceof Event) pool.add('event', made);
+  else if (made instanceof Graph) pool.add('graph', made);
+  else if (made?.constructor?.name === 'Mask') pool.add('mask', made);
+  else if (made?.constructor?.name === 'Bias') pool.add('bias', made);
+  else if (made?.lse instanceof Tensor) {
+    pool.add('part', made);
+    pool.add('tensor', made.out);
+    pool.add('tensor', made.lse);
+  }
+  return made;
+}
+
+export function disposePool(pool: Pool): void {
+  for (const kind of ['q', 'k', 'v', 'out', 'sinks', 'grid', 'offsets', 'tensor', 'stream', 'graph']) {
+    for (const object of pool.made.get(kind) ?? []) {
+      try {
+        object.dispose();
+      } catch (error) {
+        if (!(object instanceof Graph && error instanceof api.AttentionError)) throw error; // made of something else
+      }
+    }
+  }
+}
