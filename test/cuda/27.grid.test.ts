@@ -21,6 +21,7 @@ const row = bind(
 const tile = bind(
   'int32_t geometry_tile(const int32_t *numbers, int32_t n, _Out_ int32_t *group, _Out_ int32_t *first)',
 );
+const choose = bind('double geometry_choose(const int32_t *numbers, int32_t rows, int32_t keys, _Out_ int32_t *boxes)');
 
 const PLAIN: Axis = { window: 1, stride: 1, dilation: 1, causal: false, wrap: false };
 
@@ -126,7 +127,7 @@ describe.skipIf(missing)('the geometry of neighborhoods', () => {
         [4, 3],
       ],
       [
-        [8, 16, 16],
+        [4, 16, 16],
         [
           { window: 4, stride: 4 },
           { window: 8, stride: 8 },
@@ -145,6 +146,44 @@ describe.skipIf(missing)('the geometry of neighborhoods', () => {
         keyTile,
       );
       expect(full).toBe(visited);
+    }
+  });
+
+  it('chooses boxes with which no more tiles are visited than with those of the published figures', () => {
+    // FLUX, HunyuanVideo and Cosmos at stride 1 and at strides that are aligned with tiles, and the speed-up by the sum of
+    // visited tiles with the tiles of the reference library, (16, 16) and (16, 8), (4, 8, 8) and (2, 8, 8), (8, 4, 8) and
+    // (4, 4, 8).
+    const settings: [number[], number[], number[], number][] = [
+      [[256, 256], [80, 80], [1, 1], 7.061],
+      [[256, 256], [80, 80], [16, 16], 10.24],
+      [[30, 48, 80], [18, 24, 24], [1, 1, 1], 5.245],
+      [[30, 48, 80], [18, 24, 24], [16, 8, 8], 11.11],
+      [[16, 44, 80], [16, 24, 16], [1, 1, 1], 6.087],
+      [[16, 44, 80], [16, 24, 16], [1, 8, 16], 9.16],
+    ];
+    for (const [grid, window, stride, published] of settings) {
+      const axes = grid.map((_, a) => ({ ...PLAIN, window: window[a]!, stride: stride[a]! }));
+      const zeros = grid.map(() => 0);
+      for (const [rows, keys] of [
+        [128, 128],
+        [128, 64],
+        [64, 32],
+      ] as const) {
+        const boxes = new Int32Array(6);
+        const visited = choose(numbersOf(grid, axes, zeros, zeros), rows, keys, boxes);
+        const [queryTile, keyTile] = [boxes.subarray(3 - grid.length, 3), boxes.subarray(6 - grid.length)];
+        expect(boxes.subarray(0, 3).reduce((a, b) => a + b)).toBe(Math.log2(rows));
+        expect(boxes.subarray(3).reduce((a, b) => a + b)).toBe(Math.log2(keys));
+        const { tiles, speedup } = simulateNeighborhood({
+          shape: grid,
+          queryTile: [...queryTile].map((side) => 2 ** side),
+          keyTile: [...keyTile].map((side) => 2 ** side),
+          window,
+          stride,
+        });
+        expect(visited).toBeCloseTo(tiles.visited, 3);
+        expect(speedup.sum).toBeGreaterThanOrEqual(published);
+      }
     }
   });
 

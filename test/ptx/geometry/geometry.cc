@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/grid.h"
 #include "tile/grid.h"
 
 using namespace na::cuda;
@@ -135,6 +136,17 @@ __attribute__((visibility("default"))) int32_t geometry_tile(const int32_t* numb
   *group = queries.group;
   *first = queries.first;
   return query_tiles(grid);
+}
+
+// The boxes that are chosen for tiles of so many rows and keys, as exponents, instead of those in `numbers`: `boxes`
+// are those of queries, then of keys. Returns how many key tiles are visited.
+__attribute__((visibility("default"))) double geometry_choose(const int32_t* numbers, int32_t rows, int32_t keys,
+                                                              int32_t* boxes) {
+  Grid grid = grid_of(numbers);
+  const GridCost cost = choose_boxes(&grid, {rows, keys}, false);
+  std::copy_n(grid.query_box, kMostAxes, boxes);
+  std::copy_n(grid.key_box, kMostAxes, boxes + kMostAxes);
+  return cost.visited;
 }
 
 }  // extern "C"
