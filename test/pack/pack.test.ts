@@ -208,7 +208,7 @@ describe('without a prebuilt addon', () => {
     expect(status).toBe(1);
   });
 
-  it('is built by cmake-js out of the installed package', () => {
+  it('is built by cmake-js out of the installed package', { timeout: 600_000 }, () => {
     tool('cmake-js/bin/cmake-js', ['compile', '--parallel', '2'], project.installed);
     expect(output(project.node(['require.cjs']))).toBe('true\n');
   });
