@@ -43,12 +43,20 @@ export class Bias {
   }
 }
 
-/** Adds a float32 value per key: `[Lk]`, `[batch, Lk]` or `[batch, heads, Lk]`. */
+/**
+ * Adds a float32 value per key: `[Lk]`, `[batch, Lk]` or `[batch, heads, Lk]`.
+ *
+ * @throws AttentionError ERR_DTYPE for another element type, ERR_SHAPE for more axes.
+ */
 export function keyBias(tensor: Tensor): Bias {
   return makeBias(tensor, false, 'keyBias');
 }
 
-/** Adds a float32 value per query and key, broadcast to `[batch, heads, Lq, Lk]`. */
+/**
+ * Adds a float32 value per query and key, broadcast to `[batch, heads, Lq, Lk]`.
+ *
+ * @throws AttentionError ERR_DTYPE for another element type, ERR_SHAPE for more axes.
+ */
 export function denseBias(tensor: Tensor): Bias {
   return makeBias(tensor, true, 'denseBias');
 }
