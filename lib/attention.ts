@@ -20,9 +20,19 @@ export interface AttentionOptions {
   /** float32 `[heads]`: one more logit in every softmax of a head, without a value; counted in `lse`. */
   sinks?: Tensor;
   /** Keys and values `[batch, n, kvHeads, headDim]` that every query sees, in the same softmax, whatever the mask. */
-  extra?: { k: Tensor; v: Tensor };
+  extra?: {
+    /** `[batch, n, kvHeads, headDim]` */
+    k: Tensor;
+    /** `[batch, n, kvHeads, headDim of v]` */
+    v: Tensor;
+  };
   /** int32 `[sequences + 1]`: where packed sequences of a batch of 1 begin and end along the token axis. */
-  cuSeqlens?: { q: Tensor; k: Tensor };
+  cuSeqlens?: {
+    /** Where the queries of each sequence begin and end. */
+    q: Tensor;
+    /** Where its keys and values do; as many entries as `q`. */
+    k: Tensor;
+  };
   /** On CUDA, float32 is 3xTF32; 'tf32' opts into one product. The CPU always computes in float32. */
   precision?: 'float32' | 'tf32';
   /** Where to write the output, instead of a new tensor. */

@@ -18,8 +18,11 @@ export type DeviceReason =
 export interface DeviceInfo {
   /** The name to pass as `device`. */
   device: Device;
+  /** The code that runs operations on it. */
   backend: 'cpu' | 'cuda';
+  /** Whether tensors can be made on it. */
   usable: boolean;
+  /** 'ok', or why it cannot be used. */
   reason: DeviceReason;
   /** The reason in a sentence, or the device's name. */
   message: string;
@@ -29,6 +32,7 @@ export interface DeviceInfo {
   instructionSet?: string;
   /** Worker threads, or multiprocessors. */
   threads?: number;
+  /** Memory of the machine or GPU, in bytes. */
   memoryBytes?: number;
 }
 
@@ -44,12 +48,16 @@ export interface MemoryStats {
   pooledBytes: number;
 }
 
-/** Every backend, usable or not. */
+/** Every backend, usable or not; looked for once, at the first call that needs a device. Throws nothing. */
 export function devices(): DeviceInfo[] {
   return native.devices() as DeviceInfo[];
 }
 
-/** Memory statistics of a device, 'cpu' unless given. */
+/**
+ * Memory statistics of a device, 'cpu' unless given, in bytes.
+ *
+ * @throws AttentionError ERR_DEVICE for a device that is not there.
+ */
 export function memoryStats(device: Device = 'cpu'): MemoryStats {
   if (typeof device !== 'string') {
     throw new AttentionError('ERR_DEVICE', `memoryStats: device is ${show(device)}; use 'cpu', 'cuda' or 'cuda:N'`);

@@ -3,16 +3,26 @@
 import { AttentionError } from './errors';
 import { show } from './options';
 
-/** The array of float16 elements: Float16Array where the runtime has it (Node 24 and later), else the bits. */
+/**
+ * The array of float16 elements: Float16Array where the runtime has it (Node 24 and later), else the bits.
+ *
+ * @useDeclaredType
+ */
 export type Float16Elements = typeof globalThis extends { Float16Array: { prototype: infer T } } ? T : Uint16Array;
 
 /** The typed array that holds each element type in JavaScript. bfloat16 has none: its bits lie in a Uint16Array. */
 export interface DTypeMap {
+  /** IEEE 754 binary32. */
   float32: Float32Array;
+  /** IEEE 754 binary16. */
   float16: Float16Elements;
+  /** The upper half of a float32; see {@link toBfloat16}. */
   bfloat16: Uint16Array;
+  /** Signed, 32 bits. */
   int32: Int32Array;
+  /** Unsigned, 8 bits. */
   uint8: Uint8Array;
+  /** Signed, 64 bits. */
   int64: BigInt64Array;
 }
 

@@ -19,6 +19,7 @@ export class AttentionError extends Error {
   /** What went wrong. */
   readonly code: ErrorCode;
 
+  /** An error of a code; programs have no need to make one. */
   constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
     super(message, options);
     this.name = 'AttentionError';

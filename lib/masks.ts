@@ -38,7 +38,9 @@ export function causal(): Mask {
 }
 
 /**
- * The query at position p sees the keys p - left ... p + right; -1 is unlimited. Query i stands at i + Lk - Lq.
+ * The query at position p sees the keys p - left ... p + right, in tokens; -1 is unlimited. Query i stands at i + Lk - Lq.
+ *
+ * @throws AttentionError ERR_OPTION for what is no integer of at least -1.
  */
 export function window(opts: { left: number; right: number }): Mask {
   const { left, right } = options('window', opts, ['left', 'right']);
@@ -115,6 +117,9 @@ export function neighborhoodSetting(call: string, given: unknown): NativeNeighbo
  * Generalized neighborhood attention (Hassani et al. 2025): along each token axis a query sees a window of keys around
  * its leader, the middle query of its stride group; windows shift inward at the borders. Several axes: a key must lie
  * in the window of each. A list gives one setting per query head.
+ *
+ * @throws AttentionError ERR_OPTION for settings that contradict each other; those that do not fit the token axes of a call
+ * are refused by the call.
  */
 export function neighborhood(opts: NeighborhoodOptions | readonly NeighborhoodOptions[]): Mask {
   if (!isArray(opts)) return makeMask({ settings: [neighborhoodSetting('neighborhood', opts)] });

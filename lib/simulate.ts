@@ -17,14 +17,26 @@ export interface SimulationOptions extends NeighborhoodOptions {
 
 /** Speed-ups are over attention of every query to every key. */
 export interface Simulation {
+  /** Queries of a tile along each axis: what was given, or chosen. */
   queryTile: number[];
+  /** Keys of a tile along each axis: what was given, or chosen. */
   keyTile: number[];
   /**
    * Pairs of a query tile and a key tile of one batch entry and head. A visited pair holds a query that sees a key. It is
    * full when every query of it sees every key, so that it needs no mask, and partial otherwise, as are visited tiles
    * that reach over the border of the grid. With dilation, a tile holds tokens of one dilation group.
    */
-  tiles: { visited: number; full: number; partial: number; total: number };
+  tiles: {
+    /** Pairs with work to do. */
+    visited: number;
+    /** Visited pairs without a mask. */
+    full: number;
+    /** Visited pairs with a mask. */
+    partial: number;
+    /** All pairs, as in dense attention. */
+    total: number;
+  };
+  /** What the neighborhood saves, as factors of dense attention. */
   speedup: {
     /** All pairs of a query and a key over the visible ones. */
     flops: number;

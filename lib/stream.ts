@@ -31,7 +31,11 @@ export class Stream {
   #capturing = false;
   readonly #device: Device;
 
-  /** A new stream on a device, 'cpu' unless given. */
+  /**
+   * A new stream on a device, 'cpu' unless given.
+   *
+   * @throws AttentionError ERR_DEVICE for a device that is not there.
+   */
   constructor(device: Device = 'cpu') {
     if (typeof device !== 'string') {
       throw new AttentionError('ERR_DEVICE', `Stream: device is ${show(device)}; use 'cpu', 'cuda' or 'cuda:N'`);
@@ -50,17 +54,25 @@ export class Stream {
     throw new AttentionError('ERR_DISPOSED', `${name}, a Stream on ${this.#device}, was disposed of; make a new one`);
   }
 
-  /** Resolves when all that has been enqueued so far is done. */
+  /** Resolves when all that has been enqueued so far is done; rejects with the first failure of the stream. */
   synchronize(): Promise<void> {
     return native.streamSynchronize(this.#use());
   }
 
-  /** An event at this point of the stream. */
+  /**
+   * An event at this point of the stream.
+   *
+   * @throws AttentionError ERR_OPTION inside `capture`, ERR_OUT_OF_MEMORY when the queue is full.
+   */
   record(): Event {
     return makeEvent(native.streamRecord(this.#use()));
   }
 
-  /** Lets what is enqueued from now on begin after the event, which may be of another device. */
+  /**
+   * Lets what is enqueued from now on begin after the event, which may be of another device.
+   *
+   * @throws AttentionError ERR_OPTION inside `capture`, ERR_OUT_OF_MEMORY when the queue is full.
+   */
   wait(event: Event): void {
     native.streamWait(this.#use(), eventHandle(event));
   }
@@ -105,6 +117,7 @@ export class Stream {
     this.#handle = undefined;
   }
 
+  /** The same as `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
@@ -134,7 +147,10 @@ export class Event {
     return native.eventDone(this.#handle);
   }
 
-  /** Milliseconds by the device's clock from this event to a later one, once both have been reached. */
+  /**
+   * Milliseconds by the device's clock from this event to a later one, once both have been reached. Rejects with ERR_DEVICE
+   * for events of different devices, which have no common clock.
+   */
   elapsedMs(later: Event): Promise<number> {
     const end = eventHandle(later);
     return Promise.all([this.done(), later.done()]).then(() => native.eventElapsedMs(this.#handle, end));
@@ -160,7 +176,11 @@ export class Graph {
     this.#stream = stream;
   }
 
-  /** Enqueues the recorded operations, on the stream they were recorded from unless another of its device is given. */
+  /**
+   * Enqueues the recorded operations, on the stream they were recorded from unless another of its device is given.
+   *
+   * @throws AttentionError ERR_DISPOSED, ERR_DEVICE for a stream of another device, ERR_OUT_OF_MEMORY when the queue is full.
+   */
   launch(stream: Stream = this.#stream): void {
     if (!this.#handle) throw new AttentionError('ERR_DISPOSED', 'this Graph was disposed of');
     native.graphLaunch(this.#handle, streamHandle(stream, 'stream'));
@@ -172,6 +192,7 @@ export class Graph {
     this.#handle = undefined;
   }
 
+  /** The same as `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

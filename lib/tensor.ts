@@ -21,7 +21,9 @@ export type Device = 'cpu' | 'cuda' | `cuda:${number}`;
 
 /** What `to` changes; what is left out stays. */
 export interface ToOptions<D extends DType = DType> {
+  /** Where the copy is to lie. */
   device?: Device;
+  /** Element type of the copy. */
   dtype?: D;
   /** The stream that copies; the default stream of the target device unless given, or of the GPU that is copied from. */
   stream?: Stream;
@@ -108,6 +110,7 @@ export class Tensor<D extends DType = DType> {
   readonly shape: readonly number[];
   /** Distance between neighbours of each axis, in elements. */
   readonly strides: readonly number[];
+  /** Where the elements lie. */
   readonly device: Device;
 
   #handle: NativeTensor | undefined;
@@ -159,6 +162,9 @@ export class Tensor<D extends DType = DType> {
    * A tensor over the memory of a typed array, without a copy. The array must lie over a SharedArrayBuffer, which cannot
    * be detached; it is kept alive as long as an operation uses it. What other threads write while an operation reads is
    * theirs to order.
+   *
+   * @throws AttentionError ERR_OPTION for an array over an ArrayBuffer, ERR_SHAPE when `data` does not fit `shape`, ERR_DTYPE
+   * when it does not hold `dtype`, ERR_DEVICE for another device than the CPU.
    */
   static wrap<D extends DType = DType>(
     data: TypedArray,
@@ -185,6 +191,9 @@ export class Tensor<D extends DType = DType> {
    * A tensor whose elements are not set. `pinned`, for the CPU alone, asks for memory that a GPU can copy from and to by
    * itself: faster, beside other work, and in a {@link Graph}. Where there is no usable GPU the memory is ordinary memory,
    * and everything else is the same.
+   *
+   * @throws AttentionError ERR_SHAPE for a shape that is none, ERR_DTYPE, ERR_DEVICE, ERR_OPTION for pinned memory of a GPU,
+   * ERR_OUT_OF_MEMORY.
    */
   static empty<D extends DType>(
     shape: readonly number[],
@@ -198,7 +207,11 @@ export class Tensor<D extends DType = DType> {
     return makeTensor(native.tensorCreate(lengths, dtypeIndex(dtype), device, pinned, false)) as Tensor<D>;
   }
 
-  /** A tensor of zeros, float32 unless `dtype` is given. On a GPU they are written by its default stream. */
+  /**
+   * A tensor of zeros, float32 unless `dtype` is given. On a GPU they are written by its default stream.
+   *
+   * @throws AttentionError ERR_SHAPE for a shape that is none, ERR_DTYPE, ERR_DEVICE, ERR_OUT_OF_MEMORY.
+   */
   static zeros<D extends DType = 'float32'>(
     shape: readonly number[],
     opts?: { dtype?: D; device?: Device },
@@ -212,7 +225,9 @@ export class Tensor<D extends DType = DType> {
 
   /**
    * A tensor of standard normal deviates, float32 unless `dtype` is given; the same for the same seed on every machine
-   * and device.
+   * and device. `seed` is an integer from 0 to 2^53 - 1.
+   *
+   * @throws AttentionError ERR_OPTION for another seed, ERR_DTYPE for integers, ERR_SHAPE, ERR_DEVICE, ERR_OUT_OF_MEMORY.
    */
   static randn<D extends 'float32' | 'float16' | 'bfloat16' = 'float32'>(
     shape: readonly number[],
@@ -254,13 +269,21 @@ export class Tensor<D extends DType = DType> {
     return new Tensor<D>(native.tensorReshape(this.#use(), checkShape('reshape', shape)), this.#memory);
   }
 
-  /** A view with its axes in another order: axis i of the result is axis `axes[i]` of this tensor. */
+  /**
+   * A view with its axes in another order: axis i of the result is axis `axes[i]` of this tensor.
+   *
+   * @throws AttentionError ERR_SHAPE unless each axis is named once.
+   */
   permute(...axes: number[]): Tensor<D> {
     const order = integers('permute', 'axes', axes, 0, 'ERR_SHAPE');
     return new Tensor<D>(native.tensorPermute(this.#use(), order), this.#memory);
   }
 
-  /** A view of the elements from `start` up to, not including, `stop` of each axis; axes left out stay whole. */
+  /**
+   * A view of the elements from `start` up to, not including, `stop` of each axis; axes left out stay whole.
+   *
+   * @throws AttentionError ERR_SHAPE for a range that does not lie within its axis, or more ranges than axes.
+   */
   slice(...ranges: (readonly [start: number, stop: number])[]): Tensor<D> {
     const pairs = ranges.map((range, axis) => {
       const pair = integers('slice', `range of axis ${axis}`, range, 0, 'ERR_SHAPE');
@@ -276,6 +299,9 @@ export class Tensor<D extends DType = DType> {
    * A contiguous copy on another device or of another element type, made by a stream once the work that writes this
    * tensor is done. Always a new tensor. Integers saturate; NaN becomes 0 in an integer. Between the CPU and a GPU only a
    * stream of the GPU can copy; what comes to the CPU inside `capture` comes into pinned memory.
+   *
+   * @throws AttentionError ERR_DEVICE for a device that is not there or a stream that cannot copy, ERR_DTYPE,
+   * ERR_OUT_OF_MEMORY.
    */
   to<E extends DType>(target: E | ToOptions<E>): Tensor<E>;
   to(target: Device | ToOptions): Tensor<D>;
@@ -353,6 +379,7 @@ export class Tensor<D extends DType = DType> {
     this.#memory = { buffer: undefined, begin: 0 }; // views of the same memory have their own reference
   }
 
+  /** The same as `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
