@@ -28,7 +28,7 @@ export interface Plan {
   batchMs: number;
   /** How long each contestant waits before its turn. */
   settleMs: number;
-  /** Rounds are repeated at most until so many times the wanted number have run; 3 unless given. */
+  /** Rounds are repeated at most until this many times the wanted number have run; 3 unless given. */
   patience?: number;
 }
 
@@ -43,7 +43,6 @@ export interface Measurement {
 
 /** Others may use this much of one processor in a round. */
 const MOST_LOAD = 0.06;
-const PATIENCE = 3;
 
 /** Runs `times` runs in this process. */
 export async function timeRuns(times: number, run: () => Promise<void>): Promise<number[]> {
@@ -58,7 +57,7 @@ export async function timeRuns(times: number, run: () => Promise<void>): Promise
 
 export async function interleave(
   contestants: readonly Timed[],
-  { rounds, batchMs, settleMs, patience = PATIENCE }: Plan,
+  { rounds, batchMs, settleMs, patience = 3 }: Plan,
   load: LoadWatch,
 ): Promise<Measurement> {
   const runs: number[] = [];
