@@ -42,6 +42,8 @@ export interface SuiteResult {
   peaks: Peak[];
   rows: Row[];
   targets: Verdict[];
+  /** Tables of its own, in plain text, where the suite has more to show than rows tell. */
+  text?: string;
   /** What follows from several rows, such as the length from which on a sparse method is faster than a dense one. */
   findings?: { name: string; text: string }[];
   /** What a reader may look for and not find. */

@@ -88,6 +88,7 @@ export function suiteText({
   peaks,
   rows,
   targets,
+  text,
   findings = [],
   notMeasured,
   failure,
@@ -101,7 +102,7 @@ export function suiteText({
   const parts = [
     `${suite}: ${about}`,
     peakLines.join('\n'),
-    rows.length > 0 ? tableOf(columnsOf(rows), rows) : '',
+    text ?? (rows.length > 0 ? tableOf(columnsOf(rows), rows) : ''),
     findings.map(({ name, text }) => `${name}: ${text}`).join('\n'),
     targets.length > 0 ? `Targets\n${targets.map(verdictLine).join('\n')}` : '',
     [...absentLines(rows), ...notMeasured.map(({ what, why }) => `${what}: ${why}`)]

@@ -5,8 +5,9 @@ import { Presets, SingleBar } from 'cli-progress';
 import { Command } from 'commander';
 import { type Device, devices } from 'node-attention';
 import { about } from '../about';
+import type { Peak } from '../format';
 import type { Plan } from '../measure';
-import { buildPeak, measurePeaks, type Peaks } from '../peak';
+import { peaksOf, rateOf } from '../peak';
 import { verdictLine } from '../report';
 import { buildBaselines } from './baselines';
 import { GNA_NOTES, gnaFaults, printed, summarizeGna } from './report';
@@ -64,13 +65,13 @@ async function bench({ json, quick, filter = '', device: wanted }: Options): Pro
 
   const results: Results = { turns: [], memory: [] };
   if (chosen.some(({ name }) => name.startsWith('baselines'))) buildBaselines();
-  if (onCpu) buildPeak();
-  const before = onCpu ? measurePeaks(task.threads) : {};
+  if (onCpu) peaksOf(task.threads, quick);
   const failure = await runAll(chosen, results);
-  const after = onCpu ? measurePeaks(task.threads) : {};
-  const peaks: Peaks = Object.fromEntries(Object.keys(before).map((set) => [set, Math.max(before[set]!, after[set]!)]));
+  const peaks = onCpu ? peaksOf(task.threads, quick) : [];
 
-  const summary = summarizeGna(results, onCpu ? 'cpu' : 'cuda', (dtype) => peakFor(peaks, info.instructionSet!, dtype));
+  const summary = summarizeGna(results, onCpu ? 'cpu' : 'cuda', (dtype) =>
+    onCpu ? peakFor(peaks, info.instructionSet!, dtype, task.threads) : undefined,
+  );
   console.log(
     `\n${printed(results, summary)}\n\n${GNA_NOTES}\n\nTargets\n${summary.targets.map(verdictLine).join('\n')}`,
   );
@@ -87,10 +88,10 @@ async function bench({ json, quick, filter = '', device: wanted }: Options): Pro
   if (wrong.length > 0 || failure !== undefined) process.exitCode = 1;
 }
 
-/** GFLOP/s. On AMX a product of float32 is six of bfloat16 parts; that of a GPU is not measured here. */
-function peakFor(peaks: Peaks, instructionSet: string, dtype: string): number | undefined {
-  const rate = peaks[instructionSet];
-  return rate && rate / (instructionSet === 'amx' && dtype === 'float32' ? 6 : 1);
+/** GFLOP/s. On AMX a product of float32 is six of bfloat16 parts. */
+function peakFor(peaks: readonly Peak[], instructionSet: string, dtype: string, threads: number): number {
+  if (instructionSet !== 'amx') return rateOf(peaks, `float32 ${instructionSet}`, threads) / 1e9;
+  return rateOf(peaks, 'bfloat16 amx', threads) / 1e9 / (dtype === 'float32' ? 6 : 1);
 }
 
 /** Returns why it ended early, if it did. ^C ends the measurement after the case at hand; a second one ends all. */

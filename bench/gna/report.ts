@@ -1,9 +1,10 @@
 // From samples to what is printed.
 
 import { count } from '../cases';
+import type { Verdict } from '../format';
 import { type Column, factor, ms, optional, percent, tableOf } from '../report';
 import { median, medianRatio } from '../statistics';
-import { judgeBy, type Target, type Verdict } from '../targets';
+import { judgeBy, type Target } from '../targets';
 import { describeSetting, gnaFlops, simulationOf } from './cases';
 import type { Memory, Results, Turns } from './suite';
 

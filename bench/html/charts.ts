@@ -78,11 +78,11 @@ function draw({ title, x, y, series }: Chart): string {
   chart.setOption({
     animation: false,
     color: COLORS,
-    title: { text: title, textStyle: { fontSize: 13 } },
-    grid: { left: 70, right: 210, top: 40, bottom: 50 },
+    title: { text: title, left: 0, textStyle: { fontSize: 13 } },
+    grid: { left: 70, right: 230, top: 40, bottom: 50 },
     legend: {
       orient: 'vertical',
-      right: 0,
+      left: SIZE.width - 215,
       top: 36,
       itemHeight: 9,
       textStyle: { fontSize: 11, width: 165, overflow: 'truncate' },
@@ -105,7 +105,19 @@ function draw({ title, x, y, series }: Chart): string {
       symbol: limit ? 'none' : SYMBOLS[(i + Math.floor(i / COLORS.length)) % SYMBOLS.length],
       symbolSize: 7,
       lineStyle: { width: 1.5, type: limit ? ('dashed' as const) : ('solid' as const) },
-      ...(limit ? { color: LIMIT_COLOR } : {}),
+      ...(limit
+        ? {
+            color: LIMIT_COLOR,
+            endLabel: {
+              show: true,
+              formatter: '{a}',
+              align: 'right',
+              verticalAlign: 'bottom',
+              fontSize: 10,
+              distance: 0,
+            },
+          }
+        : {}),
     })),
   });
   const svg = chart.renderToSVGString();

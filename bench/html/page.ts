@@ -54,6 +54,7 @@ function section(result: SuiteResult): string {
     peaks,
     rows,
     targets,
+    text,
     findings = [],
     notMeasured,
     failure,
@@ -81,6 +82,7 @@ function section(result: SuiteResult): string {
       .map(({ svg }) => svg)
       .join('\n')}</div>`,
     rows.length > 0 ? `<h3>Cases</h3><div class="wide">${table(columnsOf(rows), rows)}</div>` : '',
+    text === undefined ? '' : `<pre class="wide">${plain(text)}</pre>`,
     memoryTable(result),
     findings.length > 0
       ? `<h3>Findings</h3>${pairs(findings.map(({ name, text }): [string, string] => [name, text]))}`

@@ -26,7 +26,12 @@ const choose = bind('double geometry_choose(const int32_t *numbers, int32_t rows
 const PLAIN: Axis = { window: 1, stride: 1, dilation: 1, causal: false, wrap: false };
 
 /** What the functions take; tiles are exponents of two. */
-function numbersOf(grid: number[], axes: Axis[], queryTile: number[], keyTile: number[]): Int32Array {
+function numbersOf(
+  grid: readonly number[],
+  axes: readonly Axis[],
+  queryTile: readonly number[],
+  keyTile: readonly number[],
+): Int32Array {
   const missing = 3 - grid.length;
   const numbers = Array.from({ length: 3 }, (_, a) => {
     const from = a - missing;
@@ -46,7 +51,12 @@ interface Walk {
 }
 
 /** Walks a grid as a kernel does, and compares what each query meets with the definition. */
-function walked(grid: number[], axes: Axis[], queryTile: number[], keyTile: number[]): Walk {
+function walked(
+  grid: readonly number[],
+  axes: readonly Axis[],
+  queryTile: readonly number[],
+  keyTile: readonly number[],
+): Walk {
   const tokens = count(grid);
   const seen = new Uint8Array(tokens * tokens);
   const counts = new Int32Array(2 + tokens);
@@ -54,16 +64,21 @@ function walked(grid: number[], axes: Axis[], queryTile: number[], keyTile: numb
   if (wrong) throw new Error(String(wrong));
   for (let i = 0; i < tokens; i++) {
     for (let j = 0; j < tokens; j++) {
-      const want = seesOnGrid(i, j, grid, axes) ? 1 : 0;
+      const want = seesOnGrid(i, j, [...grid], [...axes]) ? 1 : 0;
       if (seen[i * tokens + j] !== want) throw new Error(`query ${i} meets key ${j} ${seen[i * tokens + j]} times`);
     }
   }
   return { visited: counts[0]!, full: counts[1]!, visits: [...counts.subarray(2)].filter((n) => n > 0) };
 }
 
-const simulated = (grid: number[], axes: Axis[], queryTile: number[], keyTile: number[]) =>
+const simulated = (
+  grid: readonly number[],
+  axes: readonly Axis[],
+  queryTile: readonly number[],
+  keyTile: readonly number[],
+) =>
   simulateNeighborhood({
-    shape: grid,
+    shape: [...grid],
     queryTile: queryTile.map((side) => 2 ** side),
     keyTile: keyTile.map((side) => 2 ** side),
     window: axes.map(({ window }) => window),

@@ -130,10 +130,13 @@ export const attentionCase = fc
   });
 
 type AnyCase = typeof attentionCase extends fc.Arbitrary<infer T> ? T : never;
-export type Case = Omit<AnyCase, 'batch' | 'kvHeads' | 'extra'> & {
+export type Case = Omit<AnyCase, 'batch' | 'kvHeads' | 'extra' | 'scale' | 'softcap' | 'formula'> & {
   batch: number;
   kvHeads: number;
   extra: number;
+  scale?: number;
+  softcap?: number;
+  formula?: AnyCase['formula'];
   cuSeqlens?: { q: number[]; k: number[] };
 };
 
@@ -189,6 +192,7 @@ export const decodeCase: fc.Arbitrary<Case> = fc
 
 /** The bias that a formula stands for, where it fits the axes of the problem. */
 function formulaOf(c: Case, random: () => number): Partial<Problem> {
+  if (!c.formula) return {};
   const { kind, form, size } = c.formula;
   const { qAxes, kAxes } = c.layout;
   const heads = c.kvHeads * c.group;
