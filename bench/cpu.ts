@@ -25,7 +25,10 @@ export const cpu = suiteOf(
   'cpu',
   'Attention on the CPU against ONNX Runtime and (--torch) PyTorch: batch 1, 8 heads, dense, causal, windows, ' +
     'neighborhoods, and decoding one token in one layer or in 32 layers at once.',
-  (rows) => ({ targets: judge(rows) }),
+  (rows) => ({
+    targets: judge(rows),
+    notMeasured: [{ what: 'usearch', why: 'there is no retrieval that it could be compared with' }],
+  }),
 );
 
 export const masks = suiteOf(
@@ -36,6 +39,7 @@ export const masks = suiteOf(
     findings: efficiencyLengths(rows).map(({ name, text }) => ({ name, text })),
     notMeasured: [
       ...INEXPRESSIBLE,
+      { what: 'MQAR (recall of selectors)', why: 'no suite has it yet' },
       { what: 'efficiency length in memory', why: 'fused dense attention takes no memory that grows as the square' },
     ],
   }),
