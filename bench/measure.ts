@@ -28,6 +28,8 @@ export interface Plan {
   batchMs: number;
   /** How long each contestant waits before its turn. */
   settleMs: number;
+  /** Runs of each contestant that tell how long one takes; 3 unless given. */
+  warmRuns?: number;
   /** Rounds are repeated at most until this many times the wanted number have run; 3 unless given. */
   patience?: number;
 }
@@ -57,12 +59,12 @@ export async function timeRuns(times: number, run: () => Promise<void>): Promise
 
 export async function interleave(
   contestants: readonly Timed[],
-  { rounds, batchMs, settleMs, patience = 3 }: Plan,
+  { rounds, batchMs, settleMs, warmRuns = 3, patience = 3 }: Plan,
   load: LoadWatch,
 ): Promise<Measurement> {
   const runs: number[] = [];
   for (const contestant of contestants) {
-    const warm = median(await contestant.run(3));
+    const warm = median(await contestant.run(warmRuns));
     runs.push(Math.ceil(Math.min(1000, Math.max(1, batchMs / warm))));
   }
   const all: Round[] = [];

@@ -57,7 +57,7 @@ interface AxisCounts {
 const mostTokens = 2 ** 30;
 
 /** Boxes of 128 tokens, and of 64, by the number of axes: what the registers of a block of threads hold. */
-const candidateTiles: Record<number, { queryTile: number[]; keyTile: number[] }[]> = {
+export const candidateTiles: Record<number, { queryTile: number[]; keyTile: number[] }[]> = {
   1: [
     { queryTile: [128], keyTile: [128] },
     { queryTile: [64], keyTile: [128] },

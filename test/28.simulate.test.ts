@@ -1,10 +1,12 @@
 // The simulator against counting by the definition, and against published figures.
 
 import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { AttentionError, simulateNeighborhood } from 'node-attention';
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { axisSetting } from './support/cases';
 import { type Axis, seesAlong } from './support/oracle';
 
@@ -157,9 +159,97 @@ describe('npx node-attention simulate', () => {
     expect(lines.at(-1)).toMatch(/^Recommended: stride 256 /);
   });
 
+  it('tabulates strides and tiles', () => {
+    const { stdout } = run('--shape', '64,64', '--window', '16', '--stride', '8', '--rows', '99');
+    const tiles = stdout.split('\n').slice(2, 6);
+    expect(tiles.map((line) => line.split(/ {2,}/)[1]).sort()).toEqual([
+      '16x8 / 16x8',
+      '8x16 / 8x16',
+      '8x8 / 16x8',
+      '8x8 / 8x16',
+    ]);
+    const own = run('--shape', '64,64', '--window', '16', '--stride', '8', '--query-tile', '8,8', '--key-tile', '4,4');
+    expect(own.stdout.match(/8x8 \/ 4x4/g)).toHaveLength(1);
+  });
+
+  it('takes causal and wrapping axes', () => {
+    const rows = (...args: string[]) => run('--shape', '32,32', '--window', '8', '--stride', '1', ...args).stdout;
+    const shape = { shape: [32, 32], window: 8 };
+    const flops = (options: object) => simulateNeighborhood({ ...shape, ...options }).speedup.flops.toFixed(2);
+    expect(rows('--causal')).toContain(` ${flops({ causal: true })} `);
+    expect(rows('--causal', '1,0')).toContain(` ${flops({ causal: [true, false] })} `);
+    expect(flops({ causal: [true, false] })).not.toBe(flops({ causal: true }));
+    // On a ring windows do not stop at a border, so that they meet fewer tiles there.
+    const one = (options: object) => simulateNeighborhood({ ...shape, ...options, stride: 1 }).speedup.sum.toFixed(2);
+    expect(rows('--wrap', '0,1')).toContain(` ${one({ wrap: [false, true] })} `);
+    expect(one({ wrap: [false, true] })).not.toBe(one({}));
+  });
+
+  describe('--svg', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'node-attention-svg-'));
+    afterAll(() => rmSync(folder, { recursive: true }));
+    const draw = (...args: string[]) => {
+      const file = join(folder, 'chart.svg');
+      const { stdout, stderr, status } = run(...args, '--svg', file);
+      expect({ stderr, status }).toEqual({ stderr: '', status: 0 });
+      return { svg: readFileSync(file, 'utf8'), stdout };
+    };
+    const attributes = (svg: string, tag: RegExp) => [...svg.matchAll(tag)].map(([, value]) => Number(value));
+
+    it('draws a point for every stride and marks the recommended one', () => {
+      const { svg, stdout } = draw('--shape', '32768', '--window', '2048');
+      const strides = Array.from({ length: 12 }, (_, n) => 2 ** n);
+      const tips = [...svg.matchAll(/<title>stride (\d+): ([\d.]+) by the sum, ([\d.]+) by the worst tile/g)];
+      expect(new Set(tips.map(([, stride]) => Number(stride)))).toEqual(new Set(strides));
+      for (const [, stride, sum] of tips) {
+        const { speedup } = simulateNeighborhood({ shape: [32768], window: 2048, stride: Number(stride) });
+        expect(sum).toBe(speedup.sum.toFixed(2));
+      }
+      // Strides double from point to point, so points are equally far apart; a higher bound lies higher.
+      const x = attributes(svg, /<circle class="setting" cx="([\d.]+)"/g).sort((a, b) => a - b);
+      for (let i = 2; i < x.length; i++) expect(x[i]! - x[i - 1]!).toBeCloseTo(x[1]! - x[0]!, 0);
+      const heights = [...svg.matchAll(/class="setting" cx="[\d.]+" cy="([\d.]+)".*?: ([\d.]+) by the sum/g)];
+      for (const [, y, sum] of heights)
+        for (const [, other, less] of heights) {
+          if (Number(sum) > Number(less)) expect(Number(y)).toBeLessThanOrEqual(Number(other));
+        }
+      const [, recommended] = /Recommended: stride (\d+) /.exec(stdout)!;
+      expect(svg).toContain(`>stride ${recommended}: 16.00x</text>`);
+      expect(svg.match(/class="chosen"/g)).toHaveLength(1);
+    });
+
+    it('is well-formed and stays within its frame, for one setting and for many', () => {
+      for (const args of [
+        ['--shape', '16,44,80', '--window', '16,24,16', '--dilation', '1,1,2'],
+        ['--shape', '7', '--window', '-1'],
+      ]) {
+        const { svg } = draw(...args);
+        expect(svg).not.toMatch(/NaN|Infinity|undefined/);
+        const open: string[] = [];
+        for (const [, close, name, empty] of svg.matchAll(/<(\/?)([a-z]+)[^>]*?(\/?)>/g)) {
+          if (close) expect(open.pop()).toBe(name);
+          else if (!empty) open.push(name!);
+        }
+        expect(open).toEqual([]);
+        const [, width, height] = /viewBox="0 0 (\d+) (\d+)"/.exec(svg)!;
+        const inside = (values: number[], most: number) => values.every((value) => value > 0 && value < most);
+        expect(inside(attributes(svg, / cx="(-?[\d.]+)"/g), Number(width))).toBe(true);
+        expect(inside(attributes(svg, / cy="(-?[\d.]+)"/g), Number(height))).toBe(true);
+      }
+    });
+
+    it('says when the file cannot be written', () => {
+      const { stderr, status } = run('--shape', '64', '--window', '8', '--svg', join(folder, 'absent', 'chart.svg'));
+      expect(stderr).toMatch(/^error: option '--svg <file>' argument '.*chart\.svg' cannot be written \(ENOENT\)/);
+      expect(status).toBe(1);
+    });
+  });
+
   it.each([
     [['--shape', '8'], /required option '--window/],
     [['--shape', '8,x', '--window', '3'], /give whole numbers/],
+    [['--shape', '8,8', '--window', '3', '--causal', '1,2'], /give 1 or 0 for each token axis/],
+    [['--shape', '8,8,8,8', '--window', '3'], /one to three token axes/],
     [['--shape', '8', '--window', '9'], /window 9 .* extent 8/],
   ])('refuses %j', (args, message) => {
     const { stderr, status } = run(...args);

@@ -59,6 +59,7 @@ describe('README', () => {
       '## Biases, sinks, extra keys',
       '## Ragged batches',
       '## Merging',
+      '## Joint layers of text and image',
       '## Tensors',
       '## Streams, events, graphs',
       '## Errors',

@@ -212,58 +212,93 @@ struct Description {
   }
 };
 
+// What a plan's boxes follow along an axis: the tokens of a dilation group, the neighborhood's window (0: none) and
+// stride there, and whether every query sees all of the axis.
+struct Along {
+  int64_t length = 0, window = 0, stride = 1;
+  bool whole = true;
+};
+
+Along along(const Problem& problem, const TilePlan& plan, const Term* terms, int axis) {
+  Along along;
+  along.length = (problem.query_extent[axis] + plan.dilation[axis] - 1) / plan.dilation[axis];
+  for (int t = 0; t < plan.term_count; t++) {
+    if (terms[t].constraint != plan.primary[axis] || !terms[t].neighborhood) continue;
+    along.window = terms[t].window;
+    along.stride = std::min(terms[t].stride, along.length);
+    along.whole = along.window >= along.length && !terms[t].causal;
+  }
+  return along;
+}
+
 // The box of a block of at most `lanes` tokens: whole strides, since those share their windows, and the axis grown
 // whose windows it widens least.
-void choose_box(const Problem& problem, TilePlan& plan, const Term* terms, int64_t lanes) {
-  int64_t length[kMaxAxes], window[kMaxAxes] = {}, tokens = 1;
+void choose_block(const Problem& problem, TilePlan& plan, const Term* terms, int64_t lanes) {
+  Along axis[kMaxAxes];
+  int64_t tokens = 1;
   for (int a = 0; a < plan.axes; a++) {
-    length[a] = (problem.query_extent[a] + plan.dilation[a] - 1) / plan.dilation[a];
-    plan.box[a] = 1;
-    for (int t = 0; t < plan.term_count; t++) {
-      if (terms[t].constraint != plan.primary[a] || !terms[t].neighborhood) continue;
-      window[a] = terms[t].window;
-      plan.box[a] = std::min(terms[t].stride, length[a]);
-    }
-    tokens *= plan.box[a];
+    axis[a] = along(problem, plan, terms, a);
+    tokens *= plan.block[a] = axis[a].stride;
   }
   for (int a = 0; a < plan.axes && tokens > lanes; a++) {
-    tokens /= plan.box[a];
-    plan.box[a] = std::max<int64_t>(1, std::min(plan.box[a], lanes / tokens));
-    tokens *= plan.box[a];
+    tokens /= plan.block[a];
+    plan.block[a] = std::max<int64_t>(1, std::min(plan.block[a], lanes / tokens));
+    tokens *= plan.block[a];
   }
   for (;;) {
     int best = -1;
     double least = 0;
     for (int a = 0; a < plan.axes; a++) {
-      const int64_t grown = std::min(2 * plan.box[a], length[a]);
-      if (grown == plan.box[a] || tokens / plan.box[a] * grown > lanes) continue;
-      const double widening = static_cast<double>(window[a] + grown) / static_cast<double>(window[a] + plan.box[a]) /
-                              (static_cast<double>(grown) / static_cast<double>(plan.box[a]));
+      const int64_t grown = std::min(2 * plan.block[a], axis[a].length);
+      if (grown == plan.block[a] || tokens / plan.block[a] * grown > lanes) continue;
+      const int64_t window = axis[a].window;
+      const double widening = static_cast<double>(window + grown) / static_cast<double>(window + plan.block[a]) /
+                              (static_cast<double>(grown) / static_cast<double>(plan.block[a]));
       if (best < 0 || widening <= least) {
         best = a;
         least = widening;
       }
     }
     if (best < 0) break;
-    tokens /= plan.box[best];
-    plan.box[best] = std::min(2 * plan.box[best], length[best]);
-    tokens *= plan.box[best];
+    tokens /= plan.block[best];
+    plan.block[best] = std::min(2 * plan.block[best], axis[best].length);
+    tokens *= plan.block[best];
   }
-  // What is left of the lanes goes to the innermost axis that has room.
+  // What is left of the lanes goes to the innermost axis that has room, but never to a part of one more stride.
   for (int a = plan.axes - 1; a >= 0; a--) {
-    const int64_t most = std::max<int64_t>(1, std::min(length[a], lanes / (tokens / plan.box[a])));
-    tokens = tokens / plan.box[a] * most;
-    plan.box[a] = most;
+    const int64_t stride = axis[a].stride, room = std::min(axis[a].length, lanes / (tokens / plan.block[a]));
+    const int64_t most = room == axis[a].length ? room : room < stride ? room : room / stride * stride;
+    tokens = tokens / plan.block[a] * most;
+    plan.block[a] = most;
   }
 }
 
-// Boxes of blocks in a row along the first axis become the tile: they share most keys, and what each of them does not
-// see it skips.
-void stack_boxes(const Problem& problem, TilePlan& plan, int64_t lanes) {
+// Boxes of blocks become the tile, for all of which keys are loaded once. First come those that see the same keys,
+// within a stride and along axes that every window spans; then a row of them along one axis after the other, so that
+// the tile sees little that each of its blocks does not. But never along the innermost axis: keys that lie side by side
+// there are visited together, so that what one block sees would be visited by its neighbours too.
+void stack_blocks(const Problem& problem, TilePlan& plan, const Term* terms, int64_t lanes) {
   int64_t tokens = 1;
-  for (int a = 0; a < plan.axes; a++) tokens *= plan.box[a];
-  const int64_t length = (problem.query_extent[0] + plan.dilation[0] - 1) / plan.dilation[0];
-  plan.box[0] = std::min(length, plan.box[0] * std::max<int64_t>(1, lanes / tokens));
+  for (int a = 0; a < plan.axes; a++) tokens *= plan.box[a] = plan.block[a];
+  const auto grow = [&](int a, int64_t unit, int64_t most) {
+    // As many units as there is room for, or fewer where the axis then falls into as many parts of about equal length.
+    const int64_t units = (most + unit - 1) / unit, room = std::max<int64_t>(1, lanes * plan.box[a] / tokens / unit);
+    const int64_t parts = (units + room - 1) / room, each = std::min(most, (units + parts - 1) / parts * unit);
+    tokens = tokens / plan.box[a] * each;
+    plan.box[a] = each;
+  };
+  for (int a = plan.axes - 1; a >= 0; a--) {
+    const int64_t stride = along(problem, plan, terms, a).stride;
+    if (plan.box[a] < stride) grow(a, stride % plan.box[a] == 0 ? plan.box[a] : 1, stride);
+  }
+  for (int a = plan.axes - 1; a >= 0; a--) {
+    const Along axis = along(problem, plan, terms, a);
+    if (axis.whole) grow(a, plan.box[a], axis.length);
+  }
+  for (int a = 0; a < std::max(1, plan.axes - 1); a++) {
+    const Along axis = along(problem, plan, terms, a);
+    if (!axis.whole) grow(a, plan.box[a], axis.length);
+  }
 }
 
 class AttentionJob final : public Job {
@@ -430,10 +465,10 @@ class AttentionJob final : public Job {
       }
       if (grid) {
         const int64_t tokens = lanes / plan.heads;
-        choose_box(p, plan, terms, std::min<int64_t>(tokens, p.geometry.lanes));
-        stack_boxes(p, plan, tokens);
+        choose_block(p, plan, terms, std::min<int64_t>(tokens, p.geometry.lanes));
+        stack_blocks(p, plan, terms, tokens);
       } else {
-        plan.box[0] = std::max<int64_t>(1, std::min(longest, lanes / plan.heads));
+        plan.block[0] = plan.box[0] = std::max<int64_t>(1, std::min(longest, lanes / plan.heads));
       }
     }
   }

@@ -57,6 +57,8 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   tile.lane_lse = arena.take<float*>(lanes);
   tile.low = arena.table<int32_t>(constraints, lanes);
   tile.length = arena.table<int32_t>(constraints, lanes);
+  tile.low_at = arena.take<int32_t>(lanes);
+  tile.length_at = arena.take<int32_t>(lanes);
   tile.wrap = arena.take<int32_t>(constraints);
   tile.code_stride = arena.take<int64_t>(constraints);
   for (int32_t*** ranges : {&tile.any_low, &tile.any_high, &tile.all_low, &tile.all_high}) {
@@ -136,24 +138,48 @@ Box box_of(const Problem& problem, const Tile& tile) {
   return box;
 }
 
-// Which query each lane is, and where its rows are. Coordinates count through the box or, where the plan has fewer axes
+// The tokens of a box in the order of their lanes: block after block.
+class LaneOrder {
+ public:
+  LaneOrder(const TilePlan& plan, const Box& box) : plan_(plan), box_(box) {}
+
+  int64_t at(int axis) const { return at_[axis]; }
+
+  void next() {
+    for (int a = plan_.axes - 1; a >= 0; a--) {
+      if (++at_[a] < smaller(block_[a] + plan_.block[a], box_.count[a])) return;
+      at_[a] = block_[a];
+    }
+    for (int a = plan_.axes - 1; a >= 0; a--) {
+      block_[a] += plan_.block[a];
+      if (block_[a] < box_.count[a]) break;
+      block_[a] = 0;
+    }
+    for (int a = 0; a < plan_.axes; a++) at_[a] = block_[a];
+  }
+
+ private:
+  const TilePlan& plan_;
+  const Box& box_;
+  int64_t block_[kMaxAxes] = {}, at_[kMaxAxes] = {};  // counted from the first token of the box
+};
+
+// Which query each lane is, and where its rows are. Coordinates go through the box or, where the plan has fewer axes
 // than the queries, through all of the tensor.
 void set_lanes(const Problem& problem, Tile& tile, const Box& box) {
   const TilePlan& plan = *tile.plan;
   const int axes = problem.query_axes;
   const bool flat = plan.axes < axes;
-  int64_t start[kMaxAxes], begin[kMaxAxes], end[kMaxAxes], step[kMaxAxes], rest = box.first[0];
+  int64_t start[kMaxAxes], rest = box.first[0];
   for (int a = axes - 1; a >= 0; a--) {
-    begin[a] = flat ? 0 : tile.query_origin + box.first[a];  // an origin other than 0 comes with one axis only
-    step[a] = flat ? 1 : plan.dilation[a];
-    end[a] = flat ? problem.query_extent[a] : begin[a] + box.count[a] * step[a];
-    start[a] = flat ? rest % problem.query_extent[a] : begin[a];
+    start[a] = flat ? rest % problem.query_extent[a] : tile.query_origin + box.first[a];  // origins come with one axis
     rest /= problem.query_extent[a];
   }
   int lane = 0;
   for (int64_t head = tile.head; head < tile.head + tile.heads; head++) {
     int64_t x[kMaxAxes];
     for (int a = 0; a < axes; a++) x[a] = start[a];
+    LaneOrder order(plan, box);
     for (int64_t token = 0; token < box.tokens; token++, lane++) {
       int64_t q = tile.batch * problem.q.batch + head * problem.q.head;
       int64_t out = tile.batch * problem.out.batch + head * problem.out.head;
@@ -169,7 +195,12 @@ void set_lanes(const Problem& problem, Tile& tile, const Box& box) {
       tile.lane_lse[lane] = reinterpret_cast<float*>(problem.lse.data + lse);
       tile.lane_query[lane] = query;
       tile.lane_head[lane] = static_cast<int32_t>(head);
-      for (int a = axes - 1; a >= 0 && (x[a] += step[a]) >= end[a]; a--) x[a] = begin[a];
+      if (flat) {
+        for (int a = axes - 1; a >= 0 && ++x[a] >= problem.query_extent[a]; a--) x[a] = 0;
+      } else {
+        order.next();
+        for (int a = 0; a < axes; a++) x[a] = start[a] + order.at(a) * plan.dilation[a];
+      }
     }
   }
 }
@@ -210,12 +241,7 @@ void set_intervals(const Problem& problem, Tile& tile, int c, const Box& box, Re
   const TilePlan& plan = *tile.plan;
   const Constraint& constraint = plan.constraints[c];
   const int axis = constraint.axis;
-  int64_t count = box.tokens, inner = 1;
-  if (axis >= 0) {
-    count = box.count[axis];
-    for (int a = axis + 1; a < plan.axes; a++) inner *= box.count[a];
-  }
-  const int64_t outer = tile.lanes / (count * inner);
+  const int64_t count = axis < 0 ? box.tokens : box.count[axis];
   const bool primary = c < plan.primaries;
   Range any = {kHighest, kLowest};
   for (int64_t i = 0; i < count; i++) {
@@ -238,11 +264,15 @@ void set_intervals(const Problem& problem, Tile& tile, int c, const Box& box, Re
       if (constraint.wrap) low = (low % length + length) % length;
       low += residue * tile.code_stride[c];
     }
-    for (int64_t o = 0; o < outer; o++) {
-      for (int64_t lane = (o * count + i) * inner, end = lane + inner; lane < end; lane++) {
-        tile.low[c][lane] = static_cast<int32_t>(low);
-        tile.length[c][lane] = static_cast<int32_t>(range.end - range.begin);
-      }
+    tile.low_at[i] = static_cast<int32_t>(low);
+    tile.length_at[i] = static_cast<int32_t>(range.end - range.begin);
+  }
+  for (int64_t lane = 0; lane < tile.lanes;) {
+    LaneOrder order(plan, box);
+    for (int64_t token = 0; token < box.tokens; token++, lane++, order.next()) {
+      const int64_t i = axis < 0 ? token : order.at(axis);
+      tile.low[c][lane] = tile.low_at[i];
+      tile.length[c][lane] = tile.length_at[i];
     }
   }
   if (primary) reach.any[axis] = any;

@@ -61,10 +61,11 @@ struct TilePlan {
   int axes;  // 1, queries counted flat, unless there is a neighborhood
   int64_t dilation[kMaxAxes];
   int64_t box[kMaxAxes];
-  int kv_heads;           // key heads in a tile; several: with all their query heads
-  int heads;              // query heads in a tile for each of its key heads
-  int primary[kMaxAxes];  // the constraint that bounds the keys visited along an axis; -1: none
-  int primaries;          // constraints [0, primaries) are those
+  int64_t block[kMaxAxes];  // boxes in the box, whose tokens are lanes side by side
+  int kv_heads;             // key heads in a tile; several: with all their query heads
+  int heads;                // query heads in a tile for each of its key heads
+  int primary[kMaxAxes];    // the constraint that bounds the keys visited along an axis; -1: none
+  int primaries;            // constraints [0, primaries) are those
   int constraint_count, term_count;
   const Constraint* constraints;
   const Term* terms;
@@ -118,9 +119,10 @@ struct Tile {
   char** lane_q;
   char** lane_out;
   float** lane_lse;
-  int32_t** low;     // [constraint][lane]
-  int32_t** length;  // [constraint][lane]
-  int32_t* wrap;     // [constraint]; 0: none
+  int32_t** low;                // [constraint][lane]
+  int32_t** length;             // [constraint][lane]
+  int32_t* wrap;                // [constraint]; 0: none
+  int32_t *low_at, *length_at;  // of one constraint, by the coordinate in the box
   int64_t* code_stride;
 
   // [constraint][vector of lanes]: what any lane of it sees, what all see.

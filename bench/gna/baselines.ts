@@ -1,0 +1,93 @@
+// The baselines of baselines.cc, compiled for this machine, in the layout they like: [head][token][dim].
+
+import { spawnSync } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import koffi from 'koffi';
+import { Tensor } from 'node-attention';
+import { count } from '../cases';
+import { type Timed, timeRuns } from '../measure';
+import type { GnaCase } from './cases';
+import type { Tensors } from './tensors';
+
+const library = join(dirname(dirname(__dirname)), 'build', 'bench', 'libbaselines.so');
+
+export function buildBaselines(): void {
+  mkdirSync(dirname(library), { recursive: true });
+  const object = `${library}.o`;
+  // Linked apart: where GCC links with -ffast-math, loading the library changes the state of the processor for all code.
+  compile([
+    '-c',
+    '-O3',
+    '-march=native',
+    '-ffast-math',
+    '-std=c++17',
+    '-fPIC',
+    join(__dirname, 'baselines.cc'),
+    '-o',
+    object,
+  ]);
+  compile(['-shared', '-pthread', object, '-o', library]);
+}
+
+function compile(args: string[]): void {
+  const compiler = process.env.CXX ?? 'c++';
+  const { status, stderr, error } = spawnSync(compiler, args, { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`${compiler} failed: ${error?.message ?? stderr}`);
+}
+
+type Baseline = ((...args: unknown[]) => void) & {
+  async(...args: [...unknown[], (error: Error | null) => void]): void;
+};
+let loaded: Baseline | undefined;
+
+function load(): Baseline {
+  loaded ??= koffi
+    .load(library)
+    .func(
+      'void baseline(int, int, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, void*, void*, void*, void*, void*, int)',
+    ) as unknown as Baseline;
+  return loaded;
+}
+
+export interface BaselineRun extends Timed {
+  /** Copies the latest result into `out` of the tensors. */
+  publish(): Promise<void>;
+}
+
+/** Batch 1, one axis or two, no stride and no dilation. */
+export async function baseline(
+  kind: 'naive' | 'unfused',
+  { shape, window, heads, headDim, dtype }: GnaCase,
+  tensors: Tensors,
+  threads: number,
+): Promise<BaselineRun> {
+  const tokens = count(shape);
+  const headsFirst = async (tensor: Tensor) => {
+    const flat = tensor.reshape([tokens, heads, headDim]).permute(1, 0, 2);
+    return flat.read();
+  };
+  const [q, k, v] = [await headsFirst(tensors.q), await headsFirst(tensors.k), await headsFirst(tensors.v)];
+  const Elements = dtype === 'float32' ? Float32Array : Uint16Array;
+  const out = new Elements(tokens * heads * headDim);
+  const weights = new Elements(tokens * heads * count(window));
+  const pair = (values: number[]) => [...new Array(2 - values.length).fill(1), ...values];
+  const options = [kind === 'unfused' ? 1 : 0, dtype === 'float32' ? 0 : 1, ...pair(shape), ...pair(window)];
+  const run = load();
+  return {
+    run: (times) =>
+      timeRuns(
+        times,
+        () =>
+          new Promise((resolve, reject) => {
+            run.async(...options, heads, headDim, q, k, v, out, weights, threads, (error) =>
+              error ? reject(error) : resolve(),
+            );
+          }),
+      ),
+    async publish() {
+      const result = Tensor.from(out, [heads, tokens, headDim], { dtype }).permute(1, 0, 2);
+      tensors.out.data.set((await result.read()) as never);
+    },
+  };
+}

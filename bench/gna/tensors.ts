@@ -1,0 +1,106 @@
+// The tensors of a case and what computes attention on them: this library on either device, with the mask and without.
+
+import { attention, type Device, fromBfloat16, neighborhood, Stream, Tensor } from 'node-attention';
+import { expected } from '../../test/support/tolerance';
+import { count } from '../cases';
+import { faultOfRow } from '../check';
+import type { Timed } from '../measure';
+import { type DType, type GnaCase, keysOf, type Setting } from './cases';
+
+export interface Tensors {
+  q: Tensor;
+  k: Tensor;
+  v: Tensor;
+  out: Tensor;
+  stream: Stream;
+}
+
+export function makeTensors({ shape, batch, heads, headDim, dtype }: GnaCase, device: Device): Tensors {
+  const make = (seed: number) => Tensor.randn([batch, ...shape, heads, headDim], { seed, dtype, device });
+  const q = make(1);
+  return { q, k: make(2), v: make(3), out: Tensor.empty(q.shape, { dtype, device }), stream: new Stream(device) };
+}
+
+export function disposeTensors(tensors: Tensors): void {
+  for (const resource of Object.values(tensors)) resource.dispose();
+}
+
+export const maskOf = ({ window, stride, dilation }: Setting) => neighborhood({ window, stride, dilation });
+
+/** Times runs by the device's own clock, from the first to the last of those that are asked for. */
+export async function timeOnStream(stream: Stream, times: number, run: () => void): Promise<number[]> {
+  const start = stream.record();
+  for (let i = 0; i < times; i++) run();
+  const end = stream.record();
+  return [(await start.elapsedMs(end)) / times];
+}
+
+/** Neighborhood attention into `out`. */
+export function sparse(test: GnaCase, { q, k, v, out, stream }: Tensors): Timed {
+  const options = { mask: maskOf(test), out, stream };
+  return { run: (times) => timeOnStream(stream, times, () => attention(q, k, v, options).lse.dispose()) };
+}
+
+/** On a CPU, so many queries stand for all: enough for its threads to share, and every one of them costs the same. */
+const SAMPLED = 8192;
+
+export interface Dense extends Timed {
+  /** Queries that are computed; the times are those of all, in proportion. */
+  queries: number;
+}
+
+/** Dense attention, on a CPU of the first queries only where there are many. */
+export function dense({ shape, batch, heads, headDim, dtype }: GnaCase, { q, k, v, stream }: Tensors): Dense {
+  const tokens = count(shape);
+  const queries = q.device === 'cpu' && tokens >= 2 * SAMPLED ? SAMPLED : tokens;
+  const flat = (tensor: Tensor) => tensor.reshape([batch, tokens, heads, headDim]);
+  const [queried, keys, values] = [flat(q).slice([0, batch], [0, queries]), flat(k), flat(v)];
+  const out = Tensor.empty(queried.shape, { dtype, device: q.device });
+  const step = () => attention(queried, keys, values, { out, stream }).lse.dispose();
+  return {
+    queries,
+    run: async (times) => (await timeOnStream(stream, times, step)).map((ms) => (ms * tokens) / queries),
+  };
+}
+
+const SAMPLES = 6;
+
+/** Numbers of what `read()` gives. */
+export const numbersOf = (dtype: DType, values: unknown): Float32Array =>
+  dtype === 'float32' ? (values as Float32Array) : fromBfloat16(values as Uint16Array);
+
+/**
+ * What is wrong with `out`: sampled rows against the float64 oracle of the tests. Undefined if nothing is.
+ */
+export async function faultOf(test: GnaCase, { q, k, v, out }: Tensors): Promise<string | undefined> {
+  const { shape, batch, heads, headDim, dtype } = test;
+  const tokens = count(shape);
+  const rows = async (tensor: Tensor, entry: number, head: number, wanted: number[]) => {
+    const first = wanted[0]!; // they ascend
+    const flat = tensor.reshape([batch, tokens, heads, headDim]);
+    const part = flat.slice([entry, entry + 1], [first, wanted.at(-1)! + 1], [head, head + 1]);
+    const values = numbersOf(dtype, await part.read());
+    const data = new Float64Array(wanted.length * headDim);
+    wanted.forEach((n, i) => {
+      data.set(values.subarray((n - first) * headDim, (n - first + 1) * headDim), i * headDim);
+    });
+    return { shape: [1, wanted.length, 1, headDim], data };
+  };
+  for (let n = 0; n < SAMPLES; n++) {
+    // The corners of the grid, and others.
+    const query = n === 0 ? 0 : n === 1 ? tokens - 1 : Math.floor((tokens * n) / SAMPLES + n);
+    const [entry, head] = [n % batch, n % heads];
+    const keys = keysOf(test, query);
+    const problem = {
+      q: await rows(q, entry, head, [query]),
+      k: await rows(k, entry, head, keys),
+      v: await rows(v, entry, head, keys),
+    };
+    const products = q.device === 'cpu' || dtype !== 'float32' ? 'exact' : '3xtf32';
+    const right = expected(problem, dtype, products, q.device !== 'cpu');
+    const found = await rows(out, entry, head, [query]);
+    const fault = faultOfRow(found.data, 0, right.out, right.tolerance.out);
+    if (fault !== undefined) return `batch ${entry}, query ${query}, head ${head}, ${fault}`;
+  }
+  return undefined;
+}
