@@ -5,7 +5,6 @@ import { Command, InvalidArgumentError } from 'commander';
 import { addCommonOptions, type CommonOptions, commandOf, measure, threadsOf, torchOf } from './command';
 import { compare, comparisonText } from './compare';
 import { parseResults } from './format';
-import { gna } from './gna/main';
 import { page } from './html/page';
 import type { SuiteOptions } from './session';
 import { suites } from './suites';
@@ -31,7 +30,6 @@ addCommonOptions(program, page)
   .action((options: Options) => guarded(() => (options.compare ? compareFiles(options) : measureAll(options))));
 
 for (const suite of suites) program.addCommand(commandOf(suite, page));
-program.addCommand(gna);
 program
   .command('report <files...>')
   .description('Makes the report of result files, such as one of a CPU and one of a GPU.')

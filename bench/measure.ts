@@ -45,6 +45,7 @@ export interface Measurement {
 
 /** Others may use this much of one processor in a round. */
 const MOST_LOAD = 0.06;
+
 /** Runs `times` runs in this process. */
 export async function timeRuns(times: number, run: () => Promise<void>): Promise<number[]> {
   const elapsed: number[] = [];

@@ -2,6 +2,7 @@
 
 import { cpu, masks } from './cpu';
 import { cuda } from './cuda/main';
+import { gna } from './gna/main';
 import type { Suite } from './session';
 
-export const suites: Suite[] = [cpu, masks, cuda];
+export const suites: Suite[] = [cpu, masks, gna, cuda];

@@ -1,22 +1,16 @@
-// The command `gna` of npm run bench.
+// The suite of neighborhoods.
 
-import { closeSync, openSync, writeFileSync } from 'node:fs';
-import { Presets, SingleBar } from 'cli-progress';
-import { Command } from 'commander';
 import { type Device, devices } from 'node-attention';
-import { about } from '../about';
-import type { Peak } from '../format';
+import { type Floor, makeRow, OWN, type Peak, type Row, type SuiteResult } from '../format';
 import type { Plan } from '../measure';
-import { peaksOf, rateOf } from '../peak';
-import { verdictLine } from '../report';
+import { peaksOf } from '../peak';
+import type { Progress, Suite, SuiteOptions } from '../session';
 import { buildBaselines } from './baselines';
-import { GNA_NOTES, gnaFaults, printed, summarizeGna } from './report';
+import { describeSetting, gnaFlops } from './cases';
+import { GNA_NOTES, type Row as GnaRow, printed, summarizeGna } from './report';
 import { type Job, jobs, type Results } from './suite';
 
-interface Options {
-  json?: string;
-  quick: boolean;
-  filter?: string;
+interface GnaOptions extends SuiteOptions {
   device?: string;
 }
 
@@ -24,20 +18,31 @@ interface Options {
 const FULL: Plan = { rounds: 5, batchMs: 50, settleMs: 0, warmRuns: 1, patience: 2 };
 const QUICK: Plan = { rounds: 3, batchMs: 10, settleMs: 0, warmRuns: 1, patience: 1 };
 
-export const gna = new Command('gna')
-  .description(
-    'Neighborhood attention with the windows of published models against our own dense attention and the bounds of the ' +
-      'simulator; against kernels without fusion; blocked against sliding windows; over tokens; its memory. On a GPU in ' +
-      'full, on a CPU with one head, and with a part of the queries for dense attention. Every output is checked first.',
-  )
-  .option('--json <file>', 'also write everything, with all samples, to a file')
-  .option('--quick', 'a handful of cases, within a minute', false)
-  .option('--filter <text>', 'only measurements whose name contains this, such as "FLUX" or "baselines"')
-  .option('--device <device>', 'where to measure (default: a GPU if one can be used, else the CPU)')
-  .addHelpText('after', () => `\nMeasurements on a CPU:\n  ${namesOf('cpu').join('\n  ')}`)
-  .action((options: Options) => bench(options).catch((error: Error) => gna.error(`error: ${error.message}`)));
+const ABOUT =
+  'Neighborhood attention with the windows of published models against our own dense attention and the bounds of the ' +
+  'simulator; against kernels without fusion; blocked against sliding windows; over tokens; its memory. On a GPU in ' +
+  'full, on a CPU with one head, and with a part of the queries for dense attention.';
+
+export const gna: Suite<GnaOptions> = {
+  name: 'gna',
+  about: ABOUT,
+  extend(command) {
+    command.option('--device <device>', 'where to measure (default: a GPU if one can be used, else the CPU)');
+  },
+  caseNames: () => namesOf('cpu'),
+  obstacle: () => undefined,
+  steps: (options) => chosen(options).map(({ name }) => ({ name, seconds: options.quick ? 1 : 8 })),
+  run: bench,
+};
 
 const namesOf = (device: Device) => jobs({ device, quick: false, plan: FULL, threads: 1 }).map(({ name }) => name);
+
+function taskOf({ device, quick }: GnaOptions) {
+  const info = chooseDevice(device);
+  return { info, task: { device: info.device, quick, plan: quick ? QUICK : FULL, threads: info.threads! } };
+}
+
+const chosen = (options: GnaOptions) => jobs(taskOf(options).task).filter(({ name }) => name.includes(options.filter));
 
 function chooseDevice(wanted: string | undefined) {
   const all = devices();
@@ -50,72 +55,91 @@ function chooseDevice(wanted: string | undefined) {
   );
 }
 
-async function bench({ json, quick, filter = '', device: wanted }: Options): Promise<void> {
-  const info = chooseDevice(wanted);
+async function bench(options: GnaOptions, progress: Progress): Promise<SuiteResult> {
+  const { info, task } = taskOf(options);
   const onCpu = info.device === 'cpu';
-  const task = { device: info.device, quick, plan: quick ? QUICK : FULL, threads: info.threads! };
-  const chosen = jobs(task).filter(({ name }) => name.includes(filter));
-  if (chosen.length === 0) throw new Error(`--filter: no measurement contains '${filter}'; --help lists them`);
-  const file = json === undefined ? undefined : openSync(json, 'w'); // now, not after all the work
-  const machine = { ...about(), device: info };
-  const units = onCpu ? 'threads' : 'multiprocessors';
-  console.log(
-    `${info.name ?? info.message}, ${info.instructionSet}, ${info.threads} ${units}; ${Object.entries(machine.versions).flat().join(' ')}`,
-  );
-
+  const picked = chosen(options);
   const results: Results = { turns: [], memory: [] };
-  if (chosen.some(({ name }) => name.startsWith('baselines'))) buildBaselines();
-  if (onCpu) peaksOf(task.threads, quick);
-  const failure = await runAll(chosen, results);
-  const peaks = onCpu ? peaksOf(task.threads, quick) : [];
-
-  const summary = summarizeGna(results, onCpu ? 'cpu' : 'cuda', (dtype) =>
-    onCpu ? peakFor(peaks, info.instructionSet!, dtype, task.threads) : undefined,
-  );
-  console.log(
-    `\n${printed(results, summary)}\n\n${GNA_NOTES}\n\nTargets\n${summary.targets.map(verdictLine).join('\n')}`,
-  );
-  if (file !== undefined) {
-    writeFileSync(
-      file,
-      `${JSON.stringify({ ...machine, peaks, ...summary, memory: results.memory, failure }, null, 1)}\n`,
-    );
-    closeSync(file);
-  }
-  const wrong = gnaFaults(results);
-  for (const line of wrong) console.error(line);
-  if (failure !== undefined) console.error(failure);
-  if (wrong.length > 0 || failure !== undefined) process.exitCode = 1;
+  if (picked.some(({ name }) => name.startsWith('baselines'))) buildBaselines();
+  if (onCpu) peaksOf(task.threads, task.quick);
+  const failure = await runAll(picked, results, progress);
+  const peaks = onCpu ? peaksOf(task.threads, task.quick) : [];
+  const rate = (dtype: string) => peakFor(peaks, info.instructionSet!, dtype);
+  const summary = summarizeGna(results, onCpu ? 'cpu' : 'cuda', (dtype) => {
+    const peak = rate(dtype);
+    return peak && peak / 1e9;
+  });
+  const { exponent, memorySpread } = summary;
+  return {
+    suite: 'gna',
+    about: ABOUT,
+    command: 'npm run bench -- gna',
+    device: onCpu ? undefined : `${info.name ?? info.message}, ${info.instructionSet}`,
+    peaks,
+    rows: summary.rows.map((row) => commonRow(row, onCpu ? task.threads : undefined, rate(row.test.dtype))),
+    targets: summary.targets,
+    text: `${printed(results, summary)}\n\n${GNA_NOTES}`,
+    findings: [
+      ...(exponent === undefined ? [] : [{ name: 'time over tokens', text: `to the power of ${exponent.toFixed(3)}` }]),
+      ...(memorySpread === undefined
+        ? []
+        : [{ name: 'memory over windows', text: `most over least: ${memorySpread.toFixed(2)}` }]),
+    ],
+    notMeasured: [],
+    failure,
+  };
 }
 
-/** GFLOP/s. On AMX a product of float32 is six of bfloat16 parts. */
-function peakFor(peaks: readonly Peak[], instructionSet: string, dtype: string, threads: number): number {
-  if (instructionSet !== 'amx') return rateOf(peaks, `float32 ${instructionSet}`, threads) / 1e9;
-  return rateOf(peaks, 'bfloat16 amx', threads) / 1e9 / (dtype === 'float32' ? 6 : 1);
+/** A row in the common form. Of blocked and sliding windows, the sliding ones are ours, and blocks what they compare with. */
+export function commonRow(row: GnaRow, threads: number | undefined, peak: number | undefined): Row {
+  const { section, test, contestants, samples, faults, disturbed, repeated, speedup, bound } = row;
+  const flops = gnaFlops(test);
+  const floor: Floor | undefined = peak === undefined ? undefined : { ms: (1e3 * flops) / peak, bound: 'arithmetic' };
+  const named = (contestant: string) => (contestant === 'sliding' ? OWN : contestant);
+  return makeRow({
+    name: section === 'named' ? test.name : `${section}: ${test.name}`,
+    case: {
+      mask: section === 'tokens' ? `window ${test.window}` : describeSetting(test),
+      dtype: test.dtype,
+      tokens: test.shape.reduce((product, extent) => product * extent, 1),
+      headDim: test.headDim,
+      threads,
+    },
+    samples: Object.fromEntries(contestants.map((contestant, i) => [named(contestant), samples[i]!])),
+    disturbed,
+    repeated,
+    flops,
+    floor,
+    faults: faults.map(({ contestant, fault }) => ({ contestant: named(contestant), fault })),
+    simulated: speedup === undefined ? undefined : { bound: bound.sum, reached: speedup },
+    figures: speedup === undefined ? undefined : { 'bound, worst tile': bound.worstTile, 'by flops': bound.flops },
+  });
+}
+
+/** FLOP/s. On AMX a product of float32 is six of bfloat16 parts; that of a GPU is not measured here. */
+function peakFor(peaks: readonly Peak[], instructionSet: string, dtype: string): number | undefined {
+  const amx = instructionSet === 'amx';
+  const rate = peaks.find(({ name }) => name === (amx ? 'bfloat16 amx' : `float32 ${instructionSet}`))?.rate;
+  return rate && rate / (amx && dtype === 'float32' ? 6 : 1);
 }
 
 /** Returns why it ended early, if it did. ^C ends the measurement after the case at hand; a second one ends all. */
-async function runAll(chosen: readonly Job[], results: Results): Promise<string | undefined> {
+async function runAll(picked: readonly Job[], results: Results, progress: Progress): Promise<string | undefined> {
   let stopped = false;
-  process.once('SIGINT', () => {
+  const stop = () => {
     stopped = true;
-  });
-  const bar = process.stderr.isTTY
-    ? new SingleBar({ format: '{bar} {value}/{total}  {name}', hideCursor: true }, Presets.shades_classic)
-    : undefined;
-  bar?.start(chosen.length, 0, { name: '' });
+  };
+  process.once('SIGINT', stop);
   try {
-    for (const [n, { name, run }] of chosen.entries()) {
-      if (stopped) return 'error: ended early (SIGINT): later cases are missing';
-      if (bar) bar.update(n, { name });
-      else process.stderr.write(`${n + 1}/${chosen.length} ${name}\n`);
+    for (const { name, run } of picked) {
+      if (stopped) return '(SIGINT): later cases are missing';
+      progress.begin(name);
       await run(results);
     }
-    bar?.update(chosen.length, { name: '' });
   } catch (error) {
-    return `error: ended early (${(error as Error).message}): later cases are missing`;
+    return `(${(error as Error).message}): later cases are missing`;
   } finally {
-    bar?.stop();
+    process.off('SIGINT', stop);
   }
   return undefined;
 }

@@ -201,11 +201,6 @@ export function summarizeGna(
   };
 }
 
-export const gnaFaults = ({ turns }: Results): string[] =>
-  turns.flatMap(({ test, faults }) =>
-    faults.map(({ contestant, fault }) => `WRONG OUTPUT: ${contestant}, ${test.name}: ${fault}`),
-  );
-
 /** Linear, when time grows with a power of tokens no further from 1 than this. */
 const NEAR_LINEAR = 0.1;
 /** Flat, when no window takes more than so many times the memory of another. */
