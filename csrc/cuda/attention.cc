@@ -6,6 +6,7 @@
 #include "attention/attention.h"
 #include "copy/copy.h"
 #include "core/dtype.h"
+#include "cuda/bias.h"
 
 namespace na::cuda {
 namespace {
@@ -77,9 +78,6 @@ Status check_call(const na_attention& call) {
     if (call.masks[i].kind != NA_MASK_WINDOW) {
       return error(NA_ERR_OPTION, "neighborhood masks do not run on CUDA yet: use device 'cpu'");
     }
-  }
-  for (int32_t i = 0; i < call.bias_count; i++) {
-    if (call.biases[i].kind != NA_BIAS_DENSE) return error(NA_ERR_OPTION, "this bias does not run on CUDA yet");
   }
   if (call.bias_count > kMostBiases) {
     return error(NA_ERR_OPTION, "%d biases; CUDA takes at most %d: add them up beforehand", call.bias_count,
@@ -199,11 +197,7 @@ class Planner {
 
   void add_biases(Problem* p) const {
     p->bias_count = call_.bias_count;
-    for (int32_t i = 0; i < call_.bias_count; i++) {
-      const na_tensor& bias = *call_.biases[i].tensor;
-      p->biases[i] = {static_cast<const float*>(bias.data), bias.stride[0], bias.stride[1], bias.stride[2],
-                      bias.stride[3]};
-    }
+    for (int32_t i = 0; i < call_.bias_count; i++) p->biases[i] = bias_of(call_, call_.biases[i]);
   }
 
   void add_sequences(Problem* p) const {
