@@ -57,6 +57,7 @@ describe('README', () => {
       '## Windows and neighborhoods',
       '## Simulating neighborhoods',
       '## Biases, sinks, extra keys',
+      '## Biases by formula and of low rank',
       '## Ragged batches',
       '## Merging',
       '## Tensors',
