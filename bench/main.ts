@@ -7,6 +7,7 @@ import { availableParallelism, cpus, release, totalmem, type } from 'node:os';
 import { join } from 'node:path';
 import { Presets, SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError } from 'commander';
+import { bias } from './bias/main';
 import { allCases, type Case, flopsOf, shareOf } from './cases';
 import { commit } from './commit';
 import { cuda } from './cuda/main';
@@ -53,6 +54,7 @@ program
   .action((options: Options) => cpu(options).catch((error: Error) => program.error(`error: ${error.message}`)));
 
 program.addCommand(cuda);
+program.addCommand(bias);
 program.parse();
 
 function threadCounts(text: string): number[] {
