@@ -2,6 +2,7 @@
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
+import { bias } from './bias/main';
 import { addCommonOptions, type CommonOptions, commandOf, measure, threadsOf, torchOf } from './command';
 import { compare, comparisonText } from './compare';
 import { parseResults } from './format';
@@ -30,6 +31,7 @@ addCommonOptions(program, page)
   .action((options: Options) => guarded(() => (options.compare ? compareFiles(options) : measureAll(options))));
 
 for (const suite of suites) program.addCommand(commandOf(suite, page));
+program.addCommand(bias);
 program
   .command('report <files...>')
   .description('Makes the report of result files, such as one of a CPU and one of a GPU.')

@@ -58,6 +58,7 @@ describe('README', () => {
       '## Simulating neighborhoods',
       '## Sparse plans',
       '## Biases, sinks, extra keys',
+      '## Biases by formula and of low rank',
       '## Ragged batches',
       '## KV cache',
       '## Merging',

@@ -7,6 +7,7 @@
 #include "attention/attention.h"
 #include "copy/copy.h"
 #include "core/dtype.h"
+#include "cuda/bias.h"
 #include "cuda/grid.h"
 
 namespace na::cuda {
@@ -82,8 +83,14 @@ Status check_call(const na_attention& call) {
     }
   }
   NA_TRY(check_grid(call));
-  for (int32_t i = 0; i < call.bias_count; i++) {
-    if (call.biases[i].kind != NA_BIAS_DENSE) return error(NA_ERR_OPTION, "this bias does not run on CUDA yet");
+  const auto masks = call.masks, last = call.masks + call.mask_count;
+  const bool on_grid = std::any_of(masks, last, [](const na_mask& m) { return m.kind == NA_MASK_NEIGHBORHOOD; });
+  for (int32_t i = 0; i < call.bias_count && on_grid; i++) {
+    if (call.biases[i].kind != NA_BIAS_DENSE) {
+      return error(NA_ERR_OPTION,
+                   "biases of low rank or by formula do not run together with neighborhood masks on CUDA yet: use "
+                   "denseBias, or device 'cpu'");
+    }
   }
   if (call.bias_count > kMostBiases) {
     return error(NA_ERR_OPTION, "%d biases; CUDA takes at most %d: add them up beforehand", call.bias_count,
@@ -228,11 +235,7 @@ class Planner {
 
   void add_biases(Problem* p) const {
     p->bias_count = call_.bias_count;
-    for (int32_t i = 0; i < call_.bias_count; i++) {
-      const na_tensor& bias = *call_.biases[i].tensor;
-      p->biases[i] = {static_cast<const float*>(bias.data), bias.stride[0], bias.stride[1], bias.stride[2],
-                      bias.stride[3]};
-    }
+    for (int32_t i = 0; i < call_.bias_count; i++) p->biases[i] = bias_of(call_, call_.biases[i]);
   }
 
   void add_sequences(Problem* p) const {

@@ -12,10 +12,40 @@ struct Strides {
   int64_t batch, token, head;
 };
 
-// float32, added to the scaled and capped score. Strides in elements, 0 where it is broadcast.
-struct Bias {
+enum class BiasKind : int32_t { kDense, kLowRank, kAlibi, kDistance, kRelative };
+
+// Rows of float32 for each token; strides in elements.
+struct Factors {
   const float* data;
+  int64_t batch, head, token, column;
+};
+
+// Divides numbers from 0 to 2^31 - 1, see quotient().
+struct Divisor {
+  uint32_t multiplier;
+  int32_t shift;
+};
+
+constexpr int kRelativeAxes = 3;
+
+// The token axes of a table of relative positions. Those that a call does not have come first, with extent and step 1
+// and reach 0.
+struct RelativeAxes {
+  bool single;  // one axis, along which positions are counted
+  int32_t extent[kRelativeAxes], step[kRelativeAxes], reach[kRelativeAxes];
+  Divisor by_extent[kRelativeAxes], by_step[kRelativeAxes];
+  int32_t stride[kRelativeAxes];
+};
+
+// float32, added to the scaled and capped score; see na_bias_kind. Strides in elements, 0 where it is broadcast.
+struct Bias {
+  BiasKind kind;
+  const float* data;  // the values of a dense bias; else slopes or weights, or nullptr for those there are without, or
+                      // the table
   int64_t batch, head, query, key;
+  Factors q, k;     // low rank, distance
+  int32_t columns;  // of them
+  RelativeAxes axes;
 };
 
 // One token axis of a neighborhood, see tile/grid.h.

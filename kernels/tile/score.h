@@ -5,6 +5,7 @@
 #pragma once
 
 #include "tile/band.h"
+#include "tile/bias.h"
 #include "tile/grid.h"
 
 namespace na::cuda {
@@ -51,6 +52,16 @@ __device__ inline void modify(float (&scores)[kColumns][4], const Problem& probl
 #pragma unroll 1
   for (int b = 0; b < problem.bias_count; b++) {
     const Bias& bias = problem.biases[b];
+    if (bias.kind != BiasKind::kDense) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        const int32_t query = min(rows[r].query, sequence.queries - 1);
+        const BiasQuery own = {int64_t{sequence.first_query} + query, sequence.position(query), rows[r].head};
+        add_formula(scores, r, problem, bias, sequence.batch, own, sequence.first_key,
+                    [&](int i, int32_t zero) { return min(own_key + zero + (i / 2 * 8 + i % 2), sequence.keys - 1); });
+      }
+      continue;
+    }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       const int64_t query = sequence.first_query + min(rows[r].query, sequence.queries - 1);
