@@ -164,6 +164,10 @@ describe('neighborhood', () => {
     [[13, 11, 9], plain([3, 4, 3], [2, 3, 3], [3, 2, 2])],
     [[30, 48, 18], plain([3, 2, 8], [1, 1, 1], [8, 18, 2])],
     [[30, 48, 18], plain([3, 2, 8], [2, 1, 5], [8, 18, 2])],
+    // Short axes, and strides that no block of queries divides: tiles go on along further axes.
+    [[16, 9, 14], plain([16, 3, 5], [1, 3, 2], [1, 1, 1])],
+    [[12, 22, 20], plain([12, 2, 4], [1, 1, 1], [1, 11, 5])],
+    [[45, 44], plain([21, 21], [21, 21], [1, 1])],
   ];
 
   /** Equal scores, so that a row of the output is the mean of the values seen. */
