@@ -274,7 +274,7 @@ describe('what hipPlan costs', () => {
       return plan.bytes;
     });
     expect(exponent(bytes)).toBeGreaterThan(0.98);
-    expect(exponent(bytes)).toBeLessThan(1.02);
+    expect(exponent(bytes)).toBeLessThan(1.05); // the first rows have less to see, and are fewer the longer the text
   });
 
   it('time of T log T for the tree over all keys', async () => {

@@ -126,6 +126,18 @@ describe('model', () => {
     });
   }
 
+  it.each(['hip', 'pages', 'pooled'] as const)(
+    'finds with %s what a window of that size has lost',
+    async (selector) => {
+      const tokens = cycle(300, 2500);
+      const memory = createMemory(tokens, 3, 'float32');
+      const second = (i: number) => i >= 300;
+      const found = accuracy(tokens.ids, await predict(memory, 256, undefined, selector), second);
+      expect(found).toBeGreaterThan(2 * accuracy(tokens.ids, await predict(memory, 256), second));
+      expect(await predict(memory, 4000, undefined, selector)).toEqual(await predict(memory, undefined));
+    },
+  );
+
   it('sees nothing of the token it predicts, nor of later ones', async () => {
     const text = cycle(40, 300);
     const changed = { ...text, ids: text.ids.map((id, i) => (i < 200 ? id : (id * 7 + 3) % 40)) };
@@ -171,6 +183,17 @@ describe('program', { timeout: 60_000 }, () => {
     const right = (name: string) => Number(new RegExp(`^${name} +([\\d.]+) %`, 'm').exec(first.stdout)?.[1]);
     expect(right('full attention')).toBeGreaterThan(right('most frequent so far'));
     expect(withoutSpeed(demo('--tokens', '3000').stdout)).toBe(withoutSpeed(first.stdout));
+  });
+
+  it('lets a selector choose', () => {
+    const { stdout, stderr, status } = demo('--tokens', '1500', '--selector', 'pages');
+    expect({ stderr, status }).toEqual({
+      stderr:
+        'full attention: predicting 1,499 tokens\npages of 1,024: predicting 1,499 tokens\npages of 256: predicting 1,499 tokens\n',
+      status: 0,
+    });
+    expect(stdout).toMatch(/pages right/);
+    expect(stdout).toMatch(/^Selector pages, with a budget of 256 tokens gets/m);
   });
 
   it('reads a file of the user', () => {

@@ -536,21 +536,23 @@ class AttentionJob final : public Job {
       TilePlan& plan = description_.plans[i];
       const Term* terms = description_.terms[i].data();
       int64_t lanes = int64_t{p.geometry.lanes} * p.geometry.blocks;
-      if (p.sparse) {
-        size_sparse_tiles(plan, lanes);
-        continue;
-      }
       bool grid = plan.axes > 1;
-      for (int t = 0; t < plan.term_count; t++) grid |= terms[t].neighborhood;
+      for (int t = 0; t < plan.term_count && !p.sparse; t++) grid |= terms[t].neighborhood;
       const int64_t rows = p.batch * p.heads * p.queries;
       while (lanes > p.geometry.lanes && rows / lanes < kTilesPerThread * threads_) lanes /= 2;
-      if (!grid && description_.plans.size() == 1 && p.group * longest <= p.geometry.few) few_queries_ = longest;
+      const int64_t shared = shared_heads();
+      if (p.sparse) size_by_rows(&lanes, &longest);
+      if (!grid && description_.plans.size() == 1 && shared == p.group && p.group * longest <= p.geometry.few) {
+        few_queries_ = longest;
+      }
       // Heads of one group are packed into a tile when the queries do not fill it.
       if (description_.plans.size() == 1) {
-        const int64_t most = few_queries_ == 0 && keys_differ_by_head() ? 1 : p.group;
+        const int64_t most = few_queries_ == 0 && keys_differ_by_head() ? 1 : shared;
         plan.heads = static_cast<int>(std::min<int64_t>(most, std::max<int64_t>(1, lanes / longest)));
+        while (shared < p.group && shared % plan.heads != 0) plan.heads--;
       }
-      if (few_queries_ > 0 && heads_adjoin(p.k) && heads_adjoin(p.v)) {
+      const bool one_pattern = !p.sparse || p.sparse->heads == 1;
+      if (few_queries_ > 0 && one_pattern && heads_adjoin(p.k) && heads_adjoin(p.v)) {
         const int64_t most = kMostRows / (p.group * longest), units = (p.kv_heads + most - 1) / most;
         plan.kv_heads = static_cast<int>((p.kv_heads + units - 1) / units);
       }
@@ -579,29 +581,22 @@ class AttentionJob final : public Job {
     }
   }
 
-  // One row of the plan to a tile, and the heads that share it, or as many rows as fit where there are nearly all
-  // blocks.
-  void size_sparse_tiles(TilePlan& plan, int64_t lanes) {
-    Problem& p = description_.problem;
-    const na_plan& sparse = *p.sparse;
-    const PlanShape shape(sparse);
-    const bool by_head = description_.plans.size() > 1;
-    const int64_t shared = std::max<int64_t>(1, std::min(p.group, p.heads / sparse.heads));
-    const int64_t queries = std::min(p.queries, shape.query_tile);
-    if (!by_head && p.group * p.queries <= p.geometry.few && shared == p.group) few_queries_ = p.queries;
-    const bool together = !by_head && (few_queries_ > 0 || !keys_differ_by_head());
-    plan.heads = together ? static_cast<int>(std::max<int64_t>(1, std::min(shared, lanes / queries))) : 1;
-    while (shared % plan.heads != 0) plan.heads--;
-    if (few_queries_ > 0 && sparse.heads == 1 && heads_adjoin(p.k) && heads_adjoin(p.v)) {
-      const int64_t most = kMostRows / (p.group * p.queries), units = (p.kv_heads + most - 1) / most;
-      plan.kv_heads = static_cast<int>((p.kv_heads + units - 1) / units);
-    }
-    plan.box[0] = queries;
-    if (static_cast<double>(listed_) >= kBreakEven * static_cast<double>(possible_) && p.queries > shape.query_tile) {
-      const int64_t rows = p.batch * p.heads * p.queries;
-      while (lanes > p.geometry.lanes && rows / lanes < kTilesPerThread * threads_) lanes /= 2;
-      plan.heads = 1;
-      plan.box[0] = std::max<int64_t>(1, lanes / shape.query_tile) * shape.query_tile;
+  // Query heads of a key head that may be in one tile: those of one pattern of a sparse plan, or all.
+  int64_t shared_heads() const {
+    const Problem& p = description_.problem;
+    return p.sparse ? std::max<int64_t>(1, std::min(p.group, p.heads / p.sparse->heads)) : p.group;
+  }
+
+  // Of a sparse plan a tile has the queries of one row, or as many rows as fit where there are nearly all blocks.
+  void size_by_rows(int64_t* lanes, int64_t* longest) const {
+    const Problem& p = description_.problem;
+    const int64_t tile = p.sparse->query_tile;
+    *longest = p.queries;
+    if (static_cast<double>(listed_) >= kBreakEven * static_cast<double>(possible_)) {
+      *lanes = std::max<int64_t>(1, *lanes / tile) * tile;
+    } else {
+      *lanes = int64_t{p.geometry.lanes} * p.geometry.blocks;
+      *longest = std::min(p.queries, tile);
     }
   }
 

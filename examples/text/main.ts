@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Presets, SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { createMemory, predict } from './predict';
+import { createMemory, predict, SELECTORS, type Selector } from './predict';
 import { type Result, report } from './report';
 import { type Tokens, tokenize } from './tokenize';
 
@@ -16,6 +16,7 @@ interface Options {
   tokens: number;
   seed: number;
   dtype: 'float32' | 'float16' | 'bfloat16';
+  selector: Selector;
 }
 
 function wholeNumber(least: number) {
@@ -31,7 +32,7 @@ function wholeNumber(least: number) {
 const program = new Command('npm run demo --')
   .description(
     'Predicts every next token of a text from the tokens before it, by attention alone: no weights, no training.\n' +
-      'Full attention is compared with sliding windows.',
+      'Full attention is compared with sliding windows, or with as many keys that a selector chooses.',
   )
   .option('--file <path>', "the text to read (default: the TypeScript compiler's lib.dom.d.ts)")
   .option('--tokens <n>', 'how many tokens of it to use at most', wholeNumber(2), 65536)
@@ -40,10 +41,13 @@ const program = new Command('npm run demo --')
     new Option('--dtype <dtype>', 'type of keys, queries and values')
       .choices(['float32', 'float16', 'bfloat16'])
       .default('bfloat16'),
+  )
+  .addOption(
+    new Option('--selector <name>', 'which tokens are seen where not all are').choices(SELECTORS).default('window'),
   );
 
 async function main(): Promise<void> {
-  const { file = DEFAULT_FILE, tokens: limit, seed, dtype } = program.parse().opts<Options>();
+  const { file = DEFAULT_FILE, tokens: limit, seed, dtype, selector } = program.parse().opts<Options>();
   const tokens = read(file, limit);
   const { length } = tokens.ids;
   console.log(
@@ -53,11 +57,11 @@ async function main(): Promise<void> {
   const memory = createMemory(tokens, seed, dtype);
   const results: Result[] = [];
   for (const width of [undefined, ...WINDOWS.filter((width) => width < length)]) {
-    const name = width === undefined ? 'full attention' : `window of ${count(width)}`;
+    const name = width === undefined ? 'full attention' : `${selector} of ${count(width)}`;
     const bar = startProgress(name, memory.length);
     const start = performance.now();
-    const predicted = await predict(memory, width, bar.update);
-    results.push({ width, predicted, seconds: (performance.now() - start) / 1000 });
+    const predicted = await predict(memory, width, bar.update, selector);
+    results.push({ width, selector, predicted, seconds: (performance.now() - start) / 1000 });
     bar.stop();
   }
   const [full, ...windows] = results;

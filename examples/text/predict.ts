@@ -5,7 +5,17 @@
 // tokens that came next there. Keys and queries are two views of one tensor, one row apart. Causal attention lets query
 // i see the keys up to i, whose values are the tokens up to i, so nothing of the answer, token i + 1, is seen.
 
-import { attention, causal, type DType, Tensor, window } from 'node-attention';
+import {
+  attention,
+  causal,
+  type DType,
+  hipPlan,
+  type Mask,
+  pagePlan,
+  pooledPlan,
+  Tensor,
+  window,
+} from 'node-attention';
 import { CONTEXT_DIM, contextCodes, gather, randomBits, randomCodes, VALUE_DIM } from './codes';
 import type { Tokens } from './tokenize';
 
@@ -15,6 +25,10 @@ const SHARPNESS = 25;
 const NEAREST = 1e6;
 /** Queries of one operation. */
 const CHUNK = 2048;
+
+/** Who says which tokens are seen: the last ones, or a selector. */
+export const SELECTORS = ['window', 'hip', 'pages', 'pooled'] as const;
+export type Selector = (typeof SELECTORS)[number];
 
 export interface Memory {
   /** Number of predictions: one less than the tokens of the text. */
@@ -47,25 +61,40 @@ export function createMemory({ ids, vocabulary }: Tokens, seed: number, dtype: D
   };
 }
 
+/** What the queries see of the keys: as many as `width`, of which a selector has a quarter for the last ones. */
+function maskOf(selector: Selector, width: number, q: Tensor, k: Tensor): Mask {
+  if (selector === 'window') return window({ left: width - 1, right: 0 });
+  const last = Math.ceil(width / 4);
+  const make = { hip: hipPlan, pages: pagePlan, pooled: pooledPlan }[selector];
+  // Neighbouring queries have little in common: few of them share what is selected.
+  return make(q, k, {
+    budget: width - last,
+    causal: true,
+    always: { sink: 0, window: last },
+    queryTile: 16,
+    keyBlock: 8,
+  });
+}
+
 /**
- * Predicts tokens 1 ... length from those before them, seeing all of them or the last `width` only. All chunks are
- * queued at once and end in order; `progress` hears how many predictions are done.
+ * Predicts tokens 1 ... length from those before them, seeing all of them or `width` of them: the last ones, or those
+ * that a selector chooses for 16 queries at a time. All chunks are queued at once and end in order; `progress` hears how
+ * many predictions are done.
  */
 export async function predict(
   memory: Memory,
   width: number | undefined,
   progress: (done: number) => void = () => {},
+  selector: Selector = 'window',
 ): Promise<Int32Array> {
   const { length, keys, queries, values, codes, numbers } = memory;
-  const mask = width === undefined ? causal() : window({ left: width - 1, right: 0 });
   const answers: ReturnType<Tensor['read']>[] = [];
   for (let start = 0; start < length; start += CHUNK) {
     // The last query of the chunk stands at the last key: attention aligns them at the end by itself.
     const end = Math.min(start + CHUNK, length);
-    using remembered = attention(positions(queries, start, end), positions(keys, 0, end), positions(values, 0, end), {
-      mask,
-      scale: SHARPNESS,
-    }).out;
+    const [q, k] = [positions(queries, start, end), positions(keys, 0, end)];
+    const mask = width === undefined ? causal() : maskOf(selector, width, q, k);
+    using remembered = attention(q, k, positions(values, 0, end), { mask, scale: SHARPNESS }).out;
     // Which code is nearest? That is an attention too, over the vocabulary, so sharp that one entry takes all.
     using mixture = remembered.to('float32');
     using nearest = attention(mixture, codes, numbers, { scale: NEAREST }).out;

@@ -5,8 +5,10 @@ import { CONTEXT } from './codes';
 import type { Tokens } from './tokenize';
 
 export interface Result {
-  /** What this predictor saw: the number of tokens of a window, undefined for all. */
+  /** What this predictor saw: the number of tokens, undefined for all. */
   width: number | undefined;
+  /** Who chose them; a window of the last ones unless given. */
+  selector?: string;
   /** Prediction i is for token i + 1. */
   predicted: Int32Array;
   seconds: number;
@@ -72,14 +74,25 @@ export function report(tokens: Tokens, full: Result, windows: Result[]): string 
   const isIdentifier = (i: number) => identifier[ids[i + 1]!] === 1;
   const distances = contextDistances(ids);
 
-  const rows = [['', 'all tokens', 'identifiers', 'tokens/s', 'far tokens', 'window right', 'full right']];
+  const rows = [
+    [
+      '',
+      'all tokens',
+      'identifiers',
+      'tokens/s',
+      'far tokens',
+      `${windows[0]?.selector ?? 'window'} right`,
+      'full right',
+    ],
+  ];
   const add = (name: string, predicted: Int32Array, ...more: string[]) =>
     rows.push([name, percent(accuracy(ids, predicted)), percent(accuracy(ids, predicted, isIdentifier)), ...more]);
 
-  const losses = windows.map(({ width, predicted }) => {
+  const losses = windows.map(({ width, selector = 'window', predicted }) => {
     const isFar = (i: number) => distances[i]! >= width!;
     return {
       width: width!,
+      selector,
       all: accuracy(ids, predicted),
       share: distances.reduce((count, _, i) => count + Number(isFar(i)), 0) / distances.length,
       far: accuracy(ids, predicted, isFar),
@@ -88,8 +101,15 @@ export function report(tokens: Tokens, full: Result, windows: Result[]): string 
   });
   add('full attention', full.predicted, speed(full));
   windows.forEach((result, w) => {
-    const { width, share, far, farFull } = losses[w]!;
-    add(`window of ${count(width)}`, result.predicted, speed(result), percent(share), percent(far), percent(farFull));
+    const { width, selector, share, far, farFull } = losses[w]!;
+    add(
+      `${selector} of ${count(width)}`,
+      result.predicted,
+      speed(result),
+      percent(share),
+      percent(far),
+      percent(farFull),
+    );
   });
   add(`exact lookup, last ${CONTEXT} or fewer`, exactLookup(ids));
   add('most frequent so far', mostFrequent(ids, vocabulary.length));
@@ -97,18 +117,20 @@ export function report(tokens: Tokens, full: Result, windows: Result[]): string 
   const lines = [
     table(rows),
     '',
-    `Far: tokens whose preceding ${CONTEXT} tokens were last seen further back than the window.`,
+    `Far: tokens whose preceding ${CONTEXT} tokens were last seen further back than the ${windows[0]?.selector === undefined || windows[0].selector === 'window' ? 'window' : 'number of tokens seen'}.`,
   ];
   const narrowest = losses.at(-1);
   if (narrowest !== undefined) {
-    const { width, all, share, far, farFull } = narrowest;
+    const { width, selector, all, share, far, farFull } = narrowest;
+    const who = selector === 'window' ? 'A window' : `Selector ${selector}, with a budget`;
+    const what = selector === 'window' ? 'the window' : 'that';
     const whole = accuracy(ids, full.predicted);
     lines.push(
-      `A window of ${count(width)} tokens gets ${percent(all)} of the tokens right, full attention ${percent(whole)}` +
+      `${who} of ${count(width)} tokens gets ${percent(all)} of the tokens right, full attention ${percent(whole)}` +
         (share > 0
-          ? `; of the ${percent(share)} whose context was last seen further back than the window it gets ${percent(far)} right, ` +
+          ? `; of the ${percent(share)} whose context was last seen further back than ${what} it gets ${percent(far)} right, ` +
             `full attention ${percent(farFull)}.`
-          : ', and no context was last seen further back than the window.'),
+          : `, and no context was last seen further back than ${what}.`),
     );
   }
   return lines.join('\n');
