@@ -45,10 +45,12 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
   const mask = fc.oneof(
     record({ left: small, right: small }, ['left', 'right']),
     record({ settings: several(neighborhood) }, ['settings']),
+    record({ plan: mostly(picked('plan')) }, ['plan']),
   );
   const qkv = fc.oneof(
     fc.record({ q: picked('q'), k: picked('k'), v: picked('v') }),
     picked('grid').map((one) => ({ q: one, k: one, v: one })),
+    fc.record({ q: picked('q'), cache: mostly(picked('cache')) }),
     fc.record({ q: tensor, k: tensor, v: tensor }),
   );
   const options = fc.record(
@@ -60,7 +62,18 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
       cuK: mostly(picked('offsets')),
       out: mostly(picked('out')),
       masks: several(mask),
-      biases: several(record({ tensor: mostly(picked('bias')), dense: flag })),
+      biases: several(
+        record(
+          {
+            kind: mostly(oneOf('key', 'dense', 'lowRank', 'alibi', 'distance', 'relative')),
+            tensor: defaultable(mostly(picked('bias'))),
+            query: tensor,
+            key: tensor,
+            step: integers,
+          },
+          ['kind'],
+        ),
+      ),
       scale: small,
       softcap: small,
       tf32: flag,
@@ -78,7 +91,112 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
   });
   const part = mostly(record({ out: mostly(picked('grid')), lse: mostly(picked('lse')) }, ['out', 'lse']));
 
+  const cache = mostly(picked('cache'));
+  const plan = mostly(picked('plan'));
+  const cacheOptions = record(
+    {
+      batch: small,
+      kvHeads: small,
+      headDim: small,
+      valueDim: small,
+      pageSize: small,
+      capacity: mostly(oneOf(3, 9, 100)),
+      dtype: dtypeIndex,
+      device,
+      theta: mostly(oneOf(0, 0, 10000)),
+      columns: mostly(oneOf(0, 2, 4)),
+      interleaved: flag,
+    },
+    ['batch', 'kvHeads', 'headDim', 'valueDim', 'pageSize', 'capacity', 'dtype', 'device', 'theta', 'columns'],
+  );
+  const fitting = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, device: 'cpu' };
+  const geometry = mostly(oneOf([1, 1, 16, 16, 16, 16, 0], [1, 1, 5, 7, 16, 2, 1], [2, 2, 40, 9, 16, 4, 1]));
+  const words = record({ offsets: mostly(picked('offsets')), entries: tensor, bitmaps: tensor }, [
+    'offsets',
+    'entries',
+  ]);
+  const select = record(
+    {
+      q: mostly(picked('q')),
+      k: mostly(picked('k')),
+      selector: mostly(oneOf(0, 1, 2)),
+      geometry,
+      sink: small,
+      window: small,
+      budgets: integers,
+      chunk: integers,
+      keep: integers,
+      first: flag,
+      pooling: mostly(oneOf(0, 1, 2)),
+      meanQuery: flag,
+      scale: small,
+      topP: small,
+      threshold: small,
+      stream: defaultable(stream),
+    },
+    [
+      'q',
+      'k',
+      'selector',
+      'geometry',
+      'sink',
+      'window',
+      'budgets',
+      'chunk',
+      'keep',
+      'pooling',
+      'scale',
+      'topP',
+      'threshold',
+    ],
+  );
+
   const calls: [number, fc.Arbitrary<Call>][] = [
+    [1, invoke('cudaSearch', native.cudaSearch, hostile)],
+    [
+      1,
+      invoke(
+        'kvCacheCreate',
+        native.kvCacheCreate,
+        mostly(fc.oneof(cacheOptions, oneOf({ ...fitting, theta: 0, columns: 0 })), 20),
+      ),
+    ],
+    [
+      4,
+      invoke(
+        'kvCacheAppend',
+        native.kvCacheAppend,
+        cache,
+        mostly(picked('k')),
+        mostly(picked('v')),
+        defaultable(integers),
+        defaultable(stream),
+      ),
+    ],
+    [2, invoke('kvCacheTruncate', native.kvCacheTruncate, cache, integers)],
+    [1, invoke('kvCacheFork', native.kvCacheFork, cache)],
+    [1, invoke('kvCacheLengths', native.kvCacheLengths, cache)],
+    [1, invoke('kvCacheBytes', native.kvCacheBytes, cache)],
+    [1, invoke('kvCacheDispose', native.kvCacheDispose, cache)],
+    [3, invoke('select', native.select, mostly(select, 20))],
+    [
+      3,
+      invoke(
+        'planBuild',
+        native.planBuild,
+        geometry,
+        mostly(picked('offsets')),
+        mostly(picked('offsets')),
+        defaultable(stream),
+      ),
+    ],
+    [2, invoke('planOver', native.planOver, geometry, mostly(words))],
+    [2, invoke('planCombine', native.planCombine, plan, plan, flag, defaultable(stream))],
+    [2, invoke('planReport', native.planReport, plan, defaultable(stream))],
+    [2, invoke('planDense', native.planDense, plan, defaultable(stream))],
+    [1, invoke('planWords', native.planWords, plan)],
+    [1, invoke('planInfo', native.planInfo, plan)],
+    [1, invoke('planDispose', native.planDispose, plan)],
     [
       1,
       invoke(
@@ -126,7 +244,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
     [4, invoke('merge', native.merge, several(part), defaultable(tensor), defaultable(stream))],
   ];
   const covered = new Set(calls.map(([, one]) => fc.sample(one, 1)[0]!.text.split('(')[0]));
-  const missing = Object.keys(native).filter((name) => name !== 'version' && !covered.has(name));
+  const missing = Object.keys(native).filter((name) => !['version', 'build'].includes(name) && !covered.has(name));
   if (missing.length > 0) throw new Error(`functions of the addon that are not fuzzed: ${missing.join(', ')}`);
   return fc.oneof(...calls.map(([weight, arbitrary]) => ({ weight, arbitrary })));
 }
@@ -153,6 +271,12 @@ export function addonPool(pool: Pool, devices: string[]): void {
     for (const lengths of [[7], [8], [5, 7], [8, 8]]) pool.add('bias', make(0, ...lengths));
     pool.add('stream', native.streamCreate(device));
     pool.add('foreign', native);
+    const offsets = native.tensorFrom(Int32Array.of(0, 1, 1), 3, [3], 3);
+    pool.add('tensor', offsets);
+    if (device !== 'cpu') continue;
+    pool.add('offsets', offsets);
+    const sizes = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0 };
+    pool.add('cache', native.kvCacheCreate({ ...sizes, device, theta: 0, columns: 0, interleaved: false }));
   }
 }
 
@@ -164,13 +288,19 @@ export function collectHandles(pool: Pool, made: Any, text: string): void {
     pool.add('tensor', made.tensor);
   } else if (made.buffer) {
     if (made.exposure) pool.add('exposure', made.exposure);
+  } else if (/^kvCache(Create|Fork)/.test(text)) {
+    pool.add('cache', made);
+  } else if (/^(select|plan(Build|Over|Combine))/.test(text)) {
+    pool.add('plan', made);
+  } else if (text.startsWith('planWords')) {
+    for (const one of Object.values(made)) pool.add('tensor', one);
   } else if (text.startsWith('streamRecord')) {
     pool.add('event', made);
   } else if (text.startsWith('streamEndCapture')) {
     pool.add('graph', made);
   } else if (text.startsWith('streamCreate')) {
     pool.add('stream', made);
-  } else if (/^tensor(Create|From|Wrap|Randn|Reshape|Permute|Slice|To)/.test(text)) {
+  } else if (/^tensor(Create|From|Wrap|Randn|Reshape|Permute|Slice|To)|^plan(Report|Dense)/.test(text)) {
     pool.add('tensor', made);
   }
 }
@@ -181,6 +311,8 @@ export function disposeHandles(pool: Pool): void {
     native.streamDispose(stream);
   }
   for (const graph of pool.made.get('graph') ?? []) native.graphDispose(graph);
+  for (const cache of pool.made.get('cache') ?? []) native.kvCacheDispose(cache);
+  for (const plan of pool.made.get('plan') ?? []) native.planDispose(plan);
   for (const tensor of pool.made.get('tensor') ?? []) native.tensorDispose(tensor);
 }
 
