@@ -19,7 +19,7 @@ import {
   value,
 } from './value';
 
-const { Event, Graph, Stream, Tensor } = api;
+const { Event, Graph, KvCache, SparsePlan, Stream, Tensor } = api;
 type Device = api.Device;
 const maybe = (fitting: fc.Arbitrary<Value>) => fc.oneof(nothing, mostly(fitting));
 const optional = (entries: Record<string, fc.Arbitrary<Value>>, required: string[] = []) => {
@@ -68,6 +68,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     { weight: 4, arbitrary: same('grid') },
     { weight: 2, arbitrary: same('tensor') },
     { weight: 2, arbitrary: fc.tuple(tensor, tensor, tensor) },
+    { weight: 2, arbitrary: fc.tuple(picked('q'), picked('cache')) },
   );
   const attend = fc
     .tuple(qkv, attentionOptions)
@@ -144,6 +145,99 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     [2, method(self('graph'), Graph, 'launch', fc.oneof(nothing, stream))],
     [1, method(self('graph'), Graph, 'dispose')],
 
+    [
+      1,
+      invoke(
+        'new KvCache',
+        (given) => new KvCache(given),
+        optional(
+          {
+            batch: mostly(oneOf(2, 1)),
+            kvHeads: mostly(oneOf(2, 1)),
+            headDim: mostly(oneOf(8, 3)),
+            valueDim: mostly(oneOf(6, 8)),
+            pageSize: small,
+            capacity: mostly(oneOf(3, 9, 100)),
+            dtype,
+            device,
+            rope: optional({ theta: small, dim: small, interleaved: mostly(oneOf(true, false)) }),
+          },
+          ['batch', 'kvHeads', 'headDim', 'capacity'],
+        ),
+      ),
+    ],
+    [
+      4,
+      method(
+        self('cache'),
+        KvCache,
+        'append',
+        mostly(picked('k')),
+        mostly(picked('v')),
+        optional({ lengths: mostly(list(fc.array(small, { maxLength: 3 }))), stream }),
+      ),
+    ],
+    [1, method(self('cache'), KvCache, 'truncate', perAxis(small))],
+    [1, method(self('cache'), KvCache, 'fork')],
+    [1, method(self('cache'), KvCache, 'lengths')],
+    [1, method(self('cache'), KvCache, 'bytes')],
+    [1, method(self('cache'), KvCache, 'dispose')],
+    ...([api.hipPlan, api.pagePlan, api.pooledPlan] as Any[]).map((select): [number, fc.Arbitrary<Call>] => [
+      1,
+      invoke(
+        select.name,
+        select,
+        mostly(picked('q')),
+        mostly(picked('k')),
+        optional(
+          {
+            budget: perAxis(small),
+            causal: mostly(oneOf(true, false)),
+            always: optional({ sink: small, window: small }),
+            queryTile: mostly(oneOf(16, 64)),
+            keyBlock: mostly(oneOf(2, 16)),
+            stream,
+          },
+          ['budget'],
+        ),
+      ),
+    ]),
+    [
+      1,
+      invoke(
+        'streamingPlan',
+        api.streamingPlan,
+        optional({ queries: small, keys: small, sink: small, window: small, device }, [
+          'queries',
+          'keys',
+          'sink',
+          'window',
+        ]),
+      ),
+    ],
+    [
+      1,
+      invoke(
+        'SparsePlan.fromBlocks',
+        SparsePlan.fromBlocks,
+        mostly(list(fc.array(list(fc.array(small, { maxLength: 3 })), { maxLength: 2 }))),
+        optional({ queries: small, keys: small, queryTile: oneOf(16), keyBlock: mostly(oneOf(2, 4)) }, [
+          'queries',
+          'keys',
+        ]),
+      ),
+    ],
+    [1, method(self('plan'), SparsePlan, 'union', mostly(picked('plan')))],
+    [1, method(self('plan'), SparsePlan, 'intersect', mostly(picked('plan')))],
+    [1, method(self('plan'), SparsePlan, 'density')],
+    [1, method(self('plan'), SparsePlan, 'validate')],
+    [1, method(self('plan'), SparsePlan, 'toDense')],
+    [1, method(self('plan'), SparsePlan, 'dispose')],
+
+    [1, invoke('alibi', api.alibi, fc.oneof(nothing, tensor))],
+    [1, invoke('lowRankBias', api.lowRankBias, tensor, tensor)],
+    [1, invoke('distanceBias', api.distanceBias, optional({ q: tensor, k: tensor, weight: tensor }, ['q', 'k']))],
+    [1, invoke('relativePositionBias', api.relativePositionBias, tensor)],
     [1, invoke('keyBias', api.keyBias, tensor)],
     [1, invoke('denseBias', api.denseBias, tensor)],
     [1, invoke('causal', api.causal, hostile)],
@@ -226,6 +320,10 @@ export function publicPool(pool: Pool, devices: string[]): void {
     for (const bias of [make('float32', 7), make('float32', 8)]) collect(pool, api.keyBias(bias));
     for (const bias of [make('float32', 5, 7), make('float32', 8, 8)]) collect(pool, api.denseBias(bias));
     collect(pool, new Stream(device));
+    if (device !== 'cpu') continue;
+    collect(pool, new KvCache({ batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40 }));
+    collect(pool, api.streamingPlan({ queries: 5, keys: 7, sink: 1, window: 2, keyBlock: 2 } as Any));
+    collect(pool, api.alibi());
   }
   for (const mask of [api.causal(), api.window({ left: 2, right: 1 }), api.neighborhood({ window: 3 })]) {
     collect(pool, mask);
@@ -238,7 +336,11 @@ export function publicPool(pool: Pool, devices: string[]): void {
 export function collect(pool: Pool, made: Any): Any {
   if (made instanceof Tensor) pool.add('tensor', made);
   else if (made instanceof Stream) pool.add('stream', made);
-  else if (made instanceof Event) pool.add('event', made);
+  else if (made instanceof KvCache) pool.add('cache', made);
+  else if (made instanceof SparsePlan) {
+    pool.add('plan', made);
+    pool.add('mask', made);
+  } else if (made instanceof Event) pool.add('event', made);
   else if (made instanceof Graph) pool.add('graph', made);
   else if (made?.constructor?.name === 'Mask') pool.add('mask', made);
   else if (made?.constructor?.name === 'Bias') pool.add('bias', made);
@@ -251,7 +353,7 @@ export function collect(pool: Pool, made: Any): Any {
 }
 
 export function disposePool(pool: Pool): void {
-  for (const kind of ['q', 'k', 'v', 'out', 'sinks', 'grid', 'offsets', 'tensor', 'stream', 'graph']) {
+  for (const kind of ['q', 'k', 'v', 'out', 'sinks', 'grid', 'offsets', 'tensor', 'stream', 'graph', 'cache', 'plan']) {
     for (const object of pool.made.get(kind) ?? []) {
       try {
         object.dispose();
