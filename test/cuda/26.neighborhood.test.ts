@@ -2,4 +2,4 @@
 import './support/ampere';
 import { testNeighborhoods } from './support/neighborhood';
 
-testNeighborhoods('neighborhoods', ['float16', 'bfloat16', 'float32'], [32, 72], 40);
+testNeighborhoods('neighborhoods', ['float16', 'bfloat16', 'float32'], [32, 72], 20);

@@ -196,7 +196,8 @@ describe.skipIf(missing)('the geometry of neighborhoods', () => {
           window,
           stride,
         });
-        expect(visited).toBeCloseTo(tiles.visited, 3);
+        // Estimated from 32 tiles of an axis that has more.
+        expect(Math.abs(visited / tiles.visited - 1)).toBeLessThan(1 / 32);
         expect(speedup.sum).toBeGreaterThanOrEqual(published);
       }
     }

@@ -97,6 +97,7 @@ struct Tile {
   static constexpr int kWorkBytes = kLoopBytes > kEndBytes ? kLoopBytes : kEndBytes;  // of a grid, behind all that
   static constexpr int kSharedBytes = kWorkBytes + (kGrid ? static_cast<int>(sizeof(GridBlock<kRows>)) : 0);
   static_assert(kSharedBytes <= 99 * 1024);
+  static_assert(kSharedBytes - kWorkBytes <= 1024);  // so that two blocks of 80 KiB still fit on an A100
   static_assert(kStages >= 2);
 };
 

@@ -203,7 +203,10 @@ export function testNeighborhoods(name: string, dtypes: readonly Float[], dims: 
     it('a window of one token gives v', async () => {
       for (const dtype of dtypes) {
         const problem = problemOf(caseOf([7, 11], { window: 1 }, { dtype, dim: dims[0] }));
-        expect((await run(problem, dtype, undefined, 'cuda')).out).toEqual(problem.v.data);
+        const got = await run(problem, dtype, undefined, 'cuda');
+        expectResult(got, expectedOn('cuda', problem, dtype));
+        // Three products of TF32 keep all but the last bits of a float32.
+        if (dtype !== 'float32') expect(got.out).toEqual(problem.v.data);
       }
     });
 
