@@ -176,6 +176,7 @@ struct Wgmma;
     using Values = cute::SM90::GMMA::MMA_64x##columns##x16_F32BF16BF16_RS<cute::SM90::GMMA::Major::K,                  \
                                                                           cute::SM90::GMMA::Major::MN>;                \
   };
+NODE_ATTENTION_WGMMA(32)
 NODE_ATTENTION_WGMMA(64)
 NODE_ATTENTION_WGMMA(80)
 NODE_ATTENTION_WGMMA(96)

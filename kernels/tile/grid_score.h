@@ -6,6 +6,13 @@
 
 namespace na::cuda {
 
+// The same number, but what follows from it is computed behind this place: what depends on columns alone would
+// otherwise be computed once for all tiles, and take more registers than there are.
+__device__ inline int32_t compute_here(int32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Of a visited tile: products become scores in units of log2. `rows` are those of the query tile.
 template <int kColumns>
 __device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Problem& problem, const GridRegion& region,
@@ -15,7 +22,7 @@ __device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Proble
   scale_and_cap(scores, problem);
 #pragma unroll 1
   for (int b = 0; b < problem.bias_count; b++) {
-    asm volatile("" ::: "memory");  // so that tokens are not kept in registers from one bias to the next
+    const int32_t own = compute_here(lane % 4 * 2);
     const Place first = region.first_key(visit);
     const uint32_t last = last_columns(region.tiles, visit);
     const Bias& bias = problem.biases[b];
@@ -24,7 +31,7 @@ __device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Proble
                                 region.token(grid, region.query(grid, rows[1])) * bias.query};
 #pragma unroll
     for (int i = 0; i < 2 * kColumns; i++) {
-      const Place in = place_in(grid.key_box, i / 2 * 8 + lane % 4 * 2 + i % 2);
+      const Place in = place_in(grid.key_box, own + i / 2 * 8 + i % 2);
       if (!exists(last, packed(in))) continue;
       const Place key = {first.at[0] + in.at[0], first.at[1] + in.at[1], first.at[2] + in.at[2]};
       const float* const column = from + region.token(grid, key) * bias.key;
@@ -105,9 +112,10 @@ template <int kColumns>
 __device__ inline void mask_on_grid(float (&scores)[kColumns][4], const Grid& grid, const GridTiles& tiles,
                                     const Sight (&sights)[2], Place visit, int32_t lane) {
   const uint32_t own = packed(place_in(grid.key_box, lane % 4 * 2)), next = packed(place_in(grid.key_box, 1));
+  const int32_t first = compute_here(0);
 #pragma unroll
   for (int i = 0; i < kColumns; i++) {
-    const uint32_t column = packed(place_in(grid.key_box, 8 * i)) + own;
+    const uint32_t column = packed(place_in(grid.key_box, first + 8 * i)) + own;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       if (!sees(sights[r], column)) scores[i][2 * r] = -kInfinity;
@@ -120,7 +128,7 @@ __device__ inline void mask_on_grid(float (&scores)[kColumns][4], const Grid& gr
   const uint32_t last = last_columns(tiles, visit);
 #pragma unroll
   for (int i = 0; i < 2 * kColumns; i++) {
-    const uint32_t column = packed(place_in(grid.key_box, i / 2 * 8)) + own + i % 2 * next;
+    const uint32_t column = packed(place_in(grid.key_box, first + i / 2 * 8)) + own + i % 2 * next;
     if (!exists(last, column)) scores[i / 2][i % 2] = scores[i / 2][2 + i % 2] = -kInfinity;
   }
 }

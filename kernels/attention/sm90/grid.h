@@ -8,8 +8,11 @@ namespace na::cuda::sm90 {
 
 template <typename T>
 struct Boxes {
-  using Visit = Place;
-  __device__ static Visit visit(const Work<T>& work, int32_t n) { return work.tiles[n]; }
+  using Visit = GridVisit;
+  __device__ static Visit visit(const Work<T>& work, int32_t n) {
+    const Place place = work.tiles[n];
+    return {{place.at[0], place.at[1], place.at[2]}};
+  }
 
   __device__ static void copy_queries(const Shared<T>& shared, const CUtensorMap* map, uint32_t full,
                                       const Problem& problem, const Launch& launch, const Work<T>& work, int consumer) {
@@ -27,7 +30,7 @@ struct Boxes {
   template <int kBoxes>
   __device__ static void copy_keys(uint32_t to, const CUtensorMap* map, uint32_t full, const Problem& problem,
                                    const Launch& launch, const Work<T>& work, const Visit& visit) {
-    const Place first = work.first_key(visit);
+    const Place first = work.first_key({{visit.at[0], visit.at[1], visit.at[2]}});
 #pragma unroll 1
     for (int row = 0; row < T::kKeys; row += launch.key_rows) {
       const Place at = in_tensor(problem.grid, work, first, place_in(problem.grid.key_box, row));

@@ -24,18 +24,25 @@ __device__ inline void produce_work(const Shared<T>& shared, const Maps& maps, c
     }
     queries_parity ^= 1;
   };
-  const auto load_keys = [&](const Visit& visit) {
+  const auto load_keys = [&](int32_t n) {
+    const Visit visit = Geometry<T>::visit(work, n);
     barrier_wait(shared.keys_empty(keys.stage), keys.parity ^ 1);
-    if constexpr (T::kGrid) shared.keys_visit(keys.stage) = {{visit.at[0], visit.at[1], visit.at[2]}};
+    if constexpr (T::kGrid) shared.keys_visit(keys.stage) = visit;
     const uint32_t full = shared.keys_full(keys.stage);
     barrier_expect(full, T::kKeyBytes);
     Geometry<T>::template copy_keys<T::kHeadBoxes>(shared.keys(keys.stage), &maps.k, full, problem, launch, work,
                                                    visit);
     keys.advance();
   };
-  const auto load_values = [&](const Visit& visit) {
+  // `stage` is that of the keys, which only this thread replaces.
+  const auto load_values = [&](int32_t n, int stage) {
     barrier_wait(shared.values_empty(values.stage), values.parity ^ 1);
-    if constexpr (T::kGrid) shared.values_visit(values.stage) = {{visit.at[0], visit.at[1], visit.at[2]}};
+    Visit visit;
+    if constexpr (T::kGrid) {
+      visit = shared.values_visit(values.stage) = shared.keys_visit(stage);
+    } else {
+      visit = Geometry<T>::visit(work, n);
+    }
     const uint32_t full = shared.values_full(values.stage);
     barrier_expect(full, T::kValueBytes);
     Geometry<T>::template copy_keys<T::kValueBoxes>(shared.values(values.stage), &maps.v, full, problem, launch, work,
@@ -43,19 +50,19 @@ __device__ inline void produce_work(const Shared<T>& shared, const Maps& maps, c
     values.advance();
   };
   // In the order in which consumers need them and stages become free: keys are one tile ahead of values.
-  Visit before{};
+  int before = 0;
 #pragma unroll 1
   for (int32_t n = work.first; n < work.last; n++) {
-    const Visit visit = Geometry<T>::visit(work, n);
-    load_keys(visit);
+    const int stage = keys.stage;
+    load_keys(n);
     if (n == work.first) {
       load_queries();
     } else {
-      load_values(before);
+      load_values(n - 1, before);
     }
-    before = visit;
+    before = stage;
   }
-  if (work.first < work.last) load_values(before);
+  if (work.first < work.last) load_values(work.last - 1, before);
 }
 
 // One thread: announces one item of work after the other, and starts its copies.

@@ -15,8 +15,9 @@ struct Tiling {
 // whose sides are powers of two.
 constexpr Tiling tiling(int head_dim, int value_dim, bool modified, bool grid) {
   if (grid) {
-    if (value_dim <= 128) return {2, 128, head_dim <= 64 ? 4 : head_dim <= 96 ? 3 : 2};
-    return {2, 64, head_dim <= 192 ? 3 : 2};
+    if (head_dim <= 128) return {2, 128, head_dim <= 64 ? 4 : head_dim <= 96 ? 3 : 2};
+    if (head_dim <= 192) return {2, 64, 3};
+    return modified ? Tiling{2, 32, 4} : Tiling{2, 64, 2};
   }
   if (head_dim <= 64) return {modified ? 2 : 3, 128, 4};
   if (head_dim <= 96) return {2, 128, 3};

@@ -8,7 +8,7 @@ import type { Axis, MaskSpec, Problem } from '../../support/oracle';
 import { missing, schedule, schedules, title } from './device';
 
 /** Per axis; one number is that of all axes. */
-interface Setting {
+export interface Setting {
   window: number | number[];
   stride?: number | number[];
   dilation?: number | number[];
@@ -27,13 +27,13 @@ function axesOf(rank: number, { window, stride = 1, dilation = 1, causal = false
   }));
 }
 
-interface Options extends Partial<Omit<Case, 'layout'>> {
+export interface Options extends Partial<Omit<Case, 'layout'>> {
   /** Beside the neighborhood. */
   more?: MaskSpec[];
 }
 
 /** A problem without its numbers; several settings are those of the heads, one after the other. */
-function caseOf(grid: number[], settings: Setting | Setting[], { more = [], ...options }: Options = {}): Case {
+export function caseOf(grid: number[], settings: Setting | Setting[], { more = [], ...options }: Options = {}): Case {
   const heads = [settings].flat().map((setting) => axesOf(grid.length, setting));
   return {
     dtype: 'float16',
