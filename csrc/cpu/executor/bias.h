@@ -194,21 +194,20 @@ void add_low_rank(const Bias& bias, const Tile& tile, const float* lanes, int fr
   for (; key < keys; key++) add_products<kUsed, 1>(k + key, lanes, bias.columns, scores + key * kLanes);
 }
 
-// Integers up to 2^24 are exact, so the product with the slope is rounded alone.
+// Positions count from the first key, so that small distances are exact wherever they are; those up to 2^24 are too.
 template <int kUsed>
 void add_alibi(const Tile& tile, const float* lanes, int from, int keys, float* scores) {
   const int64_t* index = tile.key + from;
-  Vector slope[kUsed];
-  Integers position[kUsed];
+  const Integers origin = broadcast(static_cast<int32_t>(index[0])), positive = broadcast(INT32_MAX);
+  Vector slope[kUsed], position[kUsed];
   for (int u = 0; u < kUsed; u++) {
     slope[u] = load(lanes + u * kWidth);
-    position[u] = (Integers)load(lanes + kLanes + u * kWidth);
+    position[u] = __builtin_convertvector((Integers)load(lanes + kLanes + u * kWidth) - origin, Vector);
   }
   for (int key = 0; key < keys; key++) {
-    const Integers own = broadcast(static_cast<int32_t>(index[key]));
+    const Vector own = broadcast(static_cast<float>(index[key] - index[0]));
     for (int u = 0; u < kUsed; u++) {
-      const Integers offset = position[u] - own;
-      const Vector distance = __builtin_convertvector(offset < 0 ? -offset : offset, Vector);
+      const Vector distance = (Vector)((Integers)(position[u] - own) & positive);
       float* at = scores + key * kLanes + u * kWidth;
       store(at, multiply_add(slope[u], distance, load(at)));
     }
@@ -250,15 +249,43 @@ void add_distance(const Bias& bias, const Tile& tile, const float* lanes, int fr
   }
 }
 
+// The steps of keys that mostly follow each other, which takes no division then.
+class KeySteps {
+ public:
+  explicit KeySteps(const Bias& bias) : bias_(bias) {}
+
+  void move(int64_t flat) {
+    if (flat == flat_ + 1) {
+      int a = bias_.axes - 1;
+      for (at_[a]++; a > 0 && at_[a] == bias_.extent[a]; at_[a]++) at_[a--] = 0;
+    } else {
+      int64_t rest = flat;
+      for (int a = bias_.axes - 1; a > 0; a--) {
+        at_[a] = rest % bias_.extent[a];
+        rest /= bias_.extent[a];
+      }
+      at_[0] = rest;
+    }
+    flat_ = flat;
+  }
+
+  int64_t operator[](int axis) const { return bias_.step[axis] == 1 ? at_[axis] : at_[axis] / bias_.step[axis]; }
+
+ private:
+  const Bias& bias_;
+  int64_t flat_ = -2, at_[kMaxAxes] = {};
+};
+
 // Where a table reaches all differences there are, a place in it is a difference of two numbers; else each axis is cut
 // off at its ends.
 template <int kUsed>
 void add_relative(const Bias& bias, const Tile& tile, const float* lanes, int from, int keys, float* scores) {
   const int64_t* index = tile.key + from;
   const auto of_lane = [&](int column, int u) { return (Integers)load(lanes + column * kLanes + u * kWidth); };
+  KeySteps steps(bias);
   for (int key = 0; key < keys; key++) {
-    int64_t steps[kMaxAxes], base = 0;
-    steps_of(bias, index[key] - (bias.axes == 1 ? tile.key_origin : 0), steps);
+    steps.move(index[key] - (bias.axes == 1 ? tile.key_origin : 0));
+    int64_t base = 0;
     for (int a = 0; a < bias.axes; a++) base += steps[a] * bias.stride[a];
     for (int u = 0; u < kUsed; u++) {
       Integers place = of_lane(0, u);

@@ -22,8 +22,9 @@ constexpr Tiling tiling(int head_dim, int value_dim, bool modified, bool grid) {
   if (head_dim <= 64) return {modified ? 2 : 3, 128, 4};
   if (head_dim <= 96) return {2, 128, 3};
   if (head_dim <= 128) return {2, modified ? 112 : 128, 2};
-  if (head_dim <= 192) return {2, value_dim <= 128 ? 128 : modified ? 96 : 112, 2};
-  return {2, modified ? 64 : 80, 2};
+  if (head_dim <= 192 && value_dim <= 128) return {2, modified ? 80 : 128, 2};
+  if (head_dim <= 192) return {2, modified ? 64 : 112, 2};
+  return {2, modified ? 48 : 80, 2};
 }
 
 // Everything that follows from the template parameters of a kernel.
