@@ -185,7 +185,7 @@ describe.skipIf(missing)('the geometry of neighborhoods', () => {
         [64, 32],
       ] as const) {
         const boxes = new Int32Array(6);
-        const visited = choose(numbersOf(grid, axes, zeros, zeros), rows, keys, boxes);
+        const visited = choose(numbersOf(grid, axes, zeros, zeros), rows, keys, boxes) as number;
         const [queryTile, keyTile] = [boxes.subarray(3 - grid.length, 3), boxes.subarray(6 - grid.length)];
         expect(boxes.subarray(0, 3).reduce((a, b) => a + b)).toBe(Math.log2(rows));
         expect(boxes.subarray(3).reduce((a, b) => a + b)).toBe(Math.log2(keys));

@@ -50,7 +50,12 @@ describe.skipIf(missing)(title('boxes on Hopper'), () => {
   it('extents smaller than a box, and boxes that are cut along every axis', async () => {
     await compare([2, 3, 50], { window: [1, 3, 9] }, { batch: 2, dim: 64 }, [0, 5]);
     await compare([70, 1], { window: [9, 1] }, { batch: 2, dim: 64 }, [1]);
-    await compare([5, 9, 11], { window: [3, 5, 7], stride: [3, 2, 1] }, { batch: 3, dim: 64, kvHeads: 2, group: 2 }, [7]);
+    await compare(
+      [5, 9, 11],
+      { window: [3, 5, 7], stride: [3, 2, 1] },
+      { batch: 3, dim: 64, kvHeads: 2, group: 2 },
+      [7],
+    );
   });
 
   it('block-aligned windows, which need no mask', async () => {

@@ -29,11 +29,18 @@ export function invoke(name: string, fn: (...args: Any[]) => Any, ...args: fc.Ar
 
 /** Methods of objects that are none of their class end with a TypeError, as do those of JavaScript's own classes. */
 function on(self: Any, type: { prototype: Any }, fn: () => Any): Any {
-  try {
-    return fn();
-  } catch (error) {
+  const translated = (error: Any): Any => {
     const own = Object(self) === self && !types.isProxy(self) && Object.getPrototypeOf(self) === type.prototype;
-    throw !own && error instanceof TypeError ? new Thrown('by JavaScript') : error;
+    return !own && error instanceof TypeError ? new Thrown('by JavaScript') : error;
+  };
+  try {
+    const made = fn();
+    if (!types.isPromise(made)) return made;
+    return made.catch((error) => {
+      throw translated(error);
+    });
+  } catch (error) {
+    throw translated(error);
   }
 }
 
