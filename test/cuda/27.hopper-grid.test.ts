@@ -65,8 +65,10 @@ describe.skipIf(missing)(title('boxes on Hopper'), () => {
   });
 
   it('several items of work for each block, one after the other', async () => {
-    await compare([9, 16], { window: [3, 7] }, { dim: 64, kvHeads: 10, group: 15 }, [8]);
-    await compare([9, 16], { window: [3, 7] }, { dim: 192, kvHeads: 1, group: 150 }, [7]);
+    // One query tile for each head.
+    await compare([8, 16], { window: [3, 7] }, { dim: 64, kvHeads: 9, group: 15 }, [8]);
+    // Outputs in the place of queries.
+    await compare([8, 9], { window: [3, 7] }, { dim: 192, kvHeads: 1, group: 135 }, [7]);
   });
 
   it('entries of a batch that do not follow each other', async () => {
