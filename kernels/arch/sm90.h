@@ -177,6 +177,7 @@ struct Wgmma;
                                                                           cute::SM90::GMMA::Major::MN>;                \
   };
 NODE_ATTENTION_WGMMA(32)
+NODE_ATTENTION_WGMMA(48)
 NODE_ATTENTION_WGMMA(64)
 NODE_ATTENTION_WGMMA(80)
 NODE_ATTENTION_WGMMA(96)
