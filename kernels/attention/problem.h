@@ -12,70 +12,10 @@ struct Strides {
   int64_t batch, token, head;
 };
 
-enum class BiasKind : int32_t { kDense, kLowRank, kAlibi, kDistance, kRelative };
-
-// Rows of float32 for each token; strides in elements.
-struct Factors {
-  const float* data;
-  int64_t batch, head, token, column;
-};
-
-// Divides numbers from 0 to 2^31 - 1, see quotient().
-struct Divisor {
-  uint32_t multiplier;
-  int32_t shift;
-};
-
-constexpr int kRelativeAxes = 3;
-
-// The token axes of a table of relative positions. Those that a call does not have come first, with extent and step 1
-// and reach 0.
-struct RelativeAxes {
-  bool single;  // one axis, along which positions are counted
-  int32_t extent[kRelativeAxes], step[kRelativeAxes], reach[kRelativeAxes];
-  Divisor by_extent[kRelativeAxes], by_step[kRelativeAxes];
-  int32_t stride[kRelativeAxes];
-};
-
-// float32, added to the scaled and capped score; see na_bias_kind. Strides in elements, 0 where it is broadcast.
+// float32, added to the scaled and capped score. Strides in elements, 0 where it is broadcast.
 struct Bias {
-  BiasKind kind;
-  const float* data;  // the values of a dense bias; else slopes or weights, or nullptr for those there are without, or
-                      // the table
+  const float* data;
   int64_t batch, head, query, key;
-  Factors q, k;     // low rank, distance
-  int32_t columns;  // of them
-  RelativeAxes axes;
-};
-
-// One token axis of a neighborhood, see tile/grid.h.
-struct Axis {
-  int32_t window, stride, dilation;
-  bool causal, wrap;
-};
-
-constexpr int kMostAxes = 3, kMostNeighborhoods = 4;
-
-struct Neighborhood {
-  Axis axes[kMostAxes];
-};
-
-// Tokens on a grid: queries and keys are both the product of the extents, in row-major order. Axes that a call does not
-// have come first, with extent and window 1.
-struct Grid {
-  int32_t extent[kMostAxes];
-
-  // Intersected. Tiles are chosen for the first one, and are boxes of its dilation groups; their sides are powers of
-  // two, given by their exponents, with as many queries and keys in all as a tile of the kernel has.
-  Neighborhood neighborhoods[kMostNeighborhoods];
-  int32_t neighborhood_count;  // 0: there is no grid
-  int32_t query_box[kMostAxes], key_box[kMostAxes];
-
-  // Elements between neighbours on each axis, in place of the strides between tokens.
-  int64_t q[kMostAxes], k[kMostAxes], v[kMostAxes], out[kMostAxes];
-
-  // The heads [first_head, first_head + heads) alone are computed, which share the neighborhoods.
-  int32_t first_head, heads;
 };
 
 constexpr int kMostBiases = 4;
@@ -93,8 +33,6 @@ struct Problem {
 
   // The query at position p = i + keys - queries sees keys p - left ... p + right.
   int32_t left, right;
-
-  Grid grid;  // never with packed sequences
 
   float scale;
   float softcap;        // 0: none

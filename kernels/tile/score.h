@@ -5,8 +5,6 @@
 #pragma once
 
 #include "tile/band.h"
-#include "tile/bias.h"
-#include "tile/grid.h"
 
 namespace na::cuda {
 
@@ -21,11 +19,13 @@ struct Row {
 // Whether scores need more than a positive scale: then they are changed one by one before the softmax, else the scale
 // enters with the exponent.
 __host__ __device__ inline bool modifies_scores(const Problem& problem) {
-  return problem.softcap > 0 || problem.bias_count > 0 || !(problem.scale > 0) || masks_further(problem);
+  return problem.softcap > 0 || problem.bias_count > 0 || !(problem.scale > 0);
 }
 
+// Products become scores in units of log2.
 template <int kColumns>
-__device__ inline void scale_and_cap(float (&scores)[kColumns][4], const Problem& problem) {
+__device__ inline void modify(float (&scores)[kColumns][4], const Problem& problem, const Sequence& sequence,
+                              const Row (&rows)[2], int32_t first_key, int32_t lane) {
 #pragma unroll
   for (int i = 0; i < 4 * kColumns; i++) scores[i / 4][i % 4] *= problem.scale;
   if (problem.softcap > 0) {
@@ -35,33 +35,10 @@ __device__ inline void scale_and_cap(float (&scores)[kColumns][4], const Problem
       score = problem.softcap * tanhf(score / problem.softcap);
     }
   }
-}
-
-template <int kColumns>
-__device__ inline void to_log2(float (&scores)[kColumns][4]) {
-#pragma unroll
-  for (int i = 0; i < 4 * kColumns; i++) scores[i / 4][i % 4] *= kLog2E;
-}
-
-// Products become scores in units of log2.
-template <int kColumns>
-__device__ inline void modify(float (&scores)[kColumns][4], const Problem& problem, const Sequence& sequence,
-                              const Row (&rows)[2], int32_t first_key, int32_t lane) {
-  scale_and_cap(scores, problem);
   const int32_t own_key = first_key + lane % 4 * 2;
 #pragma unroll 1
   for (int b = 0; b < problem.bias_count; b++) {
     const Bias& bias = problem.biases[b];
-    if (bias.kind != BiasKind::kDense) {
-#pragma unroll
-      for (int r = 0; r < 2; r++) {
-        const int32_t query = min(rows[r].query, sequence.queries - 1);
-        const BiasQuery own = {int64_t{sequence.first_query} + query, sequence.position(query), rows[r].head};
-        add_formula(scores, r, problem, bias, sequence.batch, own, sequence.first_key,
-                    [&](int i, int32_t zero) { return min(own_key + zero + (i / 2 * 8 + i % 2), sequence.keys - 1); });
-      }
-      continue;
-    }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       const int64_t query = sequence.first_query + min(rows[r].query, sequence.queries - 1);
@@ -75,7 +52,8 @@ __device__ inline void modify(float (&scores)[kColumns][4], const Problem& probl
       }
     }
   }
-  to_log2(scores);
+#pragma unroll
+  for (int i = 0; i < 4 * kColumns; i++) scores[i / 4][i % 4] *= kLog2E;
 }
 
 // Scores of keys that a row does not see become -infinity.

@@ -34,20 +34,14 @@ cudaError_t launch_kernel(Problem problem, Launch launch, uint32_t blocks, cudaS
 template <Element kElement, int kProducts, int kHeadDim, int kValueDim>
 cudaError_t run_sm80(const Problem& problem, const Launch& launch, bool few, bool modified, uint32_t blocks,
                      cudaStream_t stream) {
-  const auto run = [&](auto is_few, auto is_modified, auto is_grid) {
-    using T = Tile<kElement, kProducts, kHeadDim, kValueDim, decltype(is_few)::value, decltype(is_modified)::value,
-                   decltype(is_grid)::value>;
+  const auto run = [&](auto is_few, auto is_modified) {
+    using T = Tile<kElement, kProducts, kHeadDim, kValueDim, decltype(is_few)::value, decltype(is_modified)::value>;
     return launch_kernel<T>(problem, launch, blocks, stream);
   };
   using Yes = std::true_type;
   using No = std::false_type;
-  if (problem.grid.neighborhood_count > 0) {
-    // On float32 a factor for each score is little beside the products, and one kernel less.
-    if constexpr (kElement == Element::kFloat32) return run(No(), Yes(), Yes());
-    return modified ? run(No(), Yes(), Yes()) : run(No(), No(), Yes());
-  }
-  if (few) return modified ? run(Yes(), Yes(), No()) : run(Yes(), No(), No());
-  return modified ? run(No(), Yes(), No()) : run(No(), No(), No());
+  if (few) return modified ? run(Yes(), Yes()) : run(Yes(), No());
+  return modified ? run(No(), Yes()) : run(No(), No());
 }
 
 }  // namespace na::cuda

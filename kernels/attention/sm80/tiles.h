@@ -21,7 +21,6 @@
 #pragma once
 
 #include "attention/attention.h"
-#include "tile/grid_block.h"
 
 namespace na::cuda {
 
@@ -68,13 +67,11 @@ constexpr TileShape shape_of(Tiling tiling, bool few) {
 
 // Everything that follows from the template parameters of a kernel. kProducts is by how many products of TF32 one of
 // float32 is made, and 1 for half types.
-template <Element kElement_, int kProducts_, int kHeadDim_, int kValueDim_, bool kFew_, bool kModified_,
-          bool kGrid_ = false>
+template <Element kElement_, int kProducts_, int kHeadDim_, int kValueDim_, bool kFew_, bool kModified_>
 struct Tile {
   static constexpr Element kElement = kElement_;
   static constexpr int kProducts = kProducts_, kHeadDim = kHeadDim_, kValueDim = kValueDim_;
-  static constexpr bool kFew = kFew_, kModified = kModified_, kGrid = kGrid_;
-  static_assert(!kFew || !kGrid);
+  static constexpr bool kFew = kFew_, kModified = kModified_;
 
   static constexpr Tiling kTiling = tiling(kElement, kHeadDim, kValueDim, kFew, kModified);
   static constexpr int kWarps = kTiling.warps, kThreads = 32 * kWarps, kRowSets = kTiling.row_sets;
@@ -94,10 +91,8 @@ struct Tile {
   static constexpr int kOutPitch = kValueDim + 8;  // floats; eight rows of two-float accesses lie in different banks
   static constexpr int kOutBytes = kWarps * kWarpRows * kOutPitch * 4, kSoftmaxBytes = kWarps * kWarpRows * 8;
   static constexpr int kLoopBytes = kQueryBytes + kTeams * kRingBytes, kEndBytes = kOutBytes + kSoftmaxBytes;
-  static constexpr int kWorkBytes = kLoopBytes > kEndBytes ? kLoopBytes : kEndBytes;  // of a grid, behind all that
-  static constexpr int kSharedBytes = kWorkBytes + (kGrid ? static_cast<int>(sizeof(GridBlock<kRows>)) : 0);
+  static constexpr int kSharedBytes = kLoopBytes > kEndBytes ? kLoopBytes : kEndBytes;
   static_assert(kSharedBytes <= 99 * 1024);
-  static_assert(kSharedBytes - kWorkBytes <= 1024);  // so that two blocks of 80 KiB still fit on an A100
   static_assert(kStages >= 2);
 };
 

@@ -5,8 +5,7 @@
 
 namespace na::cuda::sm90 {
 
-// Of a sequence or of a grid.
-template <Element kElement, int kHeadDim, int kValueDim, bool kGrid>
+template <Element kElement, int kHeadDim, int kValueDim>
 cudaError_t run_sm90(const Problem& problem, cudaStream_t stream);
 
 }  // namespace na::cuda::sm90
