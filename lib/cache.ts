@@ -20,7 +20,9 @@ export interface RopeOptions {
 export interface KvCacheOptions {
   /** Sequences, 1 to 1024. */
   batch: number;
+  /** Heads of keys and values. */
   kvHeads: number;
+  /** Elements of a key, 1 to 512. */
   headDim: number;
   /** headDim of the values; default headDim. */
   valueDim?: number;
@@ -54,13 +56,21 @@ export class KvCache {
     cacheHandle = (value) => (isObject(value) && #handle in value ? value.#use() : undefined);
   }
 
+  /** Sequences. */
   readonly batch: number;
+  /** Heads of keys and values. */
   readonly kvHeads: number;
+  /** Elements of a key. */
   readonly headDim: number;
+  /** Elements of a value. */
   readonly valueDim: number;
+  /** Tokens in a page. */
   readonly pageSize: number;
+  /** The most tokens of a sequence. */
   readonly capacity: number;
+  /** Element type of keys and values. */
   readonly dtype: 'float32' | 'float16' | 'bfloat16';
+  /** Where keys and values are. */
   readonly device: Device;
   #handle: NativeCache | undefined;
 
@@ -191,6 +201,7 @@ export class KvCache {
     this.#handle = undefined;
   }
 
+  /** The same as `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -146,7 +146,9 @@ export function verticalSlashPlan(opts: VerticalSlashOptions): SparsePlan {
 
 /** Options of {@link radialPlan}: `queries` and `keys` follow from the video. */
 export interface RadialOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
+  /** Frames of the video. */
   frames: number;
+  /** Tokens of each frame. */
   tokensPerFrame: number;
   /** Whether every query sees the first frame; default true. */
   firstFrame?: boolean;

@@ -20,7 +20,12 @@ export interface SelectorOptions {
    * Keys that are in the plan whatever their scores: the first `sink` ones, default 64, and the last `window` up to each
    * query's own, default 256 (without causality as many on its other side). Rounded up to blocks.
    */
-  always?: { sink?: number; window?: number };
+  always?: {
+    /** How many keys from the first on; default 64. */
+    sink?: number;
+    /** How many keys up to each query's own; default 256. */
+    window?: number;
+  };
   /** Which heads share a pattern: those of one key head, all, or none; the highest score counts. Default 'group'. */
   share?: 'group' | 'all' | 'none';
   /** Queries that share a row: a power of two from 16 to 128; default 64. */
@@ -96,7 +101,12 @@ export interface HipOptions extends SelectorOptions {
    * one keeps the budget, earlier ones four times as many as the next unless given. Default: chunks of 256, 32 and
    * keyBlock, those above keyBlock.
    */
-  stages?: readonly { chunk: number; keep?: number }[];
+  stages?: readonly {
+    /** Keys in a chunk. */
+    chunk: number;
+    /** Keys that the stage keeps. */
+    keep?: number;
+  }[];
 }
 
 /**

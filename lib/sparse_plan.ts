@@ -10,8 +10,9 @@ import { type Device, makeTensor, Tensor, tensorHandle } from './tensor';
 
 /** What a plan is for. Token axes are counted flat. */
 export interface PlanGeometry {
-  /** Queries (Lq) and keys (Lk) of each batch entry. */
+  /** Queries (Lq) of each batch entry. */
   queries: number;
+  /** Keys (Lk) of each batch entry. */
   keys: number;
   /** 1, for all entries of a batch alike, or the batch; default 1. */
   batch?: number;
@@ -25,6 +26,7 @@ export interface PlanGeometry {
   causal?: boolean;
 }
 
+/** Where and how a plan is made. */
 export interface PlanOptions {
   /** Where the plan is made; default 'cpu'. */
   device?: Device;
@@ -34,7 +36,9 @@ export interface PlanOptions {
 
 /** Lists of blocks in tensors: int32; the blocks of row r are those from offsets[r] to offsets[r + 1]. */
 export interface PlanLists {
+  /** `[rows + 1]`. */
   offsets: Tensor;
+  /** Indices of blocks, in any order. */
   blocks: Tensor;
 }
 
@@ -140,13 +144,21 @@ const breakEven = 0.8;
  * its result is 0, its lse -Infinity.
  */
 export class SparsePlan extends Mask {
+  /** Queries of each batch entry. */
   readonly queries: number;
+  /** Keys of each batch entry. */
   readonly keys: number;
+  /** 1, for all entries of a batch alike, or the batch. */
   readonly batch: number;
+  /** Patterns of heads. */
   readonly heads: number;
+  /** Queries that share a row. */
   readonly queryTile: number;
+  /** Keys in a block. */
   readonly keyBlock: number;
+  /** Whether queries see no key behind their own position. */
   readonly causal: boolean;
+  /** Where the plan is. */
   readonly device: Device;
   /** Memory that the plan takes, which is what it was allowed to become. */
   readonly bytes: number;
@@ -419,6 +431,7 @@ export class SparsePlan extends Mask {
     native.planDispose(this.#native);
   }
 
+  /** The same as `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
