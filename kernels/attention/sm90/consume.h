@@ -11,7 +11,7 @@ enum : int { kTurn = 1, kMeeting = 4 };
 template <typename T>
 __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const Problem& problem, int consumer) {
   constexpr int kTurnThreads = 256;  // of the one whose turn begins and of the one whose turn ends
-  const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
+  const int thread = static_cast<int>(threadIdx.x % 128), warp = thread / 32, lane = thread % 32;
   const int next_consumer = consumer + 1 == T::kConsumers ? 0 : consumer + 1;
   const auto take_turn = [&] { named_barrier(kTurn + consumer, kTurnThreads); };
   const auto pass_turn = [&] { named_barrier_arrive(kTurn + next_consumer, kTurnThreads); };

@@ -71,20 +71,21 @@ __device__ inline void produce(const Shared<T>& shared, const Maps& maps, const 
                                const Launch& launch) {
   const auto block = static_cast<int32_t>(blockIdx.x);
   RingPlace<T::kStages> keys, values;
-  RingPlace<2> place;
+  uint32_t announced = 0;  // works, which take two places in turns
   uint32_t queries_parity = 0;
 #pragma unroll 1
   for (int32_t round = 0;; round++) {
     const int32_t item = round * launch.blocks + (round % 2 == 0 ? block : launch.blocks - 1 - block);
-    barrier_wait(shared.work_empty(place.stage), place.parity ^ 1);
-    Work<T>& work = shared.work(place.stage);
+    const int place = static_cast<int>(announced % 2);
+    barrier_wait(shared.work_empty(place), (announced / 2 % 2) ^ 1);
+    Work<T>& work = shared.work(place);
     const bool more = item < launch.items;
     if (more && !find_work(problem, launch, item, &work)) continue;
     if (!more) work.last = -1;
-    barrier_arrive(shared.work_full(place.stage));
+    barrier_arrive(shared.work_full(place));
     if (!more) return;
     produce_work(shared, maps, problem, launch, work, keys, values, queries_parity);
-    place.advance();
+    announced++;
   }
 }
 

@@ -16,7 +16,7 @@ struct Tiling {
 constexpr Tiling tiling(int head_dim, int value_dim, bool modified, bool grid) {
   if (grid) {
     if (head_dim <= 128) return {2, 128, head_dim <= 64 ? 4 : head_dim <= 96 ? 3 : 2};
-    if (head_dim <= 192) return {2, 64, 3};
+    if (head_dim <= 192) return {2, 64, value_dim <= 128 ? 3 : 2};
     return modified ? Tiling{2, 32, 4} : Tiling{2, 64, 2};
   }
   if (head_dim <= 64) return {modified ? 2 : 3, 128, 4};
