@@ -2,7 +2,7 @@
 
 import { AttentionError } from './errors';
 import type { NativeBias } from './native';
-import { finite, integer, isObject, options, show } from './options';
+import { finite, integer, isArray, isObject, options, show } from './options';
 import { Tensor, tensorHandle } from './tensor';
 
 /** The addon's form of a bias. */
@@ -216,7 +216,7 @@ export function relativePositionBias(table: Tensor, opts?: RelativePositionOptio
       `${call}: table has shape [${table.shape.join(', ')}]; axis ${even} must be odd, 2 r + 1 for differences up to r`,
     );
   }
-  const given = Array.isArray(dilation) ? dilation : [dilation];
+  const given = isArray(dilation) ? dilation : [dilation];
   if (given.length !== 1 && given.length !== table.shape.length - 1) {
     throw new AttentionError(
       'ERR_OPTION',

@@ -2,7 +2,7 @@ import type { DType } from './dtype';
 import { dtypeIndex } from './dtype';
 import { AttentionError } from './errors';
 import { type NativeCache, native } from './native';
-import { boolean, finite, integer, integers, isObject, oneOf, options, show } from './options';
+import { boolean, finite, integer, integers, isArray, isObject, oneOf, options, show } from './options';
 import { optionalStream, type Stream } from './stream';
 import { type Device, type Tensor, tensorHandle } from './tensor';
 
@@ -80,7 +80,7 @@ export class KvCache {
    * @throws AttentionError ERR_OPTION for a size out of range, ERR_DEVICE for a device that is not there.
    */
   constructor(opts: KvCacheOptions) {
-    if (opts instanceof Forked) {
+    if (Forked.is(opts)) {
       const { of, handle } = opts;
       this.batch = of.batch;
       this.kvHeads = of.kvHeads;
@@ -179,7 +179,7 @@ export class KvCache {
    */
   truncate(n: number | readonly number[]): void {
     const handle = this.#use();
-    const lengths = Array.isArray(n)
+    const lengths = isArray(n)
       ? integers('truncate', 'n', n, 0, 'ERR_OPTION')
       : this.lengths.map((length) => Math.min(length, integer('truncate', 'n', n, 0)));
     native.kvCacheTruncate(handle, lengths);
@@ -211,6 +211,10 @@ const ROPE = ['theta', 'dim', 'interleaved'] as const;
 
 /** What fork() hands to the constructor. */
 class Forked {
+  readonly #own = true;
+  /** Asks no proxy. */
+  static is = (value: unknown): value is Forked => isObject(value) && #own in value && value.#own;
+
   constructor(
     readonly of: KvCache,
     readonly handle: NativeCache,

@@ -1,7 +1,7 @@
 // Static rules: sparse plans that depend on positions alone.
 
 import { AttentionError } from './errors';
-import { boolean, integer, integers, options, show } from './options';
+import { boolean, integer, integers, isArray, options, show } from './options';
 import {
   fromLists,
   type Layout,
@@ -110,10 +110,10 @@ export interface VerticalSlashOptions extends RuleOptions {
 }
 
 function perHead(call: string, name: string, value: unknown, heads: number): number[][] {
-  if (!Array.isArray(value)) {
+  if (!isArray(value)) {
     throw new AttentionError('ERR_OPTION', `${call}: ${name} is ${show(value)}; it must be a list of integers`);
   }
-  const nested = value.length > 0 && Array.isArray(value[0]);
+  const nested = value.length > 0 && isArray(value[0]);
   if (!nested) {
     const list = integers(call, name, value, 0, 'ERR_OPTION');
     return Array.from({ length: heads }, () => list);

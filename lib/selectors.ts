@@ -2,7 +2,7 @@
 
 import { AttentionError } from './errors';
 import { type NativeSelect, native } from './native';
-import { boolean, finite, integer, integers, oneOf, options, show } from './options';
+import { boolean, finite, integer, integers, isArray, oneOf, options, show } from './options';
 import { makePlan, type SparsePlan } from './sparse_plan';
 import { optionalStream, type Stream } from './stream';
 import { type Tensor, tensorHandle } from './tensor';
@@ -55,7 +55,7 @@ function select(
   const always = options(`${call}: always`, given.always, ['sink', 'window']);
   const share = oneOf(call, 'share', given.share ?? 'group', ['group', 'all', 'none']);
   const heads = { all: 1, group: k.shape.at(-2) ?? 1, none: q.shape.at(-2) ?? 1 }[share];
-  const budgets = Array.isArray(given.budget)
+  const budgets = isArray(given.budget)
     ? integers(call, 'budget', given.budget, 0, 'ERR_OPTION')
     : [integer(call, 'budget', given.budget, 0)];
   const keys = (name: string, value: unknown, most: number) => Math.min(integer(call, name, value, 0), most);
@@ -131,7 +131,7 @@ export function hipPlan(q: Tensor, k: Tensor, opts: HipOptions): SparsePlan {
       .filter((chunk) => chunk > keyBlock)
       .concat(keyBlock)
       .map((chunk) => ({ chunk }));
-  if (!Array.isArray(stages)) {
+  if (!isArray(stages)) {
     throw new AttentionError('ERR_OPTION', `${call}: stages is ${show(stages)}; it must be a list of { chunk, keep }`);
   }
   const list = stages.map((stage: unknown, i) => {

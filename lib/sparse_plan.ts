@@ -3,7 +3,7 @@
 import { AttentionError } from './errors';
 import { Mask } from './masks';
 import { type NativePlan, type NativePlanWords, native } from './native';
-import { boolean, integer, isObject, options, show } from './options';
+import { boolean, integer, isArray, isObject, options, show } from './options';
 import { optionalStream, type Stream } from './stream';
 import { drawPlan } from './svg';
 import { type Device, makeTensor, Tensor, tensorHandle } from './tensor';
@@ -202,7 +202,7 @@ export class SparsePlan extends Mask {
   ): SparsePlan {
     const call = 'SparsePlan.fromBlocks';
     const layout = layoutOf(call, options(call, geometry, planNames));
-    if (!Array.isArray(blocks)) {
+    if (!isArray(blocks)) {
       const lists = options(call, blocks, ['offsets', 'blocks']);
       return SparsePlan.#build(
         layout,
@@ -218,18 +218,18 @@ export class SparsePlan extends Mask {
       );
     }
     blocks.forEach((list: unknown, row) => {
-      if (!Array.isArray(list)) {
+      if (!isArray(list)) {
         throw new AttentionError('ERR_OPTION', `${call}: ${describe(layout, row)} is ${show(list)}; it must be a list`);
       }
-      list.forEach((block, i) => {
+      (list as number[]).forEach((block, i, all) => {
         const fault = !Number.isInteger(block)
           ? 'is no block'
           : block < 0 || block >= layout.blocks
             ? `is not in 0 ... ${layout.blocks - 1}`
-            : i > 0 && block === list[i - 1]
+            : i > 0 && block === all[i - 1]!
               ? 'is there twice'
-              : i > 0 && block < list[i - 1]
-                ? `comes after ${list[i - 1]}; blocks must ascend`
+              : i > 0 && block < all[i - 1]!
+                ? `comes after ${all[i - 1]!}; blocks must ascend`
                 : '';
         if (!fault) return;
         throw new AttentionError('ERR_OPTION', `${call}: ${describe(layout, row)}: block ${show(block)} ${fault}`);
