@@ -1,8 +1,9 @@
 // Every suite, in the order in which they run and are reported.
 
+import { bias } from './bias/main';
 import { cpu, masks } from './cpu';
 import { cuda } from './cuda/main';
 import { gna } from './gna/main';
 import type { Suite } from './session';
 
-export const suites: Suite[] = [cpu, masks, gna, cuda];
+export const suites: Suite[] = [cpu, masks, gna, bias, cuda];
