@@ -40,7 +40,6 @@ export const masks = suiteOf(
     findings: efficiencyLengths(rows).map(({ name, text }) => ({ name, text })),
     notMeasured: [
       ...INEXPRESSIBLE,
-      { what: 'MQAR (recall of selectors)', why: 'no suite has it yet' },
       { what: 'efficiency length in memory', why: 'fused dense attention takes no memory that grows as the square' },
     ],
   }),

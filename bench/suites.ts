@@ -5,5 +5,6 @@ import { cpu, masks } from './cpu';
 import { cuda } from './cuda/main';
 import { gna } from './gna/main';
 import type { Suite } from './session';
+import { sparse } from './sparse/main';
 
-export const suites: Suite[] = [cpu, masks, gna, bias, cuda];
+export const suites: Suite[] = [cpu, masks, gna, bias, sparse, cuda];
