@@ -8,8 +8,7 @@ import { bytesOf, type Case, count, flopsOf, pairsOf } from './cases';
 import { addThreadsOption } from './command';
 import { casesOf, type Family } from './families';
 import { type Floor, makeRow, OWN, type Peak, type Row, type SuiteResult } from './format';
-import { efficiencyLengths } from './masks/efficiency';
-import { INEXPRESSIBLE } from './masks/patterns';
+import { cabName, efficiencyLengths } from './masks/efficiency';
 import type { Plan } from './measure';
 import { arithmeticRate, cacheBytes, peaksOf, rateOf } from './peak';
 import type { Progress, Suite, SuiteOptions } from './session';
@@ -37,9 +36,8 @@ export const masks = suiteOf(
   'Patterns of the Long-Context Attention Benchmark by length, and windows against dense attention in the four ' +
     'patterns of the Comprehensive Attention Benchmark; (--torch) flex_attention of PyTorch beside them.',
   (rows) => ({
-    findings: efficiencyLengths(rows).map(({ name, text }) => ({ name, text })),
+    findings: efficiencyLengths(rows, cabName),
     notMeasured: [
-      ...INEXPRESSIBLE,
       { what: 'efficiency length in memory', why: 'fused dense attention takes no memory that grows as the square' },
     ],
   }),

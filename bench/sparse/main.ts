@@ -2,6 +2,7 @@
 
 import { devices } from 'node-attention';
 import { makeRow, type Row, type SuiteResult } from '../format';
+import { efficiencyLengths } from '../masks/efficiency';
 import type { Plan } from '../measure';
 import { peaksOf } from '../peak';
 import { type Progress, runSteps, type Suite } from '../session';
@@ -95,7 +96,7 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
     rows,
     targets: judgeBy(TARGETS, rows, ({ name }) => name),
     text: printed(judged, timed, grown),
-    findings: findingsOf(judged, growths),
+    findings: [...efficiencyLengths(timed, efficiencyName), ...findingsOf(judged, growths)],
     notMeasured: [
       { what: 'decoding with refreshed stages', why: 'hipPlan keeps no state from one token to the next yet' },
       {
@@ -107,6 +108,8 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
     failure,
   };
 }
+
+const efficiencyName = ({ case: { data, mask } }: Row) => `${data} with ${mask}`;
 
 /** All selectors on the same inputs. */
 export async function judge({ kind, phase, keys, densities }: Omit<QualityCase, 'name'>): Promise<Judged[]> {
