@@ -1,8 +1,8 @@
 // Programs that any Node can run, each on a device, 'cpu' or the stand-in's 'cuda': argv is NAME DEVICE. What goes wrong
 // ends the process; otherwise it prints what it did.
 const { isMainThread, parentPort, Worker, workerData } = require('node:worker_threads');
-const koffi = require('koffi');
 const { attention, causal, keyBias, memoryStats, Stream, Tensor } = require('node-attention');
+const { allocated } = require('../support/allocated.cjs');
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const shape = [1, 256, 2, 32];
@@ -19,27 +19,6 @@ function check(values, device) {
   const expected = device === 'cpu' ? 0.25 : 1.25;
   const wrong = values.findIndex((value) => Math.abs(value - expected) > 1e-6);
   if (wrong >= 0) throw new Error(`element ${wrong} is ${values[wrong]}, not ${expected}`);
-}
-
-const counters = [
-  'arena',
-  'ordblks',
-  'smblks',
-  'hblks',
-  'hblkhd',
-  'usmblks',
-  'fsmblks',
-  'uordblks',
-  'fordblks',
-  'keepcost',
-];
-koffi.struct('mallinfo2', Object.fromEntries(counters.map((name) => [name, 'size_t'])));
-const mallinfo2 = koffi.load('libc.so.6').func('mallinfo2 mallinfo2()');
-
-/** Bytes that malloc has given out and not got back: exact, which resident memory is not. */
-function allocated() {
-  const { uordblks, hblkhd } = mallinfo2();
-  return uordblks + hblkhd;
 }
 
 /** Memory is what it was once everything is collected. */
