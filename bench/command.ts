@@ -34,10 +34,14 @@ export function addCommonOptions(command: Command, page: PageMaker | undefined):
   command
     .option('--json <file>', 'write everything, with all samples, to a file')
     .option('--quick', 'a handful of cases, with few rounds, none of them repeated', false)
-    .option('--torch [python]', 'also measure PyTorch, with this Python (default: python3)')
-    .option('--threads <list>', 'numbers of threads (default: 1 and 2, with --quick only 2)', threadCounts);
+    .option('--torch [python]', 'also measure PyTorch, with this Python (default: python3)');
   if (page) command.option('--html <file>', 'write the report, one page that needs no network, to a file');
   return command;
+}
+
+/** For suites that have a process for each number of threads. The others use as many as the library does. */
+export function addThreadsOption(command: Command): Command {
+  return command.option('--threads <list>', 'numbers of threads (default: 1 and 2, with --quick only 2)', threadCounts);
 }
 
 export function commandOf<Options extends SuiteOptions>(

@@ -5,12 +5,12 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { bytesOf, type Case, count, flopsOf, pairsOf } from './cases';
+import { addThreadsOption } from './command';
 import { casesOf, type Family } from './families';
 import { type Floor, makeRow, OWN, type Peak, type Row, type SuiteResult } from './format';
-import { efficiencyLengths } from './masks/efficiency';
-import { INEXPRESSIBLE } from './masks/patterns';
+import { cabName, efficiencyLengths } from './masks/efficiency';
 import type { Plan } from './measure';
-import { cacheBytes, peaksOf, rateOf } from './peak';
+import { arithmeticRate, cacheBytes, peaksOf, rateOf } from './peak';
 import type { Progress, Suite, SuiteOptions } from './session';
 import { medianRatio } from './statistics';
 import type { Message, Outcome, Task } from './suite';
@@ -36,10 +36,8 @@ export const masks = suiteOf(
   'Patterns of the Long-Context Attention Benchmark by length, and windows against dense attention in the four ' +
     'patterns of the Comprehensive Attention Benchmark; (--torch) flex_attention of PyTorch beside them.',
   (rows) => ({
-    findings: efficiencyLengths(rows).map(({ name, text }) => ({ name, text })),
+    findings: efficiencyLengths(rows, cabName),
     notMeasured: [
-      ...INEXPRESSIBLE,
-      { what: 'MQAR (recall of selectors)', why: 'no suite has it yet' },
       { what: 'efficiency length in memory', why: 'fused dense attention takes no memory that grows as the square' },
     ],
   }),
@@ -55,6 +53,9 @@ function suiteOf(
   return {
     name: family,
     about,
+    extend(command) {
+      addThreadsOption(command);
+    },
     caseNames: () => casesOf[family](false).map(({ name }) => name),
     obstacle: () => undefined,
     steps: (options) =>
@@ -148,10 +149,7 @@ const onVectors = (instructionSet: string) => (instructionSet === 'amx' ? 'avx51
 
 /** The larger of the times that arithmetic and, where the tensors do not fit into the cache, reading them take at least. */
 function floorOf({ test, threads, flops, instructionSet }: Outcome, peaks: readonly Peak[]): Floor {
-  const amx = instructionSet === 'amx';
-  // On AMX a product of float32 is six of bfloat16 parts.
-  const rate = rateOf(peaks, amx ? 'bfloat16 amx' : `float32 ${instructionSet}`, threads);
-  const arithmetic = (1e3 * flops * (amx && test.dtype === 'float32' ? 6 : 1)) / rate;
+  const arithmetic = (1e3 * flops) / arithmeticRate(peaks, instructionSet, test.dtype, threads)!;
   const bytes = bytesOf(test);
   const memory = bytes > cacheBytes() ? (1e3 * bytes) / rateOf(peaks, 'read', threads) : 0;
   return memory > arithmetic ? { ms: memory, bound: 'memory' } : { ms: arithmetic, bound: 'arithmetic' };

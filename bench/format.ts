@@ -75,6 +75,8 @@ export interface RowCase {
   tokens: number;
   headDim: number;
   threads?: number;
+  /** What the inputs are like, where that decides about the quality of a result: each has charts of its own. */
+  data?: string;
 }
 
 /** What a suite measured; `makeRow` makes a row of it. */

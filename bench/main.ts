@@ -2,8 +2,15 @@
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
-import { bias } from './bias/main';
-import { addCommonOptions, type CommonOptions, commandOf, measure, threadsOf, torchOf } from './command';
+import {
+  addCommonOptions,
+  addThreadsOption,
+  type CommonOptions,
+  commandOf,
+  measure,
+  threadsOf,
+  torchOf,
+} from './command';
 import { compare, comparisonText } from './compare';
 import { parseResults } from './format';
 import { page } from './html/page';
@@ -26,12 +33,11 @@ const program = new Command('npm run bench --')
   )
   .option('--compare <files...>', 'compare two result files instead, the older one first; status 1 on a regression')
   .option('--limit <percent>', 'how much slower counts as a regression', percent, 10);
-addCommonOptions(program, page)
+addThreadsOption(addCommonOptions(program, page))
   .addHelpText('after', '\nWithout --json and --html, a run of every suite writes bench.json and bench.html.')
   .action((options: Options) => guarded(() => (options.compare ? compareFiles(options) : measureAll(options))));
 
 for (const suite of suites) program.addCommand(commandOf(suite, page));
-program.addCommand(bias);
 program
   .command('report <files...>')
   .description('Makes the report of result files, such as one of a CPU and one of a GPU.')

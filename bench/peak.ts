@@ -49,6 +49,22 @@ export function rateOf(peaks: readonly Peak[], name: string, threads: number): n
   return peak.rate;
 }
 
+/**
+ * FLOP/s that attention could reach at most: products of registers of the instruction set. On AMX a product of float32 is
+ * six of bfloat16 parts. Undefined where that peak was not measured.
+ */
+export function arithmeticRate(
+  peaks: readonly Peak[],
+  instructionSet: string,
+  dtype: string,
+  threads: number,
+): number | undefined {
+  const amx = instructionSet === 'amx';
+  const name = amx ? 'bfloat16 amx' : `float32 ${instructionSet}`;
+  const rate = peaks.find((peak) => peak.name === name && peak.threads === threads)?.rate;
+  return rate && rate / (amx && dtype === 'float32' ? 6 : 1);
+}
+
 const UNITS: { [unit: string]: number } = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
 
 /** Bytes of the largest cache, or of more than most have where the system does not tell. */

@@ -49,6 +49,33 @@ export interface Progress {
   begin(name: string): void;
 }
 
+/**
+ * Runs the steps of a suite in this process. Returns why it ended early, if it did; then `failure` says so. ^C ends the
+ * measurement after the step at hand; a second one ends all.
+ */
+export async function runSteps(
+  steps: readonly { name: string; run(): Promise<void> }[],
+  progress: Progress,
+): Promise<string | undefined> {
+  let stopped = false;
+  const stop = () => {
+    stopped = true;
+  };
+  process.once('SIGINT', stop);
+  try {
+    for (const { name, run } of steps) {
+      if (stopped) return '(SIGINT): later cases are missing';
+      progress.begin(name);
+      await run();
+    }
+  } catch (error) {
+    return `(${(error as Error).message}): later cases are missing`;
+  } finally {
+    process.off('SIGINT', stop);
+  }
+  return undefined;
+}
+
 /** Thrown by `run` where it turns out that nothing can be measured here; not a failure. */
 export class NothingToMeasure extends Error {}
 

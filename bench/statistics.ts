@@ -58,3 +58,12 @@ export function bootstrap(
   const tail = (1 - confidence) / 2;
   return [quantile(figures, tail), quantile(figures, 1 - tail)];
 }
+
+/** How y grows with x: the exponent of the power that fits best. 1 is linear. */
+export function growth(points: readonly (readonly [x: number, y: number])[]): number {
+  const [x, y] = [0, 1].map((axis) => points.map((point) => Math.log(point[axis]!))) as [number[], number[]];
+  const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const product = (a: number[], b: number[]) =>
+    a.reduce((sum, value, i) => sum + (value - mean(a)) * (b[i]! - mean(b)), 0);
+  return product(x, y) / product(x, x);
+}

@@ -10,7 +10,7 @@ import { casesOf } from '../bench/families';
 import { makeRow } from '../bench/format';
 import { makeInputs } from '../bench/inputs';
 import { CAB_PATTERNS, cabCase, patternCase } from '../bench/masks/cases';
-import { efficiencyLengths } from '../bench/masks/efficiency';
+import { cabName, efficiencyLengths } from '../bench/masks/efficiency';
 import { patterns } from '../bench/masks/patterns';
 import { type Contestant, interleave, quietest } from '../bench/measure';
 import { memoryOf } from '../bench/memory';
@@ -167,6 +167,9 @@ describe('outputs', () => {
       'causal blockwise',
       'prefix LM causal',
       'prefix LM document',
+      'block causal document',
+      'uniform block sparse',
+      'variable block sparse',
     ]);
   });
 
@@ -266,12 +269,17 @@ describe('efficiency lengths', () => {
   const unclear = (tokens: number) => row(tokens, [1, 1, 1], [2, 0.5, 2]);
 
   it('are the shortest from which on the sparse method wins, beyond the noise, to the end', () => {
-    const lengths = (...rows: ReturnType<typeof row>[]) => efficiencyLengths(rows).map(({ length }) => length);
-    expect(lengths(faster(512), slower(128), slower(256))).toEqual([512]);
-    expect(lengths(faster(128), unclear(256), faster(512), faster(1024))).toEqual([512]);
-    expect(lengths(faster(128), slower(256))).toEqual([undefined]);
-    expect(efficiencyLengths([faster(128)])[0]!.text).toContain('128 keys or fewer');
-    expect(efficiencyLengths([slower(128)])[0]!.text).toContain('not faster than dense at 128');
+    const length = (...rows: ReturnType<typeof row>[]) => {
+      const [found, ...others] = efficiencyLengths(rows, cabName);
+      expect([found!.name, others]).toEqual(['float32 CAB causal self window, 1 thr.', []]);
+      return found!.text;
+    };
+    expect(length(faster(512), slower(128), slower(256))).toBe('faster than dense from 512 keys');
+    expect(length(faster(128), unclear(256), faster(512), faster(1024))).toBe('faster than dense from 512 keys');
+    expect(length(faster(128), slower(256))).toContain('not faster than dense at 256');
+    expect(length(faster(128))).toContain('128 keys or fewer');
+    expect(length(slower(128))).toContain('not faster than dense at 128');
+    expect(efficiencyLengths([faster(128)], () => undefined)).toEqual([]);
   });
 });
 

@@ -9,9 +9,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseResults, type SuiteResult } from '../bench/format';
 import { baseline, buildBaselines } from '../bench/gna/baselines';
 import { describeSetting, gnaFlops, keysOf, makeCase, namedCases, simulationOf, sweepCases } from '../bench/gna/cases';
-import { baselineMeans, growth, printed, summarizeGna } from '../bench/gna/report';
+import { baselineMeans, printed, summarizeGna } from '../bench/gna/report';
 import { jobs, type Turns } from '../bench/gna/suite';
 import { dense, disposeTensors, faultOf, makeTensors, maskOf, sparse } from '../bench/gna/tensors';
+import { growth } from '../bench/statistics';
 
 const small = { batch: 1, heads: 3, headDim: 20 };
 
@@ -179,7 +180,7 @@ describe('conclusions', () => {
   });
 
   it('tell linear from quadratic time, and flat memory from growing one', () => {
-    const points = (power: number) => [1, 2, 4, 8].map((tokens) => ({ tokens, ms: 3 * tokens ** power }));
+    const points = (power: number) => [1, 2, 4, 8].map((tokens) => [tokens, 3 * tokens ** power] as const);
     expect(growth(points(1))).toBeCloseTo(1, 9);
     expect(growth(points(2))).toBeCloseTo(2, 9);
     const time = [1024, 4096, 16384].map((shape) =>

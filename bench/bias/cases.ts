@@ -12,14 +12,17 @@ export interface BiasCase {
   headDim: number;
   causal: boolean;
   forms: Form[];
-  /** What the dense bias holds, so that results can be compared: the same as this form. */
-  dense: 'alibi' | 'distance' | 'relative' | undefined;
+  /** What the dense bias holds: the same as this form, or random numbers. */
+  dense: 'alibi' | 'relative' | undefined;
   /** Whether ONNX Runtime takes part, with the dense bias. */
   onnxruntime: boolean;
 }
 
 const RANKS = [1, 4, 16, 64, 256];
 const SIZES = [512, 1024, 2048, 4096, 8192, 16384, 32768];
+
+/** The name of what is measured with one form of a case. */
+export const rowName = ({ name }: BiasCase, form: Form): string => `${name}: ${form}`;
 
 /** The dense bias is kept below this. */
 const MOST_DENSE_BYTES = 2 ** 32;

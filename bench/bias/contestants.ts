@@ -24,9 +24,13 @@ import type { BiasCase, Form } from './cases';
 
 export interface Contestant extends Timed {
   name: string;
-  /** Bytes of the bias, and the most that one call took beside its inputs. */
+  form: Form;
+  /** Bytes of the bias. */
   biasBytes: number;
-  callBytes: number;
+  /** What the latest call took beside its inputs and its output; absent where the library does not tell. */
+  callBytes?: number;
+  /** The factors of a bias of low rank. */
+  factors?: readonly [Tensor, Tensor];
   output(): Promise<Float32Array>;
   close(): Promise<void>;
 }
@@ -50,8 +54,11 @@ export function inputsOf(test: BiasCase): Inputs {
   const numbers = (count: number) => Float32Array.from({ length: count }, () => 2 * random() - 1);
   const { batch, heads, headDim, tokens } = test;
   const length = product(tokens);
-  const size = batch * length * heads * headDim;
-  const [q, k, v] = [numbers(size), numbers(size), numbers(size)];
+  const rows = () => {
+    const values = numbers(batch * length * heads * headDim);
+    return test.dtype === 'bfloat16' ? fromBfloat16(toBfloat16(values)) : values;
+  };
+  const [q, k, v] = [rows(), rows(), rows()];
   const inputs: Inputs = {
     q,
     k,
@@ -60,32 +67,52 @@ export function inputsOf(test: BiasCase): Inputs {
     points: numbers(3 * length),
     table: numbers(product(tableShape(test))),
   };
-  if (test.forms.includes('dense')) inputs.dense = denseOf(test, inputs);
+  if (test.forms.includes('dense')) {
+    inputs.dense = test.dense === undefined ? numbers(test.heads * length * length) : denseOf(test, test.dense, inputs);
+  }
   return inputs;
 }
 
-function denseOf({ heads, tokens, dense }: BiasCase, { table }: Inputs): Float32Array {
-  const length = product(tokens);
-  const values = new Float32Array(heads * length * length);
-  const slopes = alibiSlopes(heads);
-  const inner = tokens.at(-1)!;
-  const extent = 2 * inner - 1;
-  for (let h = 0; h < heads; h++) {
+function denseOf(test: BiasCase, form: 'alibi' | 'relative', inputs: Inputs): Float32Array {
+  const length = product(test.tokens);
+  const values = new Float32Array(test.heads * length * length);
+  for (let h = 0; h < test.heads; h++) {
     for (let i = 0; i < length; i++) {
       const row = values.subarray((h * length + i) * length, (h * length + i + 1) * length);
-      for (let j = 0; j < length; j++) {
-        if (dense === 'alibi') row[j] = -slopes[h]! * Math.abs(i - j);
-        if (dense === 'relative') {
-          const dy = Math.floor(i / inner) - Math.floor(j / inner) + tokens[0]! - 1;
-          row[j] = table[(h * (2 * tokens[0]! - 1) + dy) * extent + (i % inner) - (j % inner) + inner - 1]!;
-        }
-      }
+      for (let j = 0; j < length; j++) row[j] = scoreBias(form, test, inputs, h, i, j);
     }
   }
   return values;
 }
 
-function biasOf(form: Form, test: BiasCase, inputs: Inputs): { bias: Bias | undefined; made: Tensor[] } {
+/** By definition: what a form by formula adds to the score of query i and key j of head h. */
+export function scoreBias(
+  form: 'alibi' | 'distance' | 'relative',
+  { heads, tokens }: BiasCase,
+  { points, table }: Inputs,
+  h: number,
+  i: number,
+  j: number,
+): number {
+  if (form === 'alibi') return -slopesOf(heads)[h]! * Math.abs(i - j);
+  if (form === 'distance')
+    return -[0, 1, 2].reduce((sum, c) => sum + (points[3 * i + c]! - points[3 * j + c]!) ** 2, 0);
+  const inner = tokens.at(-1)!;
+  const [rows, columns] = [2 * tokens[0]! - 1, 2 * inner - 1];
+  const down = Math.floor(i / inner) - Math.floor(j / inner) + tokens[0]! - 1;
+  return table[(h * rows + down) * columns + (i % inner) - (j % inner) + inner - 1]!;
+}
+
+const slopes = new Map<number, number[]>();
+const slopesOf = (heads: number) => slopes.get(heads) ?? slopes.set(heads, alibiSlopes(heads)).get(heads)!;
+
+interface Made {
+  bias: Bias | undefined;
+  made: Tensor[];
+  factors?: Contestant['factors'];
+}
+
+function biasOf(form: Form, test: BiasCase, inputs: Inputs): Made {
   const length = product(test.tokens);
   if (form === 'none') return { bias: undefined, made: [] };
   if (form === 'alibi') return { bias: alibi(), made: [] };
@@ -103,8 +130,8 @@ function biasOf(form: Form, test: BiasCase, inputs: Inputs): { bias: Bias | unde
   }
   const rank = Number(form.slice(5));
   const factor = (seed: number) => Tensor.randn([1, length, test.heads, rank], { seed });
-  const made = [factor(1), factor(2)] as const;
-  return { bias: lowRankBias(...made), made: [...made] };
+  const factors = [factor(1), factor(2)] as const;
+  return { bias: lowRankBias(...factors), made: [...factors], factors };
 }
 
 export function library(form: Form, test: BiasCase, inputs: Inputs): Contestant {
@@ -114,14 +141,15 @@ export function library(form: Form, test: BiasCase, inputs: Inputs): Contestant 
       ? Tensor.from(values, shape)
       : Tensor.from(toBfloat16(values), shape, { dtype: test.dtype });
   const [q, k, v] = [tensor(inputs.q), tensor(inputs.k), tensor(inputs.v)];
-  const { bias, made } = biasOf(form, test, inputs);
+  const { bias, made, factors } = biasOf(form, test, inputs);
   const out = Tensor.empty(shape, { dtype: test.dtype });
   const stream = new Stream();
   const options = { mask: test.causal ? causal() : undefined, bias, out, stream };
   const contestant: Contestant = {
     name: form,
+    form,
+    factors,
     biasBytes: made.reduce((sum, tensor) => sum + tensor.byteLength, 0),
-    callBytes: 0,
     run: (times) =>
       timeRuns(times, async () => {
         const before = memoryStats().bytes;
@@ -176,9 +204,9 @@ export async function onnxruntime(test: BiasCase, inputs: Inputs, threads: numbe
   const out = new Float32Array(inputs.q.length);
   const fetches = { out: tensor(out) };
   return {
-    name: 'dense (onnxruntime)',
+    name: 'onnxruntime',
+    form: 'dense',
     biasBytes: 4 * inputs.dense!.length,
-    callBytes: Number.NaN,
     run: (times) =>
       timeRuns(times, async () => {
         await session.run(feeds, fetches);

@@ -1,146 +1,183 @@
-// The command `bias` of npm run bench.
+// The suite of biases.
 
-import { closeSync, openSync, writeFileSync } from 'node:fs';
-import { Command } from 'commander';
 import { devices } from 'node-attention';
+import { count } from '../cases';
+import { type Fault, makeRow, OWN, type Peak, type Row, type SuiteResult } from '../format';
 import { watchLoad } from '../load';
-import { interleave, type Plan } from '../measure';
-import { medianRatio, summarize } from '../statistics';
-import { type BiasCase, biasCases, denseBytes } from './cases';
+import { interleave, type Measurement, type Plan } from '../measure';
+import { arithmeticRate, peaksOf } from '../peak';
+import { type Progress, runSteps, type Suite, type SuiteOptions } from '../session';
+import { medianRatio } from '../statistics';
+import { judgeBy, type Target } from '../targets';
+import { type BiasCase, biasCases, denseBytes, type Form, rowName } from './cases';
+import { type Judged, judgeOutput } from './check';
 import { type Contestant, inputsOf, library, onnxruntime } from './contestants';
 
 /** ONNX Runtime's threads spin for 25 ms after their last task. */
 const FULL: Plan = { rounds: 5, batchMs: 50, settleMs: 40 };
-const QUICK: Plan = { rounds: 3, batchMs: 20, settleMs: 40 };
+const QUICK: Plan = { rounds: 3, batchMs: 20, settleMs: 40, patience: 1, warmRuns: 1 };
 
-interface Options {
-  json?: string;
-  quick: boolean;
-  filter: string;
+const ABOUT =
+  'Attention on the CPU with biases of low rank, in closed form and dense, against none and against ONNX Runtime with ' +
+  'the dense one: time, memory and error.';
+
+const chosen = ({ quick, filter }: SuiteOptions) => biasCases(quick).filter(({ name }) => name.includes(filter));
+
+export const bias: Suite = {
+  name: 'bias',
+  about: ABOUT,
+  caseNames: () => biasCases(false).map(({ name }) => name),
+  obstacle: () => undefined,
+  steps: (options) => chosen(options).map((test) => ({ name: test.name, seconds: secondsOf(test, options) })),
+  run: bench,
+};
+
+/** A case after its rounds; what is wrong has no samples. */
+interface Outcome extends Measurement {
+  test: BiasCase;
+  /** Those that were timed, in the order of `samples`. */
+  timed: Contestant[];
+  judged: Map<string, Judged>;
 }
 
-interface Row {
-  form: string;
-  samples: number[];
-  /** Times as long as without a bias, and as with the dense one. */
-  overNone: number;
-  overDense: number | undefined;
-  /** What the arithmetic alone would take, times that without a bias. */
-  floor: number | undefined;
-  biasBytes: number;
-  callBytes: number;
-  /** The largest difference from the result with the dense bias, where that is the same bias. */
-  error: number | undefined;
+async function bench(options: SuiteOptions, progress: Progress): Promise<SuiteResult> {
+  const { threads, instructionSet } = devices().find(({ device }) => device === 'cpu')!;
+  const outcomes: Outcome[] = [];
+  peaksOf(threads!, options.quick);
+  const steps = chosen(options).map((test) => ({
+    name: test.name,
+    run: async () => void outcomes.push(await measureCase(test, options.quick ? QUICK : FULL, threads!)),
+  }));
+  const failure = await runSteps(steps, progress);
+  const peaks = peaksOf(threads!, options.quick);
+  const rows = outcomes.flatMap((outcome) => rowsOf(outcome, peaks, instructionSet!, threads!));
+  return {
+    suite: 'bias',
+    about: ABOUT,
+    command: 'npm run bench -- bias',
+    versions: { 'onnxruntime-node': require('onnxruntime-node/package.json').version },
+    peaks,
+    rows,
+    targets: judgeBy(targets, rows, ({ name }) => name),
+    notMeasured: [{ what: 'PyTorch', why: 'biases are compared with ONNX Runtime alone' }],
+    failure,
+  };
 }
 
-export const bias = new Command('bias')
-  .description(
-    'Attention on the CPU with biases of low rank, in closed form and dense, against none and against ONNX Runtime with the ' +
-      'dense one: time, memory and error. Contestants take turns in one process.',
-  )
-  .option('--json <file>', 'also write everything, with all samples, to a file')
-  .option('--quick', 'a handful of cases', false)
-  .option('--filter <text>', 'only cases whose name contains this', '')
-  .addHelpText(
-    'after',
-    () =>
-      `\nCases:\n  ${biasCases(false)
-        .map(({ name }) => name)
-        .join('\n  ')}`,
-  )
-  .action((options: Options) => bench(options).catch((error: Error) => bias.error(`error: ${error.message}`)));
-
-async function bench({ json, quick, filter }: Options): Promise<void> {
-  const chosen = biasCases(quick).filter(({ name }) => name.includes(filter));
-  if (chosen.length === 0) throw new Error(`--filter: no case contains '${filter}'; --help lists them`);
-  const file = json === undefined ? undefined : openSync(json, 'w'); // now, not after all the work
-  const cpu = devices().find(({ device }) => device === 'cpu')!;
-  console.log(`${cpu.name}, ${cpu.instructionSet}, ${cpu.threads} threads`);
-  const results = [];
-  for (const test of chosen) {
-    const { rows, disturbed } = await measure(test, quick ? QUICK : FULL, cpu.threads!);
-    console.log(`\n${test.name}${disturbed ? ` (${disturbed} rounds beside work of others)` : ''}\n${table(rows)}`);
-    if (!test.forms.includes('dense')) console.log(`a dense bias would take ${bytes(denseBytes(test))}: left out`);
-    for (const line of verdicts(test, rows)) console.log(line);
-    results.push({ ...test, rows, disturbed });
-  }
-  if (file === undefined) return;
-  writeFileSync(file, `${JSON.stringify({ date: new Date().toISOString(), device: cpu, results }, null, 1)}\n`);
-  closeSync(file);
-}
-
-async function measure(test: BiasCase, plan: Plan, threads: number): Promise<{ rows: Row[]; disturbed: number }> {
+async function measureCase(test: BiasCase, plan: Plan, threads: number): Promise<Outcome> {
   const inputs = inputsOf(test);
   const contestants: Contestant[] = test.forms.map((form) => library(form, test, inputs));
-  if (test.onnxruntime && inputs.dense) contestants.push(await onnxruntime(test, inputs, threads));
-  const { samples, disturbed } = await interleave(contestants, plan, watchLoad());
-  const at = (name: string) => contestants.findIndex((contestant) => contestant.name === name);
-  const [none, dense] = [at('none'), at('dense')];
-  const reference = dense < 0 ? undefined : await contestants[dense]!.output();
-  const rows: Row[] = [];
-  for (const [n, contestant] of contestants.entries()) {
-    const { name, biasBytes, callBytes } = contestant;
-    const comparable = reference && (name === test.dense || name.startsWith('dense ('));
-    rows.push({
-      form: name,
-      samples: samples[n]!,
-      overNone: medianRatio(samples[n]!, samples[none]!),
-      overDense: dense < 0 ? undefined : medianRatio(samples[n]!, samples[dense]!),
-      floor: name.startsWith('rank') ? 1 + Number(name.slice(5)) / (2 * test.headDim) : undefined,
-      biasBytes,
-      callBytes,
-      error: comparable ? largestDifference(await contestant.output(), reference) : undefined,
-    });
+  if (test.onnxruntime) contestants.push(await onnxruntime(test, inputs, threads));
+  const judged = new Map<string, Judged>();
+  for (const contestant of contestants) {
+    await contestant.run(1);
+    judged.set(contestant.name, await judgeOutput(contestant, test, inputs));
   }
+  const timed = contestants.filter(({ name }) => judged.get(name)!.fault === undefined);
+  const measurement = await interleave(timed, plan, watchLoad());
   for (const contestant of contestants) await contestant.close();
-  return { rows, disturbed };
+  return { test, timed, judged, ...measurement };
 }
 
-const largestDifference = (a: Float32Array, b: Float32Array) =>
-  a.reduce((most, x, n) => Math.max(most, Math.abs(x - b[n]!)), 0);
+/** The figures that targets are about: times as long as without a bias, and as with the dense one. */
+const OVER_NONE = 'over none';
+const OVER_DENSE = 'over dense';
 
-function bytes(count: number): string {
-  if (Number.isNaN(count)) return '';
-  const units = ['B', 'KiB', 'MiB', 'GiB'];
-  const power = Math.min(3, Math.floor(Math.log2(Math.max(count, 1)) / 10));
-  return `${(count / 1024 ** power).toFixed(power && count / 1024 ** power < 10 ? 1 : 0)} ${units[power]}`;
+/** A row for each form: this library with it, and beside it all that it is compared with. */
+export function rowsOf(
+  { test, timed, judged, samples, disturbed, repeated }: Outcome,
+  peaks: readonly Peak[],
+  instructionSet: string,
+  threads: number,
+): Row[] {
+  const { dtype, batch, tokens, heads, headDim, causal, forms } = test;
+  const length = count(tokens);
+  const flops = 4 * headDim * batch * heads * (causal ? (length * (length + 1)) / 2 : length ** 2);
+  const rate = arithmeticRate(peaks, instructionSet, dtype, threads);
+  const samplesOf = (name: string) => samples[timed.findIndex((contestant) => contestant.name === name)];
+  const others = (form: Form) =>
+    ['none', 'dense', 'onnxruntime'].filter((name) => name !== form && samplesOf(name) !== undefined);
+  return forms
+    .filter((form) => form !== 'none')
+    .map((form) => {
+      const [own, none, dense] = [samplesOf(form), samplesOf('none'), samplesOf('dense')];
+      const contestant = timed.find(({ name }) => name === form);
+      const { fault, error, tolerance } = judged.get(form)!;
+      const faults: Fault[] = fault === undefined ? [] : [{ contestant: OWN, fault }];
+      // What is wrong with those that have no row of their own is told once, with the first.
+      for (const name of form === forms[1] ? ['none', 'onnxruntime'] : []) {
+        const wrong = judged.get(name)?.fault;
+        if (wrong !== undefined) faults.push({ contestant: name, fault: wrong });
+      }
+      return makeRow({
+        name: rowName(test, form),
+        case: { mask: form, dtype, tokens: length, headDim, threads },
+        samples: {
+          ...(own ? { [OWN]: own } : {}),
+          ...Object.fromEntries(others(form).map((name) => [name, samplesOf(name)!])),
+        },
+        disturbed,
+        repeated,
+        flops,
+        floor: rate === undefined ? undefined : { ms: (1e3 * flops) / rate, bound: 'arithmetic' },
+        errors: {
+          [OWN]: error,
+          ...Object.fromEntries(others(form).map((name) => [name, judged.get(name)!.error])),
+        },
+        tolerance,
+        memory: contestant?.callBytes === undefined ? undefined : { [OWN]: contestant.callBytes },
+        faults,
+        absent: forms.includes('dense')
+          ? []
+          : [
+              {
+                contestant: 'dense',
+                fault: `${test.name}: the bias would take ${(denseBytes(test) / 2 ** 30).toFixed(1)} GiB`,
+              },
+            ],
+        figures: {
+          ...(own && none ? { [OVER_NONE]: medianRatio(own, none) } : {}),
+          ...(form.startsWith('rank ') ? { 'by flops': 1 + Number(form.slice(5)) / (2 * headDim) } : {}),
+          ...(own && dense && form !== 'dense' ? { [OVER_DENSE]: medianRatio(own, dense) } : {}),
+          ...(contestant ? { 'bias MiB': contestant.biasBytes / 2 ** 20 } : {}),
+        },
+      });
+    });
 }
 
-function table(rows: Row[]): string {
-  const ratio = (value: number | undefined) => (value === undefined ? '' : `${value.toFixed(2)}x`);
-  const cells = rows.map((row) => [
-    row.form,
-    `${summarize(row.samples).median.toPrecision(3)} ms`,
-    ratio(row.overNone),
-    ratio(row.floor),
-    ratio(row.overDense),
-    bytes(row.biasBytes),
-    bytes(row.callBytes),
-    row.error === undefined ? '' : row.error.toExponential(1),
-  ]);
-  const head = ['bias', 'time', 'over none', 'flops', 'over dense', 'bias bytes', 'call bytes', 'error'];
-  const widths = head.map((title, c) => Math.max(title.length, ...cells.map((row) => row[c]!.length)));
-  const line = (row: string[]) =>
-    row.map((cell, c) => (c ? cell.padStart(widths[c]!) : cell.padEnd(widths[c]!))).join('  ');
-  return [head, ...cells].map(line).join('\n');
-}
+const isForm = (row: Row, form: Form) => row.case.mask === form;
 
-/** What was to be reached, and was or was not. */
-function verdicts(test: BiasCase, rows: Row[]): string[] {
-  const lines: string[] = [];
-  const size = test.tokens.reduce((a, b) => a * b);
-  const say = (what: string, value: number, most: number) =>
-    lines.push(
-      `${value <= most ? 'reached' : 'MISSED '}  ${what}: ${value.toFixed(2)}x, to be at most ${most.toFixed(2)}x`,
-    );
-  for (const { form, overNone, overDense } of rows) {
-    if (form === 'none' || form.startsWith('dense')) continue;
-    if (test.headDim === 128 && form === 'alibi') say(`${form} over no bias`, overNone, 1.1);
-    if (form === 'rank 16' && test.headDim >= 64)
-      say(`${form} over no bias`, overNone, test.headDim === 128 ? 1.12 : 1.2);
-    if (overDense === undefined || size < 1024) continue;
-    if (form === 'alibi' && size >= 4096) say(`${form} over the dense bias`, overDense, 0.5);
-    else if (form !== 'rank 64' && form !== 'rank 256') say(`${form} over the dense bias`, overDense, 1);
-  }
-  return lines;
+const targets: Target<Row>[] = [
+  {
+    text: 'alibi, headDim 128: at most 1.1 times no bias',
+    figure: (row) => (isForm(row, 'alibi') && row.case.headDim === 128 ? row.figures?.[OVER_NONE] : undefined),
+    atMost: 1.1,
+  },
+  ...([128, 64] as const).map((headDim) => ({
+    text: `rank 16, headDim ${headDim}: at most ${headDim === 128 ? 1.12 : 1.2} times no bias`,
+    figure: (row: Row) =>
+      isForm(row, 'rank 16') && row.case.headDim === headDim ? row.figures?.[OVER_NONE] : undefined,
+    atMost: headDim === 128 ? 1.12 : 1.2,
+  })),
+  {
+    text: 'alibi: at most half the time of the dense bias from 4096 tokens on',
+    figure: (row) => (isForm(row, 'alibi') && row.case.tokens >= 4096 ? row.figures?.[OVER_DENSE] : undefined),
+    atMost: 0.5,
+  },
+  {
+    text: 'no slower than the dense bias from 1024 tokens on, up to rank 16',
+    figure: (row) =>
+      row.case.tokens >= 1024 && !isForm(row, 'rank 64') && !isForm(row, 'rank 256')
+        ? row.figures?.[OVER_DENSE]
+        : undefined,
+    atMost: 1,
+  },
+];
+
+/** About how long a case takes: that of its rounds, and of making and checking its inputs. */
+function secondsOf({ batch, tokens, heads, headDim, forms }: BiasCase, { quick }: SuiteOptions): number {
+  const length = count(tokens);
+  const once = (4 * headDim * batch * heads * length ** 2) / 3e11;
+  const rounds = (quick ? QUICK : FULL).rounds;
+  return (forms.length + 1) * (rounds * (0.1 + 2 * once) + once + (length * headDim) / 1e6);
 }

@@ -1,14 +1,14 @@
 // The suite of neighborhoods.
 
 import { type Device, devices } from 'node-attention';
-import { type Floor, makeRow, OWN, type Peak, type Row, type SuiteResult } from '../format';
+import { type Floor, makeRow, OWN, type Row, type SuiteResult } from '../format';
 import type { Plan } from '../measure';
-import { peaksOf } from '../peak';
-import type { Progress, Suite, SuiteOptions } from '../session';
+import { arithmeticRate, peaksOf } from '../peak';
+import { type Progress, runSteps, type Suite, type SuiteOptions } from '../session';
 import { buildBaselines } from './baselines';
 import { describeSetting, gnaFlops } from './cases';
 import { GNA_NOTES, type Row as GnaRow, printed, summarizeGna } from './report';
-import { type Job, jobs, type Results } from './suite';
+import { jobs, type Results } from './suite';
 
 interface GnaOptions extends SuiteOptions {
   device?: string;
@@ -62,9 +62,12 @@ async function bench(options: GnaOptions, progress: Progress): Promise<SuiteResu
   const results: Results = { turns: [], memory: [] };
   if (picked.some(({ name }) => name.startsWith('baselines'))) buildBaselines();
   if (onCpu) peaksOf(task.threads, task.quick);
-  const failure = await runAll(picked, results, progress);
+  const failure = await runSteps(
+    picked.map(({ name, run }) => ({ name, run: () => run(results) })),
+    progress,
+  );
   const peaks = onCpu ? peaksOf(task.threads, task.quick) : [];
-  const rate = (dtype: string) => peakFor(peaks, info.instructionSet!, dtype);
+  const rate = (dtype: string) => arithmeticRate(peaks, info.instructionSet!, dtype, task.threads);
   const summary = summarizeGna(results, onCpu ? 'cpu' : 'cuda', (dtype) => {
     const peak = rate(dtype);
     return peak && peak / 1e9;
@@ -114,32 +117,4 @@ export function commonRow(row: GnaRow, threads: number | undefined, peak: number
     simulated: speedup === undefined ? undefined : { bound: bound.sum, reached: speedup },
     figures: speedup === undefined ? undefined : { 'bound, worst tile': bound.worstTile, 'by flops': bound.flops },
   });
-}
-
-/** FLOP/s. On AMX a product of float32 is six of bfloat16 parts; that of a GPU is not measured here. */
-function peakFor(peaks: readonly Peak[], instructionSet: string, dtype: string): number | undefined {
-  const amx = instructionSet === 'amx';
-  const rate = peaks.find(({ name }) => name === (amx ? 'bfloat16 amx' : `float32 ${instructionSet}`))?.rate;
-  return rate && rate / (amx && dtype === 'float32' ? 6 : 1);
-}
-
-/** Returns why it ended early, if it did. ^C ends the measurement after the case at hand; a second one ends all. */
-async function runAll(picked: readonly Job[], results: Results, progress: Progress): Promise<string | undefined> {
-  let stopped = false;
-  const stop = () => {
-    stopped = true;
-  };
-  process.once('SIGINT', stop);
-  try {
-    for (const { name, run } of picked) {
-      if (stopped) return '(SIGINT): later cases are missing';
-      progress.begin(name);
-      await run(results);
-    }
-  } catch (error) {
-    return `(${(error as Error).message}): later cases are missing`;
-  } finally {
-    process.off('SIGINT', stop);
-  }
-  return undefined;
 }

@@ -3,7 +3,7 @@
 import { count } from '../cases';
 import type { Verdict } from '../format';
 import { type Column, factor, ms, optional, percent, tableOf } from '../report';
-import { median, medianRatio } from '../statistics';
+import { growth, median, medianRatio } from '../statistics';
 import { judgeBy, type Target } from '../targets';
 import { describeSetting, gnaFlops, simulationOf } from './cases';
 import type { Memory, Results, Turns } from './suite';
@@ -127,16 +127,6 @@ function blockedTable({ turns, memory }: Results): string {
   );
 }
 
-/** How time grows with tokens: the exponent of the power that fits best. 1 is linear. */
-export function growth(points: readonly { tokens: number; ms: number }[]): number {
-  const [x, y] = [points.map(({ tokens }) => Math.log(tokens)), points.map(({ ms }) => Math.log(ms))];
-  const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const [mx, my] = [mean(x), mean(y)];
-  const product = (a: number[], am: number, b: number[], bm: number) =>
-    a.reduce((sum, value, i) => sum + (value - am) * (b[i]! - bm), 0);
-  return product(x, mx, y, my) / product(x, mx, x, mx);
-}
-
 /** What follows from all results. */
 export interface Summary {
   rows: Row[];
@@ -191,8 +181,7 @@ export function summarizeGna(
   const bytes = windows.map((one) => one.bytes!);
   return {
     rows,
-    exponent:
-      tokens.length > 1 ? growth(tokens.map((row) => ({ tokens: count(row.test.shape), ms: row.ms! }))) : undefined,
+    exponent: tokens.length > 1 ? growth(tokens.map((row) => [count(row.test.shape), row.ms!])) : undefined,
     memorySpread: bytes.length > 1 ? Math.max(...bytes) / Math.min(...bytes) : undefined,
     slower: rows.flatMap(({ test, speedup }) =>
       speedup !== undefined && speedup < 1 ? [{ name: test.name, speedup }] : [],

@@ -29,6 +29,8 @@ interface Series {
 interface Axis {
   name: string;
   log?: boolean;
+  /** Only what is there, not from 0 on. */
+  narrow?: boolean;
 }
 
 interface Chart {
@@ -51,8 +53,10 @@ export function chartsOf(suite: SuiteResult): Drawing[] {
 }
 
 /** Axes of powers with a margin: those of ECharts end at powers of ten, which leaves most of a chart empty. */
-function extent(points: readonly number[], log: boolean | undefined) {
+function extent(points: readonly number[], { log, narrow }: Axis) {
   const [least, most] = [Math.min(...points), Math.max(...points)];
+  const margin = 0.05 * (most - least || 1);
+  if (narrow) return { min: least - margin, max: most + margin };
   return log ? { min: least / 1.3, max: most * 1.3 } : { min: Math.min(0, least), max: most * 1.1 };
 }
 
@@ -65,14 +69,14 @@ const short = (value: number) => {
 
 function draw({ title, x, y, series }: Chart): string {
   const all = series.flatMap(({ points }) => points);
-  const axis = ({ name, log }: Axis, values: number[], gap: number) => ({
-    type: log ? ('log' as const) : ('value' as const),
-    ...(log ? { logBase: 2 } : {}),
-    name,
+  const axis = (axis: Axis, values: number[], gap: number) => ({
+    type: axis.log ? ('log' as const) : ('value' as const),
+    ...(axis.log ? { logBase: 2 } : {}),
+    name: axis.name,
     nameLocation: 'middle' as const,
     nameGap: gap,
-    ...extent(values, log),
-    axisLabel: { formatter: short },
+    ...extent(values, axis),
+    axisLabel: { formatter: short, ...(axis.narrow ? { showMinLabel: false, showMaxLabel: false } : {}) },
   });
   const chart = echarts.init(null, null, { renderer: 'svg', ssr: true, ...SIZE });
   chart.setOption({
@@ -238,20 +242,28 @@ function rooflines({ suite, rows, peaks }: SuiteResult): Chart[] {
 function qualities({ suite, rows }: SuiteResult): Chart[] {
   const judged = rows.filter(({ quality }) => quality);
   const measures = [...new Set(judged.flatMap(({ quality }) => Object.keys(quality!)))];
-  return measures
-    .filter((measure) => measure !== 'sparsity')
-    .map((measure) => ({
-      title: `${suite}: ${measure} over sparsity`,
-      x: { name: 'share of scores left out' },
-      y: { name: measure },
-      series: groups(judged, ({ case: { mask } }) => mask).map(([name, members]) => ({
-        name,
-        points: members
-          .filter(({ quality }) => quality![measure] !== undefined)
-          .map(({ quality }): Point => [quality!.sparsity, quality![measure]!])
-          .sort(([a], [b]) => a - b),
-      })),
-    }));
+  const charts = groups(judged, ({ case: { data = '' } }) => data).flatMap(([data, group]) =>
+    measures
+      .filter((measure) => measure !== 'sparsity')
+      .map((measure) => ({
+        title: `${suite}: ${measure} over sparsity${data === '' ? '' : `, ${data}`}`,
+        x: { name: 'share of scores left out', narrow: true },
+        y: { name: measure },
+        series: groups(
+          group.filter(({ quality }) => quality![measure] !== undefined),
+          ({ case: { mask } }) => mask,
+        ).map(([name, members]) => ({
+          name,
+          points: members
+            .map(({ quality }): Point => [quality!.sparsity, quality![measure]!])
+            .sort(([a], [b]) => a - b),
+        })),
+      }))
+      .filter(({ series }) => series.length > 0),
+  );
+  // Curves; single points only where there is nothing else.
+  const curves = charts.filter(({ series }) => series.some(({ points }) => points.length > 1));
+  return curves.length > 0 ? curves : charts;
 }
 
 function bounds({ suite, rows }: SuiteResult): Chart[] {

@@ -1,6 +1,7 @@
-// The mask patterns of the Long-Context Attention Benchmark (Bu et al. 2025, arXiv:2510.17896), as far as calls of
-// attention() express them, and why the others are not.
+// The mask patterns of the Long-Context Attention Benchmark (Bu et al. 2025, arXiv:2510.17896), and the calls of
+// attention() that express them.
 
+import { uniform } from '../../test/support/numbers';
 import type { MaskSpec } from '../../test/support/oracle';
 
 /** From, to (exclusive), in tokens. */
@@ -15,6 +16,8 @@ export interface PatternCall {
   extra?: Range;
   /** Where the sequences of a ragged batch begin, and their end, from the first token of the call on. */
   lengths?: number[];
+  /** Instead of a mask: a sparse plan of what the pattern shows. Of calls on all tokens. */
+  plan?: boolean;
 }
 
 export interface Pattern {
@@ -29,10 +32,46 @@ const CAUSAL: MaskSpec = { left: -1, right: 0 };
 /** Keys that a window reaches to, and tokens that all see. */
 const REACH = 128;
 const GLOBAL = 64;
+/** Tokens of a block that sees itself whole, and of blocks that are all alike. */
+const BLOCK = 128;
+/** Blocks of random extents are multiples of this, up to so many of them. */
+const GRAIN = 16;
+const MOST_GRAINS = 12;
+/** Of the blocks besides its own, what a block sees. */
+const SHOWN = 1 / 4;
 /** Where documents end, in shares of all tokens; a multiple of 64 tokens from 2048 on, not so below. */
 const ENDS = [3 / 32, 11 / 32, 1 / 2, 27 / 32, 1];
 
-/** All that can be expressed, for so many tokens. */
+/** Which blocks see which, at random, and each itself: what a query of a token sees. `starts` ends with the tokens. */
+function blocksOf(starts: readonly number[]): (i: number) => Range[] {
+  const random = uniform(11);
+  const rows = starts.slice(1).map((_, row) => {
+    const ranges: Range[] = [];
+    for (let column = 0; column + 1 < starts.length; column++) {
+      const shown = random() < SHOWN;
+      if (!shown && column !== row) continue;
+      const [from, to] = [starts[column]!, starts[column + 1]!];
+      if (ranges.at(-1)?.[1] === from) ranges.at(-1)![1] = to;
+      else ranges.push([from, to]);
+    }
+    return ranges;
+  });
+  return (i) => rows[starts.findIndex((start) => start > i) - 1]!;
+}
+
+function evenStarts(tokens: number): number[] {
+  const starts = Array.from({ length: Math.ceil(tokens / BLOCK) }, (_, n) => n * BLOCK);
+  return [...starts, tokens];
+}
+
+function unevenStarts(tokens: number): number[] {
+  const random = uniform(12);
+  const starts = [0];
+  while (starts.at(-1)! < tokens) starts.push(starts.at(-1)! + GRAIN * (1 + Math.floor(random() * MOST_GRAINS)));
+  return [...starts.slice(0, -1), tokens];
+}
+
+/** All of them, for so many tokens. */
 export function patterns(tokens: number): Pattern[] {
   const whole: Range = [0, tokens];
   const clip = (from: number, to: number): Range => [Math.max(0, from), Math.min(tokens, to)];
@@ -137,15 +176,24 @@ export function patterns(tokens: number): Pattern[] {
         extra: prefixOf(document),
       })),
     },
+    {
+      // Blocks of a document see themselves and those before them.
+      name: 'block causal document',
+      ranges: (i) => {
+        const [from, to] = documentOf(i);
+        return [[from, Math.min(to, from + (Math.floor((i - from) / BLOCK) + 1) * BLOCK)]];
+      },
+      calls: [{ queries: whole, keys: whole, plan: true }],
+    },
+    {
+      name: 'uniform block sparse',
+      ranges: blocksOf(evenStarts(tokens)),
+      calls: [{ queries: whole, keys: whole, plan: true }],
+    },
+    {
+      name: 'variable block sparse',
+      ranges: blocksOf(unevenStarts(tokens)),
+      calls: [{ queries: whole, keys: whole, plan: true }],
+    },
   ];
 }
-
-/** Patterns of the benchmark that no calls of attention() express well. */
-export const INEXPRESSIBLE = [
-  {
-    what: 'block causal document',
-    why: 'not expressible: no mask is causal by blocks of tokens, and one call for each block is no fused attention',
-  },
-  { what: 'uniform block sparse', why: 'not expressible by masks: lists of blocks are a SparsePlan, in suite sparse' },
-  { what: 'variable block sparse', why: 'not expressible by masks: lists of blocks are a SparsePlan, in suite sparse' },
-];

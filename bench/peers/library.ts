@@ -6,6 +6,7 @@ import {
   fromBfloat16,
   type Mask,
   neighborhood,
+  SparsePlan,
   Stream,
   Tensor,
   toBfloat16,
@@ -85,20 +86,28 @@ function callsOf(
   keep: <R extends { dispose(): void }>(resource: R) => R,
 ): Call[] {
   const part = (tensor: Tensor, range: Range) => keep(tensor.slice([0, 1], range));
-  return pattern.calls.map(({ queries, keys, mask, extra, lengths }) => {
+  return pattern.calls.map(({ queries, keys, mask, extra, lengths, plan }) => {
     const offsets = lengths && keep(Tensor.from(Int32Array.from(lengths), [lengths.length]));
     return {
       q: part(q, queries),
       k: part(k, keys),
       v: part(v, keys),
       options: {
-        mask: mask && maskOf(mask),
+        mask: plan ? keep(planOf(pattern, q.shape[1]!)) : mask && maskOf(mask),
         extra: extra && { k: part(k, extra), v: part(v, extra) },
         cuSeqlens: offsets && { q: offsets, k: offsets },
         out: part(out, queries),
         stream,
       },
     };
+  });
+}
+
+function planOf({ ranges }: Pattern, tokens: number): SparsePlan {
+  const seen = Array.from({ length: tokens }, (_, i) => ranges(i));
+  return SparsePlan.fromPredicate((i, j) => seen[i]!.some(([from, to]) => j >= from && j < to), {
+    queries: tokens,
+    keys: tokens,
   });
 }
 

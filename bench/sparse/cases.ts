@@ -1,0 +1,93 @@
+// What the suite goes through: lengths, and densities that selectors are given a budget for.
+
+import type { SuiteOptions } from '../session';
+import { KINDS, type Kind, type Phase } from './inputs';
+import { ALWAYS } from './selectors';
+
+export interface SparseOptions extends SuiteOptions {
+  /** Up to a million keys, and chunks of 32K queries. */
+  full: boolean;
+}
+
+export const PHASES = ['decode', 'prefill'] as const;
+
+export const phaseName = (phase: Phase): string => (phase === 'decode' ? 'decoding' : 'prefill');
+
+/** Keys, of the longest of which there are curves. */
+export function lengthsOf({ quick, full }: SparseOptions): number[] {
+  const all = [8192, 32768, 131072, 524288, 1048576];
+  return all.slice(0, quick ? 1 : full ? 5 : 3);
+}
+
+/** Of the keys, what a query sees: that of one length, and those of curves. */
+const DENSITY = 0.1;
+const CURVE = [0.02, 0.05, 0.1, 0.2];
+const TIMED = [0.02, 0.1];
+
+/** What is left of a density for a selector to choose. */
+export const budgetOf = (keys: number, density: number): number =>
+  Math.round(keys * density) - ALWAYS.sink - ALWAYS.window;
+
+const possible = (keys: number, densities: readonly number[]) =>
+  densities.filter((density) => budgetOf(keys, density) > 0);
+
+export const densityText = (density: number): string => `${+(100 * density).toPrecision(2)} %`;
+
+export interface QualityCase {
+  name: string;
+  kind: Kind;
+  phase: Phase;
+  keys: number;
+  densities: number[];
+}
+
+export function qualityCases(options: SparseOptions): QualityCase[] {
+  const lengths = lengthsOf(options);
+  return lengths.flatMap((keys) =>
+    PHASES.flatMap((phase) =>
+      KINDS.map((kind) => ({
+        name: `quality: ${phaseName(phase)} ${kind} T=${keys}`,
+        kind,
+        phase,
+        keys,
+        densities: possible(keys, keys === lengths.at(-1) ? CURVE : [DENSITY]),
+      })),
+    ),
+  );
+}
+
+export interface TimeCase {
+  name: string;
+  phase: Phase;
+  queries: number;
+  keys: number;
+  densities: number[];
+}
+
+/** One token, or a chunk of the last ones: 32K tokens are what InfiniteHiP is measured with. */
+export function timeCases(options: SparseOptions): TimeCase[] {
+  const chunk = options.full ? 32768 : 2048;
+  return PHASES.flatMap((phase) =>
+    lengthsOf(options).map((keys) => ({
+      name: `time: ${phaseName(phase)} T=${keys}`,
+      phase,
+      queries: phase === 'decode' ? 1 : Math.min(chunk, keys),
+      keys,
+      densities: possible(keys, TIMED),
+    })),
+  );
+}
+
+export interface GrowthCase {
+  name: string;
+  tokens: number;
+}
+
+/** As many queries as keys, causal. */
+export function growthCases({ quick, full }: SparseOptions): GrowthCase[] {
+  const [least, most] = quick ? [11, 15] : [13, full ? 19 : 17];
+  return Array.from({ length: most - least + 1 }, (_, n) => 2 ** (least + n)).map((tokens) => ({
+    name: `growth: T=${tokens}`,
+    tokens,
+  }));
+}

@@ -1,0 +1,159 @@
+// The suite of sparse plans and the selectors that make them.
+
+import { devices } from 'node-attention';
+import { makeRow, type Row, type SuiteResult } from '../format';
+import { efficiencyLengths } from '../masks/efficiency';
+import type { Plan } from '../measure';
+import { peaksOf } from '../peak';
+import { type Progress, runSteps, type Suite } from '../session';
+import { judgeBy } from '../targets';
+import {
+  budgetOf,
+  densityText,
+  growthCases,
+  phaseName,
+  type QualityCase,
+  qualityCases,
+  type SparseOptions,
+  type TimeCase,
+  timeCases,
+} from './cases';
+import { inputsOf } from './inputs';
+import { choiceOf, earlierWeights, exactOf, type Quality, qualityOf, TOP, tensorsOf } from './quality';
+import { findingsOf, type Judged, printed, TARGETS } from './report';
+import { SELECTORS } from './selectors';
+import { growthRows, measureGrowth, measureTimes, timeRows } from './time';
+
+const FULL: Plan = { rounds: 5, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2 };
+const QUICK: Plan = { rounds: 3, batchMs: 5, settleMs: 0, warmRuns: 1, patience: 1 };
+
+const ABOUT =
+  'Selectors and rules of sparse plans against dense attention: how much of the softmax they find, on heads with ' +
+  'structure, real text, noise and questions with one answer each, and what selecting and attending take.';
+
+export const sparse: Suite<SparseOptions> = {
+  name: 'sparse',
+  about: ABOUT,
+  extend(command) {
+    command.option('--full', 'up to a million keys, and chunks of 32768 queries: hours, and 16 GiB', false);
+  },
+  caseNames: () => namesOf({ quick: false, full: true, filter: '', threads: [] }),
+  obstacle: () => undefined,
+  steps: (options) => [
+    ...chosen(qualityCases(options), options).map((test) => ({ name: test.name, seconds: qualitySeconds(test) })),
+    ...chosen(timeCases(options), options).map((test) => ({ name: test.name, seconds: timeSeconds(test, options) })),
+    ...chosen(growthCases(options), options).map(({ name, tokens }) => ({
+      name,
+      seconds: (tokens / 40000) ** 2 + 0.1,
+    })),
+  ],
+  run: bench,
+};
+
+const chosen = <Case extends { name: string }>(cases: readonly Case[], { filter }: SparseOptions) =>
+  cases.filter(({ name }) => name.includes(filter));
+
+const namesOf = (options: SparseOptions) =>
+  [...qualityCases(options), ...timeCases(options), ...growthCases(options)].map(({ name }) => name);
+
+const qualitySeconds = ({ keys, densities }: QualityCase) => (keys / 16384) * (0.6 + 0.1 * densities.length);
+
+/** Of dense attention, at the rate that bfloat16 reaches here, and all others together. */
+const timeSeconds = ({ queries, keys }: TimeCase, { quick }: SparseOptions) =>
+  (keys / 131072) * 4 + (quick ? 4 : 6) * (0.3 + (2 * 4 * 8 * 128 * queries * keys) / 1e12);
+
+async function bench(options: SparseOptions, progress: Progress): Promise<SuiteResult> {
+  const { threads, instructionSet } = devices().find(({ device }) => device === 'cpu')!;
+  const plan = options.quick ? QUICK : FULL;
+  const judged: Judged[] = [];
+  const times: Awaited<ReturnType<typeof measureTimes>>[] = [];
+  const growths: Awaited<ReturnType<typeof measureGrowth>>[] = [];
+  peaksOf(threads!, options.quick);
+  const steps = [
+    ...chosen(qualityCases(options), options).map((test) => ({
+      name: test.name,
+      run: async () => void judged.push(...(await judge(test))),
+    })),
+    ...chosen(timeCases(options), options).map((test) => ({
+      name: test.name,
+      run: async () => void times.push(await measureTimes(test, plan)),
+    })),
+    ...chosen(growthCases(options), options).map((test) => ({
+      name: test.name,
+      run: async () => void growths.push(await measureGrowth(test, plan)),
+    })),
+  ];
+  const failure = await runSteps(steps, progress);
+  const peaks = peaksOf(threads!, options.quick);
+  const timed = times.flatMap((outcome) => timeRows(outcome, peaks, instructionSet!, threads!));
+  const grown = growths.flatMap((outcome) => growthRows(outcome, threads!));
+  const rows = [...judged.map(qualityRow), ...timed, ...grown];
+  return {
+    suite: 'sparse',
+    about: ABOUT,
+    command: `npm run bench -- sparse${options.full ? ' --full' : ''}`,
+    peaks,
+    rows,
+    targets: judgeBy(TARGETS, rows, ({ name }) => name),
+    text: printed(judged, timed, grown),
+    findings: [...efficiencyLengths(timed, efficiencyName), ...findingsOf(judged, growths)],
+    notMeasured: [
+      { what: 'decoding with refreshed stages', why: 'hipPlan keeps no state from one token to the next yet' },
+      {
+        what: 'published times of HiP and InfiniteHiP',
+        why: 'they are of GPUs, where sparse plans are refused so far',
+      },
+      ...(options.full ? [] : [{ what: 'more than 131072 keys', why: 'not asked for (--full)' }]),
+    ],
+    failure,
+  };
+}
+
+const efficiencyName = ({ case: { data, mask } }: Row) => `${data} with ${mask}`;
+
+/** All selectors on the same inputs. */
+export async function judge({ kind, phase, keys, densities }: Omit<QualityCase, 'name'>): Promise<Judged[]> {
+  const inputs = inputsOf(kind, phase, keys);
+  const [exact, earlier, tensors] = [exactOf(inputs), earlierWeights(inputs), tensorsOf(inputs)];
+  const judged: Judged[] = [];
+  for (const density of densities) {
+    const choice = choiceOf(inputs, tensors, budgetOf(keys, density), earlier);
+    for (const selector of SELECTORS) {
+      const quality = await qualityOf(selector, choice, tensors, inputs, exact);
+      const scored = selector.scored(keys, choice.budget) / keys;
+      const { headDim } = inputs;
+      judged.push({ kind, phase, keys, headDim, selector: selector.name, density, scored, quality });
+    }
+  }
+  for (const tensor of Object.values(tensors)) tensor.dispose();
+  return judged;
+}
+
+export function qualityRow({ kind, phase, keys, headDim, selector, density, scored, quality }: Judged): Row {
+  return makeRow({
+    name: `${phaseName(phase)} ${kind} T=${keys} ${selector} ${densityText(density)}`,
+    case: {
+      mask: selector,
+      dtype: 'float32',
+      tokens: keys,
+      headDim,
+      data: `${kind}, ${phaseName(phase)}, ${keys} keys`,
+    },
+    samples: {},
+    disturbed: 0,
+    repeated: 0,
+    faults: quality.fault === undefined ? [] : [{ contestant: 'node-attention', fault: quality.fault }],
+    quality: measuresOf(quality),
+    figures: { 'keys scored': scored },
+  });
+}
+
+function measuresOf({ density, mass, recall, error, accuracy }: Quality): NonNullable<Row['quality']> {
+  return {
+    sparsity: 1 - density,
+    'softmax mass': mass,
+    [`recall@${TOP}`]: recall,
+    'output error': error,
+    ...(accuracy === undefined ? {} : { 'MQAR accuracy': accuracy }),
+  };
+}

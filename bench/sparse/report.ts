@@ -1,0 +1,174 @@
+// From what was measured to what is printed.
+
+import type { Row } from '../format';
+import { type Column, columnsOf, percent, tableOf } from '../report';
+import { growth, median } from '../statistics';
+import type { Target } from '../targets';
+import { densityText, PHASES, phaseName } from './cases';
+import { ABOUT_KINDS, KINDS, type Kind, type Phase } from './inputs';
+import { type Quality, TOP } from './quality';
+import { DENSE_OVER_ATTENTION, GROWING, type GrowthOutcome } from './time';
+
+/** A selector on one kind of input. */
+export interface Judged {
+  kind: Kind;
+  phase: Phase;
+  keys: number;
+  headDim: number;
+  selector: string;
+  density: number;
+  /** Vectors that were scored to select, over the keys. */
+  scored: number;
+  quality: Quality;
+}
+
+/** The same selector, length and density on every kind of input. */
+interface Group {
+  selector: string;
+  density: number;
+  scored: number;
+  members: Judged[];
+}
+
+function groupsOf(judged: readonly Judged[]): Group[] {
+  const groups: Group[] = [];
+  for (const each of judged) {
+    const { selector, density, scored } = each;
+    const group = groups.find((other) => other.selector === selector && other.density === density);
+    if (group) group.members.push(each);
+    else groups.push({ selector, density, scored, members: [each] });
+  }
+  return groups;
+}
+
+/** The kind on which a measure is worst. */
+export function worstOf(members: readonly Judged[], badness: (quality: Quality) => number): Judged {
+  return members.reduce((worst, each) => (badness(each.quality) > badness(worst.quality) ? each : worst));
+}
+
+const columns: Column<Group>[] = [
+  ['selector', ({ selector }) => selector],
+  ['density', ({ density }) => densityText(density)],
+  ['keys scored', ({ scored }) => percent(1)(scored)],
+  ...KINDS.map((kind): Column<Group> => {
+    const own = ({ members }: Group) => members.find((each) => each.kind === kind)?.quality;
+    return [`mass ${kind}`, (group) => own(group)?.mass.toFixed(3)];
+  }),
+  worst(
+    'worst mass',
+    ({ mass }) => -mass,
+    ({ mass }) => mass.toFixed(3),
+  ),
+  worst(
+    `worst recall@${TOP}`,
+    ({ recall }) => -recall,
+    ({ recall }) => recall.toFixed(3),
+  ),
+  worst(
+    'worst output error',
+    ({ error }) => error,
+    ({ error }) => error.toFixed(3),
+  ),
+  [
+    'MQAR',
+    ({ members }) => percent(0)(members.find(({ quality }) => quality.accuracy !== undefined)?.quality.accuracy),
+  ],
+];
+
+function worst(
+  heading: string,
+  badness: (quality: Quality) => number,
+  text: (quality: Quality) => string,
+): Column<Group> {
+  return [
+    heading,
+    ({ members }) => {
+      const found = worstOf(members, badness);
+      return `${text(found.quality)} (${found.kind})`;
+    },
+  ];
+}
+
+export function printed(judged: readonly Judged[], timed: readonly Row[], grown: readonly Row[]): string {
+  const parts: string[] = [];
+  for (const keys of [...new Set(judged.map((each) => each.keys))]) {
+    for (const phase of PHASES) {
+      const here = judged.filter((each) => each.keys === keys && each.phase === phase);
+      if (here.length === 0) continue;
+      parts.push(`Quality, ${phaseName(phase)}, ${keys} keys\n\n${tableOf(columns, groupsOf(here))}`);
+    }
+  }
+  if (timed.length > 0) parts.push(`Time, selection and attention\n\n${tableOf(columnsOf(timed), timed)}`);
+  if (grown.length > 0) parts.push(`Selecting for as many queries as keys\n\n${tableOf(columnsOf(grown), grown)}`);
+  return [...parts, SPARSE_NOTES].join('\n\n');
+}
+
+const SPARSE_NOTES = `\
+Every selector shows the first 64 keys and the last 256, and chooses the rest of the density. mass: the share of dense
+attention's softmax that falls on keys that are seen, the mean over queries; recall: of the ${TOP} keys with the largest
+weights; output error: length of the difference from the dense output over the length of that. All against float64. keys
+scored: vectors whose scores are computed to select, over the keys, by the definition of the selector; pages and pooled
+blocks are besides made anew of all keys by every call. Decoding: every query has a choice of its own; prefill: 64 queries
+share one. MQAR: answers that are right, of questions with one place each. Times: ms is selection and attention together,
+beside either alone, dense attention and a window of as many keys; floor and GFLOP/s are of attention alone.
+${KINDS.map((kind) => `${kind}: ${ABOUT_KINDS[kind]}.`).join('\n')}`;
+
+/** The densities that all lengths have; the longest of them is quoted. */
+export function findingsOf(
+  judged: readonly Judged[],
+  growths: readonly Pick<GrowthOutcome, 'test' | 'samples' | 'bytes'>[],
+): { name: string; text: string }[] {
+  const longest = Math.max(...judged.map(({ keys }) => keys));
+  const density = Math.min(...judged.filter(({ keys }) => keys === longest).map((each) => each.density));
+  const quoted = judged.filter((each) => each.keys === longest && each.density === density);
+  const findings = groupsOf(quoted).map(({ selector, members }) => {
+    const least = worstOf(members, ({ mass }) => -mass);
+    const real = members.filter(({ kind }) => kind !== 'noise' && kind !== 'MQAR');
+    const structured = real.length === 0 ? undefined : worstOf(real, ({ mass }) => -mass);
+    const describe = ({ quality, kind, phase }: Judged) => `${quality.mass.toFixed(3)} (${kind}, ${phaseName(phase)})`;
+    return {
+      name: `${selector}, ${longest} keys, ${densityText(density)}`,
+      text:
+        `softmax mass at worst ${describe(least)}` +
+        (structured ? `, of heads with structure and text ${describe(structured)}` : ''),
+    };
+  });
+  if (growths.length < 5) return findings;
+  const tokens = growths.map(({ test }) => test.tokens);
+  const loglinear = growth(tokens.map((each) => [each, each * Math.log(each)]));
+  return [
+    ...findings,
+    ...GROWING.map((selector, n) => {
+      const time = growth(growths.map(({ test, samples }) => [test.tokens, median(samples[n]!)]));
+      const memory = growth(growths.map(({ test, bytes }) => [test.tokens, bytes[selector]!]));
+      return {
+        name: `growth of ${selector}`,
+        text:
+          `time with tokens to the power of ${time.toFixed(2)} over ${tokens.length} lengths (T log T: ` +
+          `${loglinear.toFixed(2)}), memory of ${memory.toFixed(2)}`,
+      };
+    }),
+  ];
+}
+
+const LONG = 131072;
+const isTimed = ({ case: { data, mask, tokens } }: Row, phase: Phase) =>
+  data === phaseName(phase) && mask.endsWith(` ${densityText(0.02)}`) && tokens >= LONG;
+
+export const TARGETS: Target<Row>[] = [
+  {
+    text: `decoding at ${LONG} keys and 2 %: attention 10 times as fast as dense`,
+    figure: (row) => (isTimed(row, 'decode') ? row.figures?.[DENSE_OVER_ATTENTION] : undefined),
+    atLeast: 10,
+  },
+  {
+    text: `decoding at ${LONG} keys and 2 %: with selection 10 times as fast as dense`,
+    figure: (row) => (isTimed(row, 'decode') ? row.ratios.dense?.median : undefined),
+    atLeast: 10,
+  },
+  {
+    text: `prefill at ${LONG} keys and 2 %: with selection 5 times as fast as dense`,
+    figure: (row) => (isTimed(row, 'prefill') ? row.ratios.dense?.median : undefined),
+    atLeast: 5,
+  },
+];
