@@ -85,6 +85,8 @@ typedef struct na_plan {
   int64_t queries, keys;
   int32_t query_tile, key_block; /* powers of two: 16 ... 128 and 2 ... 128 */
   int32_t causal;                /* queries see no key behind their position, aligned bottom-right as for windows */
+  int32_t estimate; /* a block that a row does not list, but all of whose keys all of its queries may see, counts as so
+                       many times the mean of its keys, with the mean of their values */
 } na_plan;
 
 typedef enum na_mask_kind { NA_MASK_WINDOW, NA_MASK_NEIGHBORHOOD, NA_MASK_PLAN } na_mask_kind;
@@ -147,11 +149,13 @@ typedef struct na_pages {
 typedef struct na_attention {
   const na_tensor *q, *k, *v, *out, *lse;
   const na_pages* pages; /* where k and v are, which then have no data, the strides of a page, and the longest length */
-  const na_tensor* sinks;             /* float32 [heads] */
-  const na_tensor *extra_k, *extra_v; /* [batch, n, kvHeads, headDim]: seen by every query */
-  const na_tensor *cu_q, *cu_k;       /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
-  const na_mask* masks;               /* intersected */
-  const na_bias* biases;              /* added */
+  const na_tensor* sinks;               /* float32 [heads] */
+  const na_tensor *extra_k, *extra_v;   /* [batch, n, kvHeads, headDim]: seen by every query */
+  const na_tensor *cu_q, *cu_k;         /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
+  const na_tensor *pooled_k, *pooled_v; /* the means of an estimating plan's blocks, in the dtype of k, contiguous. Such
+                                           a plan is the only mask, and there is neither bias nor softcap */
+  const na_mask* masks;                 /* intersected */
+  const na_bias* biases;                /* added */
   int32_t mask_count, bias_count;
   float scale;
   float softcap;   /* 0: none */
@@ -222,7 +226,7 @@ typedef struct na_pool {
   int32_t pooling;
   int32_t block;
   const na_tensor* k;   /* [batch, tokens..., kvHeads, headDim], tokens evenly spaced */
-  const na_tensor* out; /* float32 [batch, blocks, kvHeads, headDim or twice that], contiguous */
+  const na_tensor* out; /* [batch, blocks, kvHeads, headDim or twice that], contiguous, float32 or of the dtype of k */
   void* workspace;
 } na_pool;
 

@@ -12,6 +12,7 @@
 #include "cpu/attention.h"
 #include "cpu/copy.h"
 #include "cpu/merge.h"
+#include "cpu/pooling.h"
 #include "cpu/rotate.h"
 #include "cpu/select.h"
 #include "cpu/sparse_plan.h"

@@ -196,6 +196,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
             always: optional({ sink: small, window: small }),
             queryTile: mostly(oneOf(16, 64)),
             keyBlock: mostly(oneOf(2, 16)),
+            estimate: mostly(oneOf(true, false)),
             stream,
           },
           ['budget'],
@@ -221,10 +222,16 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
         'SparsePlan.fromBlocks',
         SparsePlan.fromBlocks,
         mostly(list(fc.array(list(fc.array(small, { maxLength: 3 })), { maxLength: 2 }))),
-        optional({ queries: small, keys: small, queryTile: oneOf(16), keyBlock: mostly(oneOf(2, 4)) }, [
-          'queries',
-          'keys',
-        ]),
+        optional(
+          {
+            queries: small,
+            keys: small,
+            queryTile: oneOf(16),
+            keyBlock: mostly(oneOf(2, 4)),
+            estimate: mostly(oneOf(true, false)),
+          },
+          ['queries', 'keys'],
+        ),
       ),
     ],
     [1, method(self('plan'), SparsePlan, 'union', mostly(picked('plan')))],

@@ -286,7 +286,7 @@ NA_INLINE void soften(const Block& block, float factor, const float* scores, uin
 template <int kCount>
 void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& block, const Whole& whole, Sight seen) {
   constexpr int kStep = kCount * kSquare;
-  const bool biased = problem.bias_count > 0 && !tile.extra, plain = problem.cap == 0 && !biased && problem.scale != 0;
+  const bool biased = has_biases(problem, tile), plain = problem.cap == 0 && !biased && problem.scale != 0;
   const float scale = problem.scale < 0 ? -problem.scale : problem.scale;
   const int squares = problem.head_pitch / kDeep;
   const uint16_t* k = reinterpret_cast<const uint16_t*>(sums.k);

@@ -67,6 +67,7 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   }
   for (const char*** rows : {&tile.k, &tile.v, &tile.ahead_k, &tile.ahead_v}) *rows = arena.take<const char*>(g.keys);
   for (int64_t** key : {&tile.key, &tile.ahead_key}) *key = arena.take<int64_t>(g.keys);
+  if (problem.estimate) tile.log_counts = arena.take<float>(g.keys);
   for (int32_t*** code : {&tile.code, &tile.ahead_code}) *code = arena.table<int32_t>(constraints, g.keys);
   tile.code_low = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
   tile.code_high = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
@@ -547,13 +548,15 @@ void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
 
 bool next_keys(const Problem& problem, Tile& tile) {
   if (tile.cancel->requested()) return false;
-  tile.extra = tile.extra_done < problem.extra;
+  const bool extra = tile.extra_done < problem.extra;
+  tile.pooled = !extra && problem.estimate && add_pooled(problem, tile);
+  tile.extra = extra || tile.pooled;
   tile.constraints = tile.extra ? 0 : tile.plan->constraint_count;
-  tile.k_head = tile.extra ? problem.extra_k.head : problem.k.head;
-  tile.v_head = tile.extra ? problem.extra_v.head : problem.v.head;
-  if (tile.extra) {
+  tile.k_head = (extra ? problem.extra_k : tile.pooled ? problem.pooled_k : problem.k).head;
+  tile.v_head = (extra ? problem.extra_v : tile.pooled ? problem.pooled_v : problem.v).head;
+  if (extra) {
     add_extra(problem, tile);
-  } else {
+  } else if (!tile.pooled) {
     std::swap(tile.k, tile.ahead_k);
     std::swap(tile.v, tile.ahead_v);
     std::swap(tile.key, tile.ahead_key);

@@ -102,7 +102,7 @@ struct Problem {
   int query_axes, key_axes;
   int64_t query_extent[kMaxAxes], key_extent[kMaxAxes];
   int64_t queries, keys;
-  Rows q, k, v, out, lse, extra_k, extra_v;
+  Rows q, k, v, out, lse, extra_k, extra_v, pooled_k, pooled_v;
   const Pages* pages;  // where k and v are, or nullptr
   int64_t extra;
   const float* sinks;
@@ -116,6 +116,7 @@ struct Problem {
   int element_bytes;            // of q, k and v in scratch memory
   int constraints;              // at most, in any plan
   const na_plan* sparse;        // a sparse plan among the masks, or null
+  bool estimate;                // the plan's blocks that are not listed count as the means in pooled_k and pooled_v
 };
 
 class Cancel;
@@ -149,6 +150,9 @@ struct SparseWalk {
   int32_t* lane_bit;         // [lane]
   int32_t* vector_word;      // [vector of lanes]: the word its lanes' bits are in; -1: several
   uint32_t* vector_bits;     // likewise: these bits
+  // Blocks [pooled, pooled_end) may count as their means, but for those that the row lists, the full and the others.
+  int64_t pooled, pooled_end;
+  Stream listed[2];
 };
 
 // One task. The job says which, begin_tile() fills the lanes, next_keys() one key tile after the other. The arrays
@@ -180,11 +184,13 @@ struct Tile {
   // The keys at hand.
   int count;
   bool extra;       // neither masked nor biased
+  bool pooled;      // extra, but each stands for as many keys as 2^log_counts
   int constraints;  // on them: those of the plan, or none
   const char** k;   // of kv_head
   const char** v;
   int64_t k_head, v_head;           // bytes from one key head to the next
   int64_t* key;                     // flat index, for biases
+  float* log_counts;                // of pooled keys
   int32_t** code;                   // [constraint][key],
   int32_t **code_low, **code_high;  // [constraint][strip]
 
@@ -253,6 +259,7 @@ void lane_range(const TilePlan& plan, int c, int64_t index, int64_t position, in
 void set_sparse_lanes(const Problem& problem, Tile& tile);      // once the lanes and their heads are known
 void set_sparse_intervals(const Problem& problem, Tile& tile);  // of all constraints
 void walk_sparse(const Problem& problem, Tile& tile);
+bool add_pooled(const Problem& problem, Tile& tile);        // puts pooled keys at hand; false: no more of them
 void note_sparse_bits(const Problem& problem, Tile& tile);  // of the keys at hand
 // Of vectors of a block, those that see any of the strips' keys, and those that see all.
 void sparse_sight(const Tile& tile, int first_vector, int vectors, int strip, int strips, unsigned* some,

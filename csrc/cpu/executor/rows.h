@@ -230,6 +230,7 @@ void finish_scores(const Problem& problem, const Tile& tile, const Sums& sums, u
       add_bias_row(bias, tile, lane, scores);
     }
   }
+  for (int key = 0; tile.pooled && key < tile.count; key++) scores[key] += tile.log_counts[key];
   for (int key = tile.count; key < padded; key++) scores[key] = -kInfinity;
   for (int c = 0; c < tile.constraints && hiding != 0; c++) {
     const Integers low = broadcast(tile.low[c][lane]), length = broadcast(tile.length[c][lane]);
