@@ -90,6 +90,7 @@ export interface NativeCacheOptions {
   pageSize: number;
   capacity: number;
   dtype: number;
+  int8: boolean;
   device: string;
   theta: number;
   columns: number;

@@ -127,6 +127,9 @@ describe('KvCache', () => {
     cache.append(t, t, { lengths: [1], stream: new Stream() });
     cache.truncate(3);
     cache.truncate([3]);
+    expectTypeOf(
+      new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10, storage: 'int8' }).storage,
+    ).toEqualTypeOf<'float32' | 'float16' | 'bfloat16' | 'int8'>();
     // @ts-expect-error: capacity must be given
     new KvCache({ batch: 1, kvHeads: 1, headDim: 64 });
     // @ts-expect-error: no such element type

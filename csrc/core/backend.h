@@ -130,10 +130,14 @@ typedef struct na_bias {
 /*
  * Keys and values of a batch in pages of memory. tables[b] lists the pages of batch entry b, and token t of it lies in
  * page t / page_tokens. A page holds keys of its tokens, [page_tokens, kvHeads, headDim] side by side, and value_offset
- * bytes from its beginning their values likewise. What lies beyond lengths[b] is not to be read.
+ * bytes from its beginning their values likewise. What lies beyond lengths[b] is not to be read. With int8 the row of a
+ * token and head is its elements, as int8, and NA_UNIT_BYTES of a float32, at any address: the unit that they count.
  */
+#define NA_UNIT_BYTES 4
+
 typedef struct na_pages {
   int64_t page_tokens, value_offset;
+  int32_t int8;
   void* const* const* tables;
   const int64_t* lengths;
 } na_pages;
@@ -170,7 +174,8 @@ typedef struct na_merge {
 
 /* The first counts[b] tokens of k and v, of the dtype of the pages, become the tokens from lengths[b] on of batch
    entry b, after `copies` were made one by one. k is [batch, n, kvHeads, headDim], v likewise, last axes of stride 1.
- */
+   For int8 the unit of a row is its largest magnitude / 127 and elements are rounded to nearest even; a row with an
+   element that is not finite gets the unit NaN. */
 typedef struct na_page_copy {
   const void* from;
   void* to;

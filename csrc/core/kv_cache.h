@@ -18,8 +18,12 @@ struct RotaryEmbedding {
 
 struct CacheShape {
   int64_t batch = 0, kv_heads = 0, head_dim = 0, value_dim = 0, page_tokens = 0, capacity = 0;
-  int32_t dtype = NA_FLOAT32;
+  int32_t dtype = NA_FLOAT32;  // of what is appended, and of queries
+  bool int8 = false;           // how it is held
   RotaryEmbedding rotary;
+
+  // Of a token and head, as pages hold them.
+  int64_t row_bytes(int64_t columns) const;
 };
 
 // The pages of a cache and of its forks. Memory comes in slabs of many pages and goes with the last of the caches.

@@ -102,6 +102,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
       pageSize: small,
       capacity: mostly(oneOf(3, 9, 100)),
       dtype: dtypeIndex,
+      int8: flag,
       device,
       theta: mostly(oneOf(0, 0, 10000)),
       columns: mostly(oneOf(0, 2, 4)),
@@ -275,7 +276,7 @@ export function addonPool(pool: Pool, devices: string[]): void {
     pool.add('tensor', offsets);
     if (device !== 'cpu') continue;
     pool.add('offsets', offsets);
-    const sizes = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0 };
+    const sizes = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, int8: false };
     pool.add('cache', native.kvCacheCreate({ ...sizes, device, theta: 0, columns: 0, interleaved: false }));
   }
 }

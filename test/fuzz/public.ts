@@ -159,6 +159,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
             pageSize: small,
             capacity: mostly(oneOf(3, 9, 100)),
             dtype,
+            storage: fc.oneof(nothing, oneOf('int8')),
             device,
             rope: optional({ theta: small, dim: small, interleaved: mostly(oneOf(true, false)) }),
           },

@@ -40,6 +40,7 @@ struct Pages {
   int64_t tokens, value_offset;
   void* const* const* tables;
   const int64_t* lengths;
+  bool int8;
 };
 
 // Rows of float32 for each token; strides in elements.
@@ -184,6 +185,7 @@ struct Tile {
   const char** k;   // of kv_head
   const char** v;
   int64_t k_head, v_head;           // bytes from one key head to the next
+  char *wide_k, *wide_v;            // of int8 pages, in the dtype of the problem: [key][kv_heads], see widen.h
   int64_t* key;                     // flat index, for biases
   int32_t** code;                   // [constraint][key],
   int32_t **code_low, **code_high;  // [constraint][strip]
