@@ -13,6 +13,7 @@ import {
   type Event,
   type Graph,
   KvCache,
+  KvIndex,
   keyBias,
   type Mask,
   memoryStats,
@@ -115,6 +116,20 @@ describe('attention', () => {
     window({ left: 1 });
     // @ts-expect-error: a neighborhood has a window
     neighborhood({ stride: 1 });
+  });
+});
+
+describe('KvIndex', () => {
+  it('is made on a cache', () => {
+    const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10 });
+    const index = new KvIndex(cache, { method: 'pages', probe: 0.1 });
+    expectTypeOf(index.search(t, 5)).toEqualTypeOf<{ ids: Tensor; scores: Tensor }>();
+    expectTypeOf(index.attend(t, { topK: 5 }).touched).toEqualTypeOf<Promise<number>>();
+    expectTypeOf(index.attend(t, { topK: 5, sink: 1, window: 2 })).toExtend<{ out: Tensor; lse: Tensor }>();
+    // @ts-expect-error: topK is needed
+    index.attend(t, { sink: 4 });
+    // @ts-expect-error: no such method
+    new KvIndex(cache, { method: 'flat' });
   });
 });
 

@@ -191,6 +191,46 @@ typedef struct na_append {
 } na_append;
 
 /*
+ * By which the keys that matter to a query are found in a cache: segments of segment_rows rows, a multiple of 16, each
+ * of which stands for `block` keys that follow each other. tables[b] lists the segments of batch entry b, segments[b]
+ * of them, which hold its first keys. core/mirror.h says what is where in a segment.
+ */
+typedef struct na_mirror {
+  int64_t segment_rows;
+  int32_t block;  /* 1: a row is a key */
+  int32_t bounds; /* a row is the largest element of each column, then the least, instead of the mean of the keys */
+  void* const* const* tables;
+  const int64_t* segments;
+} na_mirror;
+
+/* Writes the segments from first[b] on of the keys of a cache. */
+typedef struct na_reflect {
+  const na_tensor* k; /* as for na_attention with pages */
+  na_pages pages;
+  na_mirror mirror;
+  const int64_t* first;
+} na_reflect;
+
+/*
+ * The `top` keys of the highest scores scale * q k^T of each query head, among those from `sink` on that are not the
+ * last `window` ones of their sequence; q is [batch, 1, heads, headDim]. Where a row of the mirror is a key, no key of
+ * them is missed, up to the rounding of scores; else only the keys of a share of the rows, those that score highest,
+ * are looked at, and those that are in no row. Ties go to the lower key.
+ */
+typedef struct na_retrieve {
+  const na_tensor *q, *k, *v; /* k and v as for na_attention with pages */
+  na_pages pages;
+  na_mirror mirror;
+  int64_t sink, window, top;
+  double probe; /* share of the rows, but always enough for `top` keys */
+  float scale;
+  const na_tensor *ids, *scores; /* int32 and float32 [batch, heads, top], best first, then -1 and -infinity, or NULL */
+  const na_tensor *out, *lse;    /* attention over these keys and the first `sink` that are not among the last `window`,
+                                    contiguous, or NULL */
+  const na_tensor* touched;      /* int64 [batch, kvHeads]: keys of which the row or the key itself was scored */
+} na_retrieve;
+
+/*
  * dst = src, [batch, n, heads, headDim] in one floating-point type, with rotary position embedding (Su et al. 2021): of
  * token i of batch entry b, at position p = first[b] + i, columns x and y become x cos a - y sin a and x sin a + y cos
  * a, a = p * theta^(-2 j / columns), for each j below columns / 2: of 2 j and 2 j + 1 if interleaved, else of j and j +
@@ -317,7 +357,9 @@ typedef enum na_operation_kind {
   NA_OP_BUILD,
   NA_OP_INSPECT,
   NA_OP_POOL,
-  NA_OP_SELECT
+  NA_OP_SELECT,
+  NA_OP_REFLECT,
+  NA_OP_RETRIEVE
 } na_operation_kind;
 
 typedef struct na_stream na_stream;

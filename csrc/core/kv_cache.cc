@@ -181,6 +181,7 @@ Status KvCache::create(Device* device, const CacheShape& shape, Ref<KvCache>* ca
 }
 
 KvCache::~KvCache() {
+  for (const Ref<Watermark>& mark : watermarks_) mark->cache = nullptr;
   for (const Sequence& sequence : sequences_) {
     for (int32_t page : sequence.pages) pool_->give_back(page);
   }
@@ -310,7 +311,10 @@ Status KvCache::truncate(const std::vector<int64_t>& lengths) {
                    Count(sequences_[b].length));
     }
   }
+  const auto given_up = [](const Ref<Watermark>& mark) { return mark->unique(); };
+  watermarks_.erase(std::remove_if(watermarks_.begin(), watermarks_.end(), given_up), watermarks_.end());
   for (size_t b = 0; b < lengths.size(); b++) {
+    for (const Ref<Watermark>& mark : watermarks_) mark->tokens[b] = std::min(mark->tokens[b], lengths[b]);
     Sequence& sequence = sequences_[b];
     sequence.length = lengths[b];
     while (static_cast<int64_t>(sequence.pages.size()) > pages_for(sequence.length)) {
@@ -334,6 +338,14 @@ Ref<KvCache> KvCache::fork() const {
     }
   }
   return copy;
+}
+
+Ref<Watermark> KvCache::watch() {
+  Ref<Watermark> mark(new Watermark);
+  mark->cache = this;
+  mark->tokens = lengths();
+  watermarks_.push_back(mark);
+  return mark;
 }
 
 std::vector<int64_t> KvCache::lengths() const {

@@ -92,6 +92,12 @@ class CacheView : public RefCounted {
   Ref<Tensor> k_, v_;
 };
 
+// How many tokens of each sequence have stayed since somebody last looked.
+struct Watermark : RefCounted {
+  const class KvCache* cache = nullptr;  // until it is gone
+  std::vector<int64_t> tokens;
+};
+
 class KvCache : public RefCounted {
  public:
   static Status create(Device* device, const CacheShape& shape, Ref<KvCache>* cache);
@@ -106,6 +112,9 @@ class KvCache : public RefCounted {
   Ref<CacheView> view() const;
   // q with the rotary embedding of the positions at which the queries of a call stand; q itself if there is none.
   Status rotate_queries(Tensor* q, Stream* stream, Ref<Tensor>* rotated) const;
+
+  // A mark that truncate() lowers as long as anybody else holds it.
+  Ref<Watermark> watch();
 
   std::vector<int64_t> lengths() const;
   int64_t bytes() const { return pool_->bytes(); }
@@ -134,6 +143,7 @@ class KvCache : public RefCounted {
   const Ref<PagePool> pool_;
   const Ref<Storage> nothing_;  // no bytes: what k and v of a view belong to
   std::vector<Sequence> sequences_;
+  std::vector<Ref<Watermark>> watermarks_;
 };
 
 }  // namespace na
