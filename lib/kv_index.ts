@@ -2,7 +2,7 @@ import { type AttentionResult, attention, merge } from './attention';
 import { cacheHandle, type KvCache } from './cache';
 import { AttentionError } from './errors';
 import { window as lastKeys } from './masks';
-import { type NativeIndex, type NativeTensor, native } from './native';
+import { type NativeIndex, native } from './native';
 import { finite, integer, oneOf, options } from './options';
 import { optionalStream, type Stream } from './stream';
 import { makeTensor, type Tensor, tensorHandle } from './tensor';
@@ -121,6 +121,7 @@ export class KvIndex {
     const given = options('search', opts, ['scale', 'stream']);
     const counts = { top: integer('search', 'topK', topK, 1), sink: 0, window: 0 };
     const made = this.#retrieve('search', q, counts, given);
+    native.tensorDispose(made.touched);
     return { ids: makeTensor(made.ids!), scores: makeTensor(made.scores!) };
   }
 
@@ -153,7 +154,7 @@ export class KvIndex {
       result = merge(parts, stream && { stream });
       for (const { out, lse } of parts) for (const part of [out, lse]) part.dispose();
     }
-    return new Retrieved(result, made.touched, keys);
+    return { ...result, touched: shareOf(makeTensor(made.touched), keys) };
   }
 
   /** Bytes that the index holds beside the cache. */
@@ -184,28 +185,16 @@ interface SearchGiven {
   stream?: unknown;
 }
 
-/** Reads what was touched when somebody asks: a promise that nobody waits for could fail unseen. */
-class Retrieved implements RetrievalResult {
-  readonly out: Tensor;
-  readonly lse: Tensor;
-  readonly #counts: Tensor;
-  readonly #keys: number;
-  #touched: Promise<number> | undefined;
-
-  constructor({ out, lse }: AttentionResult, counts: NativeTensor, keys: number) {
-    this.out = out;
-    this.lse = lse;
-    this.#counts = makeTensor(counts);
-    this.#keys = keys;
-  }
-
-  get touched(): Promise<number> {
-    this.#touched ??= this.#share();
-    return this.#touched;
-  }
-
-  async #share(): Promise<number> {
-    const counts = (await this.#counts.read()) as BigInt64Array;
-    return this.#keys === 0 ? 0 : Number(counts.reduce((sum, count) => sum + count, 0n)) / this.#keys;
-  }
+/**
+ * The share of `keys` that the counts, of each key head of each sequence, make up. They are read at once, so that nobody
+ * need dispose of them; who does not ask does not learn that the work has failed.
+ */
+function shareOf(counts: Tensor, keys: number): Promise<number> {
+  const share = counts.read().then((touched) => {
+    const sum = (touched as BigInt64Array).reduce((all, count) => all + count, 0n);
+    return keys === 0 ? 0 : Number(sum) / keys;
+  });
+  share.catch(() => {});
+  counts.dispose();
+  return share;
 }

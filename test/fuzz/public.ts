@@ -385,6 +385,9 @@ export function collect(pool: Pool, made: Any): Any {
     pool.add('part', made);
     pool.add('tensor', made.out);
     pool.add('tensor', made.lse);
+  } else if (made?.ids instanceof Tensor) {
+    pool.add('tensor', made.ids);
+    pool.add('tensor', made.scores);
   }
   return made;
 }
