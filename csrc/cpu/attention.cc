@@ -159,8 +159,12 @@ struct Description {
     p.out = rows_of(*a.out, a.out->rank - 2);
     p.lse = rows_of(*a.lse, a.lse->rank - 1);
     if (a.pages) {
-      pages = {a.pages->page_tokens, a.pages->value_offset, a.pages->tables, a.pages->lengths};
+      pages = {a.pages->page_tokens, a.pages->value_offset, a.pages->tables, a.pages->lengths, a.pages->int8 != 0};
       p.pages = &pages;
+      if (pages.int8) {
+        p.k = int8_rows(p, p.head_dim);
+        p.v = int8_rows(p, p.value_dim);
+      }
     }
     if (a.extra_k) {
       p.extra_k = rows_of(*a.extra_k, 2);
@@ -201,6 +205,13 @@ struct Description {
   }
 
  private:
+  static Rows int8_rows(const Problem& p, int64_t columns) {
+    Rows rows = {};
+    rows.head = columns + NA_UNIT_BYTES;
+    rows.token[0] = p.kv_heads * rows.head;
+    return rows;
+  }
+
   void make_plans(const na_attention& a) {
     Problem& p = problem;
     bool grid = false;

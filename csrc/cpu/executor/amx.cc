@@ -8,6 +8,7 @@
 #include "cpu/executor/best_scores.h"
 #include "cpu/executor/block.h"
 #include "cpu/executor/exp2_table.h"
+#include "cpu/executor/retrieve.h"
 #include "cpu/executor/rows.h"
 #include "cpu/executor/split.h"
 
@@ -552,5 +553,11 @@ void run_amx(const Problem& problem, Tile& tile, Sums& sums) {
 }
 
 void best_scores_amx(const BestScores& wanted) { best_scores(wanted); }
+
+void scan_rows_amx(const Scan& scan) { scan_rows(scan); }
+
+void score_list_amx(const RowList& list, const float* query, float* scores) { score_list(list, query, scores); }
+
+void add_list_amx(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }
 
 }  // namespace na::cpu

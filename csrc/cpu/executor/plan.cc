@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/backend.h"
+#include "core/dtype.h"
 #include "core/plan_entry.h"
 #include "cpu/executor/problem.h"
 #include "cpu/job.h"
@@ -71,6 +72,11 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   for (int32_t*** code : {&tile.code, &tile.ahead_code}) *code = arena.table<int32_t>(constraints, g.keys);
   tile.code_low = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
   tile.code_high = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
+  if (problem.pages && problem.pages->int8) {
+    const int64_t rows = g.keys * smaller(problem.kv_heads, kMostRows), bytes = dtype_size(problem.dtype);
+    tile.wide_k = arena.take<char>(rows * problem.head_dim * bytes);
+    tile.wide_v = arena.take<char>(rows * problem.value_dim * bytes);
+  }
   tile.sparse = {};
   if (problem.sparse) {
     SparseWalk& sparse = tile.sparse;

@@ -40,6 +40,7 @@ struct Pages {
   int64_t tokens, value_offset;
   void* const* const* tables;
   const int64_t* lengths;
+  bool int8;
 };
 
 // Rows of float32 for each token; strides in elements.
@@ -189,6 +190,7 @@ struct Tile {
   const char** k;   // of kv_head
   const char** v;
   int64_t k_head, v_head;           // bytes from one key head to the next
+  char *wide_k, *wide_v;            // of int8 pages, in the dtype of the problem: [key][kv_heads], see widen.h
   int64_t* key;                     // flat index, for biases
   float* log_counts;                // of pooled keys
   int32_t** code;                   // [constraint][key],
@@ -281,6 +283,61 @@ void best_scores_generic(const BestScores& wanted);
 void best_scores_avx2(const BestScores& wanted);
 void best_scores_avx512(const BestScores& wanted);
 void best_scores_amx(const BestScores& wanted);
+
+// A row of a mirror whose score may be among the best: it lies between these.
+struct Hit {
+  int32_t row;
+  float low, high;
+};
+
+// A query of a scan: columns, and the whole numbers of steps that they are about.
+struct ScanQuery {
+  const float* columns;             // [quads * 4], zeros beyond those of a row
+  const int16_t* steps;             // [quads * 4], up to 127 * 128 in magnitude
+  const int32_t *high, *low;        // [quads]: four bytes each, of which steps are 128 * high + low
+  int32_t high_excess, low_excess;  // 128 times their sums
+  float unit;                       // of steps
+  float relative, absolute;         // a score is off by at most relative * unit of the row + absolute * reach
+  float threshold;                  // rows whose score is surely less do not matter
+  Hit* hits;                        // those that may, `count` of them
+  int64_t count;
+};
+
+// Rows [from, to) of a segment of a mirror, of one key head; the first row of it is number `first`.
+struct Scan {
+  const float* centre;
+  const float* units;
+  const uint8_t* codes;
+  float reach;
+  int quads, from, to;
+  int32_t first;
+  ScanQuery* queries;
+  int query_count;
+};
+
+void scan_rows_generic(const Scan& scan);
+void scan_rows_avx2(const Scan& scan);
+void scan_rows_avx512(const Scan& scan);
+void scan_rows_amx(const Scan& scan);
+
+// Rows of keys or values: of a dtype, or of int8 with a unit behind each.
+struct RowList {
+  int dtype;
+  bool int8;
+  int columns;
+  int64_t count;
+  const char* const* rows;
+};
+
+// Products with a query, and sums of weighted rows. Queries and sums are zero up to a multiple of kStrip columns.
+void score_list_generic(const RowList& list, const float* query, float* scores);
+void score_list_avx2(const RowList& list, const float* query, float* scores);
+void score_list_avx512(const RowList& list, const float* query, float* scores);
+void score_list_amx(const RowList& list, const float* query, float* scores);
+void add_list_generic(const RowList& list, const float* weights, float* sums);
+void add_list_avx2(const RowList& list, const float* weights, float* sums);
+void add_list_avx512(const RowList& list, const float* weights, float* sums);
+void add_list_amx(const RowList& list, const float* weights, float* sums);
 
 // The sums of one tile, on each instruction set.
 void run_generic(const Problem& problem, Tile& tile, Sums& sums);

@@ -8,6 +8,7 @@
 #include "cpu/executor/convert.h"
 #include "cpu/executor/problem.h"
 #include "cpu/executor/vector.h"
+#include "cpu/executor/widen.h"
 
 namespace na::cpu {
 namespace {
@@ -306,7 +307,7 @@ void run_rows(const Problem& problem, Tile& tile, Sums& sums) {
     total[lane] = sink == -kInfinity ? 0.0f : 1.0f;
   }
   pack_factors(problem, tile, sums);
-  while (next_keys(problem, tile)) {
+  while (next_wide_keys(problem, tile)) {
     const int padded = (tile.count + kWidth - 1) / kWidth * kWidth;
     for (int key = tile.count; key < padded; key++) tile.k[key] = tile.k[tile.count - 1];
     by_memory(tile, [&](auto together, int lane, int head, int key) {
