@@ -30,8 +30,14 @@ export interface KvCacheOptions {
   pageSize?: number;
   /** The most tokens of a sequence. */
   capacity: number;
-  /** How keys and values are stored; default 'float32'. Appended tensors and queries have the same type. */
+  /** Type of appended tensors and of queries, and of what is stored unless `storage` says otherwise; default 'float32'. */
   dtype?: 'float32' | 'float16' | 'bfloat16';
+  /**
+   * 'int8': of each token and head, keys and values are rounded to 255 steps between plus and minus their largest
+   * element. An element is then at most 1/254 of that element off, and takes one byte; a row takes 4 bytes more. A row
+   * with an element that is not finite becomes NaN. Default: as `dtype`, exactly.
+   */
+  storage?: 'int8';
   /** 'cpu' unless given; CUDA is not supported yet. */
   device?: Device;
   /** Rotates keys when they are appended, and the queries of {@link attention}, by their positions. Default: not. */
@@ -68,8 +74,10 @@ export class KvCache {
   readonly pageSize: number;
   /** The most tokens of a sequence. */
   readonly capacity: number;
-  /** Element type of keys and values. */
+  /** Element type of appended keys and values, and of queries. */
   readonly dtype: 'float32' | 'float16' | 'bfloat16';
+  /** Element type of what is stored: `dtype`, or 'int8'. */
+  readonly storage: 'float32' | 'float16' | 'bfloat16' | 'int8';
   /** Where keys and values are. */
   readonly device: Device;
   #handle: NativeCache | undefined;
@@ -89,6 +97,7 @@ export class KvCache {
       this.pageSize = of.pageSize;
       this.capacity = of.capacity;
       this.dtype = of.dtype;
+      this.storage = of.storage;
       this.device = of.device;
       this.#handle = handle;
       return;
@@ -101,6 +110,7 @@ export class KvCache {
       'pageSize',
       'capacity',
       'dtype',
+      'storage',
       'device',
       'rope',
     ] as const;
@@ -114,6 +124,7 @@ export class KvCache {
     this.pageSize = size('pageSize', 64);
     this.capacity = size('capacity');
     this.dtype = oneOf('KvCache', 'dtype', given.dtype ?? 'float32', ['float32', 'float16', 'bfloat16']);
+    this.storage = given.storage === undefined ? this.dtype : oneOf('KvCache', 'storage', given.storage, ['int8']);
     const device = given.device ?? 'cpu';
     if (typeof device !== 'string') {
       throw new AttentionError('ERR_DEVICE', `KvCache: device is ${show(device)}; use 'cpu', 'cuda' or 'cuda:N'`);
@@ -128,6 +139,7 @@ export class KvCache {
       pageSize: this.pageSize,
       capacity: this.capacity,
       dtype: dtypeIndex(this.dtype as DType),
+      int8: this.storage === 'int8',
       device: this.device,
       ...rotary(rope, this.headDim),
     });

@@ -26,6 +26,14 @@ export {
 } from './dtype';
 export { AttentionError, type ErrorCode } from './errors';
 export { type Factorization, type FactorizeOptions, factorizeBias } from './factorize';
+export {
+  KvIndex,
+  type KvIndexOptions,
+  type RetrievalOptions,
+  type RetrievalResult,
+  type SearchOptions,
+  type SearchResult,
+} from './kv_index';
 export { causal, type Mask, type NeighborhoodOptions, neighborhood, type PerAxis, window } from './masks';
 export { type SphereOptions, sphereBias } from './quadrature';
 export {

@@ -26,6 +26,9 @@ export interface NativeGraph {
 export interface NativeCache {
   readonly [brand]: 'cache';
 }
+export interface NativeIndex {
+  readonly [brand]: 'index';
+}
 export interface NativePlan {
   readonly [brand]: 'plan';
 }
@@ -90,10 +93,31 @@ export interface NativeCacheOptions {
   pageSize: number;
   capacity: number;
   dtype: number;
+  int8: boolean;
   device: string;
   theta: number;
   columns: number;
   interleaved: boolean;
+}
+
+/** A call of an index. */
+export interface NativeRetrieve {
+  q: NativeTensor;
+  top: number;
+  sink: number;
+  window: number;
+  scale: number | undefined;
+  attend: boolean;
+  stream: NativeStream | undefined;
+}
+
+/** out and lse of a call that attends, else ids and scores. */
+export interface NativeRetrieved {
+  ids?: NativeTensor;
+  scores?: NativeTensor;
+  out?: NativeTensor;
+  lse?: NativeTensor;
+  touched: NativeTensor;
 }
 
 /** `out` is absent when the caller gave it. */
@@ -223,6 +247,11 @@ export interface Addon {
   kvCacheLengths(cache: NativeCache): number[];
   kvCacheBytes(cache: NativeCache): number;
   kvCacheDispose(cache: NativeCache): void;
+
+  kvIndexCreate(cache: NativeCache, options: { block: number; bounds: boolean; probe: number }): NativeIndex;
+  kvIndexRetrieve(index: NativeIndex, cache: NativeCache, call: NativeRetrieve): NativeRetrieved;
+  kvIndexBytes(index: NativeIndex): number;
+  kvIndexDispose(index: NativeIndex): void;
 }
 
 /** What to do about a file that is of no use. */

@@ -3,7 +3,7 @@
 import { AttentionError } from './errors';
 import { type NativeSelect, native } from './native';
 import { boolean, finite, integer, integers, isArray, oneOf, options, show } from './options';
-import { makePlan, type SparsePlan } from './sparse_plan';
+import { makePlan, type PlanGeometry, type SparsePlan } from './sparse_plan';
 import { optionalStream, type Stream } from './stream';
 import { type Tensor, tensorHandle } from './tensor';
 
@@ -32,11 +32,18 @@ export interface SelectorOptions {
   queryTile?: number;
   /** Keys in a block: a power of two from 2 to 128. */
   keyBlock?: number;
+  /**
+   * Whether blocks that are not selected still count, each by the mean of its keys and of its values:
+   * {@link PlanGeometry.estimate}. Costs about 1/keyBlock of dense attention. Default false.
+   *
+   * @see Chen et al. 2025 (RetroInfer).
+   */
+  estimate?: boolean;
   /** The stream to enqueue on; the default stream of the device unless given. */
   stream?: Stream;
 }
 
-const commonNames = ['budget', 'causal', 'always', 'share', 'queryTile', 'keyBlock', 'stream'] as const;
+const commonNames = ['budget', 'causal', 'always', 'share', 'queryTile', 'keyBlock', 'estimate', 'stream'] as const;
 
 const selectors = { hip: 0, hip1: 1, pooled: 2 };
 const poolings = { mean: 0, max: 1, min: 2, bounds: 3 };
@@ -72,6 +79,7 @@ function select(
         integer(call, 'queryTile', given.queryTile ?? 64, 1),
         keyBlock,
         Number(boolean(call, 'causal', given.causal ?? false)),
+        Number(boolean(call, 'estimate', given.estimate ?? false)),
       ],
       sink: keys('always.sink', always.sink ?? 64, 2 ** 30),
       window: keys('always.window', always.window ?? 256, 2 ** 31),

@@ -24,6 +24,12 @@ export interface PlanGeometry {
   keyBlock?: number;
   /** Whether queries see no key behind their own position; query i stands at i + Lk - Lq. Default false. */
   causal?: boolean;
+  /**
+   * Whether the blocks that a row does not list still count, by estimate: each as one key, the mean of its keys, whose
+   * weight is multiplied by their number, with the mean of its values. Those that lie across a causal border do not. The
+   * lse is then between that of the listed blocks and that of all. Default false.
+   */
+  estimate?: boolean;
 }
 
 /** Where and how a plan is made. */
@@ -45,7 +51,7 @@ export interface PlanLists {
 const mostTokens = 2 ** 30;
 const mostRows = 2 ** 26;
 
-const geometryNames = ['queries', 'keys', 'batch', 'heads', 'queryTile', 'keyBlock', 'causal'] as const;
+const geometryNames = ['queries', 'keys', 'batch', 'heads', 'queryTile', 'keyBlock', 'causal', 'estimate'] as const;
 export const planNames = [...geometryNames, 'device', 'stream'] as const;
 
 /** A geometry with nothing left out, checked, and where its plan is to be made. */
@@ -77,6 +83,7 @@ export function layoutOf(call: string, given: { [name in (typeof planNames)[numb
     queryTile: size('queryTile', 16),
     keyBlock: size('keyBlock', 2),
     causal: boolean(call, 'causal', given.causal ?? false),
+    estimate: boolean(call, 'estimate', given.estimate ?? false),
   };
   for (const name of ['queries', 'keys'] as const) {
     if (layout[name] <= mostTokens) continue;
@@ -107,6 +114,7 @@ const numbersOf = (l: Required<PlanGeometry>) => [
   l.queryTile,
   l.keyBlock,
   Number(l.causal),
+  Number(l.estimate),
 ];
 
 const int32 = (values: ArrayLike<number>, device: Device, shape = [values.length]) =>
@@ -141,7 +149,9 @@ const breakEven = 0.8;
  * {@link SparsePlan.fromPredicate} make of a pattern of your own. Immutable.
  *
  * Time and memory of attention are in proportion to the blocks that the plan lists. A row without blocks sees nothing:
- * its result is 0, its lse -Infinity.
+ * its result is 0, its lse -Infinity. With `estimate` the other blocks count by their means, which are made anew in each
+ * call, and each of them costs as much as one key; then the plan has to be the only mask, and there is neither bias nor
+ * softcap.
  */
 export class SparsePlan extends Mask {
   /** Queries of each batch entry. */
@@ -158,6 +168,8 @@ export class SparsePlan extends Mask {
   readonly keyBlock: number;
   /** Whether queries see no key behind their own position. */
   readonly causal: boolean;
+  /** Whether blocks that a row does not list count by their means. */
+  readonly estimate: boolean;
   /** Where the plan is. */
   readonly device: Device;
   /** Memory that the plan takes, which is what it was allowed to become. */
@@ -168,7 +180,8 @@ export class SparsePlan extends Mask {
   private constructor(plan: NativePlan) {
     super({ plan });
     const { geometry, bytes, device } = native.planInfo(plan);
-    const [batch, heads, queries, keys, queryTile, keyBlock, causal] = geometry as [
+    const [batch, heads, queries, keys, queryTile, keyBlock, causal, estimate] = geometry as [
+      number,
       number,
       number,
       number,
@@ -184,6 +197,7 @@ export class SparsePlan extends Mask {
     this.queryTile = queryTile;
     this.keyBlock = keyBlock;
     this.causal = causal !== 0;
+    this.estimate = estimate !== 0;
     this.device = device as Device;
     this.bytes = bytes;
     this.#native = plan;
@@ -335,12 +349,12 @@ export class SparsePlan extends Mask {
     return new SparsePlan(native.planCombine(this.#native, other.#native, union, optionalStream(stream)));
   }
 
-  /** The plan of what this one or the other shows; both of the same geometry. */
+  /** The plan of what this one or the other lists; both of the same geometry. */
   union(other: SparsePlan, opts?: { stream?: Stream }): SparsePlan {
     return this.#combine('union', other, true, opts);
   }
 
-  /** The plan of what both this one and the other show; both of the same geometry. */
+  /** The plan of what both this one and the other list; both of the same geometry. */
   intersect(other: SparsePlan, opts?: { stream?: Stream }): SparsePlan {
     return this.#combine('intersect', other, false, opts);
   }
@@ -351,7 +365,7 @@ export class SparsePlan extends Mask {
     return Array.from((await report.read()) as BigInt64Array, Number);
   }
 
-  /** The share of pairs of query and key that the plan shows, among those that causality leaves. */
+  /** The share of pairs of query and key that the plan lists, among those that causality leaves; estimates are none. */
   async density(): Promise<number> {
     const [, , , shown, possible] = (await this.#report()) as [number, number, number, number, number];
     return possible === 0 ? 0 : shown / possible;
@@ -375,15 +389,15 @@ export class SparsePlan extends Mask {
     throw new AttentionError('ERR_OPTION', `sparse plan: ${describe(layout, row)}: ${what}`);
   }
 
-  /** uint8 `[batch, heads, Lq, Lk]`, 1 where the key is seen; as the plan has batch and heads. */
+  /** uint8 `[batch, heads, Lq, Lk]`, 1 where the key is seen itself; as the plan has batch and heads. */
   toDense(opts?: { stream?: Stream }): Tensor<'uint8'> {
     const { stream } = options('toDense', opts, ['stream']);
     return makeTensor(native.planDense(this.#native, optionalStream(stream))) as Tensor<'uint8'>;
   }
 
   #geometry(): Required<PlanGeometry> {
-    const { queries, keys, batch, heads, queryTile, keyBlock, causal } = this;
-    return { queries, keys, batch, heads, queryTile, keyBlock, causal };
+    const { queries, keys, batch, heads, queryTile, keyBlock, causal, estimate } = this;
+    return { queries, keys, batch, heads, queryTile, keyBlock, causal, estimate };
   }
 
   async #words(): Promise<{ offsets: Int32Array; entries: Int32Array; bitmaps?: Int32Array }> {
@@ -410,6 +424,9 @@ export class SparsePlan extends Mask {
       `${offsets.length - 1} rows of ${this.queryTile} queries list ${listed} of ${blocks} blocks of ${this.keyBlock} ` +
       `keys${this.causal ? ', causal' : ''}: ${percent(shown, possible)} of the scores`;
     if (listed === blocks && !bitmaps) return `${what}. That is every block: attention is dense`;
+    if (this.estimate) {
+      return `${what}. Attention visits the listed blocks, row by row, and the means of the others`;
+    }
     if (listed >= breakEven * blocks && this.queries > this.queryTile) {
       return `${what}. That is ${breakEven} of the blocks or more: attention walks them in the tiles of a dense one`;
     }

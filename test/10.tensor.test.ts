@@ -306,6 +306,13 @@ describe('memory', () => {
     view.dispose();
     expect(memoryStats()).toMatchObject({ live: before.live, bytes: before.bytes });
     expect(memoryStats().peakBytes).toBeGreaterThanOrEqual(before.bytes + 4000);
+    // Whoever has read a tensor finds nothing left of the reading, whichever thread ends first.
+    const other = Tensor.zeros([16]);
+    for (let i = 0; i < 2000; i++) {
+      await other.read();
+      expect(memoryStats().live).toBe(before.live + 1);
+    }
+    other.dispose();
   });
 
   test.skipIf(!globalThis.gc || process.env.LD_PRELOAD !== undefined)(

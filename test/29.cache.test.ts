@@ -50,6 +50,7 @@ const code = (run: () => unknown): string => {
 };
 
 interface Sizes {
+  storage?: 'int8' | undefined;
   batch: number;
   kvHeads: number;
   group: number;
@@ -59,17 +60,38 @@ interface Sizes {
   dtype: Float;
 }
 
-function emptyTwin({ batch, kvHeads, headDim, valueDim, pageSize, dtype }: Sizes, capacity: number): Twin {
+/** Rows of int8 storage, from its definition. */
+function quantised({ shape, data }: Values, dtype: Float): Values {
+  const columns = shape.at(-1)!;
+  const held = data.slice();
+  for (let row = 0; row < data.length; row += columns) {
+    const elements = data.subarray(row, row + columns);
+    const unit = Math.fround(elements.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127);
+    elements.forEach((x, d) => {
+      held[row + d] = unit === 0 ? 0 : round(dtype, Math.fround(unit * roundEven(Math.fround(x / unit))));
+    });
+  }
+  return { shape, data: held };
+}
+
+function roundEven(x: number): number {
+  const up = Math.round(x);
+  return up - x === 0.5 && up % 2 !== 0 ? up - 1 : up;
+}
+
+function emptyTwin(sizes: Sizes, capacity: number): Twin {
+  const { storage, batch, kvHeads, headDim, valueDim, pageSize, dtype } = sizes;
   const none = (columns: number): Values => ({ shape: [1, 0, kvHeads, columns], data: new Float64Array(0) });
   return {
-    cache: new KvCache({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype }),
+    cache: new KvCache({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, ...(storage && { storage }) }),
     sequences: Array.from({ length: batch }, () => ({ k: none(headDim), v: none(valueDim) })),
   };
 }
 
 /** Appends random tokens; those that a sequence does not get are NaN. */
 function append(twin: Twin, sizes: Sizes, lengths: number[], random: () => number, stream?: Stream): void {
-  const { batch, kvHeads, headDim, valueDim, dtype } = sizes;
+  const { batch, kvHeads, headDim, valueDim, dtype, storage } = sizes;
+  const held = (values: Values) => (storage ? quantised(values, dtype) : values);
   const n = Math.max(...lengths);
   const make = (columns: number) => {
     const values = normal(random, dtype, [batch, n, kvHeads, columns]);
@@ -84,8 +106,8 @@ function append(twin: Twin, sizes: Sizes, lengths: number[], random: () => numbe
   twin.cache.append(...tensors, { lengths, stream });
   for (const tensor of tensors) tensor.dispose();
   twin.sequences = twin.sequences.map((old, b) => ({
-    k: join(old.k, rows(k, b, 0, lengths[b]!)),
-    v: join(old.v, rows(v, b, 0, lengths[b]!)),
+    k: join(old.k, held(rows(k, b, 0, lengths[b]!))),
+    v: join(old.v, held(rows(v, b, 0, lengths[b]!))),
   }));
 }
 
@@ -128,6 +150,7 @@ const sizesOf = fc.record({
   valueDim: fc.integer({ min: 1, max: 40 }),
   pageSize: fc.constantFrom(1, 3, 8, 16, 64),
   dtype: fc.constantFrom(...FLOATS),
+  storage: fc.constantFrom(undefined, 'int8' as const),
 });
 
 const MASKS: MaskSpec[][] = [[], [{ left: -1, right: 0 }], [{ left: 9, right: 0 }], [{ left: 20, right: 3 }]];
@@ -195,8 +218,9 @@ describe('KvCache', () => {
     );
   });
 
-  it.each(FLOATS)('%s: prefill in chunks, then tokens one by one, equals attention over all', async (dtype) => {
-    const sizes: Sizes = { batch: 2, kvHeads: 2, group: 4, headDim: 64, valueDim: 48, pageSize: 32, dtype };
+  const STORED = FLOATS.flatMap((dtype) => [undefined, 'int8' as const].map((storage) => ({ dtype, storage })));
+  it.each(STORED)('$dtype as $storage: prefill in chunks and token by token is attention over all', async (stored) => {
+    const sizes: Sizes = { batch: 2, kvHeads: 2, group: 4, headDim: 64, valueDim: 48, pageSize: 32, ...stored };
     const random = uniform(7);
     const twin = emptyTwin(sizes, 600);
     for (const n of [90, 71, 32, 1, 1, 1]) {
@@ -235,6 +259,7 @@ describe('KvCache', () => {
     append(twin, sizes, [64 * 200 + 10], random);
     const { bytes } = twin.cache;
     expect(bytes).toBeGreaterThanOrEqual(201 * page);
+    await compare(twin, sizes, 1, [], random); // what was appended is then written, and its tensors are gone
     const before = memoryStats('cpu').bytes;
     const forks = Array.from({ length: 50 }, () => ({ ...twin, cache: twin.cache.fork() }));
     expect(twin.cache.bytes).toBe(bytes);
@@ -303,6 +328,70 @@ describe('KvCache', () => {
     expect(out).toBe(given);
     const got = { out: decode('float32', await out.read()), lse: decode('float32', await lse.read()) };
     expectResult(got, expected(problem, 'float32'));
+  });
+
+  it('int8 is as far from exact as its steps allow, and no further', async () => {
+    const random = uniform(23);
+    const [tokens, headDim] = [700, 64];
+    const sizes = { batch: 1, kvHeads: 1, headDim };
+    const [k, v] = [0, 1].map(() => normal(random, 'float32', [1, tokens, 1, headDim])) as [Values, Values];
+    const q = normal(random, 'float32', [1, 1, 2, headDim]);
+    using cache = new KvCache({ ...sizes, capacity: tokens, storage: 'int8' });
+    cache.append(tensorOf(k), tensorOf(v));
+    const { out, lse } = attention(tensorOf(q), cache);
+    const exact = attention(tensorOf(q), tensorOf(k), tensorOf(v));
+    const [got, want] = [await out.read(), await exact.out.read()];
+    const [gotLse, wantLse] = [await lse.read(), await exact.lse.read()];
+    // An element is off by half a step, a score by so much for each column, and a weight by the exponential of twice that.
+    const largest = (values: Values) => values.data.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+    const step = (values: Values) => largest(values) / 254;
+    for (const head of [0, 1]) {
+      const columns = q.data.slice(head * headDim, (head + 1) * headDim);
+      const score = (columns.reduce((sum, x) => sum + Math.abs(x), 0) * step(k)) / Math.sqrt(headDim);
+      expect(Math.abs(Number(gotLse[head]) - Number(wantLse[head]))).toBeLessThan(score + 1e-5);
+      expect(gotLse[head]).not.toBe(wantLse[head]);
+      const bound = Math.expm1(2 * score) * largest(v) + step(v) + 1e-5;
+      for (let d = 0; d < 64; d++) {
+        const at = head * 64 + d;
+        expect(Math.abs(Number(got[at]) - Number(want[at]))).toBeLessThan(bound);
+      }
+    }
+    const one = normal(random, 'float32', [1, 1, 1, headDim]); // with a single key its value comes out
+    cache.truncate(0);
+    cache.append(tensorOf(one), tensorOf(one));
+    const only = await attention(tensorOf(q), cache).out.read();
+    for (let d = 0; d < headDim; d++) expect(Math.abs(Number(only[d]) - one.data[d]!)).toBeLessThan(step(one) * 1.0001);
+  });
+
+  it('int8 takes a byte for an element and four for a row', () => {
+    const sizes = { batch: 1, kvHeads: 2, headDim: 60, capacity: 1 << 20, pageSize: 1 << 14 };
+    using cache = new KvCache({ ...sizes, storage: 'int8' });
+    expect([cache.storage, cache.dtype]).toEqual(['int8', 'float32']);
+    const one = Tensor.zeros([1, 1, 2, 60]);
+    cache.append(one, one);
+    expect(cache.bytes).toBe(2 * 2 * (60 + 4) * 2 ** 14);
+    using exact = new KvCache(sizes);
+    expect([exact.storage, exact.dtype]).toEqual(['float32', 'float32']);
+  });
+
+  it('int8 keeps zeros and the largest numbers, and shows what is not finite', async () => {
+    const rowsOf = [
+      [0, 0],
+      [3e38, -3e38],
+      [1e-40, 0],
+      [1, Number.NaN],
+      [Number.POSITIVE_INFINITY, 1],
+    ];
+    for (const row of rowsOf) {
+      using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 2, capacity: 1, storage: 'int8' });
+      cache.append(Tensor.zeros([1, 1, 1, 2]), Tensor.from(Float32Array.from(row), [1, 1, 1, 2]));
+      const got = [...(await attention(Tensor.zeros([1, 1, 1, 2]), cache).out.read())].map(Number);
+      if (row.every(Number.isFinite)) {
+        row.forEach((x, d) => void expect(Math.abs(got[d]! - x)).toBeLessThanOrEqual(Math.abs(x) * 1e-6 + 1e-38));
+      } else {
+        expect(got).toEqual([Number.NaN, Number.NaN]);
+      }
+    }
   });
 
   it('outlives dispose while work reads it', async () => {
@@ -422,6 +511,8 @@ describe('errors of KvCache', () => {
     [{ capacity: 2 ** 31 }, 'ERR_OPTION', 'capacity is 2147483648'],
     [{ capacity: undefined }, 'ERR_OPTION', 'capacity is undefined'],
     [{ dtype: 'int32' }, 'ERR_OPTION', "dtype is 'int32'"],
+    [{ dtype: 'int8' }, 'ERR_OPTION', "dtype is 'int8'"],
+    [{ storage: 'int4' }, 'ERR_OPTION', "storage is 'int4'"],
     [{ device: 'cuda:99' }, 'ERR_DEVICE', 'cuda:99'],
     [{ device: 7 }, 'ERR_DEVICE', 'device is 7'],
     [{ rope: { theta: 0 } }, 'ERR_OPTION', 'theta is 0'],

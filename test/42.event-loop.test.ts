@@ -26,14 +26,17 @@ test('a timer is not late while an attention of a second runs', async () => {
   const x = Tensor.randn([1, 8192, 8, 64], { seed: 1 });
   const idle: number[] = [];
   const busy: number[] = [];
+  const calls: number[] = [];
+  const wholes: number[] = [];
   // Interleaved, so that both see what else this machine does.
   for (let round = 0; round < 3; round++) {
     idle.push(...(await lateness(Promise.resolve(), 100)));
     const begun = performance.now();
     const call = attention(x, x, x);
-    expect(performance.now() - begun).toBeLessThan(50); // enqueued, not run
+    calls.push(performance.now() - begun);
     const ticks = await lateness(call.out.read(), 1);
     expect(ticks.length).toBeGreaterThan(20); // it ran long enough to matter
+    wholes.push(performance.now() - begun);
     busy.push(...ticks);
   }
   const [control, measured] = [idle, busy].map((late) =>
@@ -43,6 +46,8 @@ test('a timer is not late while an attention of a second runs', async () => {
     ),
   ) as [number, number];
   console.log(`timer lateness, 99th percentile: ${measured.toFixed(1)} ms busy, ${control.toFixed(1)} ms idle`);
-  // A few scheduling quanta beside busy threads on a shared machine; a blocked loop would be a second late.
-  expect(measured).toBeLessThan(control + 40);
+  const whole = Math.min(...wholes);
+  expect(Math.min(...calls)).toBeLessThan(whole / 10); // enqueued, not run
+  // A few scheduling quanta beside busy threads on a shared machine; a blocked loop would be late by the whole.
+  expect(measured).toBeLessThan(Math.max(control + 40, whole / 4));
 }, 120_000);

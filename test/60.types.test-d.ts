@@ -13,6 +13,7 @@ import {
   type Event,
   type Graph,
   KvCache,
+  KvIndex,
   keyBias,
   type Mask,
   memoryStats,
@@ -118,6 +119,20 @@ describe('attention', () => {
   });
 });
 
+describe('KvIndex', () => {
+  it('is made on a cache', () => {
+    const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10 });
+    const index = new KvIndex(cache, { method: 'pages', probe: 0.1 });
+    expectTypeOf(index.search(t, 5)).toEqualTypeOf<{ ids: Tensor; scores: Tensor }>();
+    expectTypeOf(index.attend(t, { topK: 5 }).touched).toEqualTypeOf<Promise<number>>();
+    expectTypeOf(index.attend(t, { topK: 5, sink: 1, window: 2 })).toExtend<{ out: Tensor; lse: Tensor }>();
+    // @ts-expect-error: topK is needed
+    index.attend(t, { sink: 4 });
+    // @ts-expect-error: no such method
+    new KvIndex(cache, { method: 'flat' });
+  });
+});
+
 describe('KvCache', () => {
   it('takes the place of k and v', () => {
     const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10, rope: { interleaved: true } });
@@ -127,6 +142,9 @@ describe('KvCache', () => {
     cache.append(t, t, { lengths: [1], stream: new Stream() });
     cache.truncate(3);
     cache.truncate([3]);
+    expectTypeOf(
+      new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10, storage: 'int8' }).storage,
+    ).toEqualTypeOf<'float32' | 'float16' | 'bfloat16' | 'int8'>();
     // @ts-expect-error: capacity must be given
     new KvCache({ batch: 1, kvHeads: 1, headDim: 64 });
     // @ts-expect-error: no such element type

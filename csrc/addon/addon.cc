@@ -20,6 +20,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_attention(env, exports);
   export_devices(env, exports);
   export_kv_cache(env, exports);
+  export_kv_index(env, exports);
   export_merge(env, exports);
   export_select(env, exports);
   export_sparse_plan(env, exports);

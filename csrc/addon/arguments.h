@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "addon/napi_setup.h"
-#include "core/tensor.h"
+#include "core/sparse_plan.h"
 
 namespace na {
 
@@ -20,6 +20,8 @@ inline Status read_shape(const Napi::Value& value, Shape* result) {
 }
 inline bool read_flag(const Napi::Value& value) { return !value.IsEmpty() && value.ToBoolean(); }
 Status read_dtype(const Napi::Value& value, int32_t* result);
+// [batch, heads, queries, keys, queryTile, keyBlock, causal, estimate]
+Status read_geometry(const Napi::Value& value, PlanGeometry* result);
 Status read_device(const Napi::Value& value, Device** result);
 
 }  // namespace na

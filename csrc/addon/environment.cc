@@ -8,14 +8,16 @@ class Environment::PromiseListener final : public Listener {
   PromiseListener(Environment* environment, napi_deferred deferred, Ref<Storage> written)
       : environment_(environment), deferred_(deferred), written_(std::move(written)) {}
   void reached(const Status& status) override {
-    environment_->settle({deferred_, status.ok() && written_ ? written_->status() : status});
+    const Status outcome = status.ok() && written_ ? written_->status() : status;
+    written_ = Ref<Storage>();  // memory is free again before anybody learns that the work is done
+    environment_->settle({deferred_, outcome});
     delete this;
   }
 
  private:
   const Ref<Environment> environment_;
   const napi_deferred deferred_;
-  const Ref<Storage> written_;
+  Ref<Storage> written_;
 };
 
 bool Environment::create(Napi::Env env) {

@@ -9,6 +9,7 @@ namespace na {
 void export_attention(Napi::Env env, Napi::Object exports);
 void export_devices(Napi::Env env, Napi::Object exports);
 void export_kv_cache(Napi::Env env, Napi::Object exports);
+void export_kv_index(Napi::Env env, Napi::Object exports);
 void export_merge(Napi::Env env, Napi::Object exports);
 void export_select(Napi::Env env, Napi::Object exports);
 void export_sparse_plan(Napi::Env env, Napi::Object exports);

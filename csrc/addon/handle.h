@@ -3,7 +3,7 @@
 #pragma once
 
 #include "addon/environment.h"
-#include "core/kv_cache.h"
+#include "core/kv_index.h"
 
 namespace na {
 
@@ -59,6 +59,12 @@ template <>
 struct HandleType<KvCache> {
   static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6b76636163680001};
   static constexpr const char* name = "KvCache";
+};
+
+template <>
+struct HandleType<KvIndex> {
+  static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6b76696e64780001};
+  static constexpr const char* name = "KvIndex";
 };
 
 inline void handle_made(Tensor& tensor) { tensor.storage->handle_made(); }

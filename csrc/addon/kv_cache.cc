@@ -8,8 +8,8 @@
 namespace na {
 namespace {
 
-// kvCacheCreate({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, device, theta, columns, interleaved });
-// theta is 0 without rotary embedding
+// kvCacheCreate({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, int8, device, theta, columns,
+// interleaved }); theta is 0 without rotary embedding
 Napi::Value create(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!info[0].IsObject()) return refuse(env, error(NA_ERR_OPTION, "KvCache needs options"));
@@ -30,6 +30,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   const Napi::Value theta = options.Get("theta");
   if (!theta.IsNumber()) return refuse(env, error(NA_ERR_OPTION, "rope.theta must be a number"));
   shape.rotary.theta = theta.As<Napi::Number>().DoubleValue();
+  shape.int8 = read_flag(options.Get("int8"));
   shape.rotary.interleaved = read_flag(options.Get("interleaved"));
   if (env.IsExceptionPending()) return Napi::Value();
   Ref<KvCache> cache;

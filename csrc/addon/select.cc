@@ -16,7 +16,6 @@ Status read_number(const Napi::Object& call, const char* name, double* number) {
 }
 
 Status read_select(const Napi::Object& call, SelectArguments* a) {
-  std::vector<int64_t> geometry;
   int64_t selector = 0, pooling = 0;
   NA_TRY(read_integer(call.Get("selector"), "selector", NA_ERR_OPTION, &selector));
   NA_TRY(read_integer(call.Get("pooling"), "pooling", NA_ERR_OPTION, &pooling));
@@ -24,9 +23,7 @@ Status read_select(const Napi::Object& call, SelectArguments* a) {
   if (pooling < NA_POOL_MEAN || pooling > NA_POOL_BOUNDS) return error(NA_ERR_OPTION, "pooling is not known");
   a->selector = static_cast<na_selector>(selector);
   a->pooling = static_cast<na_pooling>(pooling);
-  NA_TRY(read_integers(call.Get("geometry"), "geometry", NA_ERR_OPTION, &geometry));
-  if (geometry.size() != 7) return error(NA_ERR_OPTION, "geometry must have 7 numbers");
-  a->geometry = {geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6] != 0};
+  NA_TRY(read_geometry(call.Get("geometry"), &a->geometry));
   NA_TRY(read_integer(call.Get("sink"), "sink", NA_ERR_OPTION, &a->sink));
   NA_TRY(read_integer(call.Get("window"), "window", NA_ERR_OPTION, &a->window));
   NA_TRY(read_integers(call.Get("budgets"), "budget", NA_ERR_OPTION, &a->budgets));

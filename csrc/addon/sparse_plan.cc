@@ -8,15 +8,6 @@
 namespace na {
 namespace {
 
-// [batch, heads, queries, keys, queryTile, keyBlock, causal]
-Status read_geometry(const Napi::Value& value, PlanGeometry* g) {
-  std::vector<int64_t> numbers;
-  NA_TRY(read_integers(value, "geometry", NA_ERR_OPTION, &numbers));
-  if (numbers.size() != 7) return error(NA_ERR_OPTION, "geometry must have 7 numbers");
-  *g = {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6] != 0};
-  return {};
-}
-
 Napi::Value wrap_plan(Napi::Env env, Ref<SparsePlan> plan) {
   const int64_t bytes = plan->bytes();
   return wrap(env, std::move(plan), bytes);
@@ -105,9 +96,9 @@ Napi::Value plan_info(const Napi::CallbackInfo& info) {
   NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
   const na_plan& view = plan->view;
   const int64_t numbers[] = {view.batch,      view.heads,     view.queries, view.keys,
-                             view.query_tile, view.key_block, view.causal};
+                             view.query_tile, view.key_block, view.causal,  view.estimate};
   Napi::Array geometry = Napi::Array::New(env);
-  for (uint32_t i = 0; i < 7; i++) geometry.Set(i, Napi::Number::New(env, static_cast<double>(numbers[i])));
+  for (uint32_t i = 0; i < 8; i++) geometry.Set(i, Napi::Number::New(env, static_cast<double>(numbers[i])));
   Napi::Object result = Napi::Object::New(env);
   result.Set("geometry", geometry);
   result.Set("bytes", Napi::Number::New(env, static_cast<double>(plan->bytes())));

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/kv_cache.h"
+#include "core/pooling.h"
 
 namespace na {
 namespace {
@@ -26,7 +27,8 @@ class AttentionOperation final : public Operation {
 
   void each_tensor(Visit visit, void* context) const override {
     const na_attention& a = attention_;
-    for (const na_tensor* read : {a.q, a.k, a.v, a.sinks, a.extra_k, a.extra_v, a.cu_q, a.cu_k}) {
+    for (const na_tensor* read :
+         {a.q, a.k, a.v, a.sinks, a.extra_k, a.extra_v, a.cu_q, a.cu_k, a.pooled_k, a.pooled_v}) {
       if (read) visit(context, Tensor::of(read), false);
     }
     if (mod_) {
@@ -185,6 +187,28 @@ Status check_cached(const AttentionArguments& a, const Stream& stream) {
   return {};
 }
 
+// The plan among the masks that counts unlisted blocks as their means, or null.
+const SparsePlan* estimating_plan(const AttentionArguments& a) {
+  for (const MaskSpec& mask : a.masks) {
+    if (mask.kind == NA_MASK_PLAN && mask.plan->view.estimate) return mask.plan.get();
+  }
+  return nullptr;
+}
+
+// What has no meaning for a key that stands for many.
+Status check_estimate(const AttentionArguments& a) {
+  const char* other = a.masks.size() > 1 ? "a further mask" : !a.biases.empty() ? "bias" : nullptr;
+  if (a.has_softcap) other = "softcap";
+  if (other) {
+    return error(NA_ERR_OPTION,
+                 "mask: a SparsePlan that estimates what it does not list cannot be used with %s; make it without "
+                 "estimate",
+                 other);
+  }
+  NA_TRY(check_even_tokens("k", *a.k));
+  return check_even_tokens("v", *a.v);
+}
+
 }  // namespace
 
 Status check_out(Tensor* out, const Shape& shape, int32_t dtype, const Device* device,
@@ -230,9 +254,11 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   if (stream->device != device) {
     return error(NA_ERR_DEVICE, "stream is on %s but q is on %s", stream->device->name.c_str(), device->name.c_str());
   }
-  NA_TRY(stream->room(a.cache ? 2 : 1));
+  const SparsePlan* estimating = estimating_plan(a);
+  NA_TRY(stream->room(estimating ? 3 : a.cache ? 2 : 1));
   for (const Named& tensor : {q, k, v}) NA_TRY(check_tokens(tensor, q, 4, 3 + NA_MAX_AXES));
   NA_TRY(check_keys(q, k, v));
+  if (estimating) NA_TRY(check_estimate(a));
 
   const na_tensor& qv = a.q->view;
   const int64_t heads = qv.shape[qv.rank - 2];
@@ -314,6 +340,13 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
   call.out = &result->out->view;
   call.lse = &result->lse->view;
+  Ref<Tensor> pooled_k, pooled_v;
+  if (estimating) {
+    NA_TRY(pool(a.k, estimating->view.key_block, NA_POOL_MEAN, qv.dtype, stream, &pooled_k));
+    NA_TRY(pool(a.v, estimating->view.key_block, NA_POOL_MEAN, qv.dtype, stream, &pooled_v));
+    call.pooled_k = &pooled_k->view;
+    call.pooled_v = &pooled_v->view;
+  }
   if (!cached) return stream->run(new AttentionOperation(call, std::move(mod), {}));
   Ref<Tensor> rotated;
   NA_TRY(a.cache->rotate_queries(a.q, stream, &rotated));

@@ -85,6 +85,8 @@ typedef struct na_plan {
   int64_t queries, keys;
   int32_t query_tile, key_block; /* powers of two: 16 ... 128 and 2 ... 128 */
   int32_t causal;                /* queries see no key behind their position, aligned bottom-right as for windows */
+  int32_t estimate; /* a block that a row does not list, but all of whose keys all of its queries may see, counts as so
+                       many times the mean of its keys, with the mean of their values */
 } na_plan;
 
 typedef enum na_mask_kind { NA_MASK_WINDOW, NA_MASK_NEIGHBORHOOD, NA_MASK_PLAN } na_mask_kind;
@@ -130,10 +132,14 @@ typedef struct na_bias {
 /*
  * Keys and values of a batch in pages of memory. tables[b] lists the pages of batch entry b, and token t of it lies in
  * page t / page_tokens. A page holds keys of its tokens, [page_tokens, kvHeads, headDim] side by side, and value_offset
- * bytes from its beginning their values likewise. What lies beyond lengths[b] is not to be read.
+ * bytes from its beginning their values likewise. What lies beyond lengths[b] is not to be read. With int8 the row of a
+ * token and head is its elements, as int8, and NA_UNIT_BYTES of a float32, at any address: the unit that they count.
  */
+#define NA_UNIT_BYTES 4
+
 typedef struct na_pages {
   int64_t page_tokens, value_offset;
+  int32_t int8;
   void* const* const* tables;
   const int64_t* lengths;
 } na_pages;
@@ -147,11 +153,13 @@ typedef struct na_pages {
 typedef struct na_attention {
   const na_tensor *q, *k, *v, *out, *lse;
   const na_pages* pages; /* where k and v are, which then have no data, the strides of a page, and the longest length */
-  const na_tensor* sinks;             /* float32 [heads] */
-  const na_tensor *extra_k, *extra_v; /* [batch, n, kvHeads, headDim]: seen by every query */
-  const na_tensor *cu_q, *cu_k;       /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
-  const na_mask* masks;               /* intersected */
-  const na_bias* biases;              /* added */
+  const na_tensor* sinks;               /* float32 [heads] */
+  const na_tensor *extra_k, *extra_v;   /* [batch, n, kvHeads, headDim]: seen by every query */
+  const na_tensor *cu_q, *cu_k;         /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
+  const na_tensor *pooled_k, *pooled_v; /* the means of an estimating plan's blocks, in the dtype of k, contiguous. Such
+                                           a plan is the only mask, and there is neither bias nor softcap */
+  const na_mask* masks;                 /* intersected */
+  const na_bias* biases;                /* added */
   int32_t mask_count, bias_count;
   float scale;
   float softcap;   /* 0: none */
@@ -170,7 +178,8 @@ typedef struct na_merge {
 
 /* The first counts[b] tokens of k and v, of the dtype of the pages, become the tokens from lengths[b] on of batch
    entry b, after `copies` were made one by one. k is [batch, n, kvHeads, headDim], v likewise, last axes of stride 1.
- */
+   For int8 the unit of a row is its largest magnitude / 127 and elements are rounded to nearest even; a row with an
+   element that is not finite gets the unit NaN. */
 typedef struct na_page_copy {
   const void* from;
   void* to;
@@ -184,6 +193,46 @@ typedef struct na_append {
   const na_page_copy* copies;
   int64_t copy_count;
 } na_append;
+
+/*
+ * By which the keys that matter to a query are found in a cache: segments of segment_rows rows, a multiple of 16, each
+ * of which stands for `block` keys that follow each other. tables[b] lists the segments of batch entry b, segments[b]
+ * of them, which hold its first keys. core/mirror.h says what is where in a segment.
+ */
+typedef struct na_mirror {
+  int64_t segment_rows;
+  int32_t block;  /* 1: a row is a key */
+  int32_t bounds; /* a row is the largest element of each column, then the least, instead of the mean of the keys */
+  void* const* const* tables;
+  const int64_t* segments;
+} na_mirror;
+
+/* Writes the segments from first[b] on of the keys of a cache. */
+typedef struct na_reflect {
+  const na_tensor* k; /* as for na_attention with pages */
+  na_pages pages;
+  na_mirror mirror;
+  const int64_t* first;
+} na_reflect;
+
+/*
+ * The `top` keys of the highest scores scale * q k^T of each query head, among those from `sink` on that are not the
+ * last `window` ones of their sequence; q is [batch, 1, heads, headDim]. Where a row of the mirror is a key, no key of
+ * them is missed, up to the rounding of scores; else only the keys of a share of the rows, those that score highest,
+ * are looked at, and those that are in no row. Ties go to the lower key.
+ */
+typedef struct na_retrieve {
+  const na_tensor *q, *k, *v; /* k and v as for na_attention with pages */
+  na_pages pages;
+  na_mirror mirror;
+  int64_t sink, window, top;
+  double probe; /* share of the rows, but always enough for `top` keys */
+  float scale;
+  const na_tensor *ids, *scores; /* int32 and float32 [batch, heads, top], best first, then -1 and -infinity, or NULL */
+  const na_tensor *out, *lse;    /* attention over these keys and the first `sink` that are not among the last `window`,
+                                    contiguous, or NULL */
+  const na_tensor* touched;      /* int64 [batch, kvHeads]: keys of which the row or the key itself was scored */
+} na_retrieve;
 
 /*
  * dst = src, [batch, n, heads, headDim] in one floating-point type, with rotary position embedding (Su et al. 2021): of
@@ -222,7 +271,7 @@ typedef struct na_pool {
   int32_t pooling;
   int32_t block;
   const na_tensor* k;   /* [batch, tokens..., kvHeads, headDim], tokens evenly spaced */
-  const na_tensor* out; /* float32 [batch, blocks, kvHeads, headDim or twice that], contiguous */
+  const na_tensor* out; /* [batch, blocks, kvHeads, headDim or twice that], contiguous, float32 or of the dtype of k */
   void* workspace;
 } na_pool;
 
@@ -312,7 +361,9 @@ typedef enum na_operation_kind {
   NA_OP_BUILD,
   NA_OP_INSPECT,
   NA_OP_POOL,
-  NA_OP_SELECT
+  NA_OP_SELECT,
+  NA_OP_REFLECT,
+  NA_OP_RETRIEVE
 } na_operation_kind;
 
 typedef struct na_stream na_stream;

@@ -18,11 +18,9 @@ constexpr int64_t kLeastTable = 16;
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // Keys of a page, and from there its values.
-int64_t value_offset(const CacheShape& s) {
-  return aligned(s.page_tokens * s.kv_heads * s.head_dim * dtype_size(s.dtype));
-}
+int64_t value_offset(const CacheShape& s) { return aligned(s.page_tokens * s.kv_heads * s.row_bytes(s.head_dim)); }
 int64_t page_bytes(const CacheShape& s) {
-  return value_offset(s) + aligned(s.page_tokens * s.kv_heads * s.value_dim * dtype_size(s.dtype));
+  return value_offset(s) + aligned(s.page_tokens * s.kv_heads * s.row_bytes(s.value_dim));
 }
 
 Status check_range(const char* name, int64_t value, int64_t least, int64_t most) {
@@ -39,9 +37,9 @@ class AppendOperation final : public Operation {
   }
 
   // To be called once what follows is set.
-  void finish(int64_t page_tokens, int64_t value_offset) {
+  void finish(const CacheShape& shape) {
     for (const Ref<PageTable>& table : tables) entries_.push_back(table ? table->entries() : nullptr);
-    append_.pages = {page_tokens, value_offset, entries_.data(), lengths.data()};
+    append_.pages = {shape.page_tokens, value_offset(shape), shape.int8, entries_.data(), lengths.data()};
     append_.counts = counts.data();
     append_.copies = copies.data();
     append_.copy_count = static_cast<int64_t>(copies.size());
@@ -94,6 +92,10 @@ Status not_capturing(const Stream& stream) {
 }
 
 }  // namespace
+
+int64_t CacheShape::row_bytes(int64_t columns) const {
+  return int8 ? columns + NA_UNIT_BYTES : columns * dtype_size(dtype);
+}
 
 Status PagePool::reserve(int64_t pages) {
   const int64_t missing = pages - static_cast<int64_t>(free_.size());
@@ -179,6 +181,7 @@ Status KvCache::create(Device* device, const CacheShape& shape, Ref<KvCache>* ca
 }
 
 KvCache::~KvCache() {
+  for (const Ref<Watermark>& mark : watermarks_) mark->cache = nullptr;
   for (const Sequence& sequence : sequences_) {
     for (int32_t page : sequence.pages) pool_->give_back(page);
   }
@@ -276,7 +279,7 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     operation->lengths.push_back(sequence.length);
     operation->counts.push_back(growth[b]);
   }
-  operation->finish(shape.page_tokens, value_offset(shape));
+  operation->finish(shape);
   const Status status = stream->run(operation);
   for (size_t b = 0; b < batch; b++) {
     Sequence& sequence = sequences_[b];
@@ -308,7 +311,10 @@ Status KvCache::truncate(const std::vector<int64_t>& lengths) {
                    Count(sequences_[b].length));
     }
   }
+  const auto given_up = [](const Ref<Watermark>& mark) { return mark->unique(); };
+  watermarks_.erase(std::remove_if(watermarks_.begin(), watermarks_.end(), given_up), watermarks_.end());
   for (size_t b = 0; b < lengths.size(); b++) {
+    for (const Ref<Watermark>& mark : watermarks_) mark->tokens[b] = std::min(mark->tokens[b], lengths[b]);
     Sequence& sequence = sequences_[b];
     sequence.length = lengths[b];
     while (static_cast<int64_t>(sequence.pages.size()) > pages_for(sequence.length)) {
@@ -334,6 +340,14 @@ Ref<KvCache> KvCache::fork() const {
   return copy;
 }
 
+Ref<Watermark> KvCache::watch() {
+  Ref<Watermark> mark(new Watermark);
+  mark->cache = this;
+  mark->tokens = lengths();
+  watermarks_.push_back(mark);
+  return mark;
+}
+
 std::vector<int64_t> KvCache::lengths() const {
   std::vector<int64_t> all;
   for (const Sequence& sequence : sequences_) all.push_back(sequence.length);
@@ -350,7 +364,7 @@ Ref<CacheView> KvCache::view() const {
     view.lengths_.push_back(sequence.length);
     longest = std::max(longest, sequence.length);
   }
-  view.pages_ = {shape.page_tokens, value_offset(shape), view.tables_.data(), view.lengths_.data()};
+  view.pages_ = {shape.page_tokens, value_offset(shape), shape.int8, view.tables_.data(), view.lengths_.data()};
   view.slabs_ = pool_->slabs();
   const auto tensor = [&](int64_t columns) {
     na_tensor t{};

@@ -18,8 +18,12 @@ struct RotaryEmbedding {
 
 struct CacheShape {
   int64_t batch = 0, kv_heads = 0, head_dim = 0, value_dim = 0, page_tokens = 0, capacity = 0;
-  int32_t dtype = NA_FLOAT32;
+  int32_t dtype = NA_FLOAT32;  // of what is appended, and of queries
+  bool int8 = false;           // how it is held
   RotaryEmbedding rotary;
+
+  // Of a token and head, as pages hold them.
+  int64_t row_bytes(int64_t columns) const;
 };
 
 // The pages of a cache and of its forks. Memory comes in slabs of many pages and goes with the last of the caches.
@@ -88,6 +92,12 @@ class CacheView : public RefCounted {
   Ref<Tensor> k_, v_;
 };
 
+// How many tokens of each sequence have stayed since somebody last looked.
+struct Watermark : RefCounted {
+  const class KvCache* cache = nullptr;  // until it is gone
+  std::vector<int64_t> tokens;
+};
+
 class KvCache : public RefCounted {
  public:
   static Status create(Device* device, const CacheShape& shape, Ref<KvCache>* cache);
@@ -102,6 +112,9 @@ class KvCache : public RefCounted {
   Ref<CacheView> view() const;
   // q with the rotary embedding of the positions at which the queries of a call stand; q itself if there is none.
   Status rotate_queries(Tensor* q, Stream* stream, Ref<Tensor>* rotated) const;
+
+  // A mark that truncate() lowers as long as anybody else holds it.
+  Ref<Watermark> watch();
 
   std::vector<int64_t> lengths() const;
   int64_t bytes() const { return pool_->bytes(); }
@@ -130,6 +143,7 @@ class KvCache : public RefCounted {
   const Ref<PagePool> pool_;
   const Ref<Storage> nothing_;  // no bytes: what k and v of a view belong to
   std::vector<Sequence> sequences_;
+  std::vector<Ref<Watermark>> watermarks_;
 };
 
 }  // namespace na

@@ -3,34 +3,14 @@
 #include <algorithm>
 
 #include "core/plan_rows.h"
+#include "core/pooling.h"
 
 namespace na {
 namespace {
 
 using Count = long long;
 
-constexpr int64_t kMostTokens = int64_t{1} << 30, kMostWords = (int64_t{1} << 31) - 1;
-
-class PoolOperation final : public Operation {
- public:
-  PoolOperation(const na_pool& pool) : Operation(NA_OP_POOL), pool_(pool) {
-    args = &pool_;
-    retain_tensors();
-  }
-  PoolOperation(const PoolOperation& other) : Operation(other), pool_(other.pool_) {
-    args = &pool_;
-    retain_tensors();
-  }
-  void each_tensor(Visit visit, void* context) const override {
-    visit(context, Tensor::of(pool_.k), false);
-    visit(context, Tensor::of(pool_.out), true);
-  }
-  Operation* clone() const override { return new PoolOperation(*this); }
-
- private:
-  void** workspace() override { return &pool_.workspace; }
-  na_pool pool_;
-};
+constexpr int64_t kMostWords = (int64_t{1} << 31) - 1;
 
 class SelectOperation final : public Operation {
  public:
@@ -62,34 +42,6 @@ class SelectOperation final : public Operation {
   const Ref<SparsePlan> plan_;
 };
 
-int64_t token_count(const na_tensor& view) {
-  int64_t count = 1;
-  for (int axis = 1; axis < view.rank - 2; axis++) count *= view.shape[axis];
-  return count;
-}
-
-Status check_tokens(const char* name, const Tensor& tensor) {
-  const na_tensor& view = tensor.view;
-  if (view.rank < 4 || view.rank > 3 + NA_MAX_AXES) {
-    return error(NA_ERR_SHAPE,
-                 "%s has shape %s; expected [batch, tokens..., heads, headDim] with one to three token axes", name,
-                 shape_text(view).c_str());
-  }
-  if (!dtype_is_float(view.dtype)) {
-    return error(NA_ERR_DTYPE, "%s is %s; selectors take float32, float16 or bfloat16", name, dtype_name(view.dtype));
-  }
-  if (tensor.elements() == 0 || token_count(view) > kMostTokens) {
-    return error(NA_ERR_SHAPE, "%s has shape %s; selectors need 1 to %lld tokens", name, shape_text(view).c_str(),
-                 Count(kMostTokens));
-  }
-  bool even = view.shape[view.rank - 1] == 1 || view.stride[view.rank - 1] == 1;
-  for (int axis = 1; axis < view.rank - 3; axis++) {
-    even &= view.stride[axis] == view.stride[axis + 1] * view.shape[axis + 1];
-  }
-  if (!even) return error(NA_ERR_SHAPE, "%s does not have its tokens evenly spaced: copy it with to()", name);
-  return {};
-}
-
 bool power_of_two(int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
 
 Status check_stages(const SelectArguments& a) {
@@ -98,7 +50,7 @@ Status check_stages(const SelectArguments& a) {
     return error(NA_ERR_OPTION, "hipPlan: %zu stages; give 1 to %d", a.chunk.size(), NA_MAX_STAGES);
   }
   for (size_t i = 0; i < a.chunk.size(); i++) {
-    if (!power_of_two(a.chunk[i]) || a.chunk[i] > kMostTokens || (i > 0 && a.chunk[i] >= a.chunk[i - 1])) {
+    if (!power_of_two(a.chunk[i]) || a.chunk[i] > kMostPooledTokens || (i > 0 && a.chunk[i] >= a.chunk[i - 1])) {
       return error(NA_ERR_OPTION, "hipPlan: chunk %lld of stage %zu; chunks must be powers of two that descend",
                    Count(a.chunk[i]), i);
     }
@@ -119,8 +71,8 @@ Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
     return error(NA_ERR_DEVICE, "stream is on %s but q is on %s", stream->device->name.c_str(), device->name.c_str());
   }
   NA_TRY(stream->room(2));
-  NA_TRY(check_tokens("q", *a.q));
-  NA_TRY(check_tokens("k", *a.k));
+  NA_TRY(check_even_tokens("q", *a.q));
+  NA_TRY(check_even_tokens("k", *a.k));
   if (a.k->device() != device) {
     return error(NA_ERR_DEVICE, "k is on %s but q is on %s; move one with to()", a.k->device()->name.c_str(),
                  device->name.c_str());
@@ -190,15 +142,8 @@ Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
   call.threshold = static_cast<float>(a.threshold);
   Ref<Tensor> pooled;
   if (a.selector == NA_SELECT_POOLED) {
-    const int64_t features = k.shape[k.rank - 1] * (call.bounds ? 2 : 1);
-    NA_TRY(Tensor::allocate(device, NA_FLOAT32, {g.batch, shape.blocks(), kv_heads, features}, false, false, &pooled));
+    NA_TRY(pool(a.k, g.key_block, a.pooling, NA_FLOAT32, stream, &pooled));
     call.pooled = &pooled->view;
-    na_pool pool{};
-    pool.pooling = a.pooling;
-    pool.block = static_cast<int32_t>(g.key_block);
-    pool.k = &k;
-    pool.out = &pooled->view;
-    NA_TRY(stream->run(new PoolOperation(pool)));
   }
   NA_TRY(stream->run(new SelectOperation(call, std::move(budgets), made)));
   *plan = std::move(made);

@@ -146,6 +146,7 @@ PlanGeometry geometry_of(const na_plan& plan) {
   g.query_tile = plan.query_tile;
   g.key_block = plan.key_block;
   g.causal = plan.causal != 0;
+  g.estimate = plan.estimate != 0;
   return g;
 }
 
@@ -172,7 +173,8 @@ Status SparsePlan::over(const PlanGeometry& g, Ref<Tensor> offsets, Ref<Tensor> 
                         g.keys,
                         static_cast<int32_t>(g.query_tile),
                         static_cast<int32_t>(g.key_block),
-                        g.causal};
+                        g.causal,
+                        g.estimate};
   *plan = Ref<SparsePlan>(new SparsePlan(view, std::move(offsets), std::move(entries), std::move(bitmaps)));
   return {};
 }
@@ -221,11 +223,9 @@ Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream
   const struct {
     const char* name;
     int64_t a, b;
-  } properties[] = {{"queries", x.queries, y.queries},
-                    {"keys", x.keys, y.keys},
-                    {"queryTile", x.query_tile, y.query_tile},
-                    {"keyBlock", x.key_block, y.key_block},
-                    {"causal", x.causal, y.causal}};
+  } properties[] = {
+      {"queries", x.queries, y.queries},      {"keys", x.keys, y.keys},       {"queryTile", x.query_tile, y.query_tile},
+      {"keyBlock", x.key_block, y.key_block}, {"causal", x.causal, y.causal}, {"estimate", x.estimate, y.estimate}};
   for (const auto& property : properties) {
     if (property.a != property.b) {
       return error(NA_ERR_OPTION, "%s: %s of one plan is %lld, of the other %lld; they must be equal", name,

@@ -8,6 +8,7 @@ namespace na {
 struct PlanGeometry {
   int64_t batch = 1, heads = 1, queries = 0, keys = 0, query_tile = 64, key_block = 64;
   bool causal = false;
+  bool estimate = false;  // blocks that are not listed count as their means: see na_plan
 };
 
 class SparsePlan : public RefCounted {

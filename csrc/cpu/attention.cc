@@ -159,13 +159,22 @@ struct Description {
     p.out = rows_of(*a.out, a.out->rank - 2);
     p.lse = rows_of(*a.lse, a.lse->rank - 1);
     if (a.pages) {
-      pages = {a.pages->page_tokens, a.pages->value_offset, a.pages->tables, a.pages->lengths};
+      pages = {a.pages->page_tokens, a.pages->value_offset, a.pages->tables, a.pages->lengths, a.pages->int8 != 0};
       p.pages = &pages;
+      if (pages.int8) {
+        p.k = int8_rows(p, p.head_dim);
+        p.v = int8_rows(p, p.value_dim);
+      }
     }
     if (a.extra_k) {
       p.extra_k = rows_of(*a.extra_k, 2);
       p.extra_v = rows_of(*a.extra_v, 2);
       p.extra = a.extra_k->shape[1];
+    }
+    if (a.pooled_k) {
+      p.pooled_k = rows_of(*a.pooled_k, 2);
+      p.pooled_v = rows_of(*a.pooled_v, 2);
+      p.estimate = true;
     }
     if (a.sinks) {
       p.sinks = static_cast<const float*>(a.sinks->data);
@@ -191,10 +200,18 @@ struct Description {
   // What is left of a sparse plan that lists all blocks is its causality.
   void forget_sparse(const na_attention& a) {
     problem.sparse = nullptr;
+    problem.estimate = false;
     make_plans(a);
   }
 
  private:
+  static Rows int8_rows(const Problem& p, int64_t columns) {
+    Rows rows = {};
+    rows.head = columns + NA_UNIT_BYTES;
+    rows.token[0] = p.kv_heads * rows.head;
+    return rows;
+  }
+
   void make_plans(const na_attention& a) {
     Problem& p = problem;
     bool grid = false;
@@ -575,7 +592,8 @@ class AttentionJob final : public Job {
       const int64_t end = reader.end(row), words = end - reader.begin(row);
       listed_ += words;
       possible_ += shape.visible_blocks(row % shape.tiles());
-      most_listed_ = std::max(most_listed_, words * shape.key_block);
+      const int64_t pooled = sparse.estimate ? shape.blocks() : 0;
+      most_listed_ = std::max(most_listed_, words * shape.key_block + pooled);
       int64_t at = reader.begin(row);
       for (PlanEntry entry; sparse.bitmaps && reader.next(at, end, &entry);) listed_ -= entry.bitmap != nullptr;
     }
@@ -587,12 +605,13 @@ class AttentionJob final : public Job {
     return p.sparse ? std::max<int64_t>(1, std::min(p.group, p.heads / p.sparse->heads)) : p.group;
   }
 
-  // Of a sparse plan a tile has the queries of one row, or as many rows as fit where there are nearly all blocks.
+  // Of a sparse plan a tile has the queries of one row, or as many rows as fit where there are nearly all blocks; what
+  // is estimated is known for one row.
   void size_by_rows(int64_t* lanes, int64_t* longest) const {
     const Problem& p = description_.problem;
     const int64_t tile = p.sparse->query_tile;
     *longest = p.queries;
-    if (static_cast<double>(listed_) >= kBreakEven * static_cast<double>(possible_)) {
+    if (!p.estimate && static_cast<double>(listed_) >= kBreakEven * static_cast<double>(possible_)) {
       *lanes = std::max<int64_t>(1, *lanes / tile) * tile;
     } else {
       *lanes = int64_t{p.geometry.lanes} * p.geometry.blocks;

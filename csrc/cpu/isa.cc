@@ -48,7 +48,8 @@ Isa detect() {
   if (!fma || !f16c || !has(extended.ebx, 5) || (states & kYmm) != kYmm) return Isa::kGeneric;
   const bool avx512 = has(extended.ebx, 16) && has(extended.ebx, 17) && has(extended.ebx, 30) && has(extended.ebx, 31);
   if (!avx512 || (states & kZmm) != kZmm) return Isa::kAvx2;
-  const bool amx = has(extended.edx, 22) && has(extended.edx, 24) && has(more.eax, 5);
+  const bool vnni = has(extended.ecx, 11);
+  const bool amx = vnni && has(extended.edx, 22) && has(extended.edx, 24) && has(more.eax, 5);
   if (!amx || (states & kTiles) != kTiles || !tiles_granted()) return Isa::kAvx512;
   return Isa::kAmx;
 }

@@ -11,6 +11,7 @@
 #include "core/narrow.h"
 #include "core/plan_rows.h"
 #include "cpu/executor/problem.h"
+#include "cpu/pooling.h"
 
 namespace na::cpu {
 namespace {
@@ -18,27 +19,6 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Tokens that are evenly spaced, counted flat.
-struct TokenRows {
-  const char* data;
-  int32_t dtype;
-  int64_t batch, token, head;  // in bytes
-  int head_dim;
-
-  explicit TokenRows(const na_tensor& tensor) {
-    const int64_t bytes = dtype_size(tensor.dtype);
-    data = static_cast<const char*>(tensor.data);
-    dtype = tensor.dtype;
-    batch = tensor.stride[0] * bytes;
-    token = tensor.stride[tensor.rank - 3] * bytes;
-    head = tensor.stride[tensor.rank - 2] * bytes;
-    head_dim = static_cast<int>(tensor.shape[tensor.rank - 1]);
-  }
-  const char* row(int64_t entry, int64_t at, int64_t of_head) const {
-    return data + entry * batch + at * token + of_head * head;
-  }
-};
 
 float element(const char* row, int32_t dtype, int64_t at) {
   return with_type(dtype, [&](auto* type) {
@@ -56,46 +36,6 @@ void set_element(char* row, int32_t dtype, int64_t at, float value) {
     memcpy(row + at * static_cast<int64_t>(sizeof(Type)), &narrowed, sizeof(Type));
   });
 }
-
-// A task is a block of keys, all heads of it.
-class PoolJob final : public Job {
- public:
-  explicit PoolJob(const na_pool& pool) : pool_(pool), k_(*pool.k) {
-    keys_ = 1;
-    for (int axis = 1; axis < pool.k->rank - 2; axis++) keys_ *= pool.k->shape[axis];
-  }
-
-  int64_t prepare() override { return pool_.out->shape[0] * pool_.out->shape[1]; }
-
-  void run(int64_t task, void*, const Cancel&) override {
-    const int64_t blocks = pool_.out->shape[1], heads = pool_.out->shape[2], features = pool_.out->shape[3];
-    const int64_t batch = task / blocks, first = task % blocks * pool_.block;
-    const int64_t end = std::min(first + pool_.block, keys_);
-    for (int64_t head = 0; head < heads; head++) {
-      float* to = static_cast<float*>(pool_.out->data) + (task * heads + head) * features;
-      for (int d = 0; d < k_.head_dim; d++) {
-        float sum = 0, most = -kInfinity, least = kInfinity;
-        for (int64_t key = first; key < end; key++) {
-          const float value = element(k_.row(batch, key, head), k_.dtype, d);
-          sum += value;
-          most = std::max(most, value);
-          least = std::min(least, value);
-        }
-        switch (pool_.pooling) {
-          case NA_POOL_MEAN: to[d] = sum / static_cast<float>(end - first); break;
-          case NA_POOL_MAX: to[d] = most; break;
-          case NA_POOL_MIN: to[d] = least; break;
-          default: to[d] = most; to[k_.head_dim + d] = least;
-        }
-      }
-    }
-  }
-
- private:
-  const na_pool& pool_;
-  const TokenRows k_;
-  int64_t keys_;
-};
 
 using Score = void (*)(const BestScores&);
 
@@ -456,8 +396,6 @@ class SelectJob final : public Job {
 };
 
 }  // namespace
-
-std::unique_ptr<Job> pool_job(const na_pool& pool) { return std::make_unique<PoolJob>(pool); }
 
 std::unique_ptr<Job> select_job(const na_select& select, Isa isa) { return std::make_unique<SelectJob>(select, isa); }
 

@@ -9,7 +9,6 @@
 
 namespace na::cpu {
 
-std::unique_ptr<Job> pool_job(const na_pool& pool);
 std::unique_ptr<Job> select_job(const na_select& select, Isa isa);
 
 }  // namespace na::cpu

@@ -92,6 +92,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
   const part = mostly(record({ out: mostly(picked('grid')), lse: mostly(picked('lse')) }, ['out', 'lse']));
 
   const cache = mostly(picked('cache'));
+  const index = mostly(picked('index'));
   const plan = mostly(picked('plan'));
   const cacheOptions = record(
     {
@@ -102,6 +103,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
       pageSize: small,
       capacity: mostly(oneOf(3, 9, 100)),
       dtype: dtypeIndex,
+      int8: flag,
       device,
       theta: mostly(oneOf(0, 0, 10000)),
       columns: mostly(oneOf(0, 2, 4)),
@@ -110,7 +112,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
     ['batch', 'kvHeads', 'headDim', 'valueDim', 'pageSize', 'capacity', 'dtype', 'device', 'theta', 'columns'],
   );
   const fitting = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, device: 'cpu' };
-  const geometry = mostly(oneOf([1, 1, 16, 16, 16, 16, 0], [1, 1, 5, 7, 16, 2, 1], [2, 2, 40, 9, 16, 4, 1]));
+  const geometry = mostly(oneOf([1, 1, 16, 16, 16, 16, 0, 0], [1, 1, 5, 7, 16, 2, 1, 0], [2, 2, 40, 9, 16, 4, 1, 1]));
   const words = record({ offsets: mostly(picked('offsets')), entries: tensor, bitmaps: tensor }, [
     'offsets',
     'entries',
@@ -178,6 +180,43 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
     [1, invoke('kvCacheLengths', native.kvCacheLengths, cache)],
     [1, invoke('kvCacheBytes', native.kvCacheBytes, cache)],
     [1, invoke('kvCacheDispose', native.kvCacheDispose, cache)],
+    [
+      1,
+      invoke(
+        'kvIndexCreate',
+        native.kvIndexCreate,
+        cache,
+        mostly(
+          record({ block: mostly(oneOf(1, 4, 64)), bounds: flag, probe: mostly(oneOf(0.1, 1)) }, ['block', 'probe']),
+        ),
+      ),
+    ],
+    [
+      4,
+      invoke(
+        'kvIndexRetrieve',
+        native.kvIndexRetrieve,
+        index,
+        cache,
+        mostly(
+          record(
+            {
+              q: mostly(picked('token')),
+              top: mostly(oneOf(1, 3, 50)),
+              sink: small,
+              window: small,
+              scale: small,
+              attend: flag,
+              stream: defaultable(stream),
+            },
+            ['q', 'top', 'sink', 'window'],
+          ),
+          20,
+        ),
+      ),
+    ],
+    [1, invoke('kvIndexBytes', native.kvIndexBytes, index)],
+    [1, invoke('kvIndexDispose', native.kvIndexDispose, index)],
     [3, invoke('select', native.select, mostly(select, 20))],
     [
       3,
@@ -275,19 +314,26 @@ export function addonPool(pool: Pool, devices: string[]): void {
     pool.add('tensor', offsets);
     if (device !== 'cpu') continue;
     pool.add('offsets', offsets);
-    const sizes = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0 };
-    pool.add('cache', native.kvCacheCreate({ ...sizes, device, theta: 0, columns: 0, interleaved: false }));
+    const sizes = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, int8: false };
+    const cache = native.kvCacheCreate({ ...sizes, device, theta: 0, columns: 0, interleaved: false });
+    pool.add('cache', cache);
+    pool.add('token', make(0, 2, 1, 4, 8));
+    for (const block of [1, 8]) pool.add('index', native.kvIndexCreate(cache, { block, bounds: false, probe: 0.5 }));
   }
 }
 
 export function collectHandles(pool: Pool, made: Any, text: string): void {
   if (made === null || typeof made !== 'object') return;
   if (made.lse) {
-    for (const one of [made.out, made.lse]) if (one) pool.add('tensor', one);
+    for (const one of [made.out, made.lse, made.touched]) if (one) pool.add('tensor', one);
   } else if (made.tensor) {
     pool.add('tensor', made.tensor);
   } else if (made.buffer) {
     if (made.exposure) pool.add('exposure', made.exposure);
+  } else if (text.startsWith('kvIndexRetrieve')) {
+    for (const one of Object.values(made)) pool.add('tensor', one);
+  } else if (text.startsWith('kvIndexCreate')) {
+    pool.add('index', made);
   } else if (/^kvCache(Create|Fork)/.test(text)) {
     pool.add('cache', made);
   } else if (/^(select|plan(Build|Over|Combine))/.test(text)) {
@@ -311,6 +357,7 @@ export function disposeHandles(pool: Pool): void {
     native.streamDispose(stream);
   }
   for (const graph of pool.made.get('graph') ?? []) native.graphDispose(graph);
+  for (const index of pool.made.get('index') ?? []) native.kvIndexDispose(index);
   for (const cache of pool.made.get('cache') ?? []) native.kvCacheDispose(cache);
   for (const plan of pool.made.get('plan') ?? []) native.planDispose(plan);
   for (const tensor of pool.made.get('tensor') ?? []) native.tensorDispose(tensor);

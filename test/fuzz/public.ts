@@ -19,7 +19,7 @@ import {
   value,
 } from './value';
 
-const { Event, Graph, KvCache, SparsePlan, Stream, Tensor } = api;
+const { Event, Graph, KvCache, KvIndex, SparsePlan, Stream, Tensor } = api;
 type Device = api.Device;
 const maybe = (fitting: fc.Arbitrary<Value>) => fc.oneof(nothing, mostly(fitting));
 const optional = (entries: Record<string, fc.Arbitrary<Value>>, required: string[] = []) => {
@@ -159,6 +159,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
             pageSize: small,
             capacity: mostly(oneOf(3, 9, 100)),
             dtype,
+            storage: fc.oneof(nothing, oneOf('int8')),
             device,
             rope: optional({ theta: small, dim: small, interleaved: mostly(oneOf(true, false)) }),
           },
@@ -182,6 +183,38 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     [1, method(self('cache'), KvCache, 'lengths')],
     [1, method(self('cache'), KvCache, 'bytes')],
     [1, method(self('cache'), KvCache, 'dispose')],
+    [
+      1,
+      invoke(
+        'new KvIndex',
+        (cache, given) => new KvIndex(cache, given),
+        mostly(picked('cache')),
+        optional({ method: mostly(oneOf('scan', 'pages')), pageSize: mostly(oneOf(4, 8)), probe: small }),
+      ),
+    ],
+    [
+      2,
+      method(
+        self('index'),
+        KvIndex,
+        'search',
+        mostly(picked('token')),
+        mostly(oneOf(1, 5)),
+        optional({ scale: small, stream }),
+      ),
+    ],
+    [
+      2,
+      method(
+        self('index'),
+        KvIndex,
+        'attend',
+        mostly(picked('token')),
+        optional({ topK: mostly(oneOf(1, 5)), sink: small, window: small, scale: small, stream }, ['topK']),
+      ),
+    ],
+    [1, method(self('index'), KvIndex, 'bytes')],
+    [1, method(self('index'), KvIndex, 'dispose')],
     ...([api.hipPlan, api.pagePlan, api.pooledPlan] as Any[]).map((select): [number, fc.Arbitrary<Call>] => [
       1,
       invoke(
@@ -196,6 +229,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
             always: optional({ sink: small, window: small }),
             queryTile: mostly(oneOf(16, 64)),
             keyBlock: mostly(oneOf(2, 16)),
+            estimate: mostly(oneOf(true, false)),
             stream,
           },
           ['budget'],
@@ -221,10 +255,16 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
         'SparsePlan.fromBlocks',
         SparsePlan.fromBlocks,
         mostly(list(fc.array(list(fc.array(small, { maxLength: 3 })), { maxLength: 2 }))),
-        optional({ queries: small, keys: small, queryTile: oneOf(16), keyBlock: mostly(oneOf(2, 4)) }, [
-          'queries',
-          'keys',
-        ]),
+        optional(
+          {
+            queries: small,
+            keys: small,
+            queryTile: oneOf(16),
+            keyBlock: mostly(oneOf(2, 4)),
+            estimate: mostly(oneOf(true, false)),
+          },
+          ['queries', 'keys'],
+        ),
       ),
     ],
     [1, method(self('plan'), SparsePlan, 'union', mostly(picked('plan')))],
@@ -321,7 +361,10 @@ export function publicPool(pool: Pool, devices: string[]): void {
     for (const bias of [make('float32', 5, 7), make('float32', 8, 8)]) collect(pool, api.denseBias(bias));
     collect(pool, new Stream(device));
     if (device !== 'cpu') continue;
-    collect(pool, new KvCache({ batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40 }));
+    const cache = new KvCache({ batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40 });
+    collect(pool, cache);
+    collect(pool, new KvIndex(cache));
+    pool.add('token', make('float32', 2, 1, 4, 8));
     collect(pool, api.streamingPlan({ queries: 5, keys: 7, sink: 1, window: 2, keyBlock: 2 } as Any));
     collect(pool, api.alibi());
   }
@@ -337,6 +380,7 @@ export function collect(pool: Pool, made: Any): Any {
   if (made instanceof Tensor) pool.add('tensor', made);
   else if (made instanceof Stream) pool.add('stream', made);
   else if (made instanceof KvCache) pool.add('cache', made);
+  else if (made instanceof KvIndex) pool.add('index', made);
   else if (made instanceof SparsePlan) {
     pool.add('plan', made);
     pool.add('mask', made);
@@ -348,12 +392,30 @@ export function collect(pool: Pool, made: Any): Any {
     pool.add('part', made);
     pool.add('tensor', made.out);
     pool.add('tensor', made.lse);
+  } else if (made?.ids instanceof Tensor) {
+    pool.add('tensor', made.ids);
+    pool.add('tensor', made.scores);
   }
   return made;
 }
 
 export function disposePool(pool: Pool): void {
-  for (const kind of ['q', 'k', 'v', 'out', 'sinks', 'grid', 'offsets', 'tensor', 'stream', 'graph', 'cache', 'plan']) {
+  const kinds = [
+    'q',
+    'k',
+    'v',
+    'out',
+    'sinks',
+    'grid',
+    'offsets',
+    'tensor',
+    'stream',
+    'graph',
+    'index',
+    'cache',
+    'plan',
+  ];
+  for (const kind of kinds) {
     for (const object of pool.made.get(kind) ?? []) {
       try {
         object.dispose();

@@ -25,6 +25,8 @@ export interface PlanSpec {
   lists: number[][];
   /** Whether pairs of query and key are missing from the blocks, by {@link isHole}. */
   holes: boolean;
+  /** Whether other blocks count by their means, which is not said here: see withMeans() of plans.ts. */
+  estimate?: boolean;
 }
 
 const isHole = (query: number, key: number, head: number) => (query * 5 + key * 3 + head + (query & key)) % 7 < 3;

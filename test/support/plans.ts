@@ -3,7 +3,7 @@
 import fc from 'fast-check';
 import { type Mask, type PlanGeometry, SparsePlan } from 'node-attention';
 import { attentionCase, type Case, decodeCase, problemOf } from './cases';
-import { count, uniform } from './numbers';
+import { count, type Float, normal, round, uniform, type Values } from './numbers';
 import { type PlanSpec, type Problem, seesInPlan } from './oracle';
 
 export function planOf({ lists, holes, ...geometry }: PlanSpec): SparsePlan & Mask {
@@ -16,7 +16,12 @@ export function planOf({ lists, holes, ...geometry }: PlanSpec): SparsePlan & Ma
 }
 
 /** Random lists; `share` of the blocks are in them, and some rows are empty. */
-export function randomPlan(seed: number, geometry: Required<PlanGeometry>, share: number, holes = false): PlanSpec {
+export function randomPlan(
+  seed: number,
+  geometry: Required<Omit<PlanGeometry, 'estimate'>>,
+  share: number,
+  holes = false,
+): PlanSpec {
   const random = uniform(seed);
   const blocks = Math.ceil(geometry.keys / geometry.keyBlock);
   const rows = geometry.batch * geometry.heads * Math.ceil(geometry.queries / geometry.queryTile);
@@ -56,4 +61,98 @@ export function planProblem(c: typeof planCase extends fc.Arbitrary<infer T> ? T
   };
   const plan = randomPlan(c.seed, geometry, share, holes);
   return { ...problem, masks: [...(problem.masks ?? []), { plan }] };
+}
+
+/** Random problems with a plan that estimates what it does not list; tokens evenly spaced. */
+export const estimateCase = fc.record({
+  seed: fc.nat(),
+  dtype: fc.constantFrom<Float>('float32', 'float16', 'bfloat16'),
+  batch: fc.constantFrom(1, 2),
+  kvHeads: fc.constantFrom(1, 3),
+  group: fc.constantFrom(1, 2),
+  queries: fc.oneof(fc.constant(1), fc.integer({ min: 1, max: 140 })),
+  keys: fc.oneof(fc.integer({ min: 1, max: 100 }), fc.integer({ min: 100, max: 500 })),
+  dim: fc.constantFrom(1, 8, 33),
+  valueDim: fc.constantFrom(5, 16),
+  sinks: fc.boolean(),
+  extra: fc.boolean(),
+  plan: choices,
+});
+
+export function estimateProblem(c: typeof estimateCase extends fc.Arbitrary<infer T> ? T : never): Problem {
+  const random = uniform(c.seed);
+  const tensor = (...shape: number[]) => normal(random, c.dtype, [c.batch, ...shape]);
+  const { patterns, batched, share, holes, ...rest } = c.plan;
+  const heads = c.kvHeads * c.group;
+  const geometry = {
+    ...rest,
+    heads: { one: 1, kvHeads: c.kvHeads, heads }[patterns]!,
+    batch: batched ? c.batch : 1,
+    queries: c.queries,
+    keys: c.keys,
+  };
+  const problem: Problem = {
+    q: tensor(c.queries, heads, c.dim),
+    k: tensor(c.keys, c.kvHeads, c.dim),
+    v: tensor(c.keys, c.kvHeads, c.valueDim),
+    masks: [{ plan: { ...randomPlan(c.seed, geometry, share, holes), estimate: true } }],
+  };
+  if (c.extra) problem.extra = { k: tensor(3, c.kvHeads, c.dim), v: tensor(3, c.kvHeads, c.valueDim) };
+  if (c.sinks) problem.sinks = normal(random, 'float32', [heads]);
+  return problem;
+}
+
+/**
+ * The problem of an estimating plan without one: the means of blocks are further keys, and a bias says who sees what,
+ * and that a mean counts as often as it has keys.
+ */
+export function withMeans(problem: Problem, dtype: Float): Problem {
+  const { masks, ...rest } = problem;
+  const { plan } = masks![0] as { plan: PlanSpec };
+  const [batch, queries, heads] = problem.q.shape as [number, number, number];
+  const { keys, keyBlock, queryTile } = plan;
+  const blocks = Math.ceil(keys / keyBlock);
+  const end = (block: number) => Math.min((block + 1) * keyBlock, keys);
+  const all = keys + blocks;
+  function extended({ data, shape }: Values): Values {
+    const row = shape[2]! * shape[3]!;
+    const made = new Float64Array(batch * all * row);
+    for (let b = 0; b < batch; b++) {
+      made.set(data.subarray(b * keys * row, (b + 1) * keys * row), b * all * row);
+      for (let block = 0; block < blocks; block++) {
+        const first = block * keyBlock;
+        for (let d = 0; d < row; d++) {
+          let sum = 0;
+          for (let key = first; key < end(block); key++) sum += data[(b * keys + key) * row + d]!;
+          made[(b * all + keys + block) * row + d] = round(dtype, sum / (end(block) - first));
+        }
+      }
+    }
+    return { data: made, shape: [batch, all, ...shape.slice(2)] };
+  }
+  const bias = new Float64Array(batch * heads * queries * all).fill(Number.NEGATIVE_INFINITY);
+  const sees = (b: number, h: number, i: number, key: number) => seesInPlan(plan, b, h, heads, i, key);
+  for (let b = 0; b < batch; b++) {
+    for (let h = 0; h < heads; h++) {
+      for (let tile = 0; tile < queries; tile += queryTile) {
+        const row = Array.from({ length: Math.min(queryTile, queries - tile) }, (_, i) => tile + i);
+        for (let block = 0; block < blocks; block++) {
+          const own = Array.from({ length: end(block) - block * keyBlock }, (_, i) => block * keyBlock + i);
+          const whole = !plan.causal || end(block) - 1 <= tile + keys - queries;
+          const estimated = whole && !row.some((i) => own.some((key) => sees(b, h, i, key)));
+          for (const i of row) {
+            const at = ((b * heads + h) * queries + i) * all;
+            for (const key of own) if (sees(b, h, i, key)) bias[at + key] = 0;
+            if (estimated) bias[at + keys + block] = Math.log(own.length);
+          }
+        }
+      }
+    }
+  }
+  return {
+    ...rest,
+    k: extended(problem.k),
+    v: extended(problem.v),
+    denseBias: { data: bias, shape: [batch, heads, queries, all] },
+  };
 }

@@ -8,6 +8,7 @@
 #include "cpu/executor/best_scores.h"
 #include "cpu/executor/block.h"
 #include "cpu/executor/exp2_table.h"
+#include "cpu/executor/retrieve.h"
 #include "cpu/executor/rows.h"
 #include "cpu/executor/split.h"
 
@@ -286,7 +287,7 @@ NA_INLINE void soften(const Block& block, float factor, const float* scores, uin
 template <int kCount>
 void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& block, const Whole& whole, Sight seen) {
   constexpr int kStep = kCount * kSquare;
-  const bool biased = problem.bias_count > 0 && !tile.extra, plain = problem.cap == 0 && !biased && problem.scale != 0;
+  const bool biased = has_biases(problem, tile), plain = problem.cap == 0 && !biased && problem.scale != 0;
   const float scale = problem.scale < 0 ? -problem.scale : problem.scale;
   const int squares = problem.head_pitch / kDeep;
   const uint16_t* k = reinterpret_cast<const uint16_t*>(sums.k);
@@ -552,5 +553,11 @@ void run_amx(const Problem& problem, Tile& tile, Sums& sums) {
 }
 
 void best_scores_amx(const BestScores& wanted) { best_scores(wanted); }
+
+void scan_rows_amx(const Scan& scan) { scan_rows(scan); }
+
+void score_list_amx(const RowList& list, const float* query, float* scores) { score_list(list, query, scores); }
+
+void add_list_amx(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }
 
 }  // namespace na::cpu

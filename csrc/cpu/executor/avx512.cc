@@ -2,6 +2,7 @@
 #define NA_VECTORS 4
 #define NA_ROWS 4
 #include "cpu/executor/best_scores.h"
+#include "cpu/executor/retrieve.h"
 #include "cpu/executor/tile.h"
 
 namespace na::cpu {
@@ -9,5 +10,11 @@ namespace na::cpu {
 void run_avx512(const Problem& problem, Tile& tile, Sums& sums) { run_tile(problem, tile, sums); }
 
 void best_scores_avx512(const BestScores& wanted) { best_scores(wanted); }
+
+void scan_rows_avx512(const Scan& scan) { scan_rows(scan); }
+
+void score_list_avx512(const RowList& list, const float* query, float* scores) { score_list(list, query, scores); }
+
+void add_list_avx512(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }
 
 }  // namespace na::cpu

@@ -319,10 +319,22 @@ void add_bias(const Bias& bias, const float* lanes, const Tile& tile, const Bloc
   }
 }
 
-// All biases of a problem.
+// Whether anything is added to the scores of the keys at hand.
+NA_INLINE bool has_biases(const Problem& problem, const Tile& tile) {
+  return tile.pooled || (problem.bias_count > 0 && !tile.extra);
+}
+
+// All biases of a problem; what pooled keys have instead.
 template <int kUsed>
 void add_biases(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, int from, int keys,
                 float* scores) {
+  for (int key = 0; tile.pooled && key < keys; key++) {
+    for (int u = 0; u < kUsed; u++) {
+      float* at = scores + key * kLanes + u * kWidth;
+      store(at, load(at) + broadcast(tile.log_counts[from + key]));
+    }
+  }
+  if (tile.pooled) return;
   const int within = block.first - block.index * kLanes;
   for (int b = 0; b < problem.bias_count; b++) {
     const Bias& bias = problem.biases[b];

@@ -5,6 +5,7 @@
 #include "cpu/executor/bias.h"
 #include "cpu/executor/convert.h"
 #include "cpu/executor/lanes.h"
+#include "cpu/executor/widen.h"
 
 namespace na::cpu {
 namespace {
@@ -94,7 +95,8 @@ void apply_mask(const Tile& tile, const Block& block, uint32_t hiding, int from,
 // while sums are made, which wait for no memory.
 NA_INLINE void fetch_ahead(const Problem& problem, Tile& tile) {
   if (tile.fetched == tile.ahead) return;
-  const int bytes = problem.dtype == NA_FLOAT32 ? 4 : 2, row = tile.fetched++;
+  const bool int8 = problem.pages && problem.pages->int8;
+  const int bytes = int8 ? 1 : problem.dtype == NA_FLOAT32 ? 4 : 2, row = tile.fetched++;
   for (int at = 0; at < problem.head_dim * bytes; at += 64) __builtin_prefetch(tile.ahead_k[row] + at, 0, 2);
   for (int at = 0; at < problem.value_dim * bytes; at += 64) __builtin_prefetch(tile.ahead_v[row] + at, 0, 2);
 }
@@ -167,7 +169,7 @@ NA_INLINE void run_blocks(const Problem& problem, Tile& tile, const Sums& sums, 
     pack_biases(problem, tile, sums, block);
     begin_block(problem, tile, block);
   }
-  while (next_keys(problem, tile)) {
+  while (next_wide_keys(problem, tile)) {
     bool loaded = false;
     for (int b = 0; b < tile.blocks; b++) {
       const Sight seen = sight(problem, tile, b, 0, tile.count);

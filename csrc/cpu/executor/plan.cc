@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/backend.h"
+#include "core/dtype.h"
 #include "core/plan_entry.h"
 #include "cpu/executor/problem.h"
 #include "cpu/job.h"
@@ -67,9 +68,15 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   }
   for (const char*** rows : {&tile.k, &tile.v, &tile.ahead_k, &tile.ahead_v}) *rows = arena.take<const char*>(g.keys);
   for (int64_t** key : {&tile.key, &tile.ahead_key}) *key = arena.take<int64_t>(g.keys);
+  if (problem.estimate) tile.log_counts = arena.take<float>(g.keys);
   for (int32_t*** code : {&tile.code, &tile.ahead_code}) *code = arena.table<int32_t>(constraints, g.keys);
   tile.code_low = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
   tile.code_high = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
+  if (problem.pages && problem.pages->int8) {
+    const int64_t rows = g.keys * smaller(problem.kv_heads, kMostRows), bytes = dtype_size(problem.dtype);
+    tile.wide_k = arena.take<char>(rows * problem.head_dim * bytes);
+    tile.wide_v = arena.take<char>(rows * problem.value_dim * bytes);
+  }
   tile.sparse = {};
   if (problem.sparse) {
     SparseWalk& sparse = tile.sparse;
@@ -547,13 +554,15 @@ void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
 
 bool next_keys(const Problem& problem, Tile& tile) {
   if (tile.cancel->requested()) return false;
-  tile.extra = tile.extra_done < problem.extra;
+  const bool extra = tile.extra_done < problem.extra;
+  tile.pooled = !extra && problem.estimate && add_pooled(problem, tile);
+  tile.extra = extra || tile.pooled;
   tile.constraints = tile.extra ? 0 : tile.plan->constraint_count;
-  tile.k_head = tile.extra ? problem.extra_k.head : problem.k.head;
-  tile.v_head = tile.extra ? problem.extra_v.head : problem.v.head;
-  if (tile.extra) {
+  tile.k_head = (extra ? problem.extra_k : tile.pooled ? problem.pooled_k : problem.k).head;
+  tile.v_head = (extra ? problem.extra_v : tile.pooled ? problem.pooled_v : problem.v).head;
+  if (extra) {
     add_extra(problem, tile);
-  } else {
+  } else if (!tile.pooled) {
     std::swap(tile.k, tile.ahead_k);
     std::swap(tile.v, tile.ahead_v);
     std::swap(tile.key, tile.ahead_key);

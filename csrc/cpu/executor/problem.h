@@ -40,6 +40,7 @@ struct Pages {
   int64_t tokens, value_offset;
   void* const* const* tables;
   const int64_t* lengths;
+  bool int8;
 };
 
 // Rows of float32 for each token; strides in elements.
@@ -102,7 +103,7 @@ struct Problem {
   int query_axes, key_axes;
   int64_t query_extent[kMaxAxes], key_extent[kMaxAxes];
   int64_t queries, keys;
-  Rows q, k, v, out, lse, extra_k, extra_v;
+  Rows q, k, v, out, lse, extra_k, extra_v, pooled_k, pooled_v;
   const Pages* pages;  // where k and v are, or nullptr
   int64_t extra;
   const float* sinks;
@@ -116,6 +117,7 @@ struct Problem {
   int element_bytes;            // of q, k and v in scratch memory
   int constraints;              // at most, in any plan
   const na_plan* sparse;        // a sparse plan among the masks, or null
+  bool estimate;                // the plan's blocks that are not listed count as the means in pooled_k and pooled_v
 };
 
 class Cancel;
@@ -149,6 +151,9 @@ struct SparseWalk {
   int32_t* lane_bit;         // [lane]
   int32_t* vector_word;      // [vector of lanes]: the word its lanes' bits are in; -1: several
   uint32_t* vector_bits;     // likewise: these bits
+  // Blocks [pooled, pooled_end) may count as their means, but for those that the row lists, the full and the others.
+  int64_t pooled, pooled_end;
+  Stream listed[2];
 };
 
 // One task. The job says which, begin_tile() fills the lanes, next_keys() one key tile after the other. The arrays
@@ -180,11 +185,14 @@ struct Tile {
   // The keys at hand.
   int count;
   bool extra;       // neither masked nor biased
+  bool pooled;      // extra, but each stands for as many keys as 2^log_counts
   int constraints;  // on them: those of the plan, or none
   const char** k;   // of kv_head
   const char** v;
   int64_t k_head, v_head;           // bytes from one key head to the next
+  char *wide_k, *wide_v;            // of int8 pages, in the dtype of the problem: [key][kv_heads], see widen.h
   int64_t* key;                     // flat index, for biases
+  float* log_counts;                // of pooled keys
   int32_t** code;                   // [constraint][key],
   int32_t **code_low, **code_high;  // [constraint][strip]
 
@@ -253,6 +261,7 @@ void lane_range(const TilePlan& plan, int c, int64_t index, int64_t position, in
 void set_sparse_lanes(const Problem& problem, Tile& tile);      // once the lanes and their heads are known
 void set_sparse_intervals(const Problem& problem, Tile& tile);  // of all constraints
 void walk_sparse(const Problem& problem, Tile& tile);
+bool add_pooled(const Problem& problem, Tile& tile);        // puts pooled keys at hand; false: no more of them
 void note_sparse_bits(const Problem& problem, Tile& tile);  // of the keys at hand
 // Of vectors of a block, those that see any of the strips' keys, and those that see all.
 void sparse_sight(const Tile& tile, int first_vector, int vectors, int strip, int strips, unsigned* some,
@@ -274,6 +283,61 @@ void best_scores_generic(const BestScores& wanted);
 void best_scores_avx2(const BestScores& wanted);
 void best_scores_avx512(const BestScores& wanted);
 void best_scores_amx(const BestScores& wanted);
+
+// A row of a mirror whose score may be among the best: it lies between these.
+struct Hit {
+  int32_t row;
+  float low, high;
+};
+
+// A query of a scan: columns, and the whole numbers of steps that they are about.
+struct ScanQuery {
+  const float* columns;             // [quads * 4], zeros beyond those of a row
+  const int16_t* steps;             // [quads * 4], up to 127 * 128 in magnitude
+  const int32_t *high, *low;        // [quads]: four bytes each, of which steps are 128 * high + low
+  int32_t high_excess, low_excess;  // 128 times their sums
+  float unit;                       // of steps
+  float relative, absolute;         // a score is off by at most relative * unit of the row + absolute * reach
+  float threshold;                  // rows whose score is surely less do not matter
+  Hit* hits;                        // those that may, `count` of them
+  int64_t count;
+};
+
+// Rows [from, to) of a segment of a mirror, of one key head; the first row of it is number `first`.
+struct Scan {
+  const float* centre;
+  const float* units;
+  const uint8_t* codes;
+  float reach;
+  int quads, from, to;
+  int32_t first;
+  ScanQuery* queries;
+  int query_count;
+};
+
+void scan_rows_generic(const Scan& scan);
+void scan_rows_avx2(const Scan& scan);
+void scan_rows_avx512(const Scan& scan);
+void scan_rows_amx(const Scan& scan);
+
+// Rows of keys or values: of a dtype, or of int8 with a unit behind each.
+struct RowList {
+  int dtype;
+  bool int8;
+  int columns;
+  int64_t count;
+  const char* const* rows;
+};
+
+// Products with a query, and sums of weighted rows. Queries and sums are zero up to a multiple of kStrip columns.
+void score_list_generic(const RowList& list, const float* query, float* scores);
+void score_list_avx2(const RowList& list, const float* query, float* scores);
+void score_list_avx512(const RowList& list, const float* query, float* scores);
+void score_list_amx(const RowList& list, const float* query, float* scores);
+void add_list_generic(const RowList& list, const float* weights, float* sums);
+void add_list_avx2(const RowList& list, const float* weights, float* sums);
+void add_list_avx512(const RowList& list, const float* weights, float* sums);
+void add_list_amx(const RowList& list, const float* weights, float* sums);
 
 // The sums of one tile, on each instruction set.
 void run_generic(const Problem& problem, Tile& tile, Sums& sums);

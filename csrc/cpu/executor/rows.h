@@ -8,6 +8,7 @@
 #include "cpu/executor/convert.h"
 #include "cpu/executor/problem.h"
 #include "cpu/executor/vector.h"
+#include "cpu/executor/widen.h"
 
 namespace na::cpu {
 namespace {
@@ -230,6 +231,7 @@ void finish_scores(const Problem& problem, const Tile& tile, const Sums& sums, u
       add_bias_row(bias, tile, lane, scores);
     }
   }
+  for (int key = 0; tile.pooled && key < tile.count; key++) scores[key] += tile.log_counts[key];
   for (int key = tile.count; key < padded; key++) scores[key] = -kInfinity;
   for (int c = 0; c < tile.constraints && hiding != 0; c++) {
     const Integers low = broadcast(tile.low[c][lane]), length = broadcast(tile.length[c][lane]);
@@ -305,7 +307,7 @@ void run_rows(const Problem& problem, Tile& tile, Sums& sums) {
     total[lane] = sink == -kInfinity ? 0.0f : 1.0f;
   }
   pack_factors(problem, tile, sums);
-  while (next_keys(problem, tile)) {
+  while (next_wide_keys(problem, tile)) {
     const int padded = (tile.count + kWidth - 1) / kWidth * kWidth;
     for (int key = tile.count; key < padded; key++) tile.k[key] = tile.k[tile.count - 1];
     by_memory(tile, [&](auto together, int lane, int head, int key) {

@@ -2,6 +2,7 @@
 // what that lists in its order: full blocks first. Where it is dense a tile has as many rows as fit and visits the
 // blocks of all of them, ascending; bits say which queries see a key. Causality and other masks are constraints.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "core/plan_entry.h"
@@ -97,6 +98,20 @@ void add_keys(const Problem& problem, Tile& tile, int64_t first, int count) {
   }
 }
 
+// Which blocks count as their means: those that all queries of the row may see whole.
+void set_pooled(const PlanReader& reader, Tile& tile, int64_t row, int64_t first_query) {
+  SparseWalk& walk = tile.sparse;
+  const PlanShape& shape = reader.shape;
+  const int64_t visible = shape.visible_keys(first_query);
+  const int64_t blocks = visible == shape.keys ? shape.blocks() : visible / shape.key_block;
+  walk.pooled = blocks * tile.split.part / tile.split.parts;
+  walk.pooled_end = blocks * (tile.split.part + 1) / tile.split.parts;
+  const int64_t begin = reader.begin(row), end = reader.end(row), middle = full_end(reader, begin, end);
+  walk.listed[0] = {begin, middle, 0, nullptr, 0};
+  walk.listed[1] = {middle, end, 0, nullptr, 0};
+  for (Stream& stream : walk.listed) advance(reader, stream);
+}
+
 // Who sees the keys that are added, of the block at hand.
 void add_bits(const PlanShape& shape, Tile& tile, int count) {
   SparseWalk& walk = tile.sparse;
@@ -142,6 +157,9 @@ void set_sparse_lanes(const Problem& problem, Tile& tile) {
       const int64_t words = end - begin, part = tile.split.part, parts = tile.split.parts;
       add_stream(reader, walk, begin + words * part / parts, begin + words * (part + 1) / parts, row);
     }
+  }
+  if (problem.estimate) {
+    set_pooled(reader, tile, (batch * plan.heads + head) * shape.tiles() + first, first * shape.query_tile);
   }
   const int width = problem.geometry.width, lanes = tile.blocks * problem.geometry.lanes;
   for (int lane = 0; lane < lanes; lane++) {
@@ -200,6 +218,29 @@ void walk_sparse(const Problem& problem, Tile& tile) {
     tile.ahead += count;
     walk.key += count;
   }
+}
+
+bool add_pooled(const Problem& problem, Tile& tile) {
+  SparseWalk& walk = tile.sparse;
+  const PlanReader reader(*problem.sparse);
+  const PlanShape& shape = reader.shape;
+  tile.count = 0;
+  for (; tile.count < problem.geometry.keys && walk.pooled < walk.pooled_end; walk.pooled++) {
+    bool listed = false;
+    for (Stream& stream : walk.listed) {
+      while (stream.block < walk.pooled) advance(reader, stream);
+      listed |= stream.block == walk.pooled;
+    }
+    if (listed) continue;
+    const auto row = [&](const Rows& rows) {
+      return rows.data + tile.batch * rows.batch + tile.kv_head * rows.head + walk.pooled * rows.token[0];
+    };
+    tile.k[tile.count] = row(problem.pooled_k);
+    tile.v[tile.count] = row(problem.pooled_v);
+    const int64_t keys = shape.end_key(walk.pooled) - walk.pooled * shape.key_block;
+    tile.log_counts[tile.count++] = std::log2(static_cast<float>(keys));
+  }
+  return tile.count > 0;
 }
 
 void note_sparse_bits(const Problem&, Tile& tile) {

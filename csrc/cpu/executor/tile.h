@@ -102,7 +102,7 @@ template <int kUsed>
 void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& block, int first, int keys,
           uint32_t hiding) {
   const int head_dim = problem.head_dim;
-  const bool biased = problem.bias_count > 0 && !tile.extra;
+  const bool biased = has_biases(problem, tile);
   const float* const* k = sums.k_row + first;
   Vector top[kUsed], decay[kUsed];
   for (int u = 0; u < kUsed; u++) top[u] = load(block.maximum + u * kWidth);

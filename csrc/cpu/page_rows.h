@@ -1,0 +1,48 @@
+// Single rows of keys or values in pages (na_pages).
+#pragma once
+
+#include <cstring>
+
+#include "core/backend.h"
+#include "core/dtype.h"
+#include "cpu/element.h"
+
+namespace na::cpu {
+
+struct PageRows {
+  const na_pages& pages;
+  int32_t dtype;
+  bool int8;
+  int columns;
+  int64_t offset, head, token;  // bytes
+
+  // `offset` is 0 for keys and pages.value_offset for values.
+  PageRows(const na_tensor& tensor, const na_pages& pages, int64_t offset)
+      : pages(pages),
+        dtype(tensor.dtype),
+        int8(pages.int8 != 0),
+        columns(static_cast<int>(tensor.shape[3])),
+        offset(offset),
+        head(int8 ? columns + NA_UNIT_BYTES : columns * dtype_size(dtype)),
+        token(tensor.shape[2] * head) {}
+
+  const char* row(int64_t batch, int64_t at, int64_t of_head) const {
+    const char* const page = static_cast<const char*>(pages.tables[batch][at / pages.page_tokens]);
+    return page + offset + at % pages.page_tokens * token + of_head * head;
+  }
+
+  void read(const char* row, float* to) const {
+    if (int8) {
+      float unit;
+      std::memcpy(&unit, row + columns, sizeof(unit));
+      for (int d = 0; d < columns; d++) to[d] = unit * static_cast<float>(static_cast<int8_t>(row[d]));
+      return;
+    }
+    na_tensor tensor{};
+    tensor.data = const_cast<char*>(row);
+    tensor.dtype = dtype;
+    for (int d = 0; d < columns; d++) to[d] = load_element(tensor, d);
+  }
+};
+
+}  // namespace na::cpu

@@ -1,0 +1,200 @@
+import { type AttentionResult, attention, merge } from './attention';
+import { cacheHandle, type KvCache } from './cache';
+import { AttentionError } from './errors';
+import { window as lastKeys } from './masks';
+import { type NativeIndex, native } from './native';
+import { finite, integer, oneOf, options } from './options';
+import { optionalStream, type Stream } from './stream';
+import { makeTensor, type Tensor, tensorHandle } from './tensor';
+
+/** Options of {@link KvIndex}. */
+export interface KvIndexOptions {
+  /**
+   * How keys are found. 'scan' scores 8-bit copies of all keys, one pass for all query heads of a key head, and then
+   * exactly those that may be among the best by the bounds of what rounding can do: it misses none. 'pages' scores a
+   * summary of each page of keys, and exactly the keys of the best pages. Default 'scan'.
+   */
+  method?: 'scan' | 'pages';
+  /** 'pages': keys of a page, a power of two from 2 to 64; default 8. */
+  pageSize?: number;
+  /**
+   * 'pages': 'mean' scores a page by the mean of its keys, 'bounds' by what no key of it exceeds (Tang et al. 2024,
+   * Quest). Default 'mean'.
+   */
+  summary?: 'mean' | 'bounds';
+  /** 'pages': share of the pages whose keys are scored for a query head; default 0.06. */
+  probe?: number;
+}
+
+/** Options of {@link KvIndex.search} beside topK. */
+export interface SearchOptions {
+  /** Factor of the scores; default 1/√headDim. */
+  scale?: number;
+  /** The stream to enqueue on; the default stream of the device unless given. */
+  stream?: Stream;
+}
+
+/** Options of {@link KvIndex.attend}. */
+export interface RetrievalOptions extends SearchOptions {
+  /** Keys that are retrieved for each query head, beside `sink` and `window`. */
+  topK: number;
+  /** The first keys, which all queries see; default 4. */
+  sink?: number;
+  /** The last keys, which all queries see; default 64. */
+  window?: number;
+}
+
+/** What {@link KvIndex.search} returns. */
+export interface SearchResult {
+  /** int32 `[batch, heads, topK]`: positions of keys in their sequence, the best first; -1 where there are no more. */
+  ids: Tensor;
+  /** float32 `[batch, heads, topK]`: their scaled scores; -Infinity where there are no more. */
+  scores: Tensor;
+}
+
+/** What {@link KvIndex.attend} returns. */
+export interface RetrievalResult extends AttentionResult {
+  /** The share of cached keys whose own vector or 8-bit copy was scored; 0 when there are none. */
+  readonly touched: Promise<number>;
+}
+
+/**
+ * Finds the keys of a {@link KvCache} that matter to a query, and attends to these: decoding then reads a part of a long
+ * context.
+ *
+ * An index belongs to one cache and follows its appends and truncations: what was appended is found by the next call. A
+ * fork of the cache needs an index of its own. The index holds copies or summaries of keys by segments of 1024 tokens,
+ * which are made by the first call after a segment is complete; further tokens are scored themselves. Ties go to the
+ * lower position.
+ *
+ * @see Liu et al. 2024 (RetrievalAttention) and Chen et al. 2025 (RetroInfer) on attention by retrieval; Tang et al. 2024
+ * (Quest).
+ */
+export class KvIndex {
+  /** The cache whose keys are found. */
+  readonly cache: KvCache;
+  /** How keys are found. */
+  readonly method: 'scan' | 'pages';
+  #handle: NativeIndex | undefined;
+
+  /**
+   * An index on a cache.
+   *
+   * @throws AttentionError ERR_OPTION for options out of range, or for something that is not a cache.
+   */
+  constructor(cache: KvCache, opts?: KvIndexOptions) {
+    const handle = cacheHandle(cache);
+    if (!handle) throw new AttentionError('ERR_OPTION', 'KvIndex: cache is not a KvCache');
+    const given = options('KvIndex', opts, ['method', 'pageSize', 'summary', 'probe']);
+    this.cache = cache;
+    this.method = oneOf('KvIndex', 'method', given.method ?? 'scan', ['scan', 'pages']);
+    const paged = this.method === 'pages';
+    for (const name of ['pageSize', 'summary', 'probe'] as const) {
+      if (paged || given[name] === undefined) continue;
+      throw new AttentionError('ERR_OPTION', `KvIndex: ${name} is an option of method 'pages'`);
+    }
+    const summary = oneOf('KvIndex', 'summary', given.summary ?? 'mean', ['mean', 'bounds']);
+    this.#handle = native.kvIndexCreate(handle, {
+      block: paged ? integer('KvIndex', 'pageSize', given.pageSize ?? 8, 2) : 1,
+      bounds: paged && summary === 'bounds',
+      probe: finite('KvIndex', 'probe', given.probe ?? 0.06),
+    });
+  }
+
+  #retrieve(call: string, q: unknown, counts: { top: number; sink: number; window: number }, given: SearchGiven) {
+    if (!this.#handle) throw new AttentionError('ERR_DISPOSED', 'this KvIndex was disposed of; make a new one');
+    return native.kvIndexRetrieve(this.#handle, cacheHandle(this.cache)!, {
+      q: tensorHandle(q, 'q'),
+      ...counts,
+      scale: given.scale === undefined ? undefined : finite(call, 'scale', given.scale),
+      attend: call === 'attend',
+      stream: optionalStream(given.stream),
+    });
+  }
+
+  /**
+   * The topK keys of the highest scores of each query head; q is `[batch, 1, heads, headDim]`, of the cache's type.
+   *
+   * @throws AttentionError before anything is enqueued; ERR_OPTION inside `capture`.
+   */
+  search(q: Tensor, topK: number, opts?: SearchOptions): SearchResult {
+    const given = options('search', opts, ['scale', 'stream']);
+    const counts = { top: integer('search', 'topK', topK, 1), sink: 0, window: 0 };
+    const made = this.#retrieve('search', q, counts, given);
+    native.tensorDispose(made.touched);
+    return { ids: makeTensor(made.ids!), scores: makeTensor(made.scores!) };
+  }
+
+  /**
+   * Attention of q `[batch, 1, heads, headDim]`, which stands at the end of its sequence, over the first `sink` and the
+   * last `window` keys and the `topK` others of the highest scores of each query head. A topK of the length or more gives
+   * attention over all keys.
+   *
+   * @throws AttentionError before anything is enqueued; ERR_OPTION inside `capture`.
+   */
+  attend(q: Tensor, opts: RetrievalOptions): RetrievalResult {
+    const given = options('attend', opts, ['topK', 'sink', 'window', 'scale', 'stream']);
+    const window = integer('attend', 'window', given.window ?? 64, 0);
+    const counts = {
+      top: integer('attend', 'topK', given.topK, 1),
+      sink: integer('attend', 'sink', given.sink ?? 4, 0),
+      window,
+    };
+    const keys = this.cache.lengths.reduce((sum, length) => sum + length, 0) * this.cache.kvHeads;
+    const made = this.#retrieve('attend', q, counts, given);
+    const stream = given.stream as Stream | undefined;
+    let result: AttentionResult = { out: makeTensor(made.out!), lse: makeTensor(made.lse!) };
+    if (window > 0) {
+      const mask = lastKeys({ left: window - 1, right: 0 });
+      const scale = given.scale as number | undefined;
+      const parts = [
+        result,
+        attention(q, this.cache, { mask, ...(scale !== undefined && { scale }), ...(stream && { stream }) }),
+      ];
+      result = merge(parts, stream && { stream });
+      for (const { out, lse } of parts) for (const part of [out, lse]) part.dispose();
+    }
+    return { ...result, touched: shareOf(makeTensor(made.touched), keys) };
+  }
+
+  /** Bytes that the index holds beside the cache. */
+  get bytes(): number {
+    if (!this.#handle) throw new AttentionError('ERR_DISPOSED', 'this KvIndex was disposed of; make a new one');
+    return native.kvIndexBytes(this.#handle);
+  }
+
+  /** Whether this index was disposed of. */
+  get disposed(): boolean {
+    return this.#handle === undefined;
+  }
+
+  /** Lets go of what the index holds, which is freed once no queued work uses it; the cache stays. Idempotent. */
+  dispose(): void {
+    if (this.#handle) native.kvIndexDispose(this.#handle);
+    this.#handle = undefined;
+  }
+
+  /** The same as `dispose`, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+interface SearchGiven {
+  scale?: unknown;
+  stream?: unknown;
+}
+
+/**
+ * The share of `keys` that the counts, of each key head of each sequence, make up. They are read at once, so that nobody
+ * need dispose of them; who does not ask does not learn that the work has failed.
+ */
+function shareOf(counts: Tensor, keys: number): Promise<number> {
+  const share = counts.read().then((touched) => {
+    const sum = (touched as BigInt64Array).reduce((all, count) => all + count, 0n);
+    return keys === 0 ? 0 : Number(sum) / keys;
+  });
+  share.catch(() => {});
+  counts.dispose();
+  return share;
+}

@@ -1,0 +1,168 @@
+// What a plan does not list, estimated by the means of blocks.
+
+import {
+  attention,
+  causal,
+  denseBias,
+  devices,
+  hipPlan,
+  keyBias,
+  pagePlan,
+  pooledPlan,
+  SparsePlan,
+  streamingPlan,
+  Tensor,
+} from 'node-attention';
+import { describe, expect, it } from 'vitest';
+import { uniform } from './support/numbers';
+import { program } from './support/program';
+
+const instructionSets = ['generic', 'avx2', 'avx512', 'amx'];
+const best = instructionSets.indexOf(devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '');
+const runs = 10;
+
+it.each(instructionSets.slice(0, best + 1))(
+  'is one key for each block, by the oracle, on random problems with %s',
+  async (isa) => {
+    const said = await program('sweep.ts', ['estimate', String(runs), '7'], { NODE_ATTENTION_CPU: isa });
+    expect(said).toBe(`${isa}: ${runs} problems agree`);
+  },
+  600_000,
+);
+
+/** Keys that change slowly, as those of a text do: each is mostly the one before. */
+function smooth(seed: number, tokens: number, heads: number, dim: number): Tensor {
+  const random = uniform(seed);
+  const normal = () => random() + random() + random() + random() - 2;
+  const data = new Float32Array(tokens * heads * dim);
+  const keep = Math.exp(-1 / 50);
+  for (let i = 0; i < data.length; i++) {
+    const before = i < heads * dim ? 0 : data[i - heads * dim]!;
+    data[i] = keep * before + Math.sqrt(1 - keep * keep) * 2 * normal();
+  }
+  return Tensor.from(data, [1, tokens, heads, dim]);
+}
+
+const selectors = [
+  ['hipPlan', hipPlan],
+  ['pagePlan', pagePlan],
+  ['pooledPlan', pooledPlan],
+] as const;
+
+describe.each(selectors)('%s', (_, make) => {
+  const [queries, keys] = [130, 1500];
+  const q = smooth(1, queries, 4, 16);
+  const k = smooth(2, keys, 2, 16);
+  const v = smooth(3, keys, 2, 16);
+  const values = async ({ out, lse }: ReturnType<typeof attention>) =>
+    [(await out.read()) as Float32Array, (await lse.read()) as Float32Array] as const;
+  const distance = (a: Float32Array, b: Float32Array) =>
+    Math.sqrt(a.reduce((sum, x, i) => sum + (x - b[i]!) ** 2, 0) / b.reduce((sum, x) => sum + x * x, 0));
+
+  it.each([false, true])('comes nearer to dense, and never counts too much, causal %s', async (isCausal) => {
+    const mask = isCausal ? causal() : [];
+    const [out, lse] = await values(attention(q, k, v, { mask }));
+    for (const budget of [0, 64, 256]) {
+      const options = { budget, causal: isCausal, always: { sink: 16, window: 32 } };
+      using bare = make(q, k, options);
+      using estimating = make(q, k, { ...options, estimate: true });
+      const [bareOut, bareLse] = await values(attention(q, k, v, { mask: bare }));
+      const [nearOut, nearLse] = await values(attention(q, k, v, { mask: estimating }));
+      // By the inequality of Jensen, but for rounding: a unit in the last place of each of some sums.
+      lse.forEach((exact, i) => {
+        expect(nearLse[i]!).toBeLessThanOrEqual(exact + 4 * 2 ** -23 * Math.max(1, Math.abs(exact)));
+        expect(nearLse[i]!).toBeGreaterThanOrEqual(bareLse[i]! - 4 * 2 ** -23 * Math.max(1, Math.abs(exact)));
+      });
+      const [bareError, nearError] = [distance(bareOut, out), distance(nearOut, out)];
+      expect(nearError).toBeLessThan(bareError / 2);
+      const [bareMiss, nearMiss] = [bareLse, nearLse].map((of) => of!.reduce((sum, x, i) => sum + lse[i]! - x, 0));
+      expect(nearMiss!).toBeLessThan(bareMiss! / 2);
+    }
+  });
+
+  it('is dense when the budget is all keys', async () => {
+    for (const isCausal of [false, true]) {
+      using plan = make(q, k, { budget: keys, causal: isCausal, estimate: true });
+      expect(await values(attention(q, k, v, { mask: plan }))).toEqual(
+        await values(attention(q, k, v, { mask: isCausal ? causal() : [] })),
+      );
+    }
+  });
+
+  it('lists what it lists without', async () => {
+    const options = { budget: 100, causal: true };
+    using bare = make(q, k, options);
+    using plan = make(q, k, { ...options, estimate: true });
+    expect([bare.estimate, plan.estimate]).toEqual([false, true]);
+    await plan.validate();
+    expect(await plan.density()).toBe(await bare.density());
+    expect(plan.bytes).toBe(bare.bytes);
+    const [shown, wanted] = [await plan.toDense().read(), await bare.toDense().read()];
+    expect(Buffer.compare(shown as Uint8Array, wanted as Uint8Array)).toBe(0);
+    expect(await plan.explain()).toMatch(/the means of the others$/);
+  });
+});
+
+it('is exact where the keys of a block are equal', async () => {
+  const random = uniform(4);
+  const rows = Float32Array.from({ length: 40 * 8 }, () => random() - 0.5);
+  const repeated = Float32Array.from({ length: 640 * 8 }, (_, i) => rows[(i >> 7) * 8 + (i & 7)]!);
+  using q = Tensor.randn([1, 33, 1, 8], { seed: 1 });
+  using k = Tensor.from(repeated, [1, 640, 1, 8]);
+  using plan = streamingPlan({ queries: 33, keys: 640, window: 5, keyBlock: 16, estimate: true });
+  expect(await plan.density()).toBeLessThan(0.15);
+  const [near, dense] = await Promise.all([plan, []].map((mask) => attention(q, k, k, { mask }).lse.read()));
+  const worst = Math.max(...Array.from(near as Float32Array, (x, i) => Math.abs(x - Number(dense![i]))));
+  expect(worst).toBeLessThan(8 * 2 ** -23 * Math.log(640));
+});
+
+it('stays in unions and intersections, and meets only its like', async () => {
+  const g = { queries: 64, keys: 256, queryTile: 32, keyBlock: 16, estimate: true };
+  using a = SparsePlan.fromBlocks([[0, 3], [2]], g);
+  using b = SparsePlan.fromBlocks([[3, 7], [1]], g);
+  using q = Tensor.randn([1, 64, 2, 8], { seed: 1 });
+  using k = Tensor.randn([1, 256, 2, 8], { seed: 2 });
+  for (const [made, lists] of [
+    [
+      a.union(b),
+      [
+        [0, 3, 7],
+        [1, 2],
+      ],
+    ],
+    [a.intersect(b), [[3], []]],
+  ] as const) {
+    expect(made.estimate).toBe(true);
+    using same = SparsePlan.fromBlocks(lists, g);
+    const [x, y] = await Promise.all([made, same].map((mask) => attention(q, k, k, { mask }).out.read()));
+    expect(x).toEqual(y);
+  }
+  using bare = SparsePlan.fromBlocks([[0], [1]], { ...g, estimate: false });
+  expect(() => a.union(bare)).toThrow(
+    expect.objectContaining({ code: 'ERR_OPTION', message: expect.stringMatching(/estimate of one plan is 1/) }),
+  );
+});
+
+describe('is refused', () => {
+  const q = Tensor.zeros([1, 64, 2, 8]);
+  const mask = streamingPlan({ queries: 64, keys: 64, window: 5, estimate: true });
+  it.each<[string, string, RegExp, () => unknown]>([
+    ['another mask', 'ERR_OPTION', /a further mask/, () => attention(q, q, q, { mask: [mask, causal()] })],
+    ['a bias', 'ERR_OPTION', /bias/, () => attention(q, q, q, { mask, bias: keyBias(Tensor.zeros([64])) })],
+    ['a dense bias', 'ERR_OPTION', /bias/, () => attention(q, q, q, { mask, bias: denseBias(Tensor.zeros([64, 64])) })],
+    ['a softcap', 'ERR_OPTION', /softcap/, () => attention(q, q, q, { mask, softcap: 3 })],
+    [
+      'gaps between tokens',
+      'ERR_SHAPE',
+      /v does not have its tokens evenly spaced/,
+      () => {
+        const grid = q.reshape([1, 8, 8, 2, 8]);
+        const part = Tensor.zeros([1, 8, 9, 2, 8]).slice([0, 1], [0, 8], [0, 8], [0, 2], [0, 8]);
+        return attention(grid, grid, part, { mask });
+      },
+    ],
+    ['no flag', 'ERR_OPTION', /estimate is 1/, () => hipPlan(q, q, { budget: 8, estimate: 1 as never })],
+  ])('with %s', (_, code, message, call) => {
+    expect(call).toThrow(expect.objectContaining({ code, message: expect.stringMatching(message) }));
+  });
+});
