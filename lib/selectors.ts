@@ -34,7 +34,8 @@ export interface SelectorOptions {
   keyBlock?: number;
   /**
    * Whether blocks that are not selected still count, each by the mean of its keys and of its values:
-   * {@link PlanGeometry.estimate}. Costs about 1/keyBlock of dense attention. Default false.
+   * {@link PlanGeometry.estimate}. Costs once to three times 1/keyBlock of dense attention and a pass
+   * over k and v. Default false.
    *
    * @see Chen et al. 2025 (RetroInfer).
    */

@@ -27,7 +27,8 @@ export interface PlanGeometry {
   /**
    * Whether the blocks that a row does not list still count, by estimate: each as one key, the mean of its keys, whose
    * weight is multiplied by their number, with the mean of its values. Those that lie across a causal border do not. The
-   * lse is then between that of the listed blocks and that of all. Default false.
+   * lse is then between that of the listed blocks and that of all, but for rounding: means have the dtype of the keys.
+   * Default false.
    */
   estimate?: boolean;
 }
@@ -258,7 +259,8 @@ export class SparsePlan extends Mask {
 
   /**
    * The plan of a function that says whether a query sees a key. It is called once for each pair, so this is for
-   * patterns of small size or to be kept. Blocks that are seen in part become bitmaps.
+   * patterns of small size or to be kept. Blocks that are seen in part become bitmaps; those that no
+   * query of a row sees are not listed, so that with `estimate` they count by their means.
    */
   static fromPredicate(
     sees: (query: number, key: number, head: number, batch: number) => boolean,

@@ -270,7 +270,7 @@ typedef enum na_pooling {
 typedef struct na_pool {
   int32_t pooling;
   int32_t block;
-  const na_tensor* k;   /* [batch, tokens..., kvHeads, headDim], tokens evenly spaced */
+  const na_tensor* k;   /* [batch, tokens..., kvHeads, headDim] */
   const na_tensor* out; /* [batch, blocks, kvHeads, headDim or twice that], contiguous, float32 or of the dtype of k */
   void* workspace;
 } na_pool;

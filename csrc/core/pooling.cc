@@ -43,8 +43,8 @@ Status check_even_tokens(const char* name, const Tensor& tensor) {
     return error(NA_ERR_DTYPE, "%s is %s; selectors take float32, float16 or bfloat16", name, dtype_name(view.dtype));
   }
   if (tensor.elements() == 0 || token_count(view) > kMostPooledTokens) {
-    return error(NA_ERR_SHAPE, "%s has shape %s; pooling and selection need 1 to %lld tokens", name,
-                 shape_text(view).c_str(), static_cast<long long>(kMostPooledTokens));
+    return error(NA_ERR_SHAPE, "%s has shape %s; selectors need 1 to %lld tokens", name, shape_text(view).c_str(),
+                 static_cast<long long>(kMostPooledTokens));
   }
   bool even = view.shape[view.rank - 1] == 1 || view.stride[view.rank - 1] == 1;
   for (int axis = 1; axis < view.rank - 3; axis++) {

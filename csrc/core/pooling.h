@@ -12,8 +12,8 @@ int64_t token_count(const na_tensor& view);  // of [batch, tokens..., heads, hea
 // Refuses what is not [batch, tokens..., heads, headDim] with its tokens evenly spaced.
 Status check_even_tokens(const char* name, const Tensor& tensor);
 
-// `pooled` is [batch, blocks, heads, headDim], twice as long for bounds, in float32 or the dtype of `tokens`, which
-// were checked.
+// `pooled` is [batch, blocks, heads, headDim], twice as long for bounds, in float32 or the dtype of `tokens`, which are
+// [batch, tokens..., heads, headDim] of any strides.
 Status pool(Tensor* tokens, int64_t block, na_pooling pooling, int32_t dtype, Stream* stream, Ref<Tensor>* pooled);
 
 }  // namespace na

@@ -49,8 +49,10 @@ class PoolJob final : public Job {
       const auto smaller = [](float a, float b) { return b < a ? b : a; };
       const bool bounds = pool_.pooling == NA_POOL_BOUNDS;
       if (pool_.pooling == NA_POOL_MEAN) {
-        fold(made.data(), 0, [](float a, float b) { return a + b; });
-        for (float& sum : made) sum /= static_cast<float>(end - first);
+        // A block is a power of two: dividing by it first is exact, and no sum overflows where the mean does not.
+        const float share = 1.0f / static_cast<float>(pool_.block);
+        fold(made.data(), 0, [share](float a, float b) { return a + b * share; });
+        for (float& sum : made) sum /= static_cast<float>(end - first) * share;
       }
       if (pool_.pooling == NA_POOL_MAX || bounds) fold(made.data(), -kInfinity, larger);
       if (pool_.pooling == NA_POOL_MIN || bounds) fold(made.data() + (bounds ? rows_.head_dim : 0), kInfinity, smaller);
