@@ -114,6 +114,8 @@ const PEERS: { [contestant: string]: string } = {
   pytorch: 'pytorch',
   'pytorch-flex': 'pytorch',
   cudnn: 'cudnn',
+  'usearch exact': 'usearch',
+  'usearch HNSW 512': 'usearch',
 };
 
 function doubtsOf(before: ResultFile, after: ResultFile): string[] {

@@ -1,6 +1,6 @@
 // How near attention over what a selector chooses is to dense attention: against float64.
 
-import { attention, Tensor } from 'node-attention';
+import { attention, type SparsePlan, Tensor } from 'node-attention';
 import { expected } from '../../test/support/tolerance';
 import { faultOfRow } from '../check';
 import type { Inputs } from './inputs';
@@ -161,7 +161,13 @@ export async function qualityOf(
     recall: found / sought,
     error: Math.sqrt(differences / lengths),
     accuracy: answers && right / length,
-    fault: faultOfPlan(inputs, seen.subarray((row % patterns) * keys, ((row % patterns) + 1) * keys), values, row),
+    fault: faultOfPlan(
+      inputs,
+      plan,
+      seen.subarray((row % patterns) * keys, ((row % patterns) + 1) * keys),
+      values,
+      row,
+    ),
   };
 }
 
@@ -177,19 +183,43 @@ function nearest(output: Float32Array, codes: Float32Array): number {
   return best;
 }
 
-function faultOfPlan(inputs: Inputs, seen: Uint8Array, values: Float32Array, row: number): string | undefined {
-  const { headDim, valueDim, q, k, v } = inputs;
+/** Looks at one row; where the plan estimates, each block that it does not list is one more key, as often as it has keys. */
+function faultOfPlan(
+  { keys, headDim, valueDim, q, k, v }: Inputs,
+  { estimate, keyBlock, queries }: SparsePlan,
+  seen: Uint8Array,
+  values: Float32Array,
+  row: number,
+): string | undefined {
   const places: number[] = [];
-  for (let j = 0; j < seen.length; j++) if (seen[j]) places.push(j);
-  const gather = (from: Float32Array, dim: number, wanted: number[]) => {
-    const data = new Float64Array(wanted.length * dim);
+  for (let j = 0; j < keys; j++) if (seen[j]) places.push(j);
+  const means: number[][] = []; // the keys of each
+  const first = keys - queries; // of the tile; blocks that its border cuts are left out
+  for (let from = 0; estimate && from < keys; from += keyBlock) {
+    const block = Array.from({ length: Math.min(keyBlock, keys - from) }, (_, n) => from + n);
+    if (block.at(-1)! <= first && !block.some((j) => seen[j])) means.push(block);
+  }
+  const gather = (from: Float32Array, dim: number, wanted: number[], pooled: number[][] = []) => {
+    const data = new Float64Array((wanted.length + pooled.length) * dim);
     wanted.forEach((place, n) => {
       data.set(from.subarray(place * dim, (place + 1) * dim), n * dim);
     });
-    return { shape: [1, wanted.length, 1, dim], data };
+    pooled.forEach((block, n) => {
+      for (let c = 0; c < dim; c++) {
+        const sum = block.reduce((all, place) => all + from[place * dim + c]!, 0);
+        data[(wanted.length + n) * dim + c] = Math.fround(sum / block.length);
+      }
+    });
+    return { shape: [1, wanted.length + pooled.length, 1, dim], data };
   };
+  const counts = [...places.map(() => 0), ...means.map(({ length }) => Math.log(length))];
   const { out, tolerance } = expected(
-    { q: gather(q, headDim, [row]), k: gather(k, headDim, places), v: gather(v, valueDim, places) },
+    {
+      q: gather(q, headDim, [row]),
+      k: gather(k, headDim, places, means),
+      v: gather(v, valueDim, places, means),
+      keyBias: means.length === 0 ? undefined : { shape: [counts.length], data: Float64Array.from(counts) },
+    },
     'float32',
   );
   const fault = faultOfRow(values, row * valueDim, out, tolerance.out);

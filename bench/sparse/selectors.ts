@@ -40,9 +40,9 @@ export interface Selector {
 type Make = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
 
 const chooses =
-  (make: Make): Selector['plan'] =>
+  (make: Make, estimate = false): Selector['plan'] =>
   ({ q, k, budget, share, stream }) =>
-    make(q, k, { budget, causal: true, always: ALWAYS, share, stream });
+    make(q, k, { budget, causal: true, always: ALWAYS, share, stream, estimate });
 
 const open = (keys: number) => keys - ALWAYS.sink - ALWAYS.window;
 
@@ -71,10 +71,16 @@ function scoredByTree(keys: number, budget: number): number {
   return blocks <= nodes ? 0 : 2 * nodes * Math.ceil(Math.log2(blocks / nodes));
 }
 
+/** The largest and the smallest elements of each page of 16 keys. */
+const scoredPages = (keys: number) => (2 * open(keys)) / 16;
+
 /** Blocks of the rules. */
 const RULE_BLOCK = 16;
 const nothing = () => 0;
 const rule = ({ queries, keys, stream }: Choice) => ({ queries, keys, causal: true, keyBlock: RULE_BLOCK, stream });
+
+const streaming = (choice: Choice): SparsePlan =>
+  streamingPlan({ ...rule(choice), ...ALWAYS, window: ALWAYS.window + choice.budget });
 
 /** Blocks at distances of powers of two take a part of the budget, the window the rest. */
 function dilated(choice: Choice): SparsePlan {
@@ -103,18 +109,17 @@ function verticalSlash(choice: Choice): SparsePlan {
 export const SELECTORS: readonly Selector[] = [
   { name: 'hip', plan: chooses(hipPlan), scored: scoredByStages },
   { name: 'hip1', plan: chooses((q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1' })), scored: scoredByTree },
-  { name: 'pages', plan: chooses(pagePlan), scored: (keys) => (2 * open(keys)) / 16 },
+  { name: 'pages', plan: chooses(pagePlan), scored: scoredPages },
   {
     name: 'pooled 16',
     plan: chooses((q, k, o) => pooledPlan(q, k, { ...o, keyBlock: 16 })),
     scored: (keys) => open(keys) / 16,
   },
   { name: 'pooled 64', plan: chooses(pooledPlan), scored: (keys) => open(keys) / 64 },
-  {
-    name: 'streaming',
-    plan: (choice) => streamingPlan({ ...rule(choice), ...ALWAYS, window: ALWAYS.window + choice.budget }),
-    scored: nothing,
-  },
+  // What is not listed counts by the means of its blocks.
+  { name: 'pages + estimate', plan: chooses(pagePlan, true), scored: scoredPages },
+  { name: 'pooled 64 + estimate', plan: chooses(pooledPlan, true), scored: (keys) => open(keys) / 64 },
+  { name: 'streaming', plan: streaming, scored: nothing },
   { name: 'dilated', plan: dilated, scored: nothing },
   { name: 'vertical-slash', plan: verticalSlash, scored: nothing },
 ];

@@ -1,0 +1,92 @@
+// What is searched: the keys of heads with structure, by queries that lie elsewhere than keys do, as those of attention,
+// and by keys, which is what indexes are made for.
+
+import { uniform } from '../../test/support/numbers';
+import type { SuiteOptions } from '../session';
+import { HEAD_DIM, HEAD_KINDS, noiseFrom, structuredHead } from '../sparse/heads';
+
+/** Query heads that share the keys; each search is for all of them. */
+export const GROUP = 4;
+/** Searches that recall is the mean of. */
+export const SEARCHES = 16;
+/** How many keys are looked for, as RetrievalAttention does. */
+export const TOP = 100;
+
+export interface RetrievalCase {
+  name: string;
+  kind: keyof typeof HEAD_KINDS;
+  /** Whether the queries are those of attention, or keys with some noise. */
+  by: 'queries' | 'keys';
+  keys: number;
+}
+
+export function retrievalCases({ quick }: SuiteOptions): RetrievalCase[] {
+  const settings = [
+    { kind: 'smooth', by: 'queries' },
+    { kind: 'spiky', by: 'queries' },
+    { kind: 'smooth', by: 'keys' },
+  ] as const;
+  return (quick ? [4096] : [16384, 131072]).flatMap((keys) =>
+    settings.map((setting) => ({
+      ...setting,
+      name: `${setting.kind} head, ${setting.by} look for keys, T=${keys}`,
+      keys,
+    })),
+  );
+}
+
+export interface Data {
+  /** [keys][HEAD_DIM] */
+  k: Float32Array;
+  v: Float32Array;
+  /** [SEARCHES][GROUP][HEAD_DIM] */
+  q: Float32Array;
+  /** The keys of the largest products with each of the queries. */
+  top: Set<number>[];
+  /** The least of these products, and how far below it a key may lie that float32 takes for a better one. */
+  least: { product: number; slack: number }[];
+}
+
+export function dataOf({ kind, by, keys }: RetrievalCase): Data {
+  const queries = SEARCHES * GROUP;
+  const { k, q: asked, targets } = structuredHead(HEAD_KINDS[kind], keys, queries, 1, 77);
+  const noise = noiseFrom(uniform(78));
+  const v = k.map((_, i) => noise(i));
+  const q = asked.slice();
+  if (by === 'keys') {
+    for (const [n, target] of targets.entries()) {
+      for (let c = 0; c < HEAD_DIM; c++) {
+        q[n * HEAD_DIM + c] = k[target * HEAD_DIM + c]! + 0.35 * noise(n * HEAD_DIM + c);
+      }
+    }
+  }
+  const rows = Array.from({ length: queries }, (_, n) => topOf(q.subarray(n * HEAD_DIM, (n + 1) * HEAD_DIM), k));
+  return { k, v, q, top: rows.map(({ top }) => top), least: rows.map(({ least }) => least) };
+}
+
+/** By definition, in float64. */
+function topOf(q: Float32Array, k: Float32Array): { top: Set<number>; least: Data['least'][number] } {
+  const products = Float64Array.from({ length: k.length / HEAD_DIM }, (_, key) => productOf(q, k, key));
+  const sorted = products.slice().sort();
+  const product = sorted[Math.max(0, sorted.length - TOP)]!;
+  const top = new Set<number>();
+  products.forEach((each, key) => {
+    if (each >= product && top.size < TOP) top.add(key);
+  });
+  // Each of the sums of HEAD_DIM terms is rounded, and two of them are compared.
+  let norm = 0;
+  for (let c = 0; c < HEAD_DIM; c++) norm += q[c]! ** 2;
+  let longest = 0;
+  for (const key of top) {
+    let length = 0;
+    for (let c = 0; c < HEAD_DIM; c++) length += k[key * HEAD_DIM + c]! ** 2;
+    longest = Math.max(longest, length);
+  }
+  return { top, least: { product, slack: 2 * HEAD_DIM * 2 ** -24 * Math.sqrt(norm * longest) } };
+}
+
+export function productOf(q: Float32Array, k: Float32Array, key: number): number {
+  let sum = 0;
+  for (let c = 0; c < HEAD_DIM; c++) sum += q[c]! * k[key * HEAD_DIM + c]!;
+  return sum;
+}

@@ -1,0 +1,170 @@
+// Who finds keys: indexes of this library on a cache, and usearch, by looking at all of them and by its graph.
+
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { attention, KvCache, KvIndex, type KvIndexOptions, Stream, Tensor } from 'node-attention';
+import { exactSearch, Index, MetricKind, ScalarKind } from 'usearch';
+import { type Timed, timeRuns } from '../measure';
+import { HEAD_DIM } from '../sparse/heads';
+import { type Data, GROUP, SEARCHES, TOP } from './cases';
+
+export interface Finder extends Timed {
+  name: string;
+  /** The keys that search n finds, for each query head. */
+  find(n: number): Promise<number[][]>;
+  /** Whether it says that it misses none. */
+  exact: boolean;
+  /** Milliseconds that making the index took, and the bytes that it holds beside keys and values; where there is one. */
+  buildMs?: number;
+  bytes?: number;
+  /** The share of the keys that is looked at, where it is told. */
+  touched?(): Promise<number>;
+  close(): void;
+}
+
+/** The queries of each search, [GROUP][HEAD_DIM]: arrays of their own, since usearch reads a view from its buffer's start. */
+const queriesOf = ({ q }: Data) =>
+  Array.from({ length: SEARCHES }, (_, n) => q.slice(n * GROUP * HEAD_DIM, (n + 1) * GROUP * HEAD_DIM));
+
+const split = (all: ArrayLike<number | bigint>): number[][] =>
+  Array.from({ length: GROUP }, (_, h) => Array.from({ length: TOP }, (_, n) => Number(all[h * TOP + n])));
+
+/** A cache of the keys, and the queries of every search. */
+export interface Cached {
+  cache: KvCache;
+  queries: Tensor[];
+  stream: Stream;
+  close(): void;
+}
+
+export function cacheOf(data: Data): Cached {
+  const keys = data.k.length / HEAD_DIM;
+  const stream = new Stream();
+  const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: HEAD_DIM, capacity: keys });
+  const shape = [1, keys, 1, HEAD_DIM];
+  using k = Tensor.from(data.k, shape);
+  using v = Tensor.from(data.v, shape);
+  cache.append(k, v, { stream });
+  const queries = queriesOf(data).map((own) => Tensor.from(own, [1, 1, GROUP, HEAD_DIM]));
+  const close = () => {
+    for (const resource of [...queries, cache, stream]) resource.dispose();
+  };
+  return { cache, queries, stream, close };
+}
+
+/** Runs take one search after the other, so that no query is still at hand. */
+function inTurn(step: (n: number) => Promise<void>): Timed {
+  let next = 0;
+  return { run: (times) => timeRuns(times, () => step(next++ % SEARCHES)) };
+}
+
+export async function indexed({ cache, queries, stream }: Cached, options: KvIndexOptions): Promise<Finder> {
+  const start = performance.now();
+  const index = new KvIndex(cache, options);
+  const search = (n: number) => index.search(queries[n]!, TOP, { stream });
+  const drop = ({ ids, scores }: ReturnType<typeof search>) => {
+    ids.dispose();
+    scores.dispose();
+  };
+  drop(search(0)); // makes what the index holds
+  await stream.synchronize();
+  return {
+    name: `${options.method}${options.summary === undefined ? '' : ` ${options.summary}`}`,
+    exact: options.method === 'scan',
+    buildMs: performance.now() - start,
+    bytes: index.bytes,
+    ...inTurn(async (n) => {
+      const found = search(n);
+      await stream.synchronize();
+      drop(found);
+    }),
+    async find(n) {
+      const found = search(n);
+      const ids = (await found.ids.read()) as Int32Array;
+      drop(found);
+      return split(ids);
+    },
+    async touched() {
+      const { out, lse, touched } = index.attend(queries[0]!, { topK: TOP, stream });
+      out.dispose();
+      lse.dispose();
+      return touched;
+    },
+    close: () => index.dispose(),
+  };
+}
+
+/** Attention over all keys, which finds nothing but needs no search. */
+export const dense = ({ cache, queries, stream }: Cached): Timed =>
+  inTurn(async (n) => {
+    const { out, lse } = attention(queries[n]!, cache, { stream });
+    await stream.synchronize();
+    out.dispose();
+    lse.dispose();
+  });
+
+/** Attention over the keys that an index finds, and the first and last ones. */
+export function attending({ cache, queries, stream }: Cached, options: KvIndexOptions): Timed & { close(): void } {
+  const index = new KvIndex(cache, options);
+  return {
+    ...inTurn(async (n) => {
+      const { out, lse } = index.attend(queries[n]!, { topK: TOP, stream });
+      await stream.synchronize();
+      out.dispose();
+      lse.dispose();
+    }),
+    close: () => index.dispose(),
+  };
+}
+
+/** Its package.json is not among what the package exports. */
+export function usearchVersion(): string {
+  const folder = join(dirname(require.resolve('usearch')), '..', '..', '..');
+  return JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version;
+}
+
+/** usearch's scan of all keys. */
+export function usearchExact(data: Data, threads: number): Finder {
+  const queries = queriesOf(data);
+  const search = (n: number) => exactSearch(data.k, queries[n]!, HEAD_DIM, TOP, MetricKind.IP, threads);
+  return {
+    name: 'usearch exact',
+    exact: true,
+    ...inTurn(async (n) => void search(n)),
+    find: async (n) => split(search(n).keys),
+    close() {},
+  };
+}
+
+/** Candidates of a search in the graph: with fewer it finds next to nothing of what queries of attention look for. */
+const WIDTH = 512;
+
+/** usearch's graph (HNSW). */
+export function usearchGraph(data: Data, threads: number): Finder {
+  const index = new Index({
+    dimensions: HEAD_DIM,
+    metric: MetricKind.IP,
+    quantization: ScalarKind.F32,
+    connectivity: 16,
+    expansion_add: 128,
+    expansion_search: WIDTH,
+    multi: false,
+  });
+  const start = performance.now();
+  index.add(
+    BigUint64Array.from({ length: data.k.length / HEAD_DIM }, (_, n) => BigInt(n)),
+    data.k,
+    threads,
+  );
+  const buildMs = performance.now() - start;
+  const queries = queriesOf(data);
+  const search = (n: number) => index.search(queries[n]!, TOP, threads);
+  return {
+    name: `usearch HNSW ${WIDTH}`,
+    exact: false,
+    buildMs,
+    ...inTurn(async (n) => void search(n)),
+    find: async (n) => split(search(n).keys),
+    close() {},
+  };
+}

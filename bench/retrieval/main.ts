@@ -1,0 +1,180 @@
+// The suite of retrieval: keys of a cache found by indexes.
+
+import { devices } from 'node-attention';
+import { type Fault, makeRow, OWN, type Row, type SuiteResult } from '../format';
+import { watchLoad } from '../load';
+import { interleave, type Measurement, type Plan, type Timed } from '../measure';
+import { peaksOf } from '../peak';
+import { type Progress, runSteps, type Suite, type SuiteOptions } from '../session';
+import { HEAD_DIM } from '../sparse/heads';
+import { medianRatio } from '../statistics';
+import { judgeBy, type Target } from '../targets';
+import { type Data, dataOf, GROUP, productOf, type RetrievalCase, retrievalCases, SEARCHES, TOP } from './cases';
+import {
+  attending,
+  cacheOf,
+  dense,
+  type Finder,
+  indexed,
+  usearchExact,
+  usearchGraph,
+  usearchVersion,
+} from './contestants';
+
+const FULL: Plan = { rounds: 5, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2 };
+const QUICK: Plan = { rounds: 3, batchMs: 5, settleMs: 0, warmRuns: 1, patience: 1 };
+
+/** Making a graph of more keys takes minutes. */
+const MOST_GRAPH = 16384;
+
+const ABOUT =
+  `The ${TOP} best of the keys of a cache for ${GROUP} query heads: indexes of this library against usearch, by looking at ` +
+  'all keys and by its graph, with recall, time, what is looked at, and attention over what is found against dense attention.';
+
+const chosen = (options: SuiteOptions) => retrievalCases(options).filter(({ name }) => name.includes(options.filter));
+
+export const retrieval: Suite = {
+  name: 'retrieval',
+  about: ABOUT,
+  caseNames: () => retrievalCases({ quick: false, filter: '', threads: [] }).map(({ name }) => name),
+  obstacle: () => undefined,
+  steps: (options) => chosen(options).map(({ name, keys }) => ({ name, seconds: 1 + keys / 4096 })),
+  run: bench,
+};
+
+export interface Outcome extends Measurement {
+  test: RetrievalCase;
+  finders: (Pick<Finder, 'name' | 'buildMs' | 'bytes'> & { recall: number; touched?: number; fault?: string })[];
+  /** In the order of `samples`. */
+  contestants: string[];
+}
+
+/** The methods of this library, by the names of their finders. */
+const METHODS = {
+  scan: { method: 'scan' },
+  'pages mean': { method: 'pages', summary: 'mean' },
+  'pages bounds': { method: 'pages', summary: 'bounds' },
+} as const;
+
+async function bench(options: SuiteOptions, progress: Progress): Promise<SuiteResult> {
+  const { threads } = devices().find(({ device }) => device === 'cpu')!;
+  const outcomes: Outcome[] = [];
+  peaksOf(threads!, options.quick);
+  const steps = chosen(options).map((test) => ({
+    name: test.name,
+    run: async () => void outcomes.push(await measureCase(test, options.quick ? QUICK : FULL, threads!)),
+  }));
+  const failure = await runSteps(steps, progress);
+  const rows = outcomes.flatMap((outcome) => rowsOf(outcome, threads!));
+  return {
+    suite: 'retrieval',
+    about: ABOUT,
+    command: 'npm run bench -- retrieval',
+    versions: { usearch: usearchVersion() },
+    peaks: peaksOf(threads!, options.quick),
+    rows,
+    targets: judgeBy(TARGETS, rows, ({ name }) => name),
+    notMeasured: [{ what: `usearch's graph beyond ${MOST_GRAPH} keys`, why: 'making it takes minutes' }],
+    failure,
+  };
+}
+
+export async function measureCase(test: RetrievalCase, plan: Plan, threads: number): Promise<Outcome> {
+  const data = dataOf(test);
+  const cached = cacheOf(data);
+  const made: Finder[] = [];
+  for (const options of Object.values(METHODS)) made.push(await indexed(cached, options));
+  made.push(usearchExact(data, threads));
+  if (test.keys <= MOST_GRAPH) made.push(usearchGraph(data, threads));
+  const finders: Outcome['finders'] = [];
+  const contestants: [string, Timed][] = [['dense', dense(cached)]];
+  for (const finder of made) {
+    const { name, buildMs, bytes } = finder;
+    const judged = await judgeFinder(finder, data);
+    finders.push({ name, buildMs, bytes, ...judged, touched: await finder.touched?.() });
+    if (judged.fault === undefined) contestants.push([name, finder]);
+  }
+  const attends = Object.entries(METHODS).map(([name, options]) => [name, attending(cached, options)] as const);
+  for (const [name, attend] of attends) contestants.push([`attend ${name}`, attend]);
+  const measurement = await interleave(
+    contestants.map(([, contestant]) => contestant),
+    plan,
+    watchLoad(),
+  );
+  for (const each of [...made, ...attends.map(([, attend]) => attend)]) each.close();
+  cached.close();
+  return { test, finders, contestants: contestants.map(([name]) => name), ...measurement };
+}
+
+/** Recall of all searches; and what is wrong with what they found. */
+export async function judgeFinder(
+  { find, exact }: Pick<Finder, 'find' | 'exact'>,
+  { k, q, top, least }: Data,
+): Promise<{ recall: number; fault?: string }> {
+  const keys = k.length / HEAD_DIM;
+  let found = 0;
+  for (let n = 0; n < SEARCHES; n++) {
+    for (const [head, ids] of (await find(n)).entries()) {
+      const query = n * GROUP + head;
+      const where = `search ${n}, head ${head}`;
+      const odd = ids.find((id) => !(id >= 0 && id < keys));
+      if (odd !== undefined) return { recall: 0, fault: `${where}: ${odd} is no key` };
+      if (new Set(ids).size < TOP) return { recall: 0, fault: `${where}: a key is there twice` };
+      found += ids.filter((id) => top[query]!.has(id)).length;
+      if (!exact) continue;
+      const { product, slack } = least[query]!;
+      for (const id of ids) {
+        const own = productOf(q.subarray(query * HEAD_DIM, (query + 1) * HEAD_DIM), k, id);
+        if (own >= product - slack) continue;
+        return { recall: 0, fault: `${where}: key ${id} has the product ${own}, the last of the best has ${product}` };
+      }
+    }
+  }
+  return { recall: found / (SEARCHES * GROUP * TOP) };
+}
+
+/** How many times as long dense attention takes as attention over what is found, the search included. */
+const DENSE_OVER_ATTEND = 'dense over attend';
+
+/** A row for each method of this library, beside all others; and one for each other, that has its recall. */
+export function rowsOf({ test, finders, contestants, samples, disturbed, repeated }: Outcome, threads: number): Row[] {
+  const samplesOf = (name: string): number[] | undefined => samples[contestants.indexOf(name)];
+  const own = (name: string) => name in METHODS;
+  return finders.map(({ name, buildMs, bytes, recall, touched, fault }) => {
+    const [mine, attend, whole] = [name, `attend ${name}`, 'dense'].map(samplesOf);
+    const faults: Fault[] = fault === undefined ? [] : [{ contestant: own(name) ? OWN : name, fault }];
+    const others = own(name) ? finders.filter((each) => !own(each.name)).map((each) => each.name) : [];
+    const beside: [string, number[] | undefined][] = others.map((other) => [other, samplesOf(other)]);
+    if (own(name)) beside.push(['attend', attend], ['dense', whole]);
+    return makeRow({
+      name: `${test.name}: ${name}`,
+      case: { mask: name, dtype: 'float32', tokens: test.keys, headDim: HEAD_DIM, threads, data: test.name },
+      samples: Object.fromEntries(
+        [[own(name) ? OWN : name, mine] as const, ...beside].filter((entry): entry is [string, number[]] => !!entry[1]),
+      ),
+      disturbed,
+      repeated,
+      memory: bytes === undefined ? undefined : { [OWN]: bytes },
+      faults,
+      figures: {
+        ...(fault === undefined ? { [`recall@${TOP}`]: recall } : {}),
+        ...(touched === undefined ? {} : { touched }),
+        ...(buildMs === undefined ? {} : { 'build ms': buildMs }),
+        ...(attend && whole ? { [DENSE_OVER_ATTEND]: medianRatio(whole, attend) } : {}),
+      },
+    });
+  });
+}
+
+const TARGETS: Target<Row>[] = [
+  {
+    text: 'the scan: no slower than the exact search of usearch',
+    figure: (row) => (row.case.mask === 'scan' ? row.ratios['usearch exact']?.median : undefined),
+    atLeast: 1,
+  },
+  {
+    text: 'attention over what pages find: no slower than dense attention',
+    figure: (row) => (row.case.mask.startsWith('pages') ? row.figures?.[DENSE_OVER_ATTEND] : undefined),
+    atLeast: 1,
+  },
+];

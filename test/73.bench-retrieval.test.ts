@@ -1,0 +1,123 @@
+// The benchmark of retrieval: that what is looked for is right, and that each contestant finds it.
+
+import { describe, expect, it } from 'vitest';
+import { type Data, dataOf, GROUP, retrievalCases, SEARCHES, TOP } from '../bench/retrieval/cases';
+import { cacheOf, usearchExact, usearchVersion } from '../bench/retrieval/contestants';
+import { judgeFinder, measureCase, rowsOf } from '../bench/retrieval/main';
+import { HEAD_DIM } from '../bench/sparse/heads';
+import { suites } from '../bench/suites';
+
+const test = { name: 'small', kind: 'smooth', by: 'queries', keys: 1500 } as const;
+const data = dataOf(test);
+
+/** Finds what `change` makes of the right answers. */
+const finder = (exact: boolean, change: (ids: number[]) => number[], of: Data = data) => ({
+  exact,
+  find: async (n: number) =>
+    Array.from({ length: GROUP }, (_, head) => change([...of.top[n * GROUP + head]!].sort((a, b) => a - b))),
+});
+
+it('has cases of different names', () => {
+  for (const quick of [false, true]) {
+    const names = retrievalCases({ quick, filter: '', threads: [] }).map(({ name }) => name);
+    expect(new Set(names).size).toBe(names.length);
+  }
+  expect(suites.map(({ name }) => name)).toContain('retrieval');
+});
+
+describe('what is looked for', () => {
+  it('has the largest products', () => {
+    expect(data.top).toHaveLength(SEARCHES * GROUP);
+    for (const query of [0, 41]) {
+      const products = Array.from({ length: test.keys }, (_, key) => {
+        let sum = 0;
+        for (let c = 0; c < HEAD_DIM; c++) sum += data.q[query * HEAD_DIM + c]! * data.k[key * HEAD_DIM + c]!;
+        return sum;
+      });
+      const order = [...products.keys()].sort((a, b) => products[b]! - products[a]!);
+      expect(data.top[query]).toEqual(new Set(order.slice(0, TOP)));
+      expect(data.least[query]!.product).toBeCloseTo(products[order[TOP - 1]!]!, 9);
+      expect(data.least[query]!.slack).toBeLessThan(0.1);
+    }
+  });
+
+  it('is near by keys', () => {
+    const byKeys = dataOf({ ...test, by: 'keys' });
+    const first = ({ k }: Data) => k.subarray(0, 10 * HEAD_DIM);
+    expect(first(byKeys)).toEqual(first(data));
+    // What is looked for is a key itself: it is among the best, and far above the others.
+    const [best] = [...byKeys.top[5]!]
+      .map((key) => {
+        let apart = 0;
+        for (let c = 0; c < HEAD_DIM; c++) apart += (byKeys.q[5 * HEAD_DIM + c]! - byKeys.k[key * HEAD_DIM + c]!) ** 2;
+        return apart;
+      })
+      .sort((a, b) => a - b);
+    expect(best).toBeLessThan(2 * HEAD_DIM * 0.35 ** 2);
+  });
+});
+
+describe('a finder', () => {
+  it('is judged by what it finds', async () => {
+    expect(
+      await judgeFinder(
+        finder(true, (ids) => ids),
+        data,
+      ),
+    ).toEqual({ recall: 1 });
+    const absent = (ids: number[]) => [...Array(test.keys).keys()].find((key) => !ids.includes(key))!;
+    const one = (ids: number[]) => [absent(ids), ...ids.slice(1)];
+    expect(await judgeFinder(finder(false, one), data)).toEqual({ recall: 0.99 });
+    expect((await judgeFinder(finder(true, one), data)).fault).toMatch(/^search 0, head 0: key \d+ has the product/);
+    for (const [change, fault] of [
+      [(ids: number[]) => [-1, ...ids.slice(1)], '-1 is no key'],
+      [(ids: number[]) => [test.keys, ...ids.slice(1)], '1500 is no key'],
+      [(ids: number[]) => [ids[1]!, ...ids.slice(1)], 'a key is there twice'],
+    ] as const) {
+      expect((await judgeFinder(finder(false, change), data)).fault).toContain(fault);
+    }
+  });
+
+  it('of usearch has a version', () => {
+    expect(usearchVersion()).toMatch(/^\d+\.\d+\.\d+$/);
+  });
+
+  it('of usearch that looks at all keys misses none', async () => {
+    const { recall, fault } = await judgeFinder(usearchExact(data, 1), data);
+    expect(fault).toBeUndefined();
+    expect(recall).toBeGreaterThan(0.995); // float32 decides between products that are equal but for rounding
+  });
+});
+
+it('measures all of them, and rows say so', async () => {
+  const outcome = await measureCase(test, { rounds: 1, batchMs: 0, settleMs: 0, warmRuns: 1 }, 1);
+  const rows = rowsOf(outcome, 1);
+  expect(rows.map(({ case: { mask } }) => mask)).toEqual([
+    'scan',
+    'pages mean',
+    'pages bounds',
+    'usearch exact',
+    'usearch HNSW 512',
+  ]);
+  const [scan, mean, , exact, graph] = rows as [(typeof rows)[0], ...typeof rows];
+  for (const { faults } of rows) expect(faults).toEqual([]);
+  expect(Object.keys(scan.ratios)).toEqual(['usearch exact', 'usearch HNSW 512', 'attend', 'dense']);
+  expect(scan.figures!['recall@100']).toBeGreaterThan(0.995);
+  expect(scan.figures!.touched).toBe(1);
+  expect(mean!.figures!.touched).toBeLessThan(1);
+  expect(mean!.figures!['dense over attend']).toBeGreaterThan(0);
+  expect(scan.memory!['node-attention']).toBeGreaterThan(0);
+  expect(exact!.figures).toEqual({ 'recall@100': expect.any(Number) });
+  expect(graph!.figures).toMatchObject({ 'build ms': expect.any(Number) });
+  expect(Object.keys(graph!.samples)).toEqual(['usearch HNSW 512']);
+  // What is wrong has no time.
+  const wrong = { ...outcome, finders: outcome.finders.map((one) => ({ ...one, fault: 'it is wrong' })) };
+  expect(rowsOf(wrong, 1)[3]).toMatchObject({ faults: [{ contestant: 'usearch exact', fault: 'it is wrong' }] });
+});
+
+it('searches a cache of the keys', () => {
+  const cached = cacheOf(data);
+  expect([cached.cache.length, cached.queries.length]).toEqual([test.keys, SEARCHES]);
+  cached.close();
+  expect(cached.cache.disposed).toBe(true);
+});
