@@ -93,7 +93,7 @@ class ReflectJob final : public Job {
       most = size <= most ? most : size;  // NaN too
     }
     float unit = most / 127;
-    if (unit < std::numeric_limits<float>::min()) unit = 0;
+    if (most > 0) unit = std::max(unit, std::numeric_limits<float>::min());
     if (!std::isfinite(most)) unit = kInfinity;
     std::memcpy(to + layout_.units_at() + row * 4, &unit, sizeof(unit));
     auto* const codes =

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/mirror.h"
@@ -16,6 +17,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kPartBytes = 1 << 20;  // of a mirror: segments that make a task
+constexpr size_t kSumRows = 256;         // that are added up in float32
 constexpr int kMostSteps = 127 * 128;    // of a query: what two bytes hold, see ScanQuery
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -83,10 +85,11 @@ struct Query {
     scan.unit = unit;
     if (!exact) return;
     // An element of a row is off by half its unit, times a query's; a query's by what its steps lack, times 127 units
-    // at most. The second part is for float32, in which this and the exact score are computed: sums of up to 512
-    // products and what led to them.
+    // at most. The second part is for float32, in which this and the exact score are computed: two sums of products,
+    // each at least 4 side by side, and what led to them.
+    const double roundings = static_cast<double>(features.size()) / 2 + 64;
     scan.relative = static_cast<float>(1.0001 * (norm / 2 + 127 * rest));
-    scan.absolute = static_cast<float>(norm * 0x1p-18);
+    scan.absolute = static_cast<float>(norm * roundings * 0x1p-24);
   }
 };
 
@@ -156,7 +159,7 @@ class RetrieveJob final : public Job {
     const int64_t unit = task / parts_;
     scan(unit, task % parts_, cancel);
     if (cancel.requested()) return;
-    if (left_[static_cast<size_t>(unit)].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(unit);
+    if (left_[static_cast<size_t>(unit)].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(unit, cancel);
   }
 
  private:
@@ -170,7 +173,8 @@ class RetrieveJob final : public Job {
     s.from = s.sinks / block;
     s.to = std::max(s.from, ceil_div(std::min(s.end, s.covered), block));
     const double share = std::ceil(r_.probe * static_cast<double>(s.to - s.from));
-    s.keep = block == 1 ? r_.top : std::max(static_cast<int64_t>(share), ceil_div(r_.top, block));
+    const int64_t hidden = s.sinks % block + s.to * block - std::min(s.end, s.covered);  // of the first and last row
+    s.keep = block == 1 ? r_.top : std::max(static_cast<int64_t>(share), ceil_div(r_.top + hidden, block));
     s.all = s.end - s.sinks <= r_.top || (block > 1 && s.to - s.from <= s.keep);
     return s;
   }
@@ -261,12 +265,12 @@ class RetrieveJob final : public Job {
     query.count = std::remove_if(hits.begin(), hits.begin() + query.count, below) - hits.begin();
   }
 
-  void finish(int64_t unit) {
+  void finish(int64_t unit, const Cancel& cancel) {
     const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_, block = r_.mirror.block;
     const Span& span = spans_[static_cast<size_t>(b)];
     const bool paged = block > 1 && !span.all;
     std::vector<bool> probed(paged ? static_cast<size_t>(span.to - span.from) : 0);
-    for (int64_t g = 0; g < group_; g++) {
+    for (int64_t g = 0; g < group_ && !cancel.requested(); g++) {
       std::vector<Choice> choices;
       if (span.all) {
         for (int64_t key = span.sinks; key < span.end; key++) choices.push_back({static_cast<int32_t>(key), 0});
@@ -312,7 +316,7 @@ class RetrieveJob final : public Job {
       const auto below = [&](const Hit& hit) { return hit.high < threshold; };
       hits.erase(std::remove_if(hits.begin(), hits.end(), below), hits.end());
     } else if (static_cast<int64_t>(hits.size()) > keep) {
-      const auto better = [](const Hit& a, const Hit& c) { return a.low != c.low ? a.low > c.low : a.row < c.row; };
+      const auto better = [](const Hit& a, const Hit& c) { return a.high != c.high ? a.high > c.high : a.row < c.row; };
       std::nth_element(hits.begin(), hits.begin() + keep, hits.end(), better);
       hits.resize(static_cast<size_t>(keep));
     }
@@ -351,23 +355,30 @@ class RetrieveJob final : public Job {
     for (int64_t key = 0; key < sinks; key++) first.push_back({static_cast<int32_t>(key), 0});
     score(batch, head, first);
     choices.insert(choices.end(), first.begin(), first.end());
-    float most = -kInfinity, total = 0;
+    float most = -kInfinity;
     for (const Choice& choice : choices) most = std::max(most, choice.score);
     const float zero = most == -kInfinity ? 0.0f : most;
-    std::vector<float> weights;
+    std::vector<float> weights, sums(static_cast<size_t>(ceil_div(values_.columns, kStrip) * kStrip));
+    std::vector<double> all(sums.size());
     std::vector<const char*> rows;
-    for (const Choice& choice : choices) {
-      weights.push_back(std::exp(choice.score - zero));
-      total += weights.back();
-      rows.push_back(values_.row(batch, choice.key, head / group_));
+    double total = 0;
+    for (size_t i = 0; i < choices.size(); i++) {
+      weights.push_back(std::exp(choices[i].score - zero));
+      total += static_cast<double>(weights.back());
+      rows.push_back(values_.row(batch, choices[i].key, head / group_));
+      if (rows.size() < kSumRows && i + 1 < choices.size()) continue;
+      kernels_.add_list(list_of(values_, rows), weights.data(), sums.data());
+      for (size_t d = 0; d < all.size(); d++) all[d] += static_cast<double>(std::exchange(sums[d], 0.0f));
+      weights.clear();
+      rows.clear();
     }
-    std::vector<float> sums(static_cast<size_t>(ceil_div(values_.columns, kStrip) * kStrip));
-    kernels_.add_list(list_of(values_, rows), weights.data(), sums.data());
     const int64_t row = batch * heads_ + head;
     for (int64_t d = 0; d < values_.columns; d++) {
-      store_element(*r_.out, row * values_.columns + d, total == 0 ? 0.0f : sums[static_cast<size_t>(d)] / total);
+      const double mean = total == 0 ? 0 : all[static_cast<size_t>(d)] / total;
+      store_element(*r_.out, row * values_.columns + d, static_cast<float>(mean));
     }
-    static_cast<float*>(r_.lse->data)[row] = total == 0 ? -kInfinity : zero + std::log(total);
+    static_cast<float*>(r_.lse->data)[row] =
+        total == 0 ? -kInfinity : static_cast<float>(static_cast<double>(zero) + std::log(total));
   }
 
   const na_retrieve& r_;

@@ -122,8 +122,9 @@ NA_INLINE void filter(const Scan& scan, int row, uint32_t counted, const int32_t
   uint32_t bits = 0;
   for (int i = 0; i < kStrip; i += kWidth) {
     const Vector unit = load(scan.units + row + i);
-    const Vector score = multiply_add(unit * __builtin_convertvector(load(steps + i), Vector), broadcast(query.unit),
+    const Vector about = multiply_add(unit * __builtin_convertvector(load(steps + i), Vector), broadcast(query.unit),
                                       broadcast(centre_score));
+    const Vector score = about + (about - about);  // infinite is no number: the exact score need not be
     const Vector margin = multiply_add(unit, broadcast(query.relative), absolute);
     store(low + i, score - margin);
     store(high + i, score + margin);
