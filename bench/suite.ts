@@ -10,7 +10,7 @@ import { type Inputs, makeInputs } from './inputs';
 import { watchLoad } from './load';
 import { type Contestant, interleave, type Measurement, type Plan } from './measure';
 import { memoryOf } from './memory';
-import { library } from './peers/library';
+import { library, paged } from './peers/library';
 import { onnxruntime } from './peers/onnxruntime';
 import { TorchPeer } from './peers/torch';
 
@@ -46,6 +46,7 @@ export type Message = { begins: string } | { outcome: Outcome };
 async function contestantsOf(test: Case, inputs: Inputs, { threads, quick }: Task, torch: TorchPeer | undefined) {
   const contestants: Contestant[] = [library(OWN, test, inputs)];
   const absent: Fault[] = [];
+  if (test.kind === 'decode' || test.kind === 'causal') contestants.push(paged(test, inputs));
   const masked = test.pattern !== undefined || (test.mask !== undefined && test.kind !== 'causal');
   if (masked) {
     const mask = test.dense === 'causal' ? ({ left: -1, right: 0 } as const) : undefined;

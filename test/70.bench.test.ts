@@ -14,7 +14,7 @@ import { cabName, efficiencyLengths } from '../bench/masks/efficiency';
 import { patterns } from '../bench/masks/patterns';
 import { type Contestant, interleave, quietest } from '../bench/measure';
 import { memoryOf } from '../bench/memory';
-import { library } from '../bench/peers/library';
+import { library, paged } from '../bench/peers/library';
 import { onnxruntime } from '../bench/peers/onnxruntime';
 import { flexMask } from '../bench/peers/torch';
 import { medianRatio, quantile, summarize } from '../bench/statistics';
@@ -105,6 +105,18 @@ describe('outputs', () => {
       for (const contestant of contestants) await contestant.close();
       expect(faults).toEqual([]);
       expect(right).toEqual(contestants);
+    }
+  });
+
+  it('over the pages of a cache pass', async () => {
+    for (const dtype of ['float32', 'bfloat16'] as const) {
+      for (const kind of ['causal', 'decode'] as const) {
+        const each = makeCase(kind, dtype, 130, 16);
+        const given = makeInputs(each);
+        const contestant = paged(each, given);
+        expect((await examine([contestant], given)).faults).toEqual([]);
+        await contestant.close();
+      }
     }
   });
 

@@ -14,6 +14,7 @@ import { page } from '../bench/html/page';
 import { faultLines } from '../bench/report';
 import { NothingToMeasure, runSuites, type Suite } from '../bench/session';
 import { bootstrap, median } from '../bench/statistics';
+import { suites } from '../bench/suites';
 import { newest, update, withBlocks } from '../bench/tables';
 import { uniform } from './support/numbers';
 
@@ -288,6 +289,21 @@ describe('a run of suites', () => {
 describe('the tables of the documentation', () => {
   it('say what bench/results says; npm run bench:tables writes them', () => {
     expect(update(true)).toEqual([]);
+  });
+
+  it('name commands that there are', () => {
+    const known = [...suites.map(({ name }) => name), 'report'];
+    for (const path of ['README.md', 'CONTRIBUTING.md', 'docs/performance.md']) {
+      const text = readFileSync(join(__dirname, '..', path), 'utf8');
+      const named = [...text.matchAll(/bench -- ([a-z]\w*)/g)].map(([, name]) => name!);
+      expect(named.length, path).toBeGreaterThan(0);
+      expect(
+        named.filter((name) => !known.includes(name)),
+        path,
+      ).toEqual([]);
+    }
+    const table = readFileSync(join(__dirname, '..', 'docs', 'performance.md'), 'utf8');
+    for (const { name } of suites) expect(table).toContain(`\n| \`${name}\` | `);
   });
 
   it('take the newest measurement of each row, of one machine', () => {

@@ -4,6 +4,7 @@ import {
   attention,
   causal,
   fromBfloat16,
+  KvCache,
   type Mask,
   neighborhood,
   SparsePlan,
@@ -13,7 +14,7 @@ import {
   window,
 } from 'node-attention';
 import type { MaskSpec } from '../../test/support/oracle';
-import { type Case, HEADS } from '../cases';
+import { type Case, count, HEADS } from '../cases';
 import type { Inputs } from '../inputs';
 import type { Pattern, Range } from '../masks/patterns';
 import { type Contestant, timeRuns } from '../measure';
@@ -73,6 +74,38 @@ export function library(name: string, test: Case, inputs: Inputs): Contestant {
     },
     async close() {
       for (const resource of resources) resource.dispose();
+    },
+  };
+}
+
+/** The same over the pages of a KvCache; of one layer that is dense, causal or decodes. */
+export function paged(test: Case, inputs: Inputs): Contestant {
+  const { dtype, headDim } = test;
+  const stream = new Stream();
+  const tensor = (values: Float32Array) => {
+    const shape = [1, values.length / HEADS / headDim, HEADS, headDim];
+    return dtype === 'float32' ? Tensor.from(values, shape) : Tensor.from(toBfloat16(values), shape, { dtype });
+  };
+  const cache = new KvCache({ batch: 1, kvHeads: HEADS, headDim, capacity: count(test.keys), dtype });
+  const [q, k, v] = [tensor(inputs.q), tensor(inputs.k), tensor(inputs.v)];
+  cache.append(k, v, { stream });
+  const out = Tensor.empty(q.shape, { dtype });
+  const options = { mask: test.mask && maskOf(test.mask), out, stream };
+  return {
+    name: 'kv-cache',
+    test,
+    run: (times) =>
+      timeRuns(times, async () => {
+        const { lse } = attention(q, cache, options);
+        await stream.synchronize();
+        lse.dispose();
+      }),
+    async output() {
+      const values = await out.read();
+      return dtype === 'float32' ? (values as Float32Array) : fromBfloat16(values as Uint16Array);
+    },
+    async close() {
+      for (const resource of [q, k, v, out, cache, stream]) resource.dispose();
     },
   };
 }
