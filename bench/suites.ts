@@ -3,6 +3,7 @@
 import { cpu, masks } from './cpu';
 import { cuda } from './cuda/main';
 import { gna } from './gna/main';
+import { retrieval } from './retrieval/main';
 import type { Suite } from './session';
 
-export const suites: Suite[] = [cpu, masks, gna, cuda];
+export const suites: Suite[] = [cpu, masks, gna, retrieval, cuda];
