@@ -203,6 +203,7 @@ class RetrieveJob final : public Job {
     // Hits are gathered in memory that is reused, so that it stays in the cache.
     std::vector<std::vector<Hit>> hits(static_cast<size_t>(group_));
     std::vector<ScanQuery> queries;
+    std::vector<int64_t> enough(hits.size(), 2 * span.keep);  // hits to find a threshold by
     for (int64_t g = 0; g < group_; g++) {
       queries.push_back(query(b, kv_head * group_ + g).scan);
       queries.back().threshold = -kInfinity;
@@ -232,7 +233,9 @@ class RetrieveJob final : public Job {
       scan.query_count = static_cast<int>(group_);
       kernels_.scan_rows(scan);
       for (size_t g = 0; g < hits.size(); g++) {
-        if (queries[g].count >= 2 * span.keep) narrow(hits[g], span.keep, shared(b, kv_head, g), queries[g]);
+        if (queries[g].count < enough[g]) continue;
+        narrow(hits[g], span.keep, shared(b, kv_head, g), queries[g]);
+        enough[g] = queries[g].count + span.keep;
       }
     }
     for (size_t g = 0; g < hits.size(); g++) {
@@ -281,9 +284,11 @@ class RetrieveJob final : public Job {
       }
       const int64_t head = kv_head * group_ + g;
       score(b, head, choices);
-      const auto top = choices.begin() + std::min(r_.top, static_cast<int64_t>(choices.size()));
-      std::partial_sort(choices.begin(), top, choices.end(), before);
-      choices.erase(top, choices.end());
+      if (static_cast<int64_t>(choices.size()) > r_.top) {
+        std::nth_element(choices.begin(), choices.begin() + r_.top, choices.end(), before);
+        choices.resize(static_cast<size_t>(r_.top));
+      }
+      std::sort(choices.begin(), choices.end(), before);
       if (r_.ids) write_choices(b, head, choices);
       if (r_.out) attend(b, head, choices);
     }
@@ -315,7 +320,6 @@ class RetrieveJob final : public Job {
     }
     std::vector<int64_t> rows;
     for (const Hit& hit : hits) rows.push_back(hit.row);
-    std::sort(rows.begin(), rows.end());
     return rows;
   }
 
