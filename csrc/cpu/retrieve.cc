@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/mirror.h"
+#include "cpu/element.h"
 #include "cpu/executor/problem.h"
 #include "cpu/page_rows.h"
 
@@ -180,8 +181,8 @@ class RetrieveJob final : public Job {
   }
 
   Query& query(int64_t batch, int64_t head) { return queries_[static_cast<size_t>(batch * heads_ + head)]; }
-  std::vector<Hit>& hits_of(int64_t unit, int64_t part, int64_t member) {
-    return hits_[static_cast<size_t>((unit * parts_ + part) * group_ + member)];
+  std::vector<Hit>& hits_of(int64_t unit, int64_t part, size_t member) {
+    return hits_[static_cast<size_t>((unit * parts_ + part) * group_) + member];
   }
 
   void read_query(int64_t batch, int64_t head) {
@@ -203,23 +204,26 @@ class RetrieveJob final : public Job {
     const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_, rows = layout_.rows;
     const Span& span = spans_[static_cast<size_t>(b)];
     if (span.all) return;
+    // Hits are gathered in memory that is reused, so that it stays in the cache.
+    std::vector<std::vector<Hit>> hits(static_cast<size_t>(group_));
     std::vector<ScanQuery> queries;
+    std::vector<int64_t> enough(hits.size(), 2 * span.keep);  // hits to find a threshold by
     for (int64_t g = 0; g < group_; g++) {
       queries.push_back(query(b, kv_head * group_ + g).scan);
       queries.back().threshold = -kInfinity;
     }
     const int64_t last = std::min((part + 1) * part_segments_, r_.mirror.segments[b]);
+    const int64_t most = (last - part * part_segments_) * rows;  // hits
     for (int64_t s = part * part_segments_; s < last; s++) {
       if (cancel.requested()) return;
       const int64_t from = std::max<int64_t>(0, span.from - s * rows), to = std::min(rows, span.to - s * rows);
       if (from >= to) continue;
-      for (int64_t g = 0; g < group_; g++) {
-        std::vector<Hit>& hits = hits_of(unit, part, g);
-        ScanQuery& query = queries[static_cast<size_t>(g)];
-        if (static_cast<int64_t>(hits.size()) < query.count + rows)
-          hits.resize(static_cast<size_t>(query.count + rows));
-        query.hits = hits.data();
-        query.threshold = std::max(query.threshold, shared(b, kv_head, g).load(std::memory_order_relaxed));
+      for (size_t g = 0; g < hits.size(); g++) {
+        const auto room = static_cast<size_t>(queries[g].count + rows);
+        if (hits[g].size() < room)
+          hits[g].resize(std::max(room, static_cast<size_t>(std::min(2 * span.keep + rows, most))));
+        queries[g].hits = hits[g].data();
+        queries[g].threshold = std::max(queries[g].threshold, shared(b, kv_head, g).load(std::memory_order_relaxed));
       }
       const char* const at = static_cast<const char*>(r_.mirror.tables[b][s]) + kv_head * layout_.head_bytes();
       Scan scan{};
@@ -234,31 +238,29 @@ class RetrieveJob final : public Job {
       scan.queries = queries.data();
       scan.query_count = static_cast<int>(group_);
       kernels_.scan_rows(scan);
-      for (int64_t g = 0; g < group_; g++) {
-        if (queries[static_cast<size_t>(g)].count >= 2 * span.keep)
-          narrow(unit, part, g, queries[static_cast<size_t>(g)]);
+      for (size_t g = 0; g < hits.size(); g++) {
+        if (queries[g].count < enough[g]) continue;
+        narrow(hits[g], span.keep, shared(b, kv_head, g), queries[g]);
+        enough[g] = queries[g].count + span.keep;
       }
     }
-    for (int64_t g = 0; g < group_; g++) {
-      hits_of(unit, part, g).resize(static_cast<size_t>(queries[static_cast<size_t>(g)].count));
+    for (size_t g = 0; g < hits.size(); g++) {
+      hits_of(unit, part, g).assign(hits[g].begin(), hits[g].begin() + queries[g].count);
     }
   }
 
-  std::atomic<float>& shared(int64_t batch, int64_t kv_head, int64_t member) {
-    return thresholds_[static_cast<size_t>(batch * heads_ + kv_head * group_ + member)];
+  std::atomic<float>& shared(int64_t batch, int64_t kv_head, size_t member) {
+    return thresholds_[static_cast<size_t>(batch * heads_ + kv_head * group_) + member];
   }
 
   // Raises the threshold, also for the unit's other tasks, to what as many hits reach as are wanted, and drops the
   // rest.
-  void narrow(int64_t unit, int64_t part, int64_t member, ScanQuery& query) {
-    const int64_t b = unit / kv_heads_;
-    std::vector<Hit>& hits = hits_of(unit, part, member);
-    const float threshold = threshold_of(hits, query.count, spans_[static_cast<size_t>(b)].keep);
+  static void narrow(std::vector<Hit>& hits, int64_t keep, std::atomic<float>& shared, ScanQuery& query) {
+    const float threshold = threshold_of(hits, query.count, keep);
     if (threshold > query.threshold) {
       query.threshold = threshold;
-      std::atomic<float>& all = shared(b, unit % kv_heads_, member);
-      float before = all.load(std::memory_order_relaxed);
-      while (before < threshold && !all.compare_exchange_weak(before, threshold, std::memory_order_relaxed)) {
+      float before = shared.load(std::memory_order_relaxed);
+      while (before < threshold && !shared.compare_exchange_weak(before, threshold, std::memory_order_relaxed)) {
       }
     }
     const auto below = [&](const Hit& hit) { return hit.high < query.threshold; };
@@ -275,7 +277,7 @@ class RetrieveJob final : public Job {
       if (span.all) {
         for (int64_t key = span.sinks; key < span.end; key++) choices.push_back({static_cast<int32_t>(key), 0});
       } else {
-        for (const int64_t row : best_rows(unit, g)) {
+        for (const int64_t row : best_rows(unit, static_cast<size_t>(g))) {
           if (paged) probed[static_cast<size_t>(row - span.from)] = true;
           const int64_t end = std::min((row + 1) * block, span.end);
           for (int64_t key = std::max(row * block, span.sinks); key < end; key++) {
@@ -288,9 +290,11 @@ class RetrieveJob final : public Job {
       }
       const int64_t head = kv_head * group_ + g;
       score(b, head, choices);
-      const auto top = choices.begin() + std::min(r_.top, static_cast<int64_t>(choices.size()));
-      std::partial_sort(choices.begin(), top, choices.end(), before);
-      choices.erase(top, choices.end());
+      if (static_cast<int64_t>(choices.size()) > r_.top) {
+        std::nth_element(choices.begin(), choices.begin() + r_.top, choices.end(), before);
+        choices.resize(static_cast<size_t>(r_.top));
+      }
+      std::sort(choices.begin(), choices.end(), before);
       if (r_.ids) write_choices(b, head, choices);
       if (r_.out) attend(b, head, choices);
     }
@@ -303,7 +307,7 @@ class RetrieveJob final : public Job {
   }
 
   // Rows that may be among the best of their unit or, where rows are no keys, which are.
-  std::vector<int64_t> best_rows(int64_t unit, int64_t member) {
+  std::vector<int64_t> best_rows(int64_t unit, size_t member) {
     std::vector<Hit> hits;
     for (int64_t part = 0; part < parts_; part++) {
       std::vector<Hit>& more = hits_of(unit, part, member);
@@ -322,7 +326,6 @@ class RetrieveJob final : public Job {
     }
     std::vector<int64_t> rows;
     for (const Hit& hit : hits) rows.push_back(hit.row);
-    std::sort(rows.begin(), rows.end());
     return rows;
   }
 
