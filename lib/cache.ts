@@ -34,8 +34,9 @@ export interface KvCacheOptions {
   dtype?: 'float32' | 'float16' | 'bfloat16';
   /**
    * 'int8': of each token and head, keys and values are rounded to 255 steps between plus and minus their largest
-   * element. An element is then at most 1/254 of that element off, and takes one byte; a row takes 4 bytes more. A row
-   * with an element that is not finite becomes NaN. Default: as `dtype`, exactly.
+   * element. An element is then at most 1/254 of that element off, before {@link attention} rounds it to `dtype`, and
+   * takes one byte; a row takes 4 bytes more. A row with an element that is not finite becomes NaN, and one without any
+   * above 1.5e-36 zero. Default: as `dtype`, exactly.
    */
   storage?: 'int8';
   /** 'cpu' unless given; CUDA is not supported yet. */

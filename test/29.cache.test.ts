@@ -378,6 +378,7 @@ describe('KvCache', () => {
     const rowsOf = [
       [0, 0],
       [3e38, -3e38],
+      [3.4028234663852886e38, -3.4028234663852886e38],
       [1e-40, 0],
       [1, Number.NaN],
       [Number.POSITIVE_INFINITY, 1],

@@ -1,9 +1,10 @@
 // KvIndex: what is found against a plain sort of float64 scores, under appends, truncations and hostile values.
 import fc from 'fast-check';
-import { type AttentionError, attention, KvCache, KvIndex, Stream, Tensor } from 'node-attention';
+import { type AttentionError, attention, devices, KvCache, KvIndex, Stream, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { expectResult, tensorOf } from './support/library';
 import { decode, type Float, normal, uniform, type Values } from './support/numbers';
+import { program } from './support/program';
 import { expected } from './support/tolerance';
 
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
@@ -131,6 +132,18 @@ const code = (run: () => unknown): string => {
   }
   return 'none';
 };
+
+const instructionSets = ['generic', 'avx2', 'avx512', 'amx'];
+const most = instructionSets.indexOf(devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '');
+
+it.each(instructionSets.slice(0, most + 1))(
+  'finds the best keys, and attends to them and to int8 pages, by the oracle with %s',
+  async (isa) => {
+    const said = await program('sweep.ts', ['retrieve', '8', '7'], { NODE_ATTENTION_CPU: isa });
+    expect(said).toBe(`${isa}: 8 problems agree`);
+  },
+  600_000,
+);
 
 const sizesOf = fc.record({
   batch: fc.integer({ min: 1, max: 2 }),
@@ -306,6 +319,27 @@ describe('KvIndex: scan', () => {
     expect(tiny.scores[0]).toBeGreaterThan(1e-38);
   });
 
+  it.each([
+    { size: 2e34, far: 5, topK: 700 }, // products with whole steps exceed float32 where scores do not
+    { size: 1e-37, far: 0, topK: 100 }, // steps of 8 bits are below the least normal number
+  ])('misses none of keys of the size of $size', async ({ size, far, topK }) => {
+    const random = uniform(88);
+    const shape = (values: Values, by: number): Values => ({
+      ...values,
+      data: values.data.map((x) => Math.fround(by * x)),
+    });
+    const [length, D] = [3 * 1024, 16];
+    const k = normal(random, 'float32', [1, length, 1, D]);
+    for (let t = 0; t < length; t++) k.data[t * D]! += t < 1024 ? far : -far;
+    const keys = shape(k, size);
+    const q = shape(normal(random, 'float32', [1, 1, 4, D]), 4 / size);
+    for (let head = 0; head < 4; head++) q.data[head * D] = Math.fround((16 * Math.sign(random() - 0.5)) / size);
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: D, capacity: length });
+    cache.append(tensorOf(keys), tensorOf(keys));
+    using index = new KvIndex(cache);
+    await expectExact(index, q, keys, [length], topK);
+  });
+
   it('serves streams side by side', async () => {
     const random = uniform(77);
     const { q, k } = structured(random, 5000, 4, 2);
@@ -406,6 +440,25 @@ describe('KvIndex: attend', () => {
     }
   });
 
+  it('sums many weights as exactly as few', async () => {
+    // Of 60 thousand equal weights every one is rounded the same way when they are added one by one.
+    const length = 60_000;
+    const k = new Float32Array(length).fill(-0.1);
+    k[0] = 0;
+    const v = new Float32Array(length).fill(1 / 3);
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 1, capacity: length });
+    cache.append(Tensor.from(k, [1, length, 1, 1]), Tensor.from(v, [1, length, 1, 1]));
+    using index = new KvIndex(cache);
+    const { out, lse } = index.attend(Tensor.from(Float32Array.of(1), [1, 1, 1, 1]), {
+      topK: length,
+      sink: 0,
+      window: 0,
+    });
+    const want = Math.log(1 + (length - 1) * Math.exp(Math.fround(-0.1)));
+    expect(Math.abs(Number((await lse.read())[0]) - want)).toBeLessThan(2 ** -19); // an ulp is 2^-20
+    expect(Math.abs(Number((await out.read())[0]) - 1 / 3)).toBeLessThan((256 / 3) * 2 ** -24); // sums of 256
+  });
+
   it('gives the empty result of an empty cache, and rotates queries', async () => {
     using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 4, capacity: 100, rope: { theta: 100 } });
     using index = new KvIndex(cache);
@@ -446,6 +499,34 @@ describe('KvIndex: pages', () => {
       expect(found / 200).toBeGreaterThan(0.5); // no random 6 %
     },
   );
+
+  it('finds as many keys as are wanted, also where sink and window leave little of a page', async () => {
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 4, capacity: 1024 });
+    const tokens = Tensor.zeros([1, 1024, 1, 4]);
+    cache.append(tokens, tokens);
+    using index = new KvIndex(cache, { method: 'pages', probe: 1 / 1024 });
+    const q = Tensor.zeros([1, 1, 1, 4]);
+    for (const [topK, sink, window] of [
+      [8, 7, 0],
+      [16, 7, 1001],
+      [9, 3, 5],
+      [1000, 15, 8],
+    ] as const) {
+      // All weights are 1.
+      const { lse } = index.attend(q, { topK, sink, window });
+      expect(Math.round(Math.exp(Number((await lse.read())[0])))).toBeGreaterThanOrEqual(topK + sink + window);
+    }
+  });
+
+  it('looks at pages of which it cannot say what they hold', async () => {
+    const k = normal(uniform(13), 'float32', [1, 2048, 1, 4]);
+    k.data[4 * 1500] = Number.POSITIVE_INFINITY;
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 4, capacity: 2048 });
+    cache.append(tensorOf(k), tensorOf(k));
+    using index = new KvIndex(cache, { method: 'pages', probe: 0.01 });
+    const { ids } = index.search(Tensor.from(Float32Array.of(1, 0, 0, 0), [1, 1, 1, 4]), 1);
+    expect([...(await ids.read())]).toEqual([1500]);
+  });
 
   it('bounds are never below the best key of a page', async () => {
     // A single page is probed for the best key: that its bound is the highest is certain where other pages are constant.

@@ -311,8 +311,7 @@ Status KvCache::truncate(const std::vector<int64_t>& lengths) {
                    Count(sequences_[b].length));
     }
   }
-  const auto given_up = [](const Ref<Watermark>& mark) { return mark->unique(); };
-  watermarks_.erase(std::remove_if(watermarks_.begin(), watermarks_.end(), given_up), watermarks_.end());
+  drop_watermarks();
   for (size_t b = 0; b < lengths.size(); b++) {
     for (const Ref<Watermark>& mark : watermarks_) mark->tokens[b] = std::min(mark->tokens[b], lengths[b]);
     Sequence& sequence = sequences_[b];
@@ -340,7 +339,13 @@ Ref<KvCache> KvCache::fork() const {
   return copy;
 }
 
+void KvCache::drop_watermarks() {
+  const auto given_up = [](const Ref<Watermark>& mark) { return mark->unique(); };
+  watermarks_.erase(std::remove_if(watermarks_.begin(), watermarks_.end(), given_up), watermarks_.end());
+}
+
 Ref<Watermark> KvCache::watch() {
+  drop_watermarks();
   Ref<Watermark> mark(new Watermark);
   mark->cache = this;
   mark->tokens = lengths();

@@ -138,6 +138,8 @@ class KvCache : public RefCounted {
   Status rotated(Tensor* source, const std::vector<int64_t>& first, Stream* stream, Ref<Tensor>* result) const;
   // Whether so many more tokens begin in a page that others have too.
   bool writes_shared(const Sequence& sequence, int64_t tokens) const;
+  // Those that nobody else holds.
+  void drop_watermarks();
   int64_t pages_for(int64_t tokens) const { return (tokens + shape.page_tokens - 1) / shape.page_tokens; }
 
   const Ref<PagePool> pool_;

@@ -199,7 +199,7 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   if (a.has_scale && !std::isfinite(static_cast<float>(a.scale))) {
     return error(NA_ERR_OPTION, "scale is %g; it must be a finite float32 number", a.scale);
   }
-  NA_TRY(stream->room(5));
+  NA_TRY(stream->room(7));  // to attend: what is below, attention over the window, to merge and to read `touched`
   const CacheShape& s = cache->shape;
   const int64_t heads = a.q->view.shape[2];
   na_retrieve call{};

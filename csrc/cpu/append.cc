@@ -15,16 +15,18 @@ constexpr int64_t kTaskTokens = 64;
 
 // A row of int8, and the unit that it counts.
 void quantise(const na_tensor& tensor, int64_t offset, char* to) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
   const int64_t columns = tensor.shape[3];
   float most = 0;
   bool finite = true;
   for (int64_t d = 0; d < columns; d++) {
     const float size = std::fabs(load_element(tensor, offset + d));
-    finite &= size <= std::numeric_limits<float>::max();
+    finite &= size <= kLargest;
     most = std::max(most, size);
   }
   float unit = most / 127;
   if (unit < std::numeric_limits<float>::min()) unit = 0;
+  if (unit * 127 > kLargest) unit = std::nextafter(unit, 0.0f);  // the largest element stays a number
   if (!finite) unit = std::numeric_limits<float>::quiet_NaN();
   for (int64_t d = 0; d < columns; d++) {
     const float steps = unit > 0 ? load_element(tensor, offset + d) / unit : 0.0f;

@@ -5,7 +5,7 @@
 
 #include "core/backend.h"
 #include "core/dtype.h"
-#include "cpu/element.h"
+#include "core/half.h"
 
 namespace na::cpu {
 
@@ -38,10 +38,14 @@ struct PageRows {
       for (int d = 0; d < columns; d++) to[d] = unit * static_cast<float>(static_cast<int8_t>(row[d]));
       return;
     }
-    na_tensor tensor{};
-    tensor.data = const_cast<char*>(row);
-    tensor.dtype = dtype;
-    for (int d = 0; d < columns; d++) to[d] = load_element(tensor, d);
+    const auto* const halves = reinterpret_cast<const uint16_t*>(row);
+    if (dtype == NA_FLOAT32) {
+      std::memcpy(to, row, static_cast<size_t>(columns) * sizeof(float));
+    } else if (dtype == NA_FLOAT16) {
+      for (int d = 0; d < columns; d++) to[d] = float16_to_float(halves[d]);
+    } else {
+      for (int d = 0; d < columns; d++) to[d] = bfloat16_to_float(halves[d]);
+    }
   }
 };
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/half.h"
 #include "core/mirror.h"
 #include "cpu/page_rows.h"
 
@@ -35,14 +36,16 @@ class ReflectJob final : public Job {
     const int64_t head = task % heads_;
     char* const to = static_cast<char*>(reflect_.mirror.tables[batch][segment]) + head * layout_.head_bytes();
     std::memset(to, 0, static_cast<size_t>(layout_.codes_at()));
-    std::vector<float> summaries(static_cast<size_t>(layout_.rows * layout_.columns)), key(layout_.columns);
+    std::vector<float> summaries(static_cast<size_t>(layout_.rows * layout_.columns)), key(layout_.columns),
+        rest(layout_.quads() * 4);
     for (int64_t row = 0; row < layout_.rows; row++) {
       summarise(batch, head, segment * layout_.rows + row, key.data(), &summaries[row * layout_.columns]);
     }
     auto* const centre = reinterpret_cast<float*>(to);
     const float reach = find_centre(summaries, centre);
     std::memcpy(to + layout_.reach_at(), &reach, sizeof(reach));
-    for (int64_t row = 0; row < layout_.rows; row++) encode(&summaries[row * layout_.columns], centre, row, to);
+    for (int64_t row = 0; row < layout_.rows; row++)
+      encode(&summaries[row * layout_.columns], centre, row, rest.data(), to);
   }
 
  private:
@@ -70,39 +73,46 @@ class ReflectJob final : public Job {
 
   // The mean of what is finite, and the largest of it.
   float find_centre(const std::vector<float>& summaries, float* centre) const {
-    std::vector<double> sums(static_cast<size_t>(layout_.columns));
+    const auto columns = static_cast<size_t>(layout_.columns);
+    std::vector<double> sums(columns);
     float reach = 0;
-    for (int64_t row = 0; row < layout_.rows; row++) {
-      for (int64_t d = 0; d < layout_.columns; d++) {
-        const float element = summaries[static_cast<size_t>(row * layout_.columns + d)];
-        if (!std::isfinite(element)) continue;
-        sums[static_cast<size_t>(d)] += static_cast<double>(element);
+    for (size_t at = 0; at < summaries.size(); at += columns) {
+      for (size_t d = 0; d < columns; d++) {
+        const float size = std::fabs(summaries[at + d]);
+        const float element = size < kInfinity ? summaries[at + d] : 0.0f;
+        sums[d] += static_cast<double>(element);
         reach = std::max(reach, std::fabs(element));
       }
     }
-    for (int64_t d = 0; d < layout_.columns; d++) {
-      centre[d] = static_cast<float>(sums[static_cast<size_t>(d)] / static_cast<double>(layout_.rows));
-    }
+    for (size_t d = 0; d < columns; d++) centre[d] = static_cast<float>(sums[d] / static_cast<double>(layout_.rows));
     return reach;
   }
 
-  void encode(const float* summary, const float* centre, int64_t row, char* to) const {
+  // `rest` is room for as many columns as quads have.
+  void encode(const float* summary, const float* centre, int64_t row, float* rest, char* to) const {
     float most = 0;
+    bool finite = true;
     for (int64_t d = 0; d < layout_.columns; d++) {
-      const float size = std::fabs(summary[d] - centre[d]);
-      most = size <= most ? most : size;  // NaN too
+      rest[d] = summary[d] - centre[d];
+      const float size = std::fabs(rest[d]);
+      finite &= size < kInfinity;
+      most = std::max(most, size);
     }
     float unit = most / 127;
-    if (unit < std::numeric_limits<float>::min()) unit = 0;
-    if (!std::isfinite(most)) unit = kInfinity;
+    if (most > 0) unit = std::max(unit, std::numeric_limits<float>::min());
+    if (!finite) unit = kInfinity;
     std::memcpy(to + layout_.units_at() + row * 4, &unit, sizeof(unit));
-    auto* const codes =
+    uint8_t* const codes =
         reinterpret_cast<uint8_t*>(to + layout_.codes_at()) + row / 16 * layout_.quads() * 64 + row % 16 * 4;
-    for (int64_t d = 0; d < layout_.quads() * 4; d++) {
-      float steps = 0;
-      if (d < layout_.columns && unit > 0 && unit < kInfinity) steps = (summary[d] - centre[d]) / unit;
-      steps = std::min(127.0f, std::max(-127.0f, steps));
-      codes[d / 4 * 64 + d % 4] = static_cast<uint8_t>(128 + std::lrint(steps));
+    const bool counts = unit > 0 && finite;
+    for (int64_t quad = 0; quad < layout_.quads(); quad++) {
+      uint32_t bytes[4];
+      for (int64_t j = 0; j < 4; j++) {
+        // Adding this leaves the nearest whole number, ties to even, in the lowest bits.
+        const float steps = counts ? rest[quad * 4 + j] / unit : 0.0f;
+        bytes[j] = float_bits(std::min(127.0f, std::max(-127.0f, steps)) + 12582912.0f);
+      }
+      for (int64_t j = 0; j < 4; j++) codes[quad * 64 + j] = static_cast<uint8_t>(128 + bytes[j]);
     }
   }
 

@@ -5,9 +5,11 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/mirror.h"
+#include "cpu/element.h"
 #include "cpu/executor/problem.h"
 #include "cpu/page_rows.h"
 
@@ -16,6 +18,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kPartBytes = 1 << 20;  // of a mirror: segments that make a task
+constexpr size_t kSumRows = 256;         // that are added up in float32
 constexpr int kMostSteps = 127 * 128;    // of a query: what two bytes hold, see ScanQuery
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -83,10 +86,11 @@ struct Query {
     scan.unit = unit;
     if (!exact) return;
     // An element of a row is off by half its unit, times a query's; a query's by what its steps lack, times 127 units
-    // at most. The second part is for float32, in which this and the exact score are computed: sums of up to 512
-    // products and what led to them.
+    // at most. The second part is for float32, in which this and the exact score are computed: two sums of products,
+    // each at least 4 side by side, and what led to them.
+    const double roundings = static_cast<double>(features.size()) / 2 + 64;
     scan.relative = static_cast<float>(1.0001 * (norm / 2 + 127 * rest));
-    scan.absolute = static_cast<float>(norm * 0x1p-18);
+    scan.absolute = static_cast<float>(norm * roundings * 0x1p-24);
   }
 };
 
@@ -156,7 +160,7 @@ class RetrieveJob final : public Job {
     const int64_t unit = task / parts_;
     scan(unit, task % parts_, cancel);
     if (cancel.requested()) return;
-    if (left_[static_cast<size_t>(unit)].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(unit);
+    if (left_[static_cast<size_t>(unit)].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(unit, cancel);
   }
 
  private:
@@ -170,14 +174,15 @@ class RetrieveJob final : public Job {
     s.from = s.sinks / block;
     s.to = std::max(s.from, ceil_div(std::min(s.end, s.covered), block));
     const double share = std::ceil(r_.probe * static_cast<double>(s.to - s.from));
-    s.keep = block == 1 ? r_.top : std::max(static_cast<int64_t>(share), ceil_div(r_.top, block));
+    const int64_t hidden = s.sinks % block + s.to * block - std::min(s.end, s.covered);  // of the first and last row
+    s.keep = block == 1 ? r_.top : std::max(static_cast<int64_t>(share), ceil_div(r_.top + hidden, block));
     s.all = s.end - s.sinks <= r_.top || (block > 1 && s.to - s.from <= s.keep);
     return s;
   }
 
   Query& query(int64_t batch, int64_t head) { return queries_[static_cast<size_t>(batch * heads_ + head)]; }
-  std::vector<Hit>& hits_of(int64_t unit, int64_t part, int64_t member) {
-    return hits_[static_cast<size_t>((unit * parts_ + part) * group_ + member)];
+  std::vector<Hit>& hits_of(int64_t unit, int64_t part, size_t member) {
+    return hits_[static_cast<size_t>((unit * parts_ + part) * group_) + member];
   }
 
   void read_query(int64_t batch, int64_t head) {
@@ -199,23 +204,26 @@ class RetrieveJob final : public Job {
     const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_, rows = layout_.rows;
     const Span& span = spans_[static_cast<size_t>(b)];
     if (span.all) return;
+    // Hits are gathered in memory that is reused, so that it stays in the cache.
+    std::vector<std::vector<Hit>> hits(static_cast<size_t>(group_));
     std::vector<ScanQuery> queries;
+    std::vector<int64_t> enough(hits.size(), 2 * span.keep);  // hits to find a threshold by
     for (int64_t g = 0; g < group_; g++) {
       queries.push_back(query(b, kv_head * group_ + g).scan);
       queries.back().threshold = -kInfinity;
     }
     const int64_t last = std::min((part + 1) * part_segments_, r_.mirror.segments[b]);
+    const int64_t most = (last - part * part_segments_) * rows;  // hits
     for (int64_t s = part * part_segments_; s < last; s++) {
       if (cancel.requested()) return;
       const int64_t from = std::max<int64_t>(0, span.from - s * rows), to = std::min(rows, span.to - s * rows);
       if (from >= to) continue;
-      for (int64_t g = 0; g < group_; g++) {
-        std::vector<Hit>& hits = hits_of(unit, part, g);
-        ScanQuery& query = queries[static_cast<size_t>(g)];
-        if (static_cast<int64_t>(hits.size()) < query.count + rows)
-          hits.resize(static_cast<size_t>(query.count + rows));
-        query.hits = hits.data();
-        query.threshold = std::max(query.threshold, shared(b, kv_head, g).load(std::memory_order_relaxed));
+      for (size_t g = 0; g < hits.size(); g++) {
+        const auto room = static_cast<size_t>(queries[g].count + rows);
+        if (hits[g].size() < room)
+          hits[g].resize(std::max(room, static_cast<size_t>(std::min(2 * span.keep + rows, most))));
+        queries[g].hits = hits[g].data();
+        queries[g].threshold = std::max(queries[g].threshold, shared(b, kv_head, g).load(std::memory_order_relaxed));
       }
       const char* const at = static_cast<const char*>(r_.mirror.tables[b][s]) + kv_head * layout_.head_bytes();
       Scan scan{};
@@ -230,48 +238,46 @@ class RetrieveJob final : public Job {
       scan.queries = queries.data();
       scan.query_count = static_cast<int>(group_);
       kernels_.scan_rows(scan);
-      for (int64_t g = 0; g < group_; g++) {
-        if (queries[static_cast<size_t>(g)].count >= 2 * span.keep)
-          narrow(unit, part, g, queries[static_cast<size_t>(g)]);
+      for (size_t g = 0; g < hits.size(); g++) {
+        if (queries[g].count < enough[g]) continue;
+        narrow(hits[g], span.keep, shared(b, kv_head, g), queries[g]);
+        enough[g] = queries[g].count + span.keep;
       }
     }
-    for (int64_t g = 0; g < group_; g++) {
-      hits_of(unit, part, g).resize(static_cast<size_t>(queries[static_cast<size_t>(g)].count));
+    for (size_t g = 0; g < hits.size(); g++) {
+      hits_of(unit, part, g).assign(hits[g].begin(), hits[g].begin() + queries[g].count);
     }
   }
 
-  std::atomic<float>& shared(int64_t batch, int64_t kv_head, int64_t member) {
-    return thresholds_[static_cast<size_t>(batch * heads_ + kv_head * group_ + member)];
+  std::atomic<float>& shared(int64_t batch, int64_t kv_head, size_t member) {
+    return thresholds_[static_cast<size_t>(batch * heads_ + kv_head * group_) + member];
   }
 
   // Raises the threshold, also for the unit's other tasks, to what as many hits reach as are wanted, and drops the
   // rest.
-  void narrow(int64_t unit, int64_t part, int64_t member, ScanQuery& query) {
-    const int64_t b = unit / kv_heads_;
-    std::vector<Hit>& hits = hits_of(unit, part, member);
-    const float threshold = threshold_of(hits, query.count, spans_[static_cast<size_t>(b)].keep);
+  static void narrow(std::vector<Hit>& hits, int64_t keep, std::atomic<float>& shared, ScanQuery& query) {
+    const float threshold = threshold_of(hits, query.count, keep);
     if (threshold > query.threshold) {
       query.threshold = threshold;
-      std::atomic<float>& all = shared(b, unit % kv_heads_, member);
-      float before = all.load(std::memory_order_relaxed);
-      while (before < threshold && !all.compare_exchange_weak(before, threshold, std::memory_order_relaxed)) {
+      float before = shared.load(std::memory_order_relaxed);
+      while (before < threshold && !shared.compare_exchange_weak(before, threshold, std::memory_order_relaxed)) {
       }
     }
     const auto below = [&](const Hit& hit) { return hit.high < query.threshold; };
     query.count = std::remove_if(hits.begin(), hits.begin() + query.count, below) - hits.begin();
   }
 
-  void finish(int64_t unit) {
+  void finish(int64_t unit, const Cancel& cancel) {
     const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_, block = r_.mirror.block;
     const Span& span = spans_[static_cast<size_t>(b)];
     const bool paged = block > 1 && !span.all;
     std::vector<bool> probed(paged ? static_cast<size_t>(span.to - span.from) : 0);
-    for (int64_t g = 0; g < group_; g++) {
+    for (int64_t g = 0; g < group_ && !cancel.requested(); g++) {
       std::vector<Choice> choices;
       if (span.all) {
         for (int64_t key = span.sinks; key < span.end; key++) choices.push_back({static_cast<int32_t>(key), 0});
       } else {
-        for (const int64_t row : best_rows(unit, g)) {
+        for (const int64_t row : best_rows(unit, static_cast<size_t>(g))) {
           if (paged) probed[static_cast<size_t>(row - span.from)] = true;
           const int64_t end = std::min((row + 1) * block, span.end);
           for (int64_t key = std::max(row * block, span.sinks); key < end; key++) {
@@ -284,9 +290,11 @@ class RetrieveJob final : public Job {
       }
       const int64_t head = kv_head * group_ + g;
       score(b, head, choices);
-      const auto top = choices.begin() + std::min(r_.top, static_cast<int64_t>(choices.size()));
-      std::partial_sort(choices.begin(), top, choices.end(), before);
-      choices.erase(top, choices.end());
+      if (static_cast<int64_t>(choices.size()) > r_.top) {
+        std::nth_element(choices.begin(), choices.begin() + r_.top, choices.end(), before);
+        choices.resize(static_cast<size_t>(r_.top));
+      }
+      std::sort(choices.begin(), choices.end(), before);
       if (r_.ids) write_choices(b, head, choices);
       if (r_.out) attend(b, head, choices);
     }
@@ -299,7 +307,7 @@ class RetrieveJob final : public Job {
   }
 
   // Rows that may be among the best of their unit or, where rows are no keys, which are.
-  std::vector<int64_t> best_rows(int64_t unit, int64_t member) {
+  std::vector<int64_t> best_rows(int64_t unit, size_t member) {
     std::vector<Hit> hits;
     for (int64_t part = 0; part < parts_; part++) {
       std::vector<Hit>& more = hits_of(unit, part, member);
@@ -312,13 +320,12 @@ class RetrieveJob final : public Job {
       const auto below = [&](const Hit& hit) { return hit.high < threshold; };
       hits.erase(std::remove_if(hits.begin(), hits.end(), below), hits.end());
     } else if (static_cast<int64_t>(hits.size()) > keep) {
-      const auto better = [](const Hit& a, const Hit& c) { return a.low != c.low ? a.low > c.low : a.row < c.row; };
+      const auto better = [](const Hit& a, const Hit& c) { return a.high != c.high ? a.high > c.high : a.row < c.row; };
       std::nth_element(hits.begin(), hits.begin() + keep, hits.end(), better);
       hits.resize(static_cast<size_t>(keep));
     }
     std::vector<int64_t> rows;
     for (const Hit& hit : hits) rows.push_back(hit.row);
-    std::sort(rows.begin(), rows.end());
     return rows;
   }
 
@@ -351,23 +358,30 @@ class RetrieveJob final : public Job {
     for (int64_t key = 0; key < sinks; key++) first.push_back({static_cast<int32_t>(key), 0});
     score(batch, head, first);
     choices.insert(choices.end(), first.begin(), first.end());
-    float most = -kInfinity, total = 0;
+    float most = -kInfinity;
     for (const Choice& choice : choices) most = std::max(most, choice.score);
     const float zero = most == -kInfinity ? 0.0f : most;
-    std::vector<float> weights;
+    std::vector<float> weights, sums(static_cast<size_t>(ceil_div(values_.columns, kStrip) * kStrip));
+    std::vector<double> all(sums.size());
     std::vector<const char*> rows;
-    for (const Choice& choice : choices) {
-      weights.push_back(std::exp(choice.score - zero));
-      total += weights.back();
-      rows.push_back(values_.row(batch, choice.key, head / group_));
+    double total = 0;
+    for (size_t i = 0; i < choices.size(); i++) {
+      weights.push_back(std::exp(choices[i].score - zero));
+      total += static_cast<double>(weights.back());
+      rows.push_back(values_.row(batch, choices[i].key, head / group_));
+      if (rows.size() < kSumRows && i + 1 < choices.size()) continue;
+      kernels_.add_list(list_of(values_, rows), weights.data(), sums.data());
+      for (size_t d = 0; d < all.size(); d++) all[d] += static_cast<double>(std::exchange(sums[d], 0.0f));
+      weights.clear();
+      rows.clear();
     }
-    std::vector<float> sums(static_cast<size_t>(ceil_div(values_.columns, kStrip) * kStrip));
-    kernels_.add_list(list_of(values_, rows), weights.data(), sums.data());
     const int64_t row = batch * heads_ + head;
     for (int64_t d = 0; d < values_.columns; d++) {
-      store_element(*r_.out, row * values_.columns + d, total == 0 ? 0.0f : sums[static_cast<size_t>(d)] / total);
+      const double mean = total == 0 ? 0 : all[static_cast<size_t>(d)] / total;
+      store_element(*r_.out, row * values_.columns + d, static_cast<float>(mean));
     }
-    static_cast<float*>(r_.lse->data)[row] = total == 0 ? -kInfinity : zero + std::log(total);
+    static_cast<float*>(r_.lse->data)[row] =
+        total == 0 ? -kInfinity : static_cast<float>(static_cast<double>(zero) + std::log(total));
   }
 
   const na_retrieve& r_;
