@@ -4,6 +4,7 @@
 import {
   attention,
   causal,
+  devices,
   hipPlan,
   pagePlan,
   pooledPlan,
@@ -16,7 +17,8 @@ import {
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { uniform } from './support/numbers';
-import { bisection, hip, pooled, type Rows, select } from './support/selection';
+import { program } from './support/program';
+import { cases, checkSelector, listsOf, sizes } from './support/selectors';
 
 type Select = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
 
@@ -29,94 +31,15 @@ const selectors: [string, Select][] = [
   ['pooledPlan, max', (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max', queries: 'mean' })],
 ];
 
-/** The blocks of each row that hold a key that any query of it sees. */
-async function listsOf(plan: SparsePlan): Promise<number[][]> {
-  await plan.validate();
-  using dense = plan.toDense();
-  const shown = await dense.read();
-  const { queries, keys, queryTile, keyBlock, heads, batch } = plan;
-  const lists: number[][] = [];
-  for (let pattern = 0; pattern < batch * heads; pattern++) {
-    for (let first = 0; first < queries; first += queryTile) {
-      const last = Math.min(first + queryTile, queries) - 1;
-      const list: number[] = [];
-      for (let block = 0; block * keyBlock < keys; block++) {
-        if (shown[(pattern * queries + last) * keys + block * keyBlock]) list.push(block);
-      }
-      lists.push(list);
-    }
-  }
-  return lists;
-}
-
 describe('equals its definition', () => {
-  const sizes = [
-    { queries: 200, keys: 1000, heads: 4, kvHeads: 2, dim: 16 },
-    { queries: 700, keys: 700, heads: 2, kvHeads: 2, dim: 5 },
-    { queries: 1, keys: 2111, heads: 3, kvHeads: 1, dim: 40 },
-  ];
-  const stages = [
-    { chunk: 128, keep: 400 },
-    { chunk: 32, keep: 200 },
-    { chunk: 8, keep: 0 },
-  ];
-  const given = stages.map(({ chunk, keep }) => (keep ? { chunk, keep } : { chunk }));
-  const cases: [string, Parameters<typeof select>[2], number, Select][] = [
-    ['hipPlan', hip(stages, false), 8, (q, k, o) => hipPlan(q, k, { ...o, stages: given })],
-    [
-      'hipPlan, first',
-      hip(stages, true),
-      8,
-      (q, k, o) => hipPlan(q, k, { ...o, stages: given, representative: 'first' }),
-    ],
-    ['hip1', bisection(false), 8, (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1' })],
-    ['hip1, first', bisection(true), 4, (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1', representative: 'first' })],
-    ['pagePlan', pooled('bounds'), 16, pagePlan],
-    ['pooledPlan, mean', pooled('mean'), 32, pooledPlan],
-    ['pooledPlan, max', pooled('max'), 16, (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max' })],
-    [
-      'pooledPlan, min',
-      pooled('min', true),
-      16,
-      (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'min', queries: 'mean' }),
-    ],
-  ];
-  describe.each(cases)('%s', (_, choose, keyBlock, make) => {
-    it.each(sizes)('%j', async ({ queries, keys, heads, kvHeads, dim }) => {
-      const random = uniform(queries + dim);
-      const whole = (tokens: number, of: number) =>
-        Float32Array.from({ length: 2 * tokens * of * dim }, () => Math.floor(random() * 9) - 4);
-      const [qs, ks] = [whole(queries, heads), whole(keys, kvHeads)];
-      using q = Tensor.from(qs, [2, queries, heads, dim]);
-      using k = Tensor.from(ks, [2, keys, kvHeads, dim]);
-      const rows = (data: Float32Array, batch: number, tokens: number, of: number, head: number) =>
-        Array.from({ length: tokens }, (_, token) => {
-          const at = ((batch * tokens + token) * of + head) * dim;
-          return Array.from(data.subarray(at, at + dim));
-        });
-      for (const [isCausal, share] of [
-        [true, 'group'],
-        [false, 'none'],
-        [true, 'all'],
-      ] as const) {
-        const common = { keyBlock, causal: isCausal, queryTile: 64 };
-        const always = { sink: 10, window: 33 };
-        using plan = make(q, k, { ...common, budget: 5 * keyBlock - 1, share, always });
-        const want: number[][] = [];
-        const count = { all: 1, group: kvHeads, none: heads }[share];
-        for (let batch = 0; batch < 2; batch++) {
-          for (let pattern = 0; pattern < count; pattern++) {
-            const own = Array.from({ length: heads / count }, (_, i): Rows => {
-              const head = (pattern * heads) / count + i;
-              const kvHead = Math.floor(head / (heads / kvHeads));
-              return { q: rows(qs, batch, queries, heads, head), k: rows(ks, batch, keys, kvHeads, kvHead) };
-            });
-            want.push(...select(own, { ...common, ...always, budget: 5 }, choose));
-          }
-        }
-        expect(await listsOf(plan)).toEqual(want);
-      }
-    });
+  describe.each(cases)('%s', (...given) => {
+    it.each(sizes)('%j', (size) => checkSelector(given, size));
+  });
+  const others = ['generic', 'avx2', 'avx512'];
+  const best = devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '';
+  it.each(others.slice(0, [...others, 'amx'].indexOf(best)))('with %s', async (isa) => {
+    const said = await program('sweep.ts', ['select', '1', '1'], { NODE_ATTENTION_CPU: isa });
+    expect(said).toBe(`${isa}: 1 problems agree`);
   });
 });
 

@@ -142,7 +142,9 @@ Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
   call.threshold = static_cast<float>(a.threshold);
   Ref<Tensor> pooled;
   if (a.selector == NA_SELECT_POOLED) {
-    NA_TRY(pool(a.k, g.key_block, a.pooling, NA_FLOAT32, stream, &pooled));
+    // Extremes of keys are as exact as these.
+    const int32_t dtype = a.pooling == NA_POOL_MEAN ? NA_FLOAT32 : k.dtype;
+    NA_TRY(pool(a.k, g.key_block, a.pooling, dtype, stream, &pooled));
     call.pooled = &pooled->view;
   }
   NA_TRY(stream->run(new SelectOperation(call, std::move(budgets), made)));

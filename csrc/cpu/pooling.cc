@@ -30,34 +30,58 @@ class PoolJob final : public Job {
     const int64_t blocks = pool_.out->shape[1], heads = pool_.out->shape[2], features = pool_.out->shape[3];
     const int64_t batch = task / blocks, first = task % blocks * pool_.block;
     const int64_t end = std::min(first + pool_.block, tokens_);
+    const float filled = static_cast<float>(end - first) / static_cast<float>(pool_.block);
     std::vector<float> made(static_cast<size_t>(features));
     for (int64_t head = 0; head < heads; head++) {
-      // Row by row, as memory lies.
-      const auto fold = [&](float* to, float from, const auto& with) {
-        for (int d = 0; d < rows_.head_dim; d++) to[d] = from;
-        for (int64_t token = first; token < end; token++) {
-          const char* row = rows_.row(batch, token, head);
-          for (int d = 0; d < rows_.head_dim; d++) {
-            Type value;
-            memcpy(&value, row + d * static_cast<int64_t>(sizeof(Type)), sizeof(Type));
-            to[d] = with(to[d], static_cast<float>(widen(value)));
+      for (int column = 0; column < rows_.head_dim; column += kColumns) {
+        const int count = std::min(kColumns, rows_.head_dim - column);
+        const Folded folded = fold<Type>(batch, head, first, end, column, count);
+        for (int i = 0; i < count; i++) {
+          float* to = made.data() + column + i;
+          switch (pool_.pooling) {
+            case NA_POOL_MEAN: *to = folded.sum[i] / filled; break;
+            case NA_POOL_MAX: *to = folded.most[i]; break;
+            case NA_POOL_MIN: *to = folded.least[i]; break;
+            default: *to = folded.most[i]; to[rows_.head_dim] = folded.least[i];
           }
         }
-      };
-      constexpr float kInfinity = std::numeric_limits<float>::infinity();
-      const auto larger = [](float a, float b) { return b > a ? b : a; };
-      const auto smaller = [](float a, float b) { return b < a ? b : a; };
-      const bool bounds = pool_.pooling == NA_POOL_BOUNDS;
-      if (pool_.pooling == NA_POOL_MEAN) {
-        // A block is a power of two: dividing by it first is exact, and no sum overflows where the mean does not.
-        const float share = 1.0f / static_cast<float>(pool_.block);
-        fold(made.data(), 0, [share](float a, float b) { return a + b * share; });
-        for (float& sum : made) sum /= static_cast<float>(end - first) * share;
       }
-      if (pool_.pooling == NA_POOL_MAX || bounds) fold(made.data(), -kInfinity, larger);
-      if (pool_.pooling == NA_POOL_MIN || bounds) fold(made.data() + (bounds ? rows_.head_dim : 0), kInfinity, smaller);
       store(made, (task * heads + head) * features);
     }
+  }
+
+  // Of some columns, as many as compilers keep in registers.
+  static constexpr int kColumns = 16;
+  struct Folded {
+    float sum[kColumns], most[kColumns], least[kColumns];
+  };
+
+  template <class Type>
+  Folded fold(int64_t batch, int64_t head, int64_t first, int64_t end, int column, int count) const {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    // A block is a power of two: dividing by it first is exact, and no sum overflows where the mean does not.
+    const float share = 1.0f / static_cast<float>(pool_.block);
+    Folded folded;
+    for (int i = 0; i < kColumns; i++) {
+      folded.sum[i] = 0;
+      folded.most[i] = -kInfinity;
+      folded.least[i] = kInfinity;
+    }
+    for (int64_t token = first; token < end; token++) {
+      const char* row = rows_.row(batch, token, head) + column * static_cast<int64_t>(sizeof(Type));
+      Type some[kColumns] = {};
+      if (count == kColumns) {
+        memcpy(some, row, sizeof(some));
+      } else {
+        memcpy(some, row, static_cast<size_t>(count) * sizeof(Type));
+      }
+      float values[kColumns];
+      for (int i = 0; i < kColumns; i++) values[i] = static_cast<float>(widen(some[i]));
+      for (int i = 0; i < kColumns; i++) folded.sum[i] += values[i] * share;
+      for (int i = 0; i < kColumns; i++) folded.most[i] = values[i] > folded.most[i] ? values[i] : folded.most[i];
+      for (int i = 0; i < kColumns; i++) folded.least[i] = values[i] < folded.least[i] ? values[i] : folded.least[i];
+    }
+    return folded;
   }
 
   void store(const std::vector<float>& made, int64_t at) const {

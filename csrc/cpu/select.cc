@@ -20,59 +20,106 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-float element(const char* row, int32_t dtype, int64_t at) {
-  return with_type(dtype, [&](auto* type) {
-    using Type = std::remove_pointer_t<decltype(type)>;
-    Type value;
-    memcpy(&value, row + at * static_cast<int64_t>(sizeof(Type)), sizeof(Type));
-    return static_cast<float>(widen(value));
-  });
-}
-
-void set_element(char* row, int32_t dtype, int64_t at, float value) {
+// The elements of a row are added to `sums`.
+void add_row(const char* row, int32_t dtype, int count, float* sums) {
   with_type(dtype, [&](auto* type) {
     using Type = std::remove_pointer_t<decltype(type)>;
-    const Type narrowed = narrow<Type>(value);
-    memcpy(row + at * static_cast<int64_t>(sizeof(Type)), &narrowed, sizeof(Type));
+    for (int d = 0; d < count; d++) {
+      Type value;
+      memcpy(&value, row + d * static_cast<int64_t>(sizeof(Type)), sizeof(Type));
+      sums[d] += static_cast<float>(widen(value));
+    }
   });
-}
-
-using Score = void (*)(const BestScores&);
-
-Score score_of(Isa isa) {
-  switch (isa) {
-#if defined(__x86_64__)
-    case Isa::kAvx2: return best_scores_avx2;
-    case Isa::kAvx512: return best_scores_avx512;
-    case Isa::kAmx: return best_scores_amx;
-#endif
-    default: return best_scores_generic;
-  }
 }
 
 // Rows of queries, or of what was made of them.
-struct Queries {
-  int32_t dtype;
-  int head_dim;
-  std::vector<const char*> rows;
-  std::vector<char> made;  // memory of rows that are in no tensor
+class Queries {
+ public:
+  Queries(int32_t dtype, int head_dim) : dtype(dtype), head_dim(head_dim) {}
 
-  // Rows of its own, of elements that the caller sets.
+  void add(const char* row) { rows.push_back(row); }
+  // Room for rows of its own, which set() fills.
   void make(size_t count) {
-    const size_t bytes = static_cast<size_t>(head_dim) * static_cast<size_t>(dtype_size(dtype));
-    made.resize(count * bytes);
-    rows.resize(count);
-    for (size_t i = 0; i < count; i++) rows[i] = made.data() + i * bytes;
+    made_.resize(count * row_bytes());
+    for (size_t i = 0; i < count; i++) rows.push_back(made_.data() + i * row_bytes());
   }
-  void set(size_t row, int64_t at, float value) {
-    set_element(made.data() + (rows[row] - made.data()), dtype, at, value);
+  void set(size_t row, const std::vector<float>& values) {
+    with_type(dtype, [&](auto* type) {
+      using Type = std::remove_pointer_t<decltype(type)>;
+      for (size_t d = 0; d < values.size(); d++) {
+        const Type value = narrow<Type>(values[d]);
+        memcpy(made_.data() + row * row_bytes() + d * sizeof(Type), &value, sizeof(Type));
+      }
+    });
   }
+
+  const int32_t dtype;
+  const int head_dim;
+  std::vector<const char*> rows;
+
+ private:
+  size_t row_bytes() const { return static_cast<size_t>(head_dim) * static_cast<size_t>(dtype_size(dtype)); }
+  std::vector<char> made_;
 };
 
-// The memory of one row's selection.
-struct Scratch {
-  std::vector<const char*> keys;
-  std::vector<float> packed, best;
+// The functions of an instruction set.
+struct Scoring {
+  void (*pack)(const BestScores&);
+  void (*score)(const BestScores&);
+};
+
+Scoring scoring_of(Isa isa) {
+  switch (isa) {
+#if defined(__x86_64__)
+    case Isa::kAvx2: return {pack_best_avx2, best_scores_avx2};
+    case Isa::kAvx512: return {pack_best_avx512, best_scores_avx512};
+    case Isa::kAmx: return {pack_best_amx, best_scores_amx};
+#endif
+    default: return {pack_best_generic, best_scores_generic};
+  }
+}
+
+// What is no number counts for nothing.
+float sane(float score) { return score == score ? score : -kInfinity; }
+
+// Scores keys by the largest of their products with some queries.
+class Scorer {
+ public:
+  Scorer(const Scoring& scoring, Queries queries) : scoring_(scoring), queries_(std::move(queries)) {
+    constexpr size_t kAlignment = 64;
+    const auto count = static_cast<int>(queries_.rows.size());
+    packed_.resize(static_cast<size_t>(packed_floats(count, queries_.head_dim)) + kAlignment / sizeof(float));
+    const size_t over = reinterpret_cast<uintptr_t>(packed_.data()) % kAlignment;
+    call_ = {queries_.dtype,
+             queries_.head_dim,
+             queries_.rows.data(),
+             count,
+             packed_.data() + (kAlignment - over) % kAlignment / sizeof(float),
+             nullptr,
+             0,
+             nullptr};
+    scoring_.pack(call_);
+  }
+  Scorer(Scorer&&) = default;
+
+  std::vector<const char*> keys;  // to be scored
+  void run() {
+    const size_t count = keys.size(), padded = (count + kStrip - 1) / kStrip * kStrip;
+    if (count == 0) return;
+    keys.resize(padded, keys[count - 1]);
+    best_.resize(padded);
+    call_.keys = keys.data();
+    call_.key_count = static_cast<int>(padded);
+    call_.best = best_.data();
+    scoring_.score(call_);
+  }
+  float operator[](size_t key) const { return sane(best_[key]); }
+
+ private:
+  const Scoring scoring_;
+  Queries queries_;
+  std::vector<float> packed_, best_;
+  BestScores call_;
 };
 
 // Which of `scores` are the `count` highest, ties to the earlier; ascending.
@@ -90,13 +137,10 @@ std::vector<int64_t> highest(const std::vector<float>& scores, int64_t count) {
   return order;
 }
 
-// What is no number counts for nothing.
-float sane(float score) { return score == score ? score : -kInfinity; }
-
 class SelectJob final : public Job {
  public:
   SelectJob(const na_select& select, Isa isa)
-      : select_(select), shape_(*select.out), q_(*select.q), k_(*select.k), score_(score_of(isa)) {
+      : select_(select), shape_(*select.out), q_(*select.q), k_(*select.k), scoring_(scoring_of(isa)) {
     heads_ = select.q->shape[select.q->rank - 2];
     kv_heads_ = select.k->shape[select.k->rank - 2];
   }
@@ -185,41 +229,42 @@ class SelectJob final : public Job {
   // The queries of one head in a row; `together` of them, or those that are left, become their mean.
   Queries queries_of(const Row& row, int64_t head, int64_t together) const {
     const int64_t first = shape_.first_query(row.tile), end = shape_.end_query(row.tile);
-    Queries queries = {q_.dtype, q_.head_dim, {}, {}};
+    Queries queries(q_.dtype, q_.head_dim);
     if (together == 1) {
-      for (int64_t query = first; query < end; query++) queries.rows.push_back(q_.row(row.batch, query, head));
+      for (int64_t query = first; query < end; query++) queries.add(q_.row(row.batch, query, head));
       return queries;
     }
     queries.make(static_cast<size_t>(ceil_div(end - first, together)));
+    std::vector<float> mean(static_cast<size_t>(q_.head_dim));
     for (size_t i = 0; i < queries.rows.size(); i++) {
       const int64_t from = first + static_cast<int64_t>(i) * together, to = std::min(from + together, end);
-      for (int d = 0; d < q_.head_dim; d++) {
-        float sum = 0;
-        for (int64_t query = from; query < to; query++) sum += element(q_.row(row.batch, query, head), q_.dtype, d);
-        queries.set(i, d, sum / static_cast<float>(to - from));
+      std::fill(mean.begin(), mean.end(), 0.0f);
+      for (int64_t query = from; query < to; query++) {
+        add_row(q_.row(row.batch, query, head), q_.dtype, q_.head_dim, mean.data());
       }
+      for (float& sum : mean) sum /= static_cast<float>(to - from);
+      queries.set(i, mean);
     }
     return queries;
   }
 
-  // scratch.best of scratch.keys.
-  void score(const Queries& queries, Scratch& scratch) const {
-    const size_t count = scratch.keys.size(), padded = (count + kStrip - 1) / kStrip * kStrip;
-    if (count == 0) return;
-    scratch.keys.resize(padded, scratch.keys[count - 1]);
-    scratch.best.resize(padded);
-    scratch.packed.resize(queries.rows.size() * static_cast<size_t>(packed_pitch(queries.head_dim)));
-    score_({queries.dtype, queries.head_dim, scratch.keys.data(), static_cast<int>(count), queries.rows.data(),
-            static_cast<int>(queries.rows.size()), scratch.packed.data(), scratch.best.data()});
+  // One for each head of the row's pattern.
+  std::vector<Scorer> scorers_of(const Row& row, int64_t together) const {
+    std::vector<Scorer> scorers;
+    for (int64_t head = first_head(row.pattern); head < first_head(row.pattern + 1); head++) {
+      scorers.emplace_back(scoring_, queries_of(row, head, together));
+    }
+    return scorers;
   }
 
   // InfiniteHiP: in each stage every chunk finds its best key by itself, going down into the better half, and the best
   // chunks are cut into those of the next stage.
   std::vector<int64_t> hip(const Row& row) const {
     constexpr int64_t kTogether = 4;  // queries whose mean stands for them, but in the last stage
+    constexpr size_t kChunksTogether =
+        64;  // that one head after the other goes down, while their keys are in the cache
     const int64_t limit = shape_.visible_keys(shape_.end_query(row.tile) - 1), block = shape_.key_block;
     std::vector<int64_t> chunks;
-    Scratch scratch;
     for (int32_t stage = 0; stage < select_.stages; stage++) {
       const int64_t size = select_.chunk[stage],
                     before = stage ? select_.chunk[stage - 1] : ceil_div(limit, size) * size;
@@ -238,8 +283,13 @@ class SelectJob final : public Job {
         continue;
       }
       std::vector<float> scores(parts.size(), -kInfinity);
-      for (int64_t head = first_head(row.pattern); head < first_head(row.pattern + 1); head++) {
-        descend(row, head, queries_of(row, head, last ? 1 : kTogether), parts, size, limit, scratch, scores);
+      std::vector<Scorer> scorers = scorers_of(row, last ? 1 : kTogether);
+      for (size_t begin = 0; begin < parts.size(); begin += kChunksTogether) {
+        const size_t end = std::min(begin + kChunksTogether, parts.size());
+        for (size_t i = 0; i < scorers.size(); i++) {
+          descend(row, first_head(row.pattern) + static_cast<int64_t>(i), scorers[i], parts.data() + begin, end - begin,
+                  size, limit, scores.data() + begin);
+        }
       }
       for (int64_t index : highest(scores, keep)) chunks.push_back(parts[static_cast<size_t>(index)]);
     }
@@ -255,15 +305,16 @@ class SelectJob final : public Job {
   }
 
   // Raises the score of each chunk to that of the best representative on its way down.
-  void descend(const Row& row, int64_t head, const Queries& queries, const std::vector<int64_t>& chunks, int64_t size,
-               int64_t limit, Scratch& scratch, std::vector<float>& scores) const {
+  void descend(const Row& row, int64_t head, Scorer& scorer, const int64_t* chunks, size_t count, int64_t size,
+               int64_t limit, float* scores) const {
     std::vector<BlockRange> ranges;  // of keys
-    for (int64_t chunk : chunks) ranges.push_back({chunk, std::min(chunk + size, limit)});
+    for (size_t i = 0; i < count; i++) ranges.push_back({chunks[i], std::min(chunks[i] + size, limit)});
     const char* keys = k_.row(row.batch, 0, kv_head(head));
+    const int64_t row_bytes = k_.head_dim * dtype_size(k_.dtype);
     std::vector<size_t> active;
     for (bool once = true;; once = false) {
       active.clear();
-      scratch.keys.clear();
+      scorer.keys.clear();
       for (size_t i = 0; i < ranges.size(); i++) {
         const BlockRange& range = ranges[i];
         if (range.end - range.begin < 2 && !once) continue;
@@ -272,13 +323,15 @@ class SelectJob final : public Job {
         for (const BlockRange half : {BlockRange{range.begin, std::max(middle, range.begin + 1)},
                                       BlockRange{std::min(middle, range.end - 1), range.end}}) {
           const int64_t stands = select_.first ? half.begin : (half.begin + half.end) / 2;
-          scratch.keys.push_back(keys + stands * k_.token);
+          const char* key = keys + stands * k_.token;
+          for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(key + at);  // before all are known
+          scorer.keys.push_back(key);
         }
       }
       if (active.empty()) return;
-      score(queries, scratch);
+      scorer.run();
       for (size_t i = 0; i < active.size(); i++) {
-        const float left = sane(scratch.best[2 * i]), right = sane(scratch.best[2 * i + 1]);
+        const float left = scorer[2 * i], right = scorer[2 * i + 1];
         scores[active[i]] = std::max({scores[active[i]], left, right});
         BlockRange& range = ranges[active[i]];
         const int64_t middle = (range.begin + range.end) / 2;
@@ -298,7 +351,7 @@ class SelectJob final : public Job {
     for (int64_t i = 0; i < row.budget; i++) {
       nodes.push_back({i * count / row.budget, (i + 1) * count / row.budget});
     }
-    Scratch scratch;
+    std::vector<Scorer> scorers = scorers_of(row, 1);
     for (;;) {
       halves.clear();
       bool more = false;
@@ -315,15 +368,16 @@ class SelectJob final : public Job {
       if (!more) break;
       std::vector<float> scores(halves.size(), -kInfinity);
       for (int64_t head = first_head(row.pattern); head < first_head(row.pattern + 1); head++) {
-        scratch.keys.clear();
+        Scorer& scorer = scorers[static_cast<size_t>(head - first_head(row.pattern))];
+        scorer.keys.clear();
         for (const BlockRange& half : halves) {
           const int64_t index = select_.first ? half.begin : (half.begin + half.end) / 2;
           const int64_t block = row.open.open_block(std::min(index, half.end - 1));
           const int64_t key = (block * shape_.key_block + shape_.end_key(block)) / 2;
-          scratch.keys.push_back(k_.row(row.batch, key, kv_head(head)));
+          scorer.keys.push_back(k_.row(row.batch, key, kv_head(head)));
         }
-        score(queries_of(row, head, 1), scratch);
-        for (size_t i = 0; i < scores.size(); i++) scores[i] = std::max(scores[i], sane(scratch.best[i]));
+        scorer.run();
+        for (size_t i = 0; i < scores.size(); i++) scores[i] = std::max(scores[i], scorer[i]);
       }
       nodes.clear();
       for (int64_t index : highest(scores, row.budget)) nodes.push_back(halves[static_cast<size_t>(index)]);
@@ -333,31 +387,51 @@ class SelectJob final : public Job {
     return blocks;
   }
 
+  // With bounds, the positive parts of queries meet the maxima, the negative ones the minima.
+  Queries pooled_queries(const Row& row, int64_t head) const {
+    const Queries given = queries_of(row, head, select_.mean_query ? shape_.query_tile : 1);
+    const auto features = static_cast<int>(select_.pooled->shape[3]);
+    Queries queries(select_.pooled->dtype, features);
+    queries.make(given.rows.size());
+    std::vector<float> values(static_cast<size_t>(features));
+    for (size_t i = 0; i < given.rows.size(); i++) {
+      std::fill(values.begin(), values.end(), 0.0f);
+      add_row(given.rows[i], q_.dtype, q_.head_dim, values.data());
+      for (int d = 0; select_.bounds && d < q_.head_dim; d++) {
+        float& least = values[static_cast<size_t>(q_.head_dim + d)];
+        least = std::min(values[static_cast<size_t>(d)], 0.0f);
+        values[static_cast<size_t>(d)] = std::max(values[static_cast<size_t>(d)], 0.0f);
+      }
+      queries.set(i, values);
+    }
+    return queries;
+  }
+
   // By the products of queries with pooled keys; with bounds, by what no key of the block exceeds.
   std::vector<int64_t> pooled(const Row& row) const {
+    constexpr int64_t kBlocksTogether = 256;  // that one head after the other looks at, while they are in the cache
     const na_tensor& table = *select_.pooled;
     const int64_t blocks = table.shape[1], features = table.shape[3], count = row.open.open_count();
     std::vector<float> scores(static_cast<size_t>(count), -kInfinity);
-    Scratch scratch;
+    std::vector<Scorer> scorers;
     for (int64_t head = first_head(row.pattern); head < first_head(row.pattern + 1); head++) {
-      const int64_t together = select_.mean_query ? shape_.query_tile : 1;
-      const Queries given = queries_of(row, head, together);
-      Queries queries = {NA_FLOAT32, static_cast<int>(features), {}, {}};
-      queries.make(given.rows.size());
-      for (size_t i = 0; i < given.rows.size(); i++) {
-        for (int d = 0; d < q_.head_dim; d++) {
-          const float value = element(given.rows[i], q_.dtype, d);
-          queries.set(i, d, select_.bounds ? std::max(value, 0.0f) : value);
-          if (select_.bounds) queries.set(i, q_.head_dim + d, std::min(value, 0.0f));
+      scorers.emplace_back(scoring_, pooled_queries(row, head));
+    }
+    for (int64_t first = 0; first < count; first += kBlocksTogether) {
+      const int64_t end = std::min(first + kBlocksTogether, count);
+      for (size_t i = 0; i < scorers.size(); i++) {
+        const int64_t head = kv_head(first_head(row.pattern) + static_cast<int64_t>(i));
+        scorers[i].keys.clear();
+        for (int64_t index = first; index < end; index++) {
+          const int64_t at = (row.batch * blocks + row.open.open_block(index)) * kv_heads_ + head;
+          scorers[i].keys.push_back(static_cast<const char*>(table.data) + at * features * dtype_size(table.dtype));
+        }
+        scorers[i].run();
+        for (int64_t index = first; index < end; index++) {
+          float& score = scores[static_cast<size_t>(index)];
+          score = std::max(score, scorers[i][static_cast<size_t>(index - first)]);
         }
       }
-      scratch.keys.clear();
-      for (int64_t i = 0; i < count; i++) {
-        const int64_t at = (row.batch * blocks + row.open.open_block(i)) * kv_heads_ + kv_head(head);
-        scratch.keys.push_back(static_cast<const char*>(table.data) + at * features * 4);
-      }
-      score(queries, scratch);
-      for (size_t i = 0; i < scores.size(); i++) scores[i] = std::max(scores[i], sane(scratch.best[i]));
     }
     std::vector<int64_t> chosen = highest(scores, row.budget);
     if (select_.top_p < 1 || select_.threshold > 0) keep_shares(scores, chosen);
@@ -389,7 +463,7 @@ class SelectJob final : public Job {
   const na_select& select_;
   const PlanShape shape_;
   const TokenRows q_, k_;
-  const Score score_;
+  const Scoring scoring_;
   int64_t heads_, kv_heads_;
   std::vector<int64_t> begin_, count_;  // of each row: where it has its room, and how many words it took
   std::atomic<int64_t> left_{0};        // rows that are not yet written

@@ -1,6 +1,6 @@
 // Compares random problems with the oracle under the instruction set that the environment forces, which is read once
-// when the library is loaded: test/20, test/23, test/27, test/29 and test/32 run this program once for each.
-//   tsx test/support/sweep.ts any|decode|plan|estimate|retrieve RUNS SEED
+// when the library is loaded: test/20, test/23, test/27, test/29, test/31 and test/32 run this program once for each.
+//   tsx test/support/sweep.ts any|decode|plan|estimate|retrieve|select RUNS SEED
 
 import fc from 'fast-check';
 import { devices } from 'node-attention';
@@ -8,6 +8,7 @@ import { attentionCase, decodeCase, problemOf } from './cases';
 import { check, expectedOn, expectResult, run } from './library';
 import { estimateCase, estimateProblem, planCase, planProblem, withMeans } from './plans';
 import { checkRetrieval, checkRounding, retrievalCase } from './retrieval';
+import { cases, checkSelector, sizes } from './selectors';
 
 const kind = process.argv[2];
 const [runs, seed] = process.argv.slice(3).map(Number);
@@ -18,19 +19,23 @@ async function main(): Promise<void> {
     throw new Error(`asked for ${process.env.NODE_ATTENTION_CPU}, the library uses ${used}`);
   }
   const property =
-    kind === 'estimate'
-      ? fc.asyncProperty(estimateCase, async (one) => {
-          const problem = estimateProblem(one);
-          const want = expectedOn('cpu', withMeans(problem, one.dtype), one.dtype);
-          expectResult(await run(problem, one.dtype, one.seed), want);
+    kind === 'select'
+      ? fc.asyncProperty(fc.constant([sizes[0]!, sizes[2]!]), async (all) => {
+          for (const one of cases) for (const size of all) await checkSelector(one, size);
         })
-      : kind === 'plan'
-        ? fc.asyncProperty(planCase, (one) => check(planProblem(one), one.dtype, one.seed))
-        : kind === 'retrieve'
-          ? fc.asyncProperty(retrievalCase, checkRetrieval)
-          : fc.asyncProperty(kind === 'decode' ? decodeCase : attentionCase, (one) =>
-              check(problemOf(one), one.dtype, one.seed),
-            );
+      : kind === 'estimate'
+        ? fc.asyncProperty(estimateCase, async (one) => {
+            const problem = estimateProblem(one);
+            const want = expectedOn('cpu', withMeans(problem, one.dtype), one.dtype);
+            expectResult(await run(problem, one.dtype, one.seed), want);
+          })
+        : kind === 'plan'
+          ? fc.asyncProperty(planCase, (one) => check(planProblem(one), one.dtype, one.seed))
+          : kind === 'retrieve'
+            ? fc.asyncProperty(retrievalCase, checkRetrieval)
+            : fc.asyncProperty(kind === 'decode' ? decodeCase : attentionCase, (one) =>
+                check(problemOf(one), one.dtype, one.seed),
+              );
   await fc.assert(property as fc.IAsyncProperty<unknown>, { numRuns: runs, seed });
   if (kind === 'retrieve') await checkRounding();
   console.log(`${used}: ${runs} problems agree`);

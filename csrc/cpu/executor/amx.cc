@@ -528,6 +528,86 @@ void load_keys(const Problem& problem, const Tile& tile, const Sums& sums, Whole
   }
 }
 
+// Queries of best_scores() in pairs of columns, [block of lanes][columns / 32] squares.
+void pack_best_pairs(const BestScores& wanted) {
+  uint32_t* to = reinterpret_cast<uint32_t*>(wanted.packed);
+  for (int first = 0; first < wanted.query_count; first += kLanes) {
+    for (int d = 0; d < wanted.head_dim; d += kDeep, to += kSquare / 2) {
+      const __mmask32 columns = first_columns(wanted.head_dim - d);
+      for (int half = 0; half < kLanes; half += kWidth) {
+        Vector pairs[kWidth];
+        for (int i = 0; i < kWidth; i++) {
+          pairs[i] = (Vector)_mm512_maskz_loadu_epi16(columns, query_of(wanted, first + half + i) + 2 * d);
+        }
+        transpose(pairs);
+        for (int i = 0; i < kWidth; i++) store(reinterpret_cast<float*>(to + half + i * kLanes), pairs[i]);
+      }
+    }
+  }
+}
+
+// Raises the maxima of a chunk of keys by the products with kUsed vectors of lanes.
+template <int kUsed>
+NA_INLINE void raise_by_tiles(const uint16_t* k, const uint16_t* lanes, int squares, float* scores, Vector* top) {
+  zero_sums();
+  for (int square = 0; square < squares; square++) {
+    load_a(k + square * kSquare);
+    _tile_loadd(6, lanes + square * kSquare, 4 * kLanes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(2, 5, 6);
+    if constexpr (kUsed > 1) {
+      _tile_loadd(7, lanes + square * kSquare + 2 * kWidth, 4 * kLanes);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, scores, 4 * kLanes);
+  _tile_stored(2, scores + kTileRows * kLanes, 4 * kLanes);
+  if constexpr (kUsed > 1) {
+    _tile_stored(1, scores + kWidth, 4 * kLanes);
+    _tile_stored(3, scores + kTileRows * kLanes + kWidth, 4 * kLanes);
+  }
+  for (int key = 0; key < kChunk; key++) {
+    for (int u = 0; u < kUsed; u++) top[key] = larger(load(scores + key * kLanes + u * kWidth), top[key]);
+  }
+}
+
+// best_scores() of bfloat16: a chunk of keys against one block of lanes after the other.
+void best_of_tiles(const BestScores& wanted) {
+  const int squares = packed_pitch(wanted.head_dim) / kDeep, blocks = (wanted.query_count + kLanes - 1) / kLanes;
+  const uint16_t* q = reinterpret_cast<const uint16_t*>(wanted.packed);
+  uint16_t* k = reinterpret_cast<uint16_t*>(wanted.packed) + static_cast<int64_t>(blocks) * squares * kSquare;
+  alignas(64) float scores[2][kChunk * kLanes];
+  configure_tiles();
+  for (int first = 0; first < wanted.key_count; first += kChunk) {
+    for (int strip = 0; strip < kChunk; strip += kStrip) fetch_keys(wanted, first + kStripsAhead * kStrip + strip);
+    for (int key = 0; key < kChunk; key++) {
+      const char* row = wanted.keys[smaller(first + key, wanted.key_count - 1)];
+      for (int d = 0; d < wanted.head_dim; d += kDeep) {
+        _mm512_storeu_si512(k + d * kChunk + key * kDeep,
+                            _mm512_maskz_loadu_epi16(first_columns(wanted.head_dim - d), row + 2 * d));
+      }
+    }
+    alignas(64) Vector top[kChunk];
+    for (Vector& vector : top) vector = broadcast(-kInfinity);
+    for (int block = 0; block < blocks; block++) {
+      const uint16_t* lanes = q + block * squares * kSquare;
+      float* own = scores[block % 2];  // the other one is still being read
+      if (wanted.query_count - block * kLanes > kWidth) {
+        raise_by_tiles<kVectors>(k, lanes, squares, own, top);
+      } else {
+        raise_by_tiles<1>(k, lanes, squares, own, top);
+      }
+    }
+    for (int strip = 0; strip < kChunk && first + strip < wanted.key_count; strip += kStrip) {
+      Vector some[kWidth];
+      for (int i = 0; i < kWidth; i++) some[i] = top[strip + i];
+      store(wanted.best + first + strip, maxima_of(some));
+    }
+  }
+  _tile_release();
+}
+
 template <int kType>
 void run_type(const Problem& problem, Tile& tile, Sums& sums) {
   if (tile.lanes <= tile.kv_heads * problem.geometry.few) return run_rows<kType>(problem, tile, sums);
@@ -552,7 +632,15 @@ void run_amx(const Problem& problem, Tile& tile, Sums& sums) {
   run_type<NA_BFLOAT16>(problem, tile, sums);
 }
 
-void best_scores_amx(const BestScores& wanted) { best_scores(wanted); }
+void pack_best_amx(const BestScores& wanted) {
+  if (wanted.dtype == NA_BFLOAT16 && wanted.query_count > kFewQueries) return pack_best_pairs(wanted);
+  pack_best(wanted);
+}
+
+void best_scores_amx(const BestScores& wanted) {
+  if (wanted.dtype == NA_BFLOAT16 && wanted.query_count > kFewQueries) return best_of_tiles(wanted);
+  best_scores(wanted);
+}
 
 void scan_rows_amx(const Scan& scan) { scan_rows(scan); }
 

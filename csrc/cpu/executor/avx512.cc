@@ -9,6 +9,7 @@ namespace na::cpu {
 
 void run_avx512(const Problem& problem, Tile& tile, Sums& sums) { run_tile(problem, tile, sums); }
 
+void pack_best_avx512(const BestScores& wanted) { pack_best(wanted); }
 void best_scores_avx512(const BestScores& wanted) { best_scores(wanted); }
 
 void scan_rows_avx512(const Scan& scan) { scan_rows(scan); }

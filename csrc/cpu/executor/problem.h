@@ -267,18 +267,27 @@ void note_sparse_bits(const Problem& problem, Tile& tile);  // of the keys at ha
 void sparse_sight(const Tile& tile, int first_vector, int vectors, int strip, int strips, unsigned* some,
                   unsigned* all);
 
-// For each of some rows of keys its largest product with any of some rows of queries, all of one dtype.
+// For each of some rows of keys its largest product with any of some rows of queries, all of one dtype. Queries are
+// packed once, by pack_best, for all keys that follow.
 struct BestScores {
   int dtype, head_dim;
-  const char* const* keys;  // as many as kept whole vectors take: key_count, rounded up to kStrip
-  int key_count;
   const char* const* queries;
   int query_count;
-  float* packed;  // of queries: query_count * packed_pitch(head_dim)
-  float* best;    // [key_count, rounded up likewise]
+  float* packed;  // packed_floats(query_count, head_dim), 64-byte aligned
+  const char* const* keys;
+  int key_count;  // a multiple of kStrip
+  float* best;    // [key_count]
 };
 constexpr int packed_pitch(int head_dim) { return (head_dim + 31) / 32 * 32; }
+// Queries, rounded up to whole blocks of lanes, and room for some keys.
+constexpr int64_t packed_floats(int query_count, int head_dim) {
+  return int64_t{(query_count + 31) / 32 * 32 + 2 * kStrip} * packed_pitch(head_dim);
+}
 
+void pack_best_generic(const BestScores& wanted);
+void pack_best_avx2(const BestScores& wanted);
+void pack_best_avx512(const BestScores& wanted);
+void pack_best_amx(const BestScores& wanted);
 void best_scores_generic(const BestScores& wanted);
 void best_scores_avx2(const BestScores& wanted);
 void best_scores_avx512(const BestScores& wanted);

@@ -1,0 +1,107 @@
+// The selectors of the library against their definitions of selection.ts, on small integers in all types: products are
+// exact, and so are ties.
+
+import { hipPlan, pagePlan, pooledPlan, type SelectorOptions, type SparsePlan, Tensor } from 'node-attention';
+import { uniform } from './numbers';
+import { bisection, hip, pooled, type Rows, select } from './selection';
+
+export type Select = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
+
+/** The blocks of each row that hold a key that any query of it sees. */
+export async function listsOf(plan: SparsePlan): Promise<number[][]> {
+  await plan.validate();
+  using dense = plan.toDense();
+  const shown = await dense.read();
+  const { queries, keys, queryTile, keyBlock, heads, batch } = plan;
+  const lists: number[][] = [];
+  for (let pattern = 0; pattern < batch * heads; pattern++) {
+    for (let first = 0; first < queries; first += queryTile) {
+      const last = Math.min(first + queryTile, queries) - 1;
+      const list: number[] = [];
+      for (let block = 0; block * keyBlock < keys; block++) {
+        if (shown[(pattern * queries + last) * keys + block * keyBlock]) list.push(block);
+      }
+      lists.push(list);
+    }
+  }
+  return lists;
+}
+
+export const sizes = [
+  { queries: 200, keys: 1000, heads: 4, kvHeads: 2, dim: 16 },
+  { queries: 700, keys: 700, heads: 2, kvHeads: 2, dim: 5 },
+  { queries: 1, keys: 2111, heads: 3, kvHeads: 1, dim: 40 },
+];
+
+const stages = [
+  { chunk: 128, keep: 400 },
+  { chunk: 32, keep: 200 },
+  { chunk: 8, keep: 0 },
+];
+const given = stages.map(({ chunk, keep }) => (keep ? { chunk, keep } : { chunk }));
+
+type Case = [name: string, choose: Parameters<typeof select>[2], keyBlock: number, make: Select];
+
+export const cases: Case[] = [
+  ['hipPlan', hip(stages, false), 8, (q, k, o) => hipPlan(q, k, { ...o, stages: given })],
+  [
+    'hipPlan, first',
+    hip(stages, true),
+    8,
+    (q, k, o) => hipPlan(q, k, { ...o, stages: given, representative: 'first' }),
+  ],
+  ['hip1', bisection(false), 8, (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1' })],
+  ['hip1, first', bisection(true), 4, (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1', representative: 'first' })],
+  ['pagePlan', pooled('bounds'), 16, pagePlan],
+  ['pooledPlan, mean', pooled('mean'), 32, pooledPlan],
+  ['pooledPlan, max', pooled('max'), 16, (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max' })],
+  [
+    'pooledPlan, min',
+    pooled('min', true),
+    16,
+    (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'min', queries: 'mean' }),
+  ],
+];
+
+/** Throws if the library's plan is not that of the definition. */
+export async function checkSelector([name, choose, keyBlock, make]: Case, size: (typeof sizes)[number]): Promise<void> {
+  const { queries, keys, heads, kvHeads, dim } = size;
+  const random = uniform(queries + dim);
+  const whole = (tokens: number, of: number) =>
+    Float32Array.from({ length: 2 * tokens * of * dim }, () => Math.floor(random() * 9) - 4);
+  const [qs, ks] = [whole(queries, heads), whole(keys, kvHeads)];
+  const rows = (data: Float32Array, batch: number, tokens: number, of: number, head: number) =>
+    Array.from({ length: tokens }, (_, token) => {
+      const at = ((batch * tokens + token) * of + head) * dim;
+      return Array.from(data.subarray(at, at + dim));
+    });
+  for (const [isCausal, share, type] of [
+    [true, 'group', 'bfloat16'],
+    [false, 'none', 'float16'],
+    [true, 'all', 'float32'],
+  ] as const) {
+    // The mean of a tile's queries is rounded to their type.
+    const dtype = name === 'pooledPlan, min' ? 'float32' : type;
+    using q = Tensor.from(qs, [2, queries, heads, dim], { dtype });
+    using k = Tensor.from(ks, [2, keys, kvHeads, dim], { dtype });
+    const common = { keyBlock, causal: isCausal, queryTile: 64 };
+    const always = { sink: 10, window: 33 };
+    using plan = make(q, k, { ...common, budget: 5 * keyBlock - 1, share, always });
+    const want: number[][] = [];
+    const count = { all: 1, group: kvHeads, none: heads }[share];
+    for (let batch = 0; batch < 2; batch++) {
+      for (let pattern = 0; pattern < count; pattern++) {
+        const own = Array.from({ length: heads / count }, (_, i): Rows => {
+          const head = (pattern * heads) / count + i;
+          const kvHead = Math.floor(head / (heads / kvHeads));
+          return { q: rows(qs, batch, queries, heads, head), k: rows(ks, batch, keys, kvHeads, kvHead) };
+        });
+        want.push(...select(own, { ...common, ...always, budget: 5 }, choose));
+      }
+    }
+    const got = await listsOf(plan);
+    const wrong = want.findIndex((list, row) => list.join() !== got[row]?.join());
+    if (wrong < 0 && got.length === want.length) continue;
+    throw new Error(`${name}, ${dtype}, ${JSON.stringify(size)}: row ${wrong} is ${got[wrong]}, not ${want[wrong]}`);
+  }
+}
