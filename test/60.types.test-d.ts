@@ -16,7 +16,9 @@ import {
   type ErrorCode,
   type Event,
   type Factorization,
+  type FittedBias,
   factorizeBias,
+  fitBias,
   type Graph,
   KvCache,
   keyBias,
@@ -155,6 +157,23 @@ describe('biases', () => {
       relativeError: number;
     }>();
     factorizeBias(t, { energy: 0.99, maxRank: 64 });
+  });
+
+  it('are fitted to tensors and functions', () => {
+    expectTypeOf(fitBias(t, { q: t, k: t, rank: 4 })).resolves.toEqualTypeOf<FittedBias>();
+    fitBias((x, y, head) => x[0]! * y[0]! + head, {
+      q: t,
+      k: t,
+      rank: 4,
+      heads: 2,
+      hidden: [16],
+      progress: ({ step, steps, error }) => expectTypeOf([step, steps, error]).toEqualTypeOf<number[]>(),
+    });
+    expectTypeOf<ReturnType<FittedBias['factors']>>().resolves.toExtend<{ phiQ: Tensor; phiK: Tensor }>();
+    // @ts-expect-error: a bias is a number
+    fitBias(() => 'much', { q: t, k: t, rank: 4 });
+    // @ts-expect-error: features of keys too
+    fitBias(t, { q: t, rank: 4 });
   });
 
   it('refuse what they do not know', () => {
