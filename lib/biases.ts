@@ -130,8 +130,9 @@ export function lowRankBias(phiQ: Tensor, phiK: Tensor): Bias {
   checkTensor('lowRankBias', 'phiK', phiK, [4]);
   const rank = sameLast('lowRankBias', 'rank', ['phiQ', phiQ], ['phiK', phiK]);
   const text =
-    `${rank} products for each score, made and summed in float32 beside the product of q and k: off by at most ` +
-    `${rank} * 2^-24 of the sum of their magnitudes, and by one rounding of the score.`;
+    `${rank} products for each score, made and summed as float32 beside the product of q and k (on matrix units of bfloat16 ` +
+    `as the sum of six products of parts): off by at most ${rank + 4} * 2^-24 of the sum of their magnitudes, and by one ` +
+    'rounding of the score.';
   const explanation = { name: 'lowRankBias', path: 'low rank', elements: elementsOf(phiQ, phiK), text } as const;
   return makeBias({ kind: 'lowRank', query: phiQ, key: phiK, explanation });
 }

@@ -2,6 +2,7 @@
 
 import { parentPort } from 'node:worker_threads';
 import { type Factors, factorize, type Target } from './svd';
+import type { Message } from './thread';
 
 /** What the thread is asked to do: `count` matrices, one after the other in `data`. */
 export interface Request {
@@ -18,5 +19,6 @@ parentPort?.once('message', ({ data, count, rows, columns, target }: Request) =>
   for (let n = 0; n < count; n++) {
     answer.push(factorize({ data: data.subarray(n * size, (n + 1) * size), rows, columns }, target));
   }
-  parentPort?.postMessage(answer);
+  const message: Message<Factors[]> = { answer };
+  parentPort?.postMessage(message);
 });

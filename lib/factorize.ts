@@ -1,12 +1,11 @@
 // factorizeBias(): a dense bias as the product of two factors.
 
-import * as path from 'node:path';
-import { Worker } from 'node:worker_threads';
 import { AttentionError } from './errors';
 import type { Request } from './factorize-worker';
 import { integer, options, show } from './options';
 import type { Factors, Target } from './svd';
 import { Tensor, tensorHandle } from './tensor';
+import { inThread } from './thread';
 
 /** How far {@link factorizeBias} is to go: one of `rank` and `energy`. */
 export interface FactorizeOptions {
@@ -59,23 +58,6 @@ function targetOf(given: { rank?: unknown; energy?: unknown; maxRank?: unknown }
   return { energy, maxRank: integer(call, 'maxRank', given.maxRank ?? 256, 1) };
 }
 
-function work(request: Request): Promise<Factors[]> {
-  return new Promise((resolve, reject) => {
-    const worker = new Worker(path.join(__dirname, 'factorize-worker.js'));
-    const fail = (cause: unknown) => {
-      const text = cause instanceof Error ? cause.message : String(cause);
-      reject(new AttentionError('ERR_BACKEND', `factorizeBias: its thread failed: ${text}`, { cause }));
-    };
-    worker.once('message', (answer: Factors[]) => {
-      resolve(answer);
-      void worker.terminate();
-    });
-    worker.once('error', fail);
-    worker.once('exit', (code) => fail(`it ended with code ${code}`)); // after an answer this changes nothing
-    worker.postMessage(request, [request.data.buffer as ArrayBuffer]);
-  });
-}
-
 /** Factors of [batch][heads] matrices as one tensor [batch, tokens, heads, rank]. */
 function assemble(of: Float32Array[], ranks: number[], heads: number, tokens: number, rank: number): Float32Array {
   const result = new Float32Array(of.length * tokens * rank);
@@ -116,7 +98,8 @@ export function factorizeBias(dense: Tensor, opts: FactorizeOptions): Promise<Fa
   }
   const target = targetOf(given, Math.min(rows, columns));
   return (dense as Tensor<'float32'>).read().then(async (data) => {
-    const made = await work({ data, count: batch * heads, rows, columns, target });
+    const request: Request = { data, count: batch * heads, rows, columns, target };
+    const made = await inThread<Factors[]>(call, 'factorize-worker.js', request, [data.buffer as ArrayBuffer]);
     if (!made.every((one) => Number.isFinite(one.squaredNorm))) {
       throw new AttentionError(
         'ERR_OPTION',

@@ -26,6 +26,8 @@ export {
 } from './dtype';
 export { AttentionError, type ErrorCode } from './errors';
 export { type Factorization, type FactorizeOptions, factorizeBias } from './factorize';
+export { type BiasFunction, type FitOptions, type FittedBias, fitBias } from './fit';
+export type { FitProgress } from './fit-worker';
 export {
   KvIndex,
   type KvIndexOptions,

@@ -1,12 +1,13 @@
 // What is added to or joins the softmax: biases, sinks, extra keys, softcap, scale; and packed sequences.
 
 import fc from 'fast-check';
-import { attention, causal, denseBias, keyBias, Tensor } from 'node-attention';
+import { attention, causal, denseBias, keyBias, memoryStats, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { dtypes } from './support/cases';
-import { check, embed, run, tensorOf } from './support/library';
+import { check, embed, expectResult, run, tensorOf } from './support/library';
 import { type Float, normal, uniform, type Values } from './support/numbers';
 import type { MaskSpec, Problem } from './support/oracle';
+import { expected } from './support/tolerance';
 
 const nothing = Number.NEGATIVE_INFINITY;
 const values = (shape: number[], data: number[]): Values => ({ shape, data: Float64Array.from(data) });
@@ -168,6 +169,31 @@ it('a bias of -Infinity hides keys, up to all of them', async () => {
     Array.from({ length: 70 }, (_, j) => (j < 66 ? nothing : 0)),
   );
   await check({ ...p, keyBias: tail, masks: [{ left: -1, right: 1 }] }, 'float32', 4);
+});
+
+it('a pair bias serves all rows of a batch without copies, also through a view', async () => {
+  // Triangle attention: rows are the batch, and the bias of a pair of columns is that of every row.
+  const [n, heads] = [70, 3];
+  const p = problem('float32', n, n, 4, [5, heads, heads, 8]); // five of n rows
+  const pair = normals(5, [n, n, heads]); // as a projection of the pair representation leaves it
+  const view = tensorOf(pair).permute(2, 0, 1);
+  const [q, k, v] = [p.q, p.k, p.v].map((x) => tensorOf(x, 'float32')) as [Tensor, Tensor, Tensor];
+  const before = memoryStats('cpu').bytes;
+  const { out, lse } = attention(q, k, v, { bias: denseBias(view) });
+  // Only the results are allocated, rounded up to size classes of which there are four to each doubling.
+  expect(memoryStats('cpu').bytes - before).toBeLessThan(1.25 * (out.byteLength + lse.byteLength) + 4096);
+  const moved = values(
+    [1, heads, n, n],
+    Array.from({ length: heads * n * n }, (_, at) => pair.data[(at % (n * n)) * heads + Math.floor(at / (n * n))]!),
+  );
+  const want = expected({ ...p, denseBias: moved }, 'float32');
+  expectResult(
+    {
+      out: Float64Array.from((await out.read()) as Float32Array),
+      lse: Float64Array.from((await lse.read()) as Float32Array),
+    },
+    want,
+  );
 });
 
 it('a row without keys gives 0 and -Infinity, or the sink', async () => {

@@ -76,7 +76,107 @@ describe.each(dtypes)('low rank beside %s', (dtype) => {
   });
 });
 
+describe.each(dtypes)('factors of a low rank beside %s', (dtype) => {
+  const p = problem(dtype, [[70], [150]], 3, [1, 1, 2, 40]);
+  const factors = (seed: number, length: number, rank: number, of: (x: number, at: number) => number): Values => {
+    const { shape, data } = normals(seed, [1, length, 2, rank]);
+    return { shape, data: data.map((x, at) => Math.fround(of(x, at))) };
+  };
+
+  it.each([
+    ['large and small ones', (x: number, at: number) => x * 2 ** ((at % 5) * 30 - 60), (x: number) => x * 2 ** -60],
+    [
+      'some that are too large to be taken apart',
+      (x, at) => (at % 11 ? x * 2 ** -90 : x * 2 ** 60),
+      (x) => x * 2 ** -60,
+    ],
+    ['some too small', (x, at) => (at % 3 ? x : x * 2 ** -130), (x, at) => (at % 4 ? x : 0)],
+    ['keys that are hidden', (x) => Math.abs(x), (x, at) => (Math.floor(at / 14) % 3 ? x : nothing)],
+    ['masks of the lowest float', (x) => 1 + 0 * x, (x, at) => (Math.floor(at / 14) % 2 ? x : -3.4028234663852886e38)],
+  ] as [string, (x: number, at: number) => number, (x: number, at: number) => number][])(
+    'may be %s',
+    async (_, q, k) => {
+      const rank = _.startsWith('masks') ? 1 : 7;
+      const lowRank = { q: factors(1, 70, rank, q), k: factors(2, 150, rank, k) };
+      for (const scale of [undefined, -0.5, 1e-30, 0]) await check({ ...p, scale, lowRank }, dtype, 3);
+      await check({ ...p, lowRank, masks: [causalMask], softcap: 3 }, dtype, 4);
+    },
+  );
+
+  it('are those of one bias of several, beside others', async () => {
+    const extra = { k: normals(5, [1, 9, 1, 40]), v: normals(6, [1, 9, 1, 43]) };
+    const rounded = Object.fromEntries(
+      Object.entries(extra).map(([name, { shape, data }]) => [
+        name,
+        { shape, data: data.map((x) => Math.round(x * 8) / 8) },
+      ]),
+    ) as typeof extra;
+    for (const ranks of [
+      [3, 16],
+      [21, 2],
+      [1, 1],
+      [40, 60],
+    ]) {
+      const parts = ranks.map((rank, n) => ({
+        q: factors(n, 70, rank, (x) => x),
+        k: factors(n + 7, 150, rank, (x) => x),
+      }));
+      const joined = (side: 'q' | 'k', length: number): Values => {
+        const rank = ranks[0]! + ranks[1]!;
+        const data = Array.from({ length: length * 2 }, (_, row) =>
+          parts.flatMap((part, n) => [...part[side].data.slice(row * ranks[n]!, (row + 1) * ranks[n]!)]),
+        ).flat();
+        return { shape: [1, length, 2, rank], data: Float64Array.from(data) };
+      };
+      const whole: Problem = {
+        ...p,
+        alibi: {},
+        keyBias: normals(9, [150]),
+        extra: rounded,
+        masks: [causalMask],
+        lowRank: { q: joined('q', 70), k: joined('k', 150) },
+      };
+      const [q, k, v, extraK, extraV] = [p.q, p.k, p.v, rounded.k, rounded.v].map((x) => tensorOf(x, dtype));
+      const { out, lse } = attention(q!, k!, v!, {
+        bias: [
+          lowRankBias(tensorOf(parts[0]!.q), tensorOf(parts[0]!.k)),
+          alibi(),
+          keyBias(tensorOf(whole.keyBias!)),
+          lowRankBias(tensorOf(parts[1]!.q), tensorOf(parts[1]!.k)),
+        ],
+        extra: { k: extraK!, v: extraV! },
+        mask: causal(),
+      });
+      const want = expected(whole, dtype);
+      const got = await run(whole, dtype);
+      expectResult(got, want);
+      const values = await lse.read();
+      values.forEach((x, n) => {
+        expect(Math.abs(Number(x) - Number(want.lse[n]))).toBeLessThanOrEqual(want.tolerance.lse);
+      });
+      expect(out.shape).toEqual([1, 70, 2, 43]);
+    }
+  });
+});
+
 describe('alibi', () => {
+  it('is right wherever the keys lie, among many', async () => {
+    // Scores grow by several powers of two from one tile of keys to the next, and fall behind the query.
+    for (const dtype of dtypes) {
+      const p = problem(dtype, [[150], [600]], 4, [1, 1, 2, 16]);
+      const slopes = { shape: [2], data: Float64Array.of(0.5, -0.25) };
+      await check({ ...p, alibi: { slopes } }, dtype, 5);
+      const axis = { window: 90, stride: 1, dilation: 5, causal: false, wrap: true };
+      const q = { ...p.q, shape: [1, 150, 2, 16] };
+      const wrapped = {
+        q,
+        k: problem(dtype, [[150], [150]], 6, [1, 1, 2, 16]).k,
+        v: problem(dtype, [[150], [150]], 7, [1, 1, 2, 16]).v,
+      };
+      await check({ ...wrapped, alibi: { slopes }, masks: [{ heads: [[{ ...axis, window: 30 }]] }] }, dtype, 6);
+    }
+  });
+
   it('has the slopes of the paper and hides what is far', async () => {
     // Two keys, one of them hidden: lse is the bias of the other.
     for (let heads = 1; heads <= 33; heads++) {
@@ -105,7 +205,11 @@ describe('alibi', () => {
   it('is off by at most 0.01 at 65,536 tokens with slope 1', async () => {
     const Lk = 65536;
     const slopes = Tensor.from(Float32Array.of(1), [1]);
-    for (const Lq of [1, 100]) {
+    for (const [Lq, scale] of [
+      [1, 0],
+      [100, 0],
+      [100, 0.3],
+    ] as const) {
       for (const [from, seen] of [
         [0, 1],
         [0, 7],
@@ -114,7 +218,7 @@ describe('alibi', () => {
       ] as const) {
         const hide = new Float32Array(Lk).fill(nothing);
         hide.fill(0, from, from + seen);
-        const lse = await lseOf(1, Lq, Lk, { bias: [alibi(slopes), keyBias(Tensor.from(hide, [Lk]))] });
+        const lse = await lseOf(1, Lq, Lk, { scale, bias: [alibi(slopes), keyBias(Tensor.from(hide, [Lk]))] });
         lse.forEach((got, i) => {
           const p = i + Lk - Lq;
           let sum = 0;

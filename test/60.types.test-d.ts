@@ -2,24 +2,35 @@
 
 import {
   AttentionError,
+  alibi,
   attention,
   type Bias,
+  type BiasExplanation,
+  bucketBias,
   causal,
   type Device,
   type DType,
   denseBias,
   devices,
+  distanceBias,
   type ErrorCode,
   type Event,
+  type Factorization,
+  type FittedBias,
+  factorizeBias,
+  fitBias,
   type Graph,
   KvCache,
   KvIndex,
   keyBias,
+  lowRankBias,
   type Mask,
   memoryStats,
   merge,
   neighborhood,
+  relativePositionBias,
   Stream,
+  sphereBias,
   Tensor,
   window,
 } from 'node-attention';
@@ -130,6 +141,73 @@ describe('KvIndex', () => {
     index.attend(t, { sink: 4 });
     // @ts-expect-error: no such method
     new KvIndex(cache, { method: 'flat' });
+  });
+});
+
+describe('biases', () => {
+  it('are made by functions of one type', () => {
+    expectTypeOf(keyBias).toEqualTypeOf<(tensor: Tensor) => Bias>();
+    expectTypeOf(denseBias).toEqualTypeOf<(tensor: Tensor) => Bias>();
+    expectTypeOf(lowRankBias).toEqualTypeOf<(phiQ: Tensor, phiK: Tensor) => Bias>();
+    expectTypeOf([alibi(), alibi(t), relativePositionBias(t), bucketBias(t)]).toEqualTypeOf<Bias[]>();
+    expectTypeOf(distanceBias({ q: t, k: t })).toEqualTypeOf<Bias>();
+    distanceBias({ q: t, k: t, weight: 0.5 });
+    distanceBias({ q: t, k: t, weight: t });
+    relativePositionBias(t, { dilation: [1, 2] });
+    bucketBias(t, { maxDistance: 64, bidirectional: false });
+    expectTypeOf(sphereBias({ latitudes: 3, longitudes: 4, grid: 'gauss' })).toEqualTypeOf<Bias>();
+    expectTypeOf(alibi().explain()).toEqualTypeOf<BiasExplanation>();
+    expectTypeOf(alibi().explain().path).toEqualTypeOf<'stored' | 'low rank' | 'closed form'>();
+    attention(t, t, t, { bias: [alibi(), keyBias(t)] });
+  });
+
+  it('are factorized to what lowRankBias takes', () => {
+    expectTypeOf(factorizeBias(t, { rank: 4 })).resolves.toEqualTypeOf<Factorization>();
+    expectTypeOf<Parameters<typeof lowRankBias>>().toEqualTypeOf<[phiQ: Tensor, phiK: Tensor]>();
+    expectTypeOf<Factorization>().toExtend<{
+      phiQ: Tensor;
+      phiK: Tensor;
+      rank: number;
+      ranks: number[];
+      relativeError: number;
+    }>();
+    factorizeBias(t, { energy: 0.99, maxRank: 64 });
+  });
+
+  it('are fitted to tensors and functions', () => {
+    expectTypeOf(fitBias(t, { q: t, k: t, rank: 4 })).resolves.toEqualTypeOf<FittedBias>();
+    fitBias((x, y, head) => x[0]! * y[0]! + head, {
+      q: t,
+      k: t,
+      rank: 4,
+      heads: 2,
+      hidden: [16],
+      progress: ({ step, steps, error }) => expectTypeOf([step, steps, error]).toEqualTypeOf<number[]>(),
+    });
+    expectTypeOf<ReturnType<FittedBias['factors']>>().resolves.toExtend<{ phiQ: Tensor; phiK: Tensor }>();
+    // @ts-expect-error: a bias is a number
+    fitBias(() => 'much', { q: t, k: t, rank: 4 });
+    // @ts-expect-error: features of keys too
+    fitBias(t, { q: t, rank: 4 });
+  });
+
+  it('refuse what they do not know', () => {
+    // @ts-expect-error: both factors
+    lowRankBias(t);
+    // @ts-expect-error: slopes are a tensor
+    alibi([1, 2]);
+    // @ts-expect-error: points of the keys too
+    distanceBias({ q: t });
+    // @ts-expect-error: weights are a number or a tensor
+    distanceBias({ q: t, k: t, weight: [1] });
+    // @ts-expect-error: no such grid
+    sphereBias({ latitudes: 3, longitudes: 4, grid: 'healpix' });
+    // @ts-expect-error: no such option
+    relativePositionBias(t, { step: 2 });
+    // @ts-expect-error: a bias is made by a function
+    attention(t, t, t, { bias: {} });
+    // @ts-expect-error: a rank is a number
+    factorizeBias(t, { rank: 'all' });
   });
 });
 

@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { alibi, Tensor } from 'node-attention';
 import { afterAll, describe, expect, it } from 'vitest';
 import { contextCodes, randomBits, randomCodes } from '../examples/text/codes';
 import { createMemory, predict } from '../examples/text/predict';
@@ -138,6 +139,19 @@ describe('model', () => {
     },
   );
 
+  it('prefers near tokens with ALiBi, as steeply as it is told', async () => {
+    const tokens = cycle(300, 2500);
+    const memory = createMemory(tokens, 3, 'float32');
+    const second = (i: number) => i >= 300;
+    const right = async (slope: number) => {
+      const bias = alibi(Tensor.from(Float32Array.of(slope), [1]));
+      return accuracy(tokens.ids, await predict(memory, undefined, undefined, 'window', bias), second);
+    };
+    expect(await right(1e-9)).toBeGreaterThan(0.99);
+    // The match lies 299 positions back: at a slope of 1 that costs far more than it can be worth, which is 25.
+    expect(await right(1)).toBeLessThan(0.05);
+  });
+
   it('sees nothing of the token it predicts, nor of later ones', async () => {
     const text = cycle(40, 300);
     const changed = { ...text, ids: text.ids.map((id, i) => (i < 200 ? id : (id * 7 + 3) % 40)) };
@@ -194,6 +208,16 @@ describe('program', { timeout: 60_000 }, () => {
     });
     expect(stdout).toMatch(/pages right/);
     expect(stdout).toMatch(/^Selector pages, with a budget of 256 tokens gets/m);
+  });
+
+  it('adds a row with ALiBi', () => {
+    const { stdout, stderr, status } = demo('--tokens', '1500', '--alibi', '0.01');
+    expect(status).toBe(0);
+    expect(stderr).toMatch(/\nfull with ALiBi: predicting 1,499 tokens\n$/);
+    expect(stdout).toMatch(/^full with ALiBi +[\d.]+ %/m);
+    expect(demo('--alibi', '-1').stderr).toBe(
+      "error: option '--alibi [slope]' argument '-1' is invalid. Give a number above 0.\n",
+    );
   });
 
   it('reads a file of the user', () => {

@@ -59,6 +59,7 @@ describe('README', () => {
       '## Sparse plans',
       '## Biases, sinks, extra keys',
       '## Biases by formula and of low rank',
+      '## Biases by formula and of low rank',
       '## Ragged batches',
       '## KV cache',
       '## Merging',

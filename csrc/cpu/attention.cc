@@ -94,7 +94,7 @@ Bias bias_of(const na_bias& given, const Problem& problem) {
     case NA_BIAS_LOW_RANK: bias.lane_columns = bias.columns; break;
     case NA_BIAS_ALIBI:
       if (tensor) bias.head = tensor->stride[0];
-      bias.lane_columns = 2;
+      bias.lane_columns = 3;
       break;
     case NA_BIAS_DISTANCE:
       if (tensor) {
@@ -102,7 +102,7 @@ Bias bias_of(const na_bias& given, const Problem& problem) {
         bias.head = tensor->stride[1];
         bias.query = tensor->stride[2];
       }
-      bias.lane_columns = bias.columns + 1;
+      bias.lane_columns = bias.columns + 2;
       break;
     case NA_BIAS_RELATIVE:
       bias.head = tensor->stride[0];
@@ -121,6 +121,17 @@ Bias bias_of(const na_bias& given, const Problem& problem) {
       break;
   }
   return bias;
+}
+
+// Tile registers add biases of low rank to the products of q and k, which are scaled later but must not be capped.
+int factor_pitch(const Problem& problem) {
+  if (problem.geometry.parts == 0 || problem.cap != 0 || problem.scale == 0) return 0;
+  int64_t columns = 0;
+  for (int b = 0; b < problem.bias_count; b++) {
+    if (problem.biases[b].kind == NA_BIAS_LOW_RANK) columns += int64_t{kFactorProducts} * problem.biases[b].columns;
+  }
+  const int64_t pitch = (columns + 31) / 32 * 32;
+  return pitch <= kMostFactorPitch ? static_cast<int>(pitch) : 0;
 }
 
 bool collapses(const Rows& rows, const int64_t* extent, int axes) {
@@ -189,6 +200,7 @@ struct Description {
     p.head_pitch = (p.head_dim + geometry.head_step - 1) / geometry.head_step * geometry.head_step;
     p.value_pitch = (p.value_dim + geometry.value_step - 1) / geometry.value_step * geometry.value_step;
     p.element_bytes = geometry.parts > 0 ? 2 * geometry.parts : 4;
+    p.factor_pitch = factor_pitch(p);
     // A sparse plan may turn out to be complete, which nobody knows yet: there has to be room for both walks.
     make_plans(a);
     for (int i = 0; i < a.mask_count; i++) {

@@ -4,11 +4,14 @@ import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Presets, SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { alibi, type Bias, Tensor } from 'node-attention';
 import { createMemory, predict, SELECTORS, type Selector } from './predict';
 import { type Result, report } from './report';
 import { type Tokens, tokenize } from './tokenize';
 
 const WINDOWS = [16384, 4096, 1024, 256];
+/** What a token further back costs unless another slope is given: the published slope for a single head. */
+const ALIBI_SLOPE = 2 ** -8;
 const DEFAULT_FILE = join(dirname(require.resolve('typescript/package.json')), 'lib', 'lib.dom.d.ts');
 
 interface Options {
@@ -17,6 +20,7 @@ interface Options {
   seed: number;
   dtype: 'float32' | 'float16' | 'bfloat16';
   selector: Selector;
+  alibi?: number;
 }
 
 function wholeNumber(least: number) {
@@ -27,6 +31,14 @@ function wholeNumber(least: number) {
     }
     return number;
   };
+}
+
+function positive(value: string): number {
+  const number = Number(value);
+  if (value.trim() === '' || !Number.isFinite(number) || number <= 0) {
+    throw new InvalidArgumentError('Give a number above 0.');
+  }
+  return number;
 }
 
 const program = new Command('npm run demo --')
@@ -44,10 +56,15 @@ const program = new Command('npm run demo --')
   )
   .addOption(
     new Option('--selector <name>', 'which tokens are seen where not all are').choices(SELECTORS).default('window'),
+  )
+  .addOption(
+    new Option('--alibi [slope]', 'also see all tokens with a linear bias: each token further back costs this much')
+      .argParser(positive)
+      .preset(String(ALIBI_SLOPE)),
   );
 
 async function main(): Promise<void> {
-  const { file = DEFAULT_FILE, tokens: limit, seed, dtype, selector } = program.parse().opts<Options>();
+  const { file = DEFAULT_FILE, tokens: limit, seed, dtype, selector, alibi: slope } = program.parse().opts<Options>();
   const tokens = read(file, limit);
   const { length } = tokens.ids;
   console.log(
@@ -55,17 +72,23 @@ async function main(): Promise<void> {
   );
 
   const memory = createMemory(tokens, seed, dtype);
-  const results: Result[] = [];
-  for (const width of [undefined, ...WINDOWS.filter((width) => width < length)]) {
-    const name = width === undefined ? 'full attention' : `${selector} of ${count(width)}`;
+  const measure = async (name: string, width?: number, bias?: Bias): Promise<Result> => {
     const bar = startProgress(name, memory.length);
     const start = performance.now();
-    const predicted = await predict(memory, width, bar.update, selector);
-    results.push({ width, selector, predicted, seconds: (performance.now() - start) / 1000 });
+    const predicted = await predict(memory, width, bar.update, selector, bias);
     bar.stop();
+    return { width, selector, predicted, seconds: (performance.now() - start) / 1000 };
+  };
+  const full = await measure('full attention');
+  const windows: Result[] = [];
+  for (const width of WINDOWS.filter((width) => width < length)) {
+    windows.push(await measure(`${selector} of ${count(width)}`, width));
   }
-  const [full, ...windows] = results;
-  console.log(`\n${report(tokens, full!, windows)}`);
+  const biased =
+    slope === undefined
+      ? undefined
+      : await measure('full with ALiBi', undefined, alibi(Tensor.from(Float32Array.of(slope), [1])));
+  console.log(`\n${report(tokens, full, windows, biased)}`);
 }
 
 function read(file: string, limit: number): Tokens {

@@ -7,6 +7,7 @@
 
 import {
   attention,
+  type Bias,
   causal,
   type DType,
   hipPlan,
@@ -79,13 +80,14 @@ function maskOf(selector: Selector, width: number, q: Tensor, k: Tensor): Mask {
 /**
  * Predicts tokens 1 ... length from those before them, seeing all of them or `width` of them: the last ones, or those
  * that a selector chooses for 16 queries at a time. All chunks are queued at once and end in order; `progress` hears how
- * many predictions are done.
+ * many predictions are done. A `bias` is added to the scores of keys.
  */
 export async function predict(
   memory: Memory,
   width: number | undefined,
   progress: (done: number) => void = () => {},
   selector: Selector = 'window',
+  bias?: Bias,
 ): Promise<Int32Array> {
   const { length, keys, queries, values, codes, numbers } = memory;
   const answers: ReturnType<Tensor['read']>[] = [];
@@ -94,7 +96,7 @@ export async function predict(
     const end = Math.min(start + CHUNK, length);
     const [q, k] = [positions(queries, start, end), positions(keys, 0, end)];
     const mask = width === undefined ? causal() : maskOf(selector, width, q, k);
-    using remembered = attention(q, k, positions(values, 0, end), { mask, scale: SHARPNESS }).out;
+    using remembered = attention(q, k, positions(values, 0, end), { mask, bias, scale: SHARPNESS }).out;
     // Which code is nearest? That is an attention too, over the vocabulary, so sharp that one entry takes all.
     using mixture = remembered.to('float32');
     using nearest = attention(mixture, codes, numbers, { scale: NEAREST }).out;

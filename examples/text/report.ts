@@ -68,8 +68,11 @@ export function exactLookup(ids: Int32Array, longest = CONTEXT): Int32Array {
   return predicted;
 }
 
-/** The table and the sentence. `full` is the result that saw everything, `windows` the others, widest first. */
-export function report(tokens: Tokens, full: Result, windows: Result[]): string {
+/**
+ * The table and the sentence. `full` is the result that saw everything, `biased` the same with ALiBi if wanted, `windows`
+ * the others, widest first.
+ */
+export function report(tokens: Tokens, full: Result, windows: Result[], biased?: Result): string {
   const { ids, vocabulary, identifier } = tokens;
   const isIdentifier = (i: number) => identifier[ids[i + 1]!] === 1;
   const distances = contextDistances(ids);
@@ -100,6 +103,7 @@ export function report(tokens: Tokens, full: Result, windows: Result[]): string 
     };
   });
   add('full attention', full.predicted, speed(full));
+  if (biased) add('full with ALiBi', biased.predicted, speed(biased));
   windows.forEach((result, w) => {
     const { width, selector, share, far, farFull } = losses[w]!;
     add(

@@ -278,6 +278,15 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     [1, invoke('lowRankBias', api.lowRankBias, tensor, tensor)],
     [1, invoke('distanceBias', api.distanceBias, optional({ q: tensor, k: tensor, weight: tensor }, ['q', 'k']))],
     [1, invoke('relativePositionBias', api.relativePositionBias, tensor)],
+    [
+      1,
+      invoke(
+        'fitBias',
+        api.fitBias,
+        tensor,
+        optional({ q: tensor, k: tensor, rank: small, steps: oneOf(1) }, ['q', 'k', 'rank', 'steps']),
+      ),
+    ],
     [1, invoke('keyBias', api.keyBias, tensor)],
     [1, invoke('denseBias', api.denseBias, tensor)],
     [1, invoke('causal', api.causal, hostile)],

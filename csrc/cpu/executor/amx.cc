@@ -2,7 +2,8 @@
 //   scores  S^T = K Q^T: Q with pairs of columns side by side, as B operands want it
 //   output  O^T += V^T P^T: V transposed once per key tile, P written in pairs of keys by the softmax
 // bfloat16 is multiplied as it is, the other types as sums of parts (split.h). Queries are not scaled, so that products
-// are those of the inputs; scores are, in float32.
+// are those of the inputs; scores are, in float32. Biases of low rank are further columns of q and k, divided by the
+// scale: their factors are float32, so that each is three parts, whatever the type of q.
 #define NA_WIDTH 16
 #define NA_VECTORS 2
 #include "cpu/executor/best_scores.h"
@@ -29,13 +30,22 @@ constexpr int kSquare = 32 * 32;
 // holds the same factor, and the output so far need hardly ever be rescaled.
 constexpr float kSlack = 8.0f;
 
+// Where a bias makes scores grow along the keys, a maximum that is raised is raised further by this: it takes fewer
+// turns then, and weights are still far from underflow.
+constexpr float kHeadroom = 32.0f;
+
+// A scale from which on biases can be divided by it.
+constexpr float kLeastScale = 0x1p-60f;
+
 // Scores from here on are rounded by so much that powers of what that leaves might overflow.
 constexpr float kFar = 0x1p20f;
 
-// Which queries, keys and values, a bit each, hold elements without parts, and are multiplied as float32.
+// Which queries, keys and values, a bit each, hold elements without parts, and are multiplied as float32; and the
+// blocks and chunks, a bit each, in which factors of biases do.
 constexpr int kMostBlocks = 32, kMostChunks = 8;
 struct Whole {
   uint32_t queries[kMostBlocks], keys[kMostChunks], values[kMostChunks];
+  uint32_t factors_q, factors_k;
 };
 
 struct alignas(64) TileConfig {
@@ -132,6 +142,29 @@ NA_INLINE void load_first(const uint16_t* a, const uint16_t* b) {
   load_b(b + kOrder[kCount - 1][0].b * kSquare);
 }
 
+// Adds squares of A times squares of B, which lie one after the other.
+template <int kCount, typename Between>
+NA_INLINE void multiply_squares(int squares, const uint16_t* a, const uint16_t* b, const Between& between) {
+  if (squares > 0) load_first<kCount>(a, b);
+  for (int square = 0; square < squares; square++) {
+    multiply<kCount>(a + square * kCount * kSquare, b + square * kCount * kSquare, square + 1 < squares, between);
+  }
+}
+
+// What tile registers multiply to scores of a chunk: squares of K and Q, and those of factors of biases.
+struct Operands {
+  int squares, factor_squares;
+  const uint16_t *k, *q, *factors_k, *factors_q;
+};
+
+template <int kCount, typename Between>
+NA_INLINE void multiply_scores(const Operands& of, float* scores, const Between& between) {
+  zero_sums();
+  multiply_squares<kCount>(of.squares, of.k, of.q, between);
+  multiply_squares<1>(of.factor_squares, of.factors_k, of.factors_q, between);
+  store_sums(scores);
+}
+
 float inner_product(const Problem& problem, const char* a, const char* b) {
   Vector sum = {};
   for (int d = 0; d < problem.head_dim; d += kWidth) {
@@ -210,11 +243,14 @@ void multiply_output(const Problem& problem, const Tile& tile, const Sums& sums,
   }
 }
 
-// Raises the maximum of a block to `top` and scales what was summed under the old one.
-void raise_maximum(const Problem& problem, const Block& block, const Vector* top) {
+// Raises the maximum of a block to `top`, or `headroom` beyond it where that is a good part of it higher, and scales
+// what was summed under the old one.
+void raise_maximum(const Problem& problem, const Block& block, const Vector* top, float headroom) {
   Vector decay[kVectors];
   for (int u = 0; u < kVectors; u++) {
-    const Vector before = load(block.maximum + u * kWidth), now = larger(top[u], before);
+    const Vector before = load(block.maximum + u * kWidth);
+    const Integers far = top[u] - before > broadcast(headroom / 4);
+    const Vector now = select(far, top[u] + broadcast(headroom), larger(top[u], before));
     decay[u] = exp2(before - select(now == broadcast(-kInfinity), Vector{}, now));
     store(block.maximum + u * kWidth, now);
     store(block.total + u * kWidth, load(block.total + u * kWidth) * decay[u]);
@@ -241,10 +277,10 @@ NA_INLINE void store_weights(uint16_t* to, Vector even, Vector odd) {
 }
 
 // Weights of a chunk from its scores times `factor`. Meanwhile the tile registers multiply the scores of another chunk,
-// `squares` of `k` and `q`, if any: the processor looks ahead so far that vectors and tiles are busy at once.
+// `other`, if there is one: the processor looks ahead so far that vectors and tiles are busy at once.
 template <int kCount>
-NA_INLINE void soften(const Block& block, float factor, const float* scores, uint16_t* weights, int squares,
-                      const uint16_t* k, const uint16_t* q) {
+NA_INLINE void soften(const Block& block, float factor, const float* scores, uint16_t* weights, const Operands& next,
+                      float* other) {
   constexpr int kPairs = kChunk / 2;
   const Vector scale = broadcast(factor);
   Vector zero[kVectors], sum[kVectors][2] = {};
@@ -265,16 +301,15 @@ NA_INLINE void soften(const Block& block, float factor, const float* scores, uin
       }
     }
   };
-  if (squares > 0) {
-    load_first<kCount>(k, q);
-    for (int square = 0, from = 0; square < squares; square++) {
-      multiply<kCount>(
-          k + square * kCount * kSquare, q + square * kCount * kSquare, square + 1 < squares, [&](int product) {
-            const int to = (square * kProducts<kCount> + product + 1) * kPairs / (squares * kProducts<kCount>);
-            soften_pairs(from, to);
-            from = to;
-          });
-    }
+  if (next.squares > 0) {
+    const int products = next.squares * kProducts<kCount> + next.factor_squares;
+    const int each = ((kPairs << 16) + products - 1) / products;
+    int done = 0, from = 0;
+    multiply_scores<kCount>(next, other, [&](int) {
+      const int to = ++done * each >> 16;
+      soften_pairs(from, to);
+      from = to;
+    });
   } else {
     soften_pairs(0, kPairs);
   }
@@ -287,11 +322,26 @@ NA_INLINE void soften(const Block& block, float factor, const float* scores, uin
 template <int kCount>
 void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& block, const Whole& whole, Sight seen) {
   constexpr int kStep = kCount * kSquare;
-  const bool biased = has_biases(problem, tile), plain = problem.cap == 0 && !biased && problem.scale != 0;
   const float scale = problem.scale < 0 ? -problem.scale : problem.scale;
-  const int squares = problem.head_pitch / kDeep;
+  const int squares = problem.head_pitch / kDeep, factor_squares = problem.factor_pitch / kDeep;
+  int stored = 0;  // biases that tile registers never multiply
+  for (int b = 0; b < problem.bias_count; b++) stored += problem.biases[b].kind != NA_BIAS_LOW_RANK;
   const uint16_t* k = reinterpret_cast<const uint16_t*>(sums.k);
   const uint16_t* q = reinterpret_cast<const uint16_t*>(block.q);
+  // Whether the scores of a chunk hold its biases of low rank from the start.
+  const auto is_ranked = [&](int chunk) {
+    if (factor_squares == 0 || tile.extra) return false;
+    return (whole.factors_q >> block.index & 1) == 0 && (whole.factors_k >> chunk & 1) == 0 &&
+           (kCount == 1 || (whole.keys[chunk] | whole.queries[block.index]) == 0);
+  };
+  const auto operands = [&](int chunk) {
+    return Operands{squares,
+                    is_ranked(chunk) ? factor_squares : 0,
+                    k + chunk * squares * kStep,
+                    q,
+                    sums.factors_k + chunk * factor_squares * kSquare,
+                    sums.factors_q + block.index * factor_squares * kSquare};
+  };
   const int vectors = (block.lanes + kWidth - 1) / kWidth;
   const auto keys_of = [&](int first) { return tile.count - first < kChunk ? tile.count - first : kChunk; };
 
@@ -307,30 +357,28 @@ void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& blo
 
   int first = next_chunk(0), done = first;  // keys before `done` are in the output, or unseen
   float *scores = sums.scores, *others = sums.scores + kChunk * kLanes;
-  if (first < tile.count) {
-    zero_sums();
-    for (int square = 0; square < squares; square++) {
-      load_first<kCount>(k + (first / kChunk * squares + square) * kStep, q + square * kStep);
-      multiply<kCount>(k + (first / kChunk * squares + square) * kStep, q + square * kStep, false, [](int) {});
-    }
-    store_sums(scores);
-  }
+  if (first < tile.count) multiply_scores<kCount>(operands(first / kChunk), scores, [](int) {});
   while (first < tile.count) {
     const int keys = keys_of(first), chunk = first / kChunk;
+    const bool ranked = is_ranked(chunk), biased = ranked ? stored > 0 : has_biases(problem, tile);
     // All vectors of the block are multiplied, also one that sees none of these keys: every constraint masks it.
     const uint32_t hiding = sight_of_chunk.to - sight_of_chunk.from < vectors ? ~0u : sight_of_chunk.hiding;
     for (int i = 0; i < kFetched; i++) fetch_ahead(problem, tile);
     if (kCount > 1 && (whole.keys[chunk] | whole.queries[block.index])) {
       replace_scores(problem, tile, block, whole, first, keys, scores);
     }
-    float factor = scale * kLog2E;
+    float factor = score_factor(problem);
+    if (problem.cap != 0 || scale < kLeastScale) {
+      scale_scores<kVectors>(problem.cap != 0 ? scale / problem.cap : factor, keys, scores);
+      if (problem.cap != 0) cap_scores<kVectors>(problem.cap, keys, scores);
+      factor = 1;
+    }
+    if (biased) factor = add_biases<kVectors>(problem, tile, sums, block, ranked, first, keys, factor, scores);
     // Scaled before they are compared, a lone score is its own maximum exactly, and its weight 1. bfloat16 rounds
     // anyway.
-    if (!plain || (kCount > 1 && (hiding != 0 || keys < kChunk))) {
-      scale_scores<kVectors>(problem.cap != 0 ? scale / problem.cap : factor, keys, scores);
+    if (kCount > 1 && factor != 1 && (hiding != 0 || keys < kChunk)) {
+      scale_scores<kVectors>(factor, keys, scores);
       factor = 1;
-      if (problem.cap != 0) cap_scores<kVectors>(problem.cap, keys, scores);
-      if (biased) add_biases<kVectors>(problem, tile, sums, block, first, keys, scores);
     }
     for (int i = keys * kLanes; i < kChunk * kLanes; i++) scores[i] = -kInfinity;
     Vector top[kVectors];
@@ -358,14 +406,12 @@ void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& blo
     if (any(higher)) {
       if (done < first) multiply_output<kCount>(problem, tile, sums, block, whole, done, first);
       done = first;
-      raise_maximum(problem, block, top);
+      raise_maximum(problem, block, top, biased ? kHeadroom : 0.0f);
     }
     const int next = next_chunk(first + kChunk);
     const bool more = next < tile.count;
-    if (more) zero_sums();
-    soften<kCount>(block, factor, scores, sums.weights + chunk * kStep, more ? squares : 0,
-                   k + next / kChunk * squares * kStep, q);
-    if (more) store_sums(others);
+    soften<kCount>(block, factor, scores, sums.weights + chunk * kStep, more ? operands(next / kChunk) : Operands{},
+                   others);
     float* const softened = scores;
     scores = others;
     others = softened;
@@ -516,13 +562,110 @@ uint32_t load_v(const Problem& problem, const Tile& tile, int first, uint16_t* t
   return whole;
 }
 
+// The parts of which products of factors are made, one after the other along the columns: all but those too small for
+// float32.
+constexpr Product kFactorOrder[kFactorProducts] = {{0, 0}, {0, 1}, {1, 0}, {1, 1}, {0, 2}, {2, 0}};
+
+// Factors beyond this might have products that overflow once they are divided by the scale.
+constexpr float kMostFactor = 0x1p40f;
+
+// Writes the parts of a row of factors, those of queries divided by `unit`, behind the first `column` columns, of which
+// 32 lie together and `pitch` elements from the next. Returns which of them have no parts.
+template <bool kKeys>
+NA_INLINE __mmask16 put_factors(const float* row, int rank, float unit, int column, int64_t pitch, uint16_t* to) {
+  __mmask16 bad = 0;
+  for (int r = 0; r < rank; r += kWidth) {
+    const int count = rank - r < kWidth ? rank - r : kWidth;
+    Vector x = load_elements<NA_FLOAT32>(reinterpret_cast<const char*>(row), r, count);
+    if constexpr (!kKeys) x /= broadcast(unit);
+    bad = static_cast<__mmask16>(bad | without_parts(x, kMostFactor));
+    const Vector first = nearest_part(x), rest = x - first, second = nearest_part(rest), third = rest - second;
+    const __m256i parts[] = {_mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)first, 16)),
+                             _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)second, 16)),
+                             _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)third, 16))};
+    for (int p = 0; p < kFactorProducts; p++) {
+      const __m256i part = parts[kKeys ? kFactorOrder[p].a : kFactorOrder[p].b];
+      const int at = column + p * rank + r, within = at % kDeep;
+      uint16_t* const square = to + at / kDeep * pitch;
+      if (count == kWidth && within <= kDeep - kWidth) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(square + within), part);
+        continue;
+      }
+      const int here = kDeep - within < count ? kDeep - within : count;
+      const __mmask16 all = static_cast<__mmask16>(first_columns(count));
+      const __mmask16 before = static_cast<__mmask16>(first_columns(here));
+      _mm256_mask_storeu_epi16(square + within, before, part);
+      if (here < count) {
+        _mm256_mask_storeu_epi16(square + pitch - here, static_cast<__mmask16>(all & ~before), part);
+      }
+    }
+  }
+  return bad;
+}
+
+// The factors of one token, of all biases of low rank, likewise; zeros where there is no token.
+template <bool kKeys>
+NA_INLINE __mmask16 put_token(const Problem& problem, const Tile& tile, bool exists, int lane_or_key, int64_t pitch,
+                              uint16_t* to) {
+  __mmask16 bad = 0;
+  int column = 0;
+  for (int b = 0; b < problem.bias_count && exists; b++) {
+    const Bias& bias = problem.biases[b];
+    if (bias.kind != NA_BIAS_LOW_RANK) continue;
+    const float* row = kKeys ? key_rows(bias, tile, tile.head) + tile.key[lane_or_key] * bias.k.token
+                             : query_row(bias, tile, lane_or_key);
+    const float scale = problem.scale < 0 ? -problem.scale : problem.scale;
+    bad = static_cast<__mmask16>(bad | put_factors<kKeys>(row, bias.columns, scale, column, pitch, to));
+    column += kFactorProducts * bias.columns;
+  }
+  for (; column < problem.factor_pitch; column += kDeep - column % kDeep) {
+    const __mmask32 rest = ~first_columns(column % kDeep);
+    _mm512_mask_storeu_epi16(to + column / kDeep * pitch, rest, _mm512_setzero_si512());
+  }
+  return bad;
+}
+
+// The factors of a block's queries, in pairs of columns. Returns which of them have no parts.
+__mmask16 pack_factors(const Problem& problem, const Tile& tile, const Block& block, uint16_t* to) {
+  __mmask16 bad = 0;
+  for (int first = 0; first < kLanes; first += kWidth) {
+    uint16_t rows[kWidth][kMostFactorPitch];
+    for (int i = 0; i < kWidth; i++) {
+      const int lane = first + i;
+      bad |= put_token<false>(problem, tile, lane < block.lanes, block.first + lane, kDeep, rows[i]);
+    }
+    for (int column = 0; column < problem.factor_pitch; column += kDeep) {
+      Vector pairs[kWidth];
+      for (int i = 0; i < kWidth; i++) pairs[i] = load(reinterpret_cast<const float*>(rows[i] + column));
+      transpose(pairs);
+      float* square = reinterpret_cast<float*>(to + column / kDeep * kSquare) + first;
+      for (int i = 0; i < kWidth; i++) store(square + i * kLanes, pairs[i]);
+    }
+  }
+  return bad;
+}
+
+// Those of a chunk of keys, in rows.
+__mmask16 load_factors(const Problem& problem, const Tile& tile, int first, uint16_t* to) {
+  __mmask16 bad = 0;
+  for (int key = 0; key < kChunk; key++) {
+    bad |= put_token<true>(problem, tile, first + key < tile.count, first + key, kSquare, to + key * kDeep);
+  }
+  return bad;
+}
+
 // K and V with zeros up to the next whole chunk.
 template <int kType>
 void load_keys(const Problem& problem, const Tile& tile, const Sums& sums, Whole& whole) {
   uint16_t* k = reinterpret_cast<uint16_t*>(sums.k);
   uint16_t* v = reinterpret_cast<uint16_t*>(sums.v);
+  whole.factors_k = 0;
   for (int first = 0; first < tile.count; first += kChunk) {
     const int chunk = first / kChunk;
+    if (problem.factor_pitch > 0 && !tile.extra) {
+      const bool bad = load_factors(problem, tile, first, sums.factors_k + first * problem.factor_pitch) != 0;
+      whole.factors_k |= static_cast<uint32_t>(bad) << chunk;
+    }
     whole.keys[chunk] = load_k<kType>(problem, tile, first, k + first * problem.head_pitch * kParts<kType>);
     whole.values[chunk] = load_v<kType>(problem, tile, first, v + first * problem.value_pitch * kParts<kType>);
   }
@@ -612,12 +755,17 @@ template <int kType>
 void run_type(const Problem& problem, Tile& tile, Sums& sums) {
   if (tile.lanes <= tile.kv_heads * problem.geometry.few) return run_rows<kType>(problem, tile, sums);
   Whole whole;
+  whole.factors_q = 0;
   configure_tiles();
   run_blocks(
       problem, tile, sums,
       [&](const Block& block) {
         uint32_t* q = reinterpret_cast<uint32_t*>(const_cast<float*>(block.q));
         whole.queries[block.index] = pack_queries<kType>(problem, tile, block, q);
+        if (problem.factor_pitch == 0) return;
+        const bool bad =
+            pack_factors(problem, tile, block, sums.factors_q + block.first * int64_t{problem.factor_pitch}) != 0;
+        whole.factors_q |= static_cast<uint32_t>(bad) << block.index;
       },
       [&] { load_keys<kType>(problem, tile, sums, whole); },
       [&](const Block& block, Sight seen) { step<kParts<kType>>(problem, tile, sums, block, whole, seen); });

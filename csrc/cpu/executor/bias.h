@@ -42,6 +42,17 @@ NA_INLINE float distance_weight(const Bias& bias, const Tile& tile, int lane) {
   return -to_log2(weight);
 }
 
+// The factor by which scores of tile registers still are to be multiplied, and the slope or weight of a closed form, in
+// units of log2, divided by it: what is added to such scores. Divided once in float64, so that it is rounded once.
+NA_INLINE float score_factor(const Problem& problem) {
+  return (problem.scale < 0 ? -problem.scale : problem.scale) * kLog2E;
+}
+
+NA_INLINE float before_factor(const Problem& problem, float weight) {
+  const double quotient = static_cast<double>(weight) / static_cast<double>(score_factor(problem));
+  return quotient > kMostFloat ? kMostFloat : quotient < -kMostFloat ? -kMostFloat : static_cast<float>(quotient);
+}
+
 NA_INLINE const float* query_row(const Bias& bias, const Tile& tile, int lane) {
   return bias.q.data + tile.batch * bias.q.batch + tile.lane_head[lane] * bias.q.head +
          tile.lane_query[lane] * bias.q.token;
@@ -69,7 +80,7 @@ NA_INLINE void lane_steps(const Bias& bias, const Tile& tile, int lane, int64_t*
 }
 
 // What a block's lanes are to a bias.
-void pack_bias(const Bias& bias, const Tile& tile, const Block& block, float* to) {
+void pack_bias(const Problem& problem, const Bias& bias, const Tile& tile, const Block& block, float* to) {
   const auto lane_at = [&](int i) { return block.first + (i < block.lanes ? i : block.lanes - 1); };
   const auto set = [&](int column, int i, int32_t value) { __builtin_memcpy(to + column * kLanes + i, &value, 4); };
   if (bias.kind == NA_BIAS_LOW_RANK) {
@@ -90,11 +101,13 @@ void pack_bias(const Bias& bias, const Tile& tile, const Block& block, float* to
     const int lane = lane_at(i);
     if (bias.kind == NA_BIAS_ALIBI) {
       to[i] = -slope_of(bias, tile.lane_head[lane]);
-      set(1, i, static_cast<int32_t>(position_of(tile, lane)));
+      to[kLanes + i] = before_factor(problem, to[i]);
+      set(2, i, static_cast<int32_t>(position_of(tile, lane)));
     } else if (bias.kind == NA_BIAS_DISTANCE) {
       const float* row = query_row(bias, tile, lane);
       to[i] = distance_weight(bias, tile, lane);
-      for (int c = 0; c < bias.columns; c++) to[(c + 1) * kLanes + i] = row[c * bias.q.column];
+      to[kLanes + i] = before_factor(problem, to[i]);
+      for (int c = 0; c < bias.columns; c++) to[(c + 2) * kLanes + i] = row[c * bias.q.column];
     } else if (bias.kind == NA_BIAS_RELATIVE) {
       int64_t steps[kMaxAxes], base = tile.lane_head[lane] * bias.head;
       lane_steps(bias, tile, lane, steps);
@@ -107,9 +120,16 @@ void pack_bias(const Bias& bias, const Tile& tile, const Block& block, float* to
   }
 }
 
+// Scores that a bias is added to, times `factor` first where they are not scaled yet: one pass instead of two.
+template <bool kScale>
+NA_INLINE Vector scaled(const float* scores, float factor) {
+  if constexpr (kScale) return load(scores) * broadcast(factor);
+  return load(scores);
+}
+
 // The same number for all lanes, or one that is read for each.
-template <int kUsed>
-void add_dense(const Bias& bias, const Tile& tile, const Block& block, int from, int keys, float* columns,
+template <int kUsed, bool kScale>
+void add_dense(const Bias& bias, const Tile& tile, const Block& block, int from, int keys, float* columns, float factor,
                float* scores) {
   const int first = block.first;
   const int64_t* index = tile.key + from;
@@ -120,7 +140,7 @@ void add_dense(const Bias& bias, const Tile& tile, const Block& block, int from,
       const Vector value = to_log2(broadcast(data[index[key] * bias.key]));
       for (int u = 0; u < kUsed; u++) {
         float* at = scores + key * kLanes + u * kWidth;
-        store(at, load(at) + value);
+        store(at, scaled<kScale>(at, factor) + value);
       }
     }
     return;
@@ -153,14 +173,14 @@ void add_dense(const Bias& bias, const Tile& tile, const Block& block, int from,
   for (int key = 0; key < keys; key++) {
     for (int u = 0; u < kUsed; u++) {
       float* at = scores + key * kLanes + u * kWidth;
-      store(at, load(at) + to_log2(load(columns + key * kLanes + u * kWidth)));
+      store(at, scaled<kScale>(at, factor) + to_log2(load(columns + key * kLanes + u * kWidth)));
     }
   }
 }
 
 // kCount scores of each lane grow by the products of their factors.
-template <int kUsed, int kCount>
-NA_INLINE void add_products(const float* const* k, const float* q, int rank, float* scores) {
+template <int kUsed, bool kScale, int kCount>
+NA_INLINE void add_products(const float* const* k, const float* q, int rank, float factor, float* scores) {
   Vector sum[kCount][kUsed];
   for (int i = 0; i < kCount; i++) {
     for (int u = 0; u < kUsed; u++) sum[i][u] = Vector{};
@@ -176,52 +196,74 @@ NA_INLINE void add_products(const float* const* k, const float* q, int rank, flo
   for (int i = 0; i < kCount; i++) {
     for (int u = 0; u < kUsed; u++) {
       float* at = scores + i * kLanes + u * kWidth;
-      store(at, load(at) + sum[i][u]);
+      store(at, scaled<kScale>(at, factor) + sum[i][u]);
     }
   }
 }
 
 // All lanes of a tile have the same factors of keys: it has one head where heads have their own.
-template <int kUsed>
-void add_low_rank(const Bias& bias, const Tile& tile, const float* lanes, int from, int keys, float* scores) {
+template <int kUsed, bool kScale>
+void add_low_rank(const Bias& bias, const Tile& tile, const float* lanes, int from, int keys, float factor,
+                  float* scores) {
   const float* rows = key_rows(bias, tile, tile.head);
   const float* k[kMostKeys];
   for (int key = 0; key < keys; key++) k[key] = rows + tile.key[from + key] * bias.k.token;
   int key = 0;
   for (; key + kRankKeys <= keys; key += kRankKeys) {
-    add_products<kUsed, kRankKeys>(k + key, lanes, bias.columns, scores + key * kLanes);
+    add_products<kUsed, kScale, kRankKeys>(k + key, lanes, bias.columns, factor, scores + key * kLanes);
   }
-  for (; key < keys; key++) add_products<kUsed, 1>(k + key, lanes, bias.columns, scores + key * kLanes);
+  for (; key < keys; key++) {
+    add_products<kUsed, kScale, 1>(k + key, lanes, bias.columns, factor, scores + key * kLanes);
+  }
 }
 
 // Positions count from the first key, so that small distances are exact wherever they are; those up to 2^24 are too.
 template <int kUsed>
-void add_alibi(const Tile& tile, const float* lanes, int from, int keys, float* scores) {
+void add_alibi(const Tile& tile, const float* lanes, bool scaled, int from, int keys, float* scores) {
   const int64_t* index = tile.key + from;
-  const Integers origin = broadcast(static_cast<int32_t>(index[0])), positive = broadcast(INT32_MAX);
+  const Integers origin = broadcast(static_cast<int32_t>(index[0]));
+  float offset[kMostKeys];
+  int32_t apart = 0;  // 0: the keys follow each other
+  for (int key = 0; key < keys; key++) {
+    const int32_t from_first = static_cast<int32_t>(index[key] - index[0]);
+    offset[key] = static_cast<float>(from_first);
+    apart |= from_first ^ key;
+  }
+  // Where such keys lie on one side of all lanes, the sign of a distance is that of the slope.
+  Integers before = {}, behind = {};
   Vector slope[kUsed], position[kUsed];
   for (int u = 0; u < kUsed; u++) {
-    slope[u] = load(lanes + u * kWidth);
-    position[u] = __builtin_convertvector((Integers)load(lanes + kLanes + u * kWidth) - origin, Vector);
+    slope[u] = load(lanes + (scaled ? 0 : kLanes) + u * kWidth);
+    position[u] = __builtin_convertvector((Integers)load(lanes + 2 * kLanes + u * kWidth) - origin, Vector);
+    before |= position[u] < broadcast(static_cast<float>(keys - 1));
+    behind |= position[u] > Vector{};
   }
-  for (int key = 0; key < keys; key++) {
-    const Vector own = broadcast(static_cast<float>(index[key] - index[0]));
-    for (int u = 0; u < kUsed; u++) {
-      const Vector distance = (Vector)((Integers)(position[u] - own) & positive);
-      float* at = scores + key * kLanes + u * kWidth;
-      store(at, multiply_add(slope[u], distance, load(at)));
+  const auto add = [&](const auto& distance) {
+    for (int key = 0; key < keys; key++) {
+      const Vector own = broadcast(offset[key]);
+      for (int u = 0; u < kUsed; u++) {
+        float* at = scores + key * kLanes + u * kWidth;
+        store(at, multiply_add(slope[u], distance(position[u] - own), load(at)));
+      }
     }
+  };
+  if (apart == 0 && (!any(before) || !any(behind))) {
+    for (int u = 0; u < kUsed && any(before); u++) slope[u] = -slope[u];
+    add([](Vector apart) { return apart; });
+  } else {
+    add([](Vector apart) { return (Vector)((Integers)apart & broadcast(INT32_MAX)); });
   }
 }
 
 template <int kUsed, int kCoordinates>
-void add_distances(const Bias& bias, const Tile& tile, const float* lanes, int from, int keys, float* scores) {
+void add_distances(const Bias& bias, const Tile& tile, const float* lanes, bool scaled, int from, int keys,
+                   float* scores) {
   const int64_t* index = tile.key + from;
   const float* rows = key_rows(bias, tile, 0);
   Vector own[kUsed][kCoordinates], weight[kUsed];
   for (int u = 0; u < kUsed; u++) {
-    weight[u] = load(lanes + u * kWidth);
-    for (int c = 0; c < kCoordinates; c++) own[u][c] = load(lanes + (c + 1) * kLanes + u * kWidth);
+    weight[u] = load(lanes + (scaled ? 0 : kLanes) + u * kWidth);
+    for (int c = 0; c < kCoordinates; c++) own[u][c] = load(lanes + (c + 2) * kLanes + u * kWidth);
   }
   for (int key = 0; key < keys; key++) {
     const float* row = rows + index[key] * bias.k.token;
@@ -231,7 +273,7 @@ void add_distances(const Bias& bias, const Tile& tile, const float* lanes, int f
       Vector sum = {};
       for (int c = 0; c < kCoordinates; c++) {
         const Vector apart = own[u][c] - other[c];
-        sum = multiply_add(apart, apart, sum);
+        sum = c == 0 ? apart * apart : multiply_add(apart, apart, sum);
       }
       float* at = scores + key * kLanes + u * kWidth;
       store(at, multiply_add(weight[u], sum, load(at)));
@@ -240,12 +282,13 @@ void add_distances(const Bias& bias, const Tile& tile, const float* lanes, int f
 }
 
 template <int kUsed>
-void add_distance(const Bias& bias, const Tile& tile, const float* lanes, int from, int keys, float* scores) {
+void add_distance(const Bias& bias, const Tile& tile, const float* lanes, bool scaled, int from, int keys,
+                  float* scores) {
   switch (bias.columns) {
-    case 1: return add_distances<kUsed, 1>(bias, tile, lanes, from, keys, scores);
-    case 2: return add_distances<kUsed, 2>(bias, tile, lanes, from, keys, scores);
-    case 3: return add_distances<kUsed, 3>(bias, tile, lanes, from, keys, scores);
-    default: return add_distances<kUsed, 4>(bias, tile, lanes, from, keys, scores);
+    case 1: return add_distances<kUsed, 1>(bias, tile, lanes, scaled, from, keys, scores);
+    case 2: return add_distances<kUsed, 2>(bias, tile, lanes, scaled, from, keys, scores);
+    case 3: return add_distances<kUsed, 3>(bias, tile, lanes, scaled, from, keys, scores);
+    default: return add_distances<kUsed, 4>(bias, tile, lanes, scaled, from, keys, scores);
   }
 }
 
@@ -278,8 +321,9 @@ class KeySteps {
 
 // Where a table reaches all differences there are, a place in it is a difference of two numbers; else each axis is cut
 // off at its ends.
-template <int kUsed>
-void add_relative(const Bias& bias, const Tile& tile, const float* lanes, int from, int keys, float* scores) {
+template <int kUsed, bool kScale>
+void add_relative(const Bias& bias, const Tile& tile, const float* lanes, int from, int keys, float factor,
+                  float* scores) {
   const int64_t* index = tile.key + from;
   const auto of_lane = [&](int column, int u) { return (Integers)load(lanes + column * kLanes + u * kWidth); };
   KeySteps steps(bias);
@@ -300,22 +344,21 @@ void add_relative(const Bias& bias, const Tile& tile, const float* lanes, int fr
         }
       }
       float* at = scores + key * kLanes + u * kWidth;
-      store(at, load(at) + to_log2(gather(bias.data, place)));
+      store(at, scaled<kScale>(at, factor) + to_log2(gather(bias.data, place)));
     }
   }
 }
 
-// Adds one bias to a block's scores of keys [from, from + keys). `lanes` is what pack_bias() left for the block's first
-// lane, `columns` scratch for one that differs between lanes.
-template <int kUsed>
+// Adds one bias that is no closed form to a block's scores of keys [from, from + keys), which are multiplied by
+// `factor` first if kScale. `lanes` is what pack_bias() left for the block's first lane, `columns` scratch for one that
+// differs between lanes.
+template <int kUsed, bool kScale>
 void add_bias(const Bias& bias, const float* lanes, const Tile& tile, const Block& block, int from, int keys,
-              float* columns, float* scores) {
+              float* columns, float factor, float* scores) {
   switch (bias.kind) {
-    case NA_BIAS_LOW_RANK: return add_low_rank<kUsed>(bias, tile, lanes, from, keys, scores);
-    case NA_BIAS_ALIBI: return add_alibi<kUsed>(tile, lanes, from, keys, scores);
-    case NA_BIAS_DISTANCE: return add_distance<kUsed>(bias, tile, lanes, from, keys, scores);
-    case NA_BIAS_RELATIVE: return add_relative<kUsed>(bias, tile, lanes, from, keys, scores);
-    default: return add_dense<kUsed>(bias, tile, block, from, keys, columns, scores);
+    case NA_BIAS_LOW_RANK: return add_low_rank<kUsed, kScale>(bias, tile, lanes, from, keys, factor, scores);
+    case NA_BIAS_RELATIVE: return add_relative<kUsed, kScale>(bias, tile, lanes, from, keys, factor, scores);
+    default: return add_dense<kUsed, kScale>(bias, tile, block, from, keys, columns, factor, scores);
   }
 }
 
@@ -324,30 +367,48 @@ NA_INLINE bool has_biases(const Problem& problem, const Tile& tile) {
   return tile.pooled || (problem.bias_count > 0 && !tile.extra);
 }
 
-// All biases of a problem; what pooled keys have instead.
+// All biases of a problem, or with `ranked` those that are not of low rank; what pooled keys have instead. Scores are to
+// be multiplied by `factor`, which is score_factor() or 1. Closed forms are added as they are then; what may be as large
+// as a float, as masks are, only to scores that have been multiplied. Returns what they still are to be multiplied by.
 template <int kUsed>
-void add_biases(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, int from, int keys,
-                float* scores) {
+float add_biases(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, bool ranked, int from,
+                 int keys, float factor, float* scores) {
   for (int key = 0; tile.pooled && key < keys; key++) {
     for (int u = 0; u < kUsed; u++) {
       float* at = scores + key * kLanes + u * kWidth;
-      store(at, load(at) + broadcast(tile.log_counts[from + key]));
+      store(at, load(at) * broadcast(factor) + broadcast(tile.log_counts[from + key]));
     }
   }
-  if (tile.pooled) return;
+  if (tile.pooled) return 1;
   const int within = block.first - block.index * kLanes;
+  const auto lanes_of = [&](int b) {
+    return sums.lane_bias[b] + static_cast<int64_t>(block.index) * problem.biases[b].lane_columns * kLanes + within;
+  };
   for (int b = 0; b < problem.bias_count; b++) {
     const Bias& bias = problem.biases[b];
-    const float* lanes = sums.lane_bias[b] + static_cast<int64_t>(block.index) * bias.lane_columns * kLanes + within;
-    add_bias<kUsed>(bias, lanes, tile, block, from, keys, sums.bias, scores);
+    if (bias.kind == NA_BIAS_ALIBI) add_alibi<kUsed>(tile, lanes_of(b), factor == 1, from, keys, scores);
+    if (bias.kind == NA_BIAS_DISTANCE) add_distance<kUsed>(bias, tile, lanes_of(b), factor == 1, from, keys, scores);
   }
+  for (int b = 0; b < problem.bias_count; b++) {
+    const Bias& bias = problem.biases[b];
+    if (bias.kind == NA_BIAS_ALIBI || bias.kind == NA_BIAS_DISTANCE) continue;
+    if (ranked && bias.kind == NA_BIAS_LOW_RANK) continue;
+    if (factor != 1) {
+      add_bias<kUsed, true>(bias, lanes_of(b), tile, block, from, keys, sums.bias, factor, scores);
+    } else {
+      add_bias<kUsed, false>(bias, lanes_of(b), tile, block, from, keys, sums.bias, 1, scores);
+    }
+    factor = 1;
+  }
+  return factor;
 }
 
 void pack_biases(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block) {
   for (int b = 0; b < problem.bias_count; b++) {
     const Bias& bias = problem.biases[b];
     if (bias.lane_columns == 0) continue;
-    pack_bias(bias, tile, block, sums.lane_bias[b] + static_cast<int64_t>(block.index) * bias.lane_columns * kLanes);
+    pack_bias(problem, bias, tile, block,
+              sums.lane_bias[b] + static_cast<int64_t>(block.index) * bias.lane_columns * kLanes);
   }
 }
 

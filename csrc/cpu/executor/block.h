@@ -91,14 +91,20 @@ void apply_mask(const Tile& tile, const Block& block, uint32_t hiding, int from,
   if (hiding >> kSparseBit & 1 && tile.sparse.words > 0) apply_sparse<kUsed>(tile, block, from, keys, scores);
 }
 
-// Fetches one more row of the keys to come, and of their values, into the second-level cache. To be called now and then
-// while sums are made, which wait for no memory.
+// Fetches one more row of the keys to come, of their values and factors, into the second-level cache. To be called now
+// and then while sums are made, which wait for no memory.
 NA_INLINE void fetch_ahead(const Problem& problem, Tile& tile) {
   if (tile.fetched == tile.ahead) return;
   const bool int8 = problem.pages && problem.pages->int8;
   const int bytes = int8 ? 1 : problem.dtype == NA_FLOAT32 ? 4 : 2, row = tile.fetched++;
   for (int at = 0; at < problem.head_dim * bytes; at += 64) __builtin_prefetch(tile.ahead_k[row] + at, 0, 2);
   for (int at = 0; at < problem.value_dim * bytes; at += 64) __builtin_prefetch(tile.ahead_v[row] + at, 0, 2);
+  for (int b = 0; b < problem.bias_count; b++) {
+    const Bias& bias = problem.biases[b];
+    if (bias.kind != NA_BIAS_LOW_RANK) continue;
+    const float* factors = key_rows(bias, tile, tile.head) + tile.ahead_key[row] * bias.k.token;
+    for (int at = 0; at < bias.columns; at += 16) __builtin_prefetch(factors + at, 0, 2);
+  }
 }
 
 // The maximum of `top` and of all scores.

@@ -108,6 +108,8 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   sums.k_row = arena.take<const float*>(g.keys);
   sums.rows = arena.take<float>(2 * kMostRows * row_pitch(problem));
   if (g.parts > 0) sums.weights = arena.take<uint16_t>(int64_t{g.keys} * g.lanes * g.parts);
+  sums.factors_q = arena.take<uint16_t>(lanes * problem.factor_pitch);
+  sums.factors_k = arena.take<uint16_t>(int64_t{g.keys} * problem.factor_pitch);
   return arena.used();
 }
 

@@ -110,6 +110,7 @@ struct Problem {
   int64_t sink_stride;
   const Bias* biases;
   int bias_count;
+  int factor_pitch;  // AMX: columns of the parts of low rank biases, padded; 0: tile registers do not multiply them
   float scale;
   float cap;  // 0: none
   Geometry geometry;
@@ -236,14 +237,19 @@ struct Sums {
   float* k;           // [key][head_pitch], where k is not float32
   float* v;           // [key][value_pitch]
   const float** k_row;
-  float* rows;        // rows of q and of out, row_pitch() apart
-  uint16_t* weights;  // AMX: [key / 32][part][key / 2][lane][key % 2]
+  float* rows;                      // rows of q and of out, row_pitch() apart
+  uint16_t* weights;                // AMX: [key / 32][part][key / 2][lane][key % 2]
+  uint16_t *factors_q, *factors_k;  // AMX: factors of biases of low rank, in parts, as q and k are kept
 };
 
 // Lanes of a tile of several key heads.
 constexpr int kMostRows = 32;
 int row_pitch(const Problem& problem);
 int rank_pitch(const Bias& bias);  // of factors, likewise
+
+// Products of bfloat16 parts that make one of two factors, see amx.cc, and the most of their columns for which there is
+// room: those of all queries of a tile are to stay in the second-level cache.
+constexpr int kFactorProducts = 6, kMostFactorPitch = 384;
 size_t scratch_bytes(const Problem& problem);
 
 // Fills the lanes; `tile` and `sums` point into scratch from then on.

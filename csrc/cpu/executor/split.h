@@ -17,9 +17,9 @@ constexpr int kParts = kType == NA_FLOAT32   ? 3
 // largest float rounds to infinity, and a part of infinity times one that is zero would be NaN.
 constexpr float kLeastSplit = 0x1p-100f, kMostSplit = 0x1p63f;
 
-NA_INLINE __mmask16 without_parts(Vector x) {
+NA_INLINE __mmask16 without_parts(Vector x, float largest = kMostSplit) {
   const Naturals size = (Naturals)x & 0x7fffffff;
-  const Naturals least = (Naturals)broadcast(kLeastSplit), most = (Naturals)broadcast(kMostSplit);
+  const Naturals least = (Naturals)broadcast(kLeastSplit), most = (Naturals)broadcast(largest);
   const __mmask16 outside = _mm512_cmpgt_epu32_mask((__m512i)(size - least), (__m512i)(most - least));
   return _mm512_mask_test_epi32_mask(outside, (__m512i)size, (__m512i)size);
 }

@@ -123,7 +123,7 @@ void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& blo
     }
     score_rest<kUsed, kRows - 1>(keys - key, k + key, block.q, head_dim, sums.scores + key * kLanes, unused);
     if (problem.cap != 0) cap_scores<kUsed>(problem.cap, keys, sums.scores);
-    if (biased) add_biases<kUsed>(problem, tile, sums, block, first, keys, sums.scores);
+    if (biased) add_biases<kUsed>(problem, tile, sums, block, false, first, keys, 1, sums.scores);
     if (hiding != 0) apply_mask<kUsed>(tile, block, hiding, first, keys, sums.scores);
     largest_scores<kUsed>(keys, sums.scores, top);
   }

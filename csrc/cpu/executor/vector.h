@@ -53,15 +53,22 @@ NA_INLINE float to_log2(float x) { return to_log2(broadcast(x))[0]; }
 
 #if NA_WIDTH == 16
 
+// Whether any lane of a comparison holds.
 NA_INLINE bool any(Integers which) { return _mm512_test_epi32_mask((__m512i)which, (__m512i)which) != 0; }
 NA_INLINE Vector larger(Vector a, Vector b) { return (Vector)_mm512_max_ps((__m512)a, (__m512)b); }
 
 #elif NA_WIDTH == 8
 
+NA_INLINE bool any(Integers which) { return _mm256_testz_si256((__m256i)which, (__m256i)which) == 0; }
 NA_INLINE Vector larger(Vector a, Vector b) { return (Vector)_mm256_max_ps((__m256)a, (__m256)b); }
 
 #else
 
+NA_INLINE bool any(Integers which) {
+  int32_t all = 0;
+  for (int i = 0; i < kWidth; i++) all |= which[i];
+  return all != 0;
+}
 NA_INLINE Vector larger(Vector a, Vector b) { return select(a > b, a, b); }
 
 #endif
