@@ -42,6 +42,7 @@ export {
 } from './rules';
 export {
   type HipOptions,
+  HipState,
   hipPlan,
   type PageOptions,
   type PooledOptions,

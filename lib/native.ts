@@ -26,6 +26,9 @@ export interface NativeGraph {
 export interface NativeCache {
   readonly [brand]: 'cache';
 }
+export interface NativeHipState {
+  readonly [brand]: 'hipState';
+}
 export interface NativePlan {
   readonly [brand]: 'plan';
 }
@@ -140,6 +143,7 @@ export interface NativeSelect {
   scale: number;
   topP: number;
   threshold: number;
+  state: NativeHipState | undefined;
   stream: NativeStream | undefined;
 }
 
@@ -191,6 +195,9 @@ export interface Addon {
 
   attention(call: NativeAttention): NativeResult;
   select(call: NativeSelect): NativePlan;
+  hipStateCreate(refresh: number[]): NativeHipState;
+  hipStateRuns(state: NativeHipState): number[];
+  hipStateDispose(state: NativeHipState): void;
   planBuild(
     geometry: NativeGeometry,
     offsets: NativeTensor,

@@ -19,7 +19,7 @@ import {
   value,
 } from './value';
 
-const { Event, Graph, KvCache, SparsePlan, Stream, Tensor } = api;
+const { Event, Graph, HipState, KvCache, SparsePlan, Stream, Tensor } = api;
 type Device = api.Device;
 const maybe = (fitting: fc.Arbitrary<Value>) => fc.oneof(nothing, mostly(fitting));
 const optional = (entries: Record<string, fc.Arbitrary<Value>>, required: string[] = []) => {
@@ -145,6 +145,27 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     [2, method(self('graph'), Graph, 'launch', fc.oneof(nothing, stream))],
     [1, method(self('graph'), Graph, 'dispose')],
 
+    [1, invoke('new HipState', (given) => new HipState(given), optional({ refresh: perAxis(small) }))],
+    [1, method(self('hipState'), HipState, 'dispose')],
+    [
+      1,
+      invoke(
+        'hipPlan with a state',
+        api.hipPlan,
+        mostly(picked('q')),
+        mostly(picked('k')),
+        optional(
+          {
+            budget: mostly(oneOf(2, 3)),
+            state: mostly(picked('hipState')),
+            keyBlock: mostly(oneOf(2)),
+            stages: mostly(oneOf([{ chunk: 8 }, { chunk: 4 }, { chunk: 2 }])),
+            always: mostly(oneOf({ sink: 0, window: 0 })),
+          },
+          ['budget', 'state', 'keyBlock', 'stages', 'always'],
+        ),
+      ),
+    ],
     [
       1,
       invoke(
@@ -331,6 +352,7 @@ export function publicPool(pool: Pool, devices: string[]): void {
     collect(pool, new KvCache({ batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40 }));
     collect(pool, api.streamingPlan({ queries: 5, keys: 7, sink: 1, window: 2, keyBlock: 2 } as Any));
     collect(pool, api.alibi());
+    collect(pool, new HipState({ refresh: [4, 2, 1] }));
   }
   for (const mask of [api.causal(), api.window({ left: 2, right: 1 }), api.neighborhood({ window: 3 })]) {
     collect(pool, mask);
@@ -344,6 +366,7 @@ export function collect(pool: Pool, made: Any): Any {
   if (made instanceof Tensor) pool.add('tensor', made);
   else if (made instanceof Stream) pool.add('stream', made);
   else if (made instanceof KvCache) pool.add('cache', made);
+  else if (made instanceof HipState) pool.add('hipState', made);
   else if (made instanceof SparsePlan) {
     pool.add('plan', made);
     pool.add('mask', made);
@@ -360,7 +383,21 @@ export function collect(pool: Pool, made: Any): Any {
 }
 
 export function disposePool(pool: Pool): void {
-  for (const kind of ['q', 'k', 'v', 'out', 'sinks', 'grid', 'offsets', 'tensor', 'stream', 'graph', 'cache', 'plan']) {
+  for (const kind of [
+    'q',
+    'k',
+    'v',
+    'out',
+    'sinks',
+    'grid',
+    'offsets',
+    'tensor',
+    'stream',
+    'graph',
+    'cache',
+    'plan',
+    'hipState',
+  ]) {
     for (const object of pool.made.get(kind) ?? []) {
       try {
         object.dispose();
