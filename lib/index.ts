@@ -52,6 +52,7 @@ export {
 } from './rules';
 export {
   type HipOptions,
+  HipState,
   hipPlan,
   type PageOptions,
   type PooledOptions,

@@ -29,6 +29,9 @@ export interface NativeCache {
 export interface NativeIndex {
   readonly [brand]: 'index';
 }
+export interface NativeHipState {
+  readonly [brand]: 'hipState';
+}
 export interface NativePlan {
   readonly [brand]: 'plan';
 }
@@ -164,6 +167,7 @@ export interface NativeSelect {
   scale: number;
   topP: number;
   threshold: number;
+  state: NativeHipState | undefined;
   stream: NativeStream | undefined;
 }
 
@@ -215,6 +219,9 @@ export interface Addon {
 
   attention(call: NativeAttention): NativeResult;
   select(call: NativeSelect): NativePlan;
+  hipStateCreate(refresh: number[]): NativeHipState;
+  hipStateRuns(state: NativeHipState): number[];
+  hipStateDispose(state: NativeHipState): void;
   planBuild(
     geometry: NativeGeometry,
     offsets: NativeTensor,

@@ -1,8 +1,8 @@
 // Selectors: sparse plans made from queries and keys.
 
 import { AttentionError } from './errors';
-import { type NativeSelect, native } from './native';
-import { boolean, finite, integer, integers, isArray, oneOf, options, show } from './options';
+import { type NativeHipState, type NativeSelect, native } from './native';
+import { boolean, entries, finite, integer, integers, isArray, isObject, oneOf, options, show } from './options';
 import { makePlan, type PlanGeometry, type SparsePlan } from './sparse_plan';
 import { optionalStream, type Stream } from './stream';
 import { type Tensor, tensorHandle } from './tensor';
@@ -93,10 +93,55 @@ function select(
       scale: 1 / Math.sqrt(q.shape.at(-1) ?? 1),
       topP: 1,
       threshold: 0,
+      state: undefined,
       stream: optionalStream(given.stream),
       ...rest,
     }),
   );
+}
+
+/** The addon's state behind a HipState. */
+let stateHandle: (value: unknown) => NativeHipState;
+
+/**
+ * What the stages of {@link hipPlan} have kept, so that decoding need not search all keys for each token: pass the same
+ * state in every step, with q of the newest tokens and k of all so far. Stage i searches anew in every `refresh[i]`-th
+ * call and whenever an earlier stage does, and otherwise its chunks stay. The window of `always` then reaches back as
+ * far as when all stages last searched, so no appended key is missed. All stages search anew when keys have become
+ * fewer, or other shapes or options are given.
+ *
+ * @see Lee et al. 2025 (InfiniteHiP, arXiv:2502.08910), algorithm 4.
+ */
+export class HipState {
+  static {
+    stateHandle = (value) => {
+      if (isObject(value) && #native in value) return value.#native;
+      throw new AttentionError('ERR_OPTION', `hipPlan: state is ${show(value)}; it must be a HipState`);
+    };
+  }
+
+  readonly #native: NativeHipState;
+
+  /** `refresh`: calls after which each stage searches anew, default 16, 8 and 4. */
+  constructor(opts?: { refresh?: readonly number[] }) {
+    const { refresh } = options('HipState', opts, ['refresh']);
+    this.#native = native.hipStateCreate(integers('HipState', 'refresh', refresh ?? [16, 8, 4], 1, 'ERR_OPTION'));
+  }
+
+  /** How often each stage has searched so far. */
+  get runs(): number[] {
+    return native.hipStateRuns(this.#native);
+  }
+
+  /** Frees what is kept as soon as no queued work reads it. Calling it again does nothing. */
+  dispose(): void {
+    native.hipStateDispose(this.#native);
+  }
+
+  /** The same as `dispose`, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
 }
 
 /** Options of {@link hipPlan}; `keyBlock` is 8 unless given. */
@@ -116,6 +161,8 @@ export interface HipOptions extends SelectorOptions {
     /** Keys that the stage keeps. */
     keep?: number;
   }[];
+  /** What earlier calls have found, for decoding; of variant 'infinite'. Not within `capture`. */
+  state?: HipState;
 }
 
 /**
@@ -127,12 +174,15 @@ export interface HipOptions extends SelectorOptions {
  */
 export function hipPlan(q: Tensor, k: Tensor, opts: HipOptions): SparsePlan {
   const call = 'hipPlan';
-  const given = options(call, opts, [...commonNames, 'variant', 'representative', 'stages']);
+  const given = options(call, opts, [...commonNames, 'variant', 'representative', 'stages', 'state']);
   const variant = oneOf(call, 'variant', given.variant ?? 'infinite', ['infinite', 'hip1']);
   const representative = oneOf(call, 'representative', given.representative ?? 'center', ['center', 'first']);
   const keyBlock = integer(call, 'keyBlock', given.keyBlock ?? 8, 2);
   if (variant === 'hip1' && given.stages !== undefined) {
     throw new AttentionError('ERR_OPTION', `${call}: stages are of variant 'infinite', not of 'hip1'`);
+  }
+  if (variant === 'hip1' && given.state !== undefined) {
+    throw new AttentionError('ERR_OPTION', `${call}: state is of variant 'infinite', not of 'hip1'`);
   }
   const stages =
     given.stages ??
@@ -143,7 +193,7 @@ export function hipPlan(q: Tensor, k: Tensor, opts: HipOptions): SparsePlan {
   if (!isArray(stages)) {
     throw new AttentionError('ERR_OPTION', `${call}: stages is ${show(stages)}; it must be a list of { chunk, keep }`);
   }
-  const list = stages.map((stage: unknown, i) => {
+  const list = entries(call, 'stages', stages, (stage, i) => {
     const { chunk, keep } = options(`${call}: stages[${i}]`, stage, ['chunk', 'keep']);
     if (keep !== undefined && i + 1 === stages.length) {
       throw new AttentionError('ERR_OPTION', `${call}: the last stage keeps the budget; leave its keep out`);
@@ -158,6 +208,7 @@ export function hipPlan(q: Tensor, k: Tensor, opts: HipOptions): SparsePlan {
     chunk: variant === 'hip1' ? [] : list.map(({ chunk }) => chunk),
     keep: variant === 'hip1' ? [] : list.map(({ keep }) => keep),
     first: representative === 'first',
+    state: given.state === undefined ? undefined : stateHandle(given.state),
   });
 }
 

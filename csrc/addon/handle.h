@@ -3,7 +3,9 @@
 #pragma once
 
 #include "addon/environment.h"
+#include "core/kv_cache.h"
 #include "core/kv_index.h"
+#include "core/select.h"
 
 namespace na {
 
@@ -49,6 +51,11 @@ template <>
 struct HandleType<SparsePlan> {
   static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x706c616e00000001};
   static constexpr const char* name = "SparsePlan";
+};
+template <>
+struct HandleType<HipState> {
+  static constexpr napi_type_tag tag = {0x6e6f64652d617474, 0x6869707374000001};
+  static constexpr const char* name = "HipState";
 };
 template <>
 struct HandleType<Exposure> {

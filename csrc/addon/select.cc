@@ -54,19 +54,53 @@ Napi::Value call_select(const Napi::CallbackInfo& info) {
   Ref<Tensor> q, k;
   Ref<Stream> stream;
   Ref<SparsePlan> plan;
+  Ref<HipState> state;
   NA_REFUSE(env, unwrap<Tensor>(call.Get("q"), "q", &q));
   NA_REFUSE(env, unwrap<Tensor>(call.Get("k"), "k", &k));
   arguments.q = q.get();
   arguments.k = k.get();
   NA_REFUSE(env, read_select(call, &arguments));
+  const Napi::Value given = call.Get("state");
+  if (!given.IsUndefined()) {
+    NA_REFUSE(env, unwrap<HipState>(given, "state", &state));
+    arguments.state = state.get();
+  }
   NA_REFUSE(env, stream_of(env, call.Get("stream"), q->device(), &stream));
   NA_REFUSE(env, select(arguments, stream.get(), &plan));
   const int64_t bytes = plan->bytes();
   return wrap(env, std::move(plan), bytes);
 }
 
+// hipStateCreate(refresh): state
+Napi::Value hip_state_create(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::vector<int64_t> refresh;
+  NA_REFUSE(env, read_integers(info[0], "refresh", NA_ERR_OPTION, &refresh));
+  bool sound = !refresh.empty() && refresh.size() <= NA_MAX_STAGES;
+  for (int64_t calls : refresh) sound &= calls >= 1;
+  if (!sound) return refuse(env, error(NA_ERR_OPTION, "refresh needs 1 to %d numbers of at least 1", NA_MAX_STAGES));
+  return wrap(env, Ref<HipState>(new HipState(std::move(refresh))));
+}
+
+// hipStateRuns(state): how often each stage has run
+Napi::Value hip_state_runs(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Ref<HipState> state;
+  NA_REFUSE(env, unwrap<HipState>(info[0], "this HipState", &state));
+  Napi::Array runs = Napi::Array::New(env);
+  for (size_t i = 0; i < state->runs().size(); i++) {
+    runs.Set(static_cast<uint32_t>(i), Napi::Number::New(env, static_cast<double>(state->runs()[i])));
+  }
+  return runs;
+}
+
 }  // namespace
 
-void export_select(Napi::Env env, Napi::Object exports) { export_function<call_select>(env, exports, "select"); }
+void export_select(Napi::Env env, Napi::Object exports) {
+  export_function<call_select>(env, exports, "select");
+  export_function<hip_state_create>(env, exports, "hipStateCreate");
+  export_function<hip_state_runs>(env, exports, "hipStateRuns");
+  export_function<dispose<HipState>>(env, exports, "hipStateDispose");
+}
 
 }  // namespace na

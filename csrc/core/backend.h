@@ -297,11 +297,15 @@ typedef struct na_select {
   int32_t stages;               /* HIP: */
   int64_t chunk[NA_MAX_STAGES]; /* keys: powers of two, descending to key_block */
   int64_t keep[NA_MAX_STAGES];  /* keys; 0: four times as many as the next stage. The last is the budget */
-  int32_t first;                /* HIP, BISECTION: the first key of a range stands for it, else the middle one */
-  const na_tensor* pooled;      /* POOLED: what na_pool made of k, or NULL */
-  int32_t bounds;               /* POOLED: of NA_POOL_BOUNDS */
-  int32_t mean_query;           /* POOLED: the mean of the row's queries counts, else each of them */
-  float scale;                  /* POOLED: of scores, for what follows */
+  const na_tensor* kept; /* HIP: what earlier calls kept, or NULL: int32 [rows, ...], for each stage the number of
+                            chunks and room for kept_room of them, by their first keys, contiguous */
+  int64_t kept_room[NA_MAX_STAGES];
+  int32_t refreshed_from;  /* HIP with kept: the stages before this one are taken from it, the others written */
+  int32_t first;           /* HIP, BISECTION: the first key of a range stands for it, else the middle one */
+  const na_tensor* pooled; /* POOLED: what na_pool made of k, or NULL */
+  int32_t bounds;          /* POOLED: of NA_POOL_BOUNDS */
+  int32_t mean_query;      /* POOLED: the mean of the row's queries counts, else each of them */
+  float scale;             /* POOLED: of scores, for what follows */
   float top_p;     /* POOLED: no more blocks than have this share of the softmax; 1: all that the budget allows */
   float threshold; /* POOLED: no block of a smaller share */
   void* workspace;

@@ -26,6 +26,7 @@ class SelectOperation final : public Operation {
     visit(context, Tensor::of(select_.q), false);
     visit(context, Tensor::of(select_.k), false);
     if (select_.pooled) visit(context, Tensor::of(select_.pooled), false);
+    if (select_.kept) visit(context, Tensor::of(select_.kept), select_.refreshed_from < select_.stages);
     plan_->each_tensor([&](const Ref<Tensor>& tensor) { visit(context, tensor.get(), true); });
   }
   Operation* clone() const override { return new SelectOperation(*this); }
@@ -63,6 +64,103 @@ Status check_stages(const SelectArguments& a) {
 }
 
 }  // namespace
+
+// One call with a HipState, which follows only once the call is enqueued.
+class HipStep {
+ public:
+  static Status begin(const SelectArguments& a, const PlanGeometry& g, const Stream& stream, HipStep* step) {
+    HipState* state = a.state;
+    if (!state) return {};
+    if (a.selector != NA_SELECT_HIP || state->refresh_.size() != a.chunk.size()) {
+      return error(NA_ERR_OPTION, "hipPlan: state has %zu numbers of calls to refresh; give one for each of %zu stages",
+                   state->refresh_.size(), a.chunk.size());
+    }
+    if (stream.capturing()) {
+      return error(NA_ERR_OPTION, "hipPlan: a state counts calls, and so cannot be used in capture");
+    }
+    step->state_ = state;
+    const na_tensor &q = a.q->view, &k = a.k->view;
+    step->call_ = {q.dtype,
+                   g.batch,
+                   g.heads,
+                   g.queries,
+                   q.shape[q.rank - 2],
+                   k.shape[k.rank - 2],
+                   q.shape[q.rank - 1],
+                   a.sink,
+                   a.window,
+                   g.query_tile,
+                   g.causal,
+                   a.first,
+                   reinterpret_cast<intptr_t>(a.q->device())};
+    for (const auto* list : {&a.budgets, &a.chunk, &a.keep}) {
+      step->call_.insert(step->call_.end(), list->begin(), list->end());
+    }
+    const bool other = step->call_ != state->call_ || g.keys < state->keys_;
+    step->calls_ = other ? 0 : state->calls_;
+    step->keys_ = g.keys;
+    while (step->from_ < a.chunk.size() && step->calls_ % state->refresh_[step->from_] != 0) step->from_++;
+    step->first_keys_ = step->from_ == 0 ? g.keys : state->first_keys_;
+    return {};
+  }
+
+  // How far the window reaches back beyond that of the call.
+  int64_t appended() const { return state_ ? keys_ - first_keys_ : 0; }
+
+  // Points the call to what is kept, with memory for it.
+  Status attach(Device* device, int64_t rows, const std::vector<int64_t>& budgets, int64_t block, na_select* call) {
+    if (!state_) return {};
+    call->refreshed_from = static_cast<int32_t>(from_);
+    kept_ = state_->kept_;
+    rooms_ = state_->rooms_;
+    if (from_ == 0) NA_TRY(make_room(device, rows, budgets, block, *call));
+    std::copy(rooms_.begin(), rooms_.end(), call->kept_room);
+    call->kept = &kept_->view;
+    return {};
+  }
+
+  // Follows once the call is enqueued.
+  void end() {
+    if (!state_) return;
+    for (size_t stage = from_; stage < state_->runs_.size(); stage++) state_->runs_[stage]++;
+    state_->call_ = std::move(call_);
+    state_->calls_ = calls_ + 1;
+    state_->keys_ = keys_;
+    state_->first_keys_ = first_keys_;
+    state_->kept_ = std::move(kept_);
+    state_->rooms_ = std::move(rooms_);
+  }
+
+ private:
+  // For what each stage may keep of the keys that there are now: later calls choose among no more.
+  Status make_room(Device* device, int64_t rows, const std::vector<int64_t>& budgets, int64_t block,
+                   const na_select& call) {
+    const int64_t most = *std::max_element(budgets.begin(), budgets.end());
+    int64_t keys = most * block, words = 0;
+    rooms_.assign(static_cast<size_t>(call.stages), most);
+    for (int32_t stage = call.stages - 1; stage >= 0; stage--) {
+      int64_t& room = rooms_[static_cast<size_t>(stage)];
+      if (stage + 1 < call.stages) {
+        keys = std::min(keys_, keys * 4);
+        const int64_t kept = call.keep[stage] > 0 ? call.keep[stage] : keys;
+        room = (kept + call.chunk[stage] - 1) / call.chunk[stage];
+      }
+      words += 1 + room;
+    }
+    if (rows > kMostWords / words) {
+      return error(NA_ERR_OPTION, "hipPlan: state would have to keep %lld numbers for each of %lld rows", Count(words),
+                   Count(rows));
+    }
+    return Tensor::allocate(device, NA_INT32, {rows, words}, false, true, &kept_);
+  }
+
+  HipState* state_ = nullptr;
+  std::vector<int64_t> call_;
+  size_t from_ = 0;
+  int64_t calls_ = 0, keys_ = 0, first_keys_ = 0;
+  Ref<Tensor> kept_;
+  std::vector<int64_t> rooms_;
+};
 
 Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
   const na_tensor &q = a.q->view, &k = a.k->view;
@@ -109,10 +207,13 @@ Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
   counted.key_block = static_cast<int32_t>(g.key_block);
   counted.causal = g.causal;
   NA_TRY(SparsePlan::check(g));
+  HipStep step;
+  NA_TRY(HipStep::begin(a, g, *stream, &step));
+  const int64_t window = a.window + step.appended();
   const PlanShape shape(counted);
   int64_t words = 0;
   for (int64_t tile = 0; tile < shape.tiles(); tile++) {
-    const SelectedRow row(shape, tile, a.sink, a.window);
+    const SelectedRow row(shape, tile, a.sink, window);
     for (int64_t budget : budgets) words += g.batch * (row.always_count() + std::min(row.open_count(), budget));
     if (words > kMostWords) {
       return error(NA_ERR_OPTION, "the plan might have more than %lld blocks; give a smaller budget or larger keyBlock",
@@ -128,12 +229,13 @@ Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
   call.q = &q;
   call.k = &k;
   call.sink = a.sink;
-  call.window = a.window;
+  call.window = window;
   call.stages = static_cast<int32_t>(a.chunk.size());
   for (size_t i = 0; i < a.chunk.size() && i < NA_MAX_STAGES; i++) {
     call.chunk[i] = a.chunk[i];
     call.keep[i] = i < a.keep.size() ? std::min(a.keep[i], g.keys) : 0;
   }
+  NA_TRY(step.attach(device, g.batch * g.heads * shape.tiles(), budgets, g.key_block, &call));
   call.first = a.first;
   call.bounds = a.pooling == NA_POOL_BOUNDS;
   call.mean_query = a.mean_query;
@@ -148,6 +250,7 @@ Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
     call.pooled = &pooled->view;
   }
   NA_TRY(stream->run(new SelectOperation(call, std::move(budgets), made)));
+  step.end();
   *plan = std::move(made);
   return {};
 }

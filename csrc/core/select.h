@@ -5,6 +5,27 @@
 
 namespace na {
 
+// What the stages of hipPlan() have kept, for calls whose keys only grow, as in decoding: stage i runs anew in every
+// refresh[i]-th call, and whenever an earlier one does. In between the window reaches back to where it began when all
+// stages ran, so that whatever was appended since is in it.
+class HipState : public RefCounted {
+ public:
+  // One number for each stage, at least 1.
+  explicit HipState(std::vector<int64_t> refresh) : refresh_(std::move(refresh)), runs_(refresh_.size()) {}
+  // How often each stage has run.
+  const std::vector<int64_t>& runs() const { return runs_; }
+
+ private:
+  friend class HipStep;
+  const std::vector<int64_t> refresh_;
+  std::vector<int64_t> runs_;
+  std::vector<int64_t> call_;     // what the calls so far had in common
+  int64_t calls_ = 0, keys_ = 0;  // since all stages ran anew because of other calls; keys of the last call
+  int64_t first_keys_ = 0;        // when all stages ran last
+  Ref<Tensor> kept_;
+  std::vector<int64_t> rooms_;  // of kept_, for each stage
+};
+
 struct SelectArguments {
   na_selector selector = NA_SELECT_HIP;
   Tensor *q = nullptr, *k = nullptr;
@@ -13,6 +34,7 @@ struct SelectArguments {
   std::vector<int64_t> budgets;      // keys: one number, or one for each pattern
   std::vector<int64_t> chunk, keep;  // HIP: of each stage; keep may be empty, or 0
   bool first = false;                // the first key of a range stands for it
+  HipState* state = nullptr;         // HIP
   na_pooling pooling = NA_POOL_MEAN;
   bool mean_query = false;
   double scale = 0, top_p = 1, threshold = 0;

@@ -181,7 +181,7 @@ class SelectJob final : public Job {
     if (here.open_count() <= budget && select_.top_p >= 1 && select_.threshold <= 0) {
       for (int64_t i = 0; i < here.open_count(); i++) chosen.push_back(here.open_block(i));
     } else if (budget > 0) {
-      Row given = {batch, pattern, tile, budget, here};
+      Row given = {row, batch, pattern, tile, budget, here};
       switch (select_.selector) {
         case NA_SELECT_HIP: chosen = hip(given); break;
         case NA_SELECT_BISECTION: chosen = bisect(given); break;
@@ -218,7 +218,7 @@ class SelectJob final : public Job {
   uint32_t* entries() const { return static_cast<uint32_t*>(select_.out->entries->data); }
 
   struct Row {
-    int64_t batch, pattern, tile, budget;
+    int64_t index, batch, pattern, tile, budget;
     const SelectedRow& open;
   };
 
@@ -265,7 +265,9 @@ class SelectJob final : public Job {
         64;  // that one head after the other goes down, while their keys are in the cache
     const int64_t limit = shape_.visible_keys(shape_.end_query(row.tile) - 1), block = shape_.key_block;
     std::vector<int64_t> chunks;
-    for (int32_t stage = 0; stage < select_.stages; stage++) {
+    const int32_t first_stage = select_.kept ? select_.refreshed_from : 0;
+    if (first_stage > 0) chunks = kept_chunks(row, first_stage - 1, limit);
+    for (int32_t stage = first_stage; stage < select_.stages; stage++) {
       const int64_t size = select_.chunk[stage],
                     before = stage ? select_.chunk[stage - 1] : ceil_div(limit, size) * size;
       std::vector<int64_t> parts;
@@ -280,6 +282,7 @@ class SelectJob final : public Job {
       chunks.clear();
       if (static_cast<int64_t>(parts.size()) <= keep) {
         chunks = std::move(parts);
+        keep_chunks(row, stage, chunks);
         continue;
       }
       std::vector<float> scores(parts.size(), -kInfinity);
@@ -292,8 +295,37 @@ class SelectJob final : public Job {
         }
       }
       for (int64_t index : highest(scores, keep)) chunks.push_back(parts[static_cast<size_t>(index)]);
+      keep_chunks(row, stage, chunks);
     }
     for (int64_t& chunk : chunks) chunk /= block;
+    return chunks;
+  }
+
+  // Where a stage of a row has its number of chunks, and then these.
+  int32_t* kept_at(const Row& row, int32_t stage) const {
+    const na_tensor& kept = *select_.kept;
+    int64_t at = row.index * kept.shape[1];
+    for (int32_t before = 0; before < stage; before++) at += 1 + select_.kept_room[before];
+    return static_cast<int32_t*>(kept.data) + at;
+  }
+
+  void keep_chunks(const Row& row, int32_t stage, const std::vector<int64_t>& chunks) const {
+    if (!select_.kept) return;
+    int32_t* to = kept_at(row, stage);
+    const int64_t count = std::min(static_cast<int64_t>(chunks.size()), select_.kept_room[stage]);
+    *to++ = static_cast<int32_t>(count);
+    for (int64_t i = 0; i < count; i++) to[i] = static_cast<int32_t>(chunks[static_cast<size_t>(i)]);
+  }
+
+  // Those of an earlier call, but for what may no longer be chosen.
+  std::vector<int64_t> kept_chunks(const Row& row, int32_t stage, int64_t limit) const {
+    const int32_t* from = kept_at(row, stage);
+    const int64_t size = select_.chunk[stage], block = shape_.key_block;
+    std::vector<int64_t> chunks;
+    for (int32_t i = 1; i <= *from; i++) {
+      const int64_t at = from[i];
+      if (at < limit && row.open.any_open(at / block, (at + size) / block)) chunks.push_back(at);
+    }
     return chunks;
   }
 

@@ -134,6 +134,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
       scale: small,
       topP: small,
       threshold: small,
+      state: defaultable(mostly(picked('hipState'))),
       stream: defaultable(stream),
     },
     [
@@ -218,6 +219,9 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
     [1, invoke('kvIndexBytes', native.kvIndexBytes, index)],
     [1, invoke('kvIndexDispose', native.kvIndexDispose, index)],
     [3, invoke('select', native.select, mostly(select, 20))],
+    [1, invoke('hipStateCreate', native.hipStateCreate, integers)],
+    [1, invoke('hipStateRuns', native.hipStateRuns, mostly(picked('hipState')))],
+    [1, invoke('hipStateDispose', native.hipStateDispose, mostly(picked('hipState')))],
     [
       3,
       invoke(
@@ -336,6 +340,8 @@ export function collectHandles(pool: Pool, made: Any, text: string): void {
     pool.add('index', made);
   } else if (/^kvCache(Create|Fork)/.test(text)) {
     pool.add('cache', made);
+  } else if (text.startsWith('hipStateCreate')) {
+    pool.add('hipState', made);
   } else if (/^(select|plan(Build|Over|Combine))/.test(text)) {
     pool.add('plan', made);
   } else if (text.startsWith('planWords')) {
@@ -360,6 +366,7 @@ export function disposeHandles(pool: Pool): void {
   for (const index of pool.made.get('index') ?? []) native.kvIndexDispose(index);
   for (const cache of pool.made.get('cache') ?? []) native.kvCacheDispose(cache);
   for (const plan of pool.made.get('plan') ?? []) native.planDispose(plan);
+  for (const state of pool.made.get('hipState') ?? []) native.hipStateDispose(state);
   for (const tensor of pool.made.get('tensor') ?? []) native.tensorDispose(tensor);
 }
 

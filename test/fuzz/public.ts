@@ -19,7 +19,7 @@ import {
   value,
 } from './value';
 
-const { Event, Graph, KvCache, KvIndex, SparsePlan, Stream, Tensor } = api;
+const { Event, Graph, HipState, KvCache, KvIndex, SparsePlan, Stream, Tensor } = api;
 type Device = api.Device;
 const maybe = (fitting: fc.Arbitrary<Value>) => fc.oneof(nothing, mostly(fitting));
 const optional = (entries: Record<string, fc.Arbitrary<Value>>, required: string[] = []) => {
@@ -145,6 +145,27 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     [2, method(self('graph'), Graph, 'launch', fc.oneof(nothing, stream))],
     [1, method(self('graph'), Graph, 'dispose')],
 
+    [1, invoke('new HipState', (given) => new HipState(given), optional({ refresh: perAxis(small) }))],
+    [1, method(self('hipState'), HipState, 'dispose')],
+    [
+      1,
+      invoke(
+        'hipPlan with a state',
+        api.hipPlan,
+        mostly(picked('q')),
+        mostly(picked('k')),
+        optional(
+          {
+            budget: mostly(oneOf(2, 3)),
+            state: mostly(picked('hipState')),
+            keyBlock: mostly(oneOf(2)),
+            stages: mostly(oneOf([{ chunk: 8 }, { chunk: 4 }, { chunk: 2 }])),
+            always: mostly(oneOf({ sink: 0, window: 0 })),
+          },
+          ['budget', 'state', 'keyBlock', 'stages', 'always'],
+        ),
+      ),
+    ],
     [
       1,
       invoke(
@@ -376,6 +397,7 @@ export function publicPool(pool: Pool, devices: string[]): void {
     pool.add('token', make('float32', 2, 1, 4, 8));
     collect(pool, api.streamingPlan({ queries: 5, keys: 7, sink: 1, window: 2, keyBlock: 2 } as Any));
     collect(pool, api.alibi());
+    collect(pool, new HipState({ refresh: [4, 2, 1] }));
   }
   for (const mask of [api.causal(), api.window({ left: 2, right: 1 }), api.neighborhood({ window: 3 })]) {
     collect(pool, mask);
@@ -390,6 +412,7 @@ export function collect(pool: Pool, made: Any): Any {
   else if (made instanceof Stream) pool.add('stream', made);
   else if (made instanceof KvCache) pool.add('cache', made);
   else if (made instanceof KvIndex) pool.add('index', made);
+  else if (made instanceof HipState) pool.add('hipState', made);
   else if (made instanceof SparsePlan) {
     pool.add('plan', made);
     pool.add('mask', made);
@@ -423,6 +446,7 @@ export function disposePool(pool: Pool): void {
     'index',
     'cache',
     'plan',
+    'hipState',
   ];
   for (const kind of kinds) {
     for (const object of pool.made.get(kind) ?? []) {
