@@ -66,8 +66,8 @@ export function inputsOf(kind: Kind, phase: Phase, keys: number): Inputs {
 
 /** Sharpness of the demo's memory; scores are divided by the root of the dimension, which is made up for here. */
 const SHARPNESS = 25;
-/** While decoding, so many tokens lie between one query that is looked at and the next. */
-const APART = 64;
+/** While decoding, so many tokens lie between one query that is looked at and the next: tables of numbers are long. */
+const APART = 512;
 
 let text: string | undefined;
 
