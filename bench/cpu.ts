@@ -27,7 +27,7 @@ export const cpu = suiteOf(
     'neighborhoods, and decoding one token in one layer or in 32 layers at once.',
   (rows) => ({
     targets: judge(rows),
-    notMeasured: [{ what: 'usearch', why: 'there is no retrieval that it could be compared with' }],
+    notMeasured: [{ what: 'usearch', why: 'retrieval is not compared with it yet' }],
   }),
 );
 
