@@ -30,7 +30,7 @@ export interface DecodeCase {
 
 export function decodeCases({ quick }: SuiteOptions): DecodeCase[] {
   const kinds = quick ? (['smooth'] as const) : (['smooth', 'spiky', 'noise'] as const);
-  return (quick ? [16384] : [16384, 65536, 131072]).flatMap((keys) =>
+  return (quick ? [4096] : [16384, 65536, 131072]).flatMap((keys) =>
     kinds.map((kind) => ({ name: `decode, ${kind} T=${keys}`, kind, keys })),
   );
 }
