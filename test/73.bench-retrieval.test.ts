@@ -3,9 +3,22 @@
 import { describe, expect, it } from 'vitest';
 import { type Data, dataOf, GROUP, retrievalCases, SEARCHES, TOP } from '../bench/retrieval/cases';
 import { cacheOf, usearchExact, usearchVersion } from '../bench/retrieval/contestants';
-import { judgeFinder, measureCase, rowsOf } from '../bench/retrieval/main';
+import {
+  DECODE_TARGETS,
+  decodeCases,
+  decodeData,
+  decodeRows,
+  HEADS,
+  measureDecode,
+  nearness,
+  STEPS,
+} from '../bench/retrieval/decode';
+import { judgeFinder } from '../bench/retrieval/judge';
+import { measureCase, retrieval, rowsOf } from '../bench/retrieval/main';
 import { HEAD_DIM } from '../bench/sparse/heads';
 import { suites } from '../bench/suites';
+import { judgeBy } from '../bench/targets';
+import { round } from './support/numbers';
 
 const test = { name: 'small', kind: 'smooth', by: 'queries', keys: 1500 } as const;
 const data = dataOf(test);
@@ -19,8 +32,14 @@ const finder = (exact: boolean, change: (ids: number[]) => number[], of: Data = 
 
 it('has cases of different names', () => {
   for (const quick of [false, true]) {
-    const names = retrievalCases({ quick, filter: '', threads: [] }).map(({ name }) => name);
+    const options = { quick, filter: '', threads: [] };
+    const names = [...retrievalCases(options), ...decodeCases(options)].map(({ name }) => name);
     expect(new Set(names).size).toBe(names.length);
+    const stepsOf = (filter: string) => retrieval.steps({ ...options, filter }).map(({ name }) => name);
+    expect(stepsOf('')).toEqual(names);
+    expect(stepsOf('T=16384')).toEqual(names.filter((name) => name.includes('T=16384')));
+    expect(stepsOf('decode')).toEqual(decodeCases(options).map(({ name }) => name));
+    expect(stepsOf('look for keys')).toEqual(retrievalCases(options).map(({ name }) => name));
   }
   expect(suites.map(({ name }) => name)).toContain('retrieval');
 });
@@ -120,4 +139,71 @@ it('searches a cache of the keys', () => {
   expect([cached.cache.length, cached.queries.length]).toEqual([test.keys, SEARCHES]);
   cached.close();
   expect(cached.cache.disposed).toBe(true);
+});
+
+const ONCE = { rounds: 1, batchMs: 0, settleMs: 0, warmRuns: 1, patience: 1 };
+
+describe('decoding', () => {
+  it('is of numbers that bfloat16 has, with what each query looks for', async () => {
+    const { k, v, q, top, least } = await decodeData({ kind: 'noise', keys: 300 });
+    for (const values of [k, v, q]) expect([...values].every((x) => round('bfloat16', x) === x)).toBe(true);
+    expect([k.length, v.length, q.length]).toEqual([300 * HEAD_DIM, 300 * HEAD_DIM, STEPS * HEADS * HEAD_DIM]);
+    expect([top.length, least.length]).toEqual([STEPS * HEADS, STEPS * HEADS]);
+    const variance = k.reduce((sum, x) => sum + x * x, 0) / k.length;
+    expect(Math.abs(variance - 1)).toBeLessThan(6 * Math.sqrt(2 / k.length)); // that of normal numbers
+  });
+
+  it('is judged by what differs', () => {
+    const all = [
+      { out: Float64Array.of(3, 0), lse: Float64Array.of(1) },
+      { out: Float64Array.of(0, 4), lse: Float64Array.of(2) },
+    ];
+    expect(nearness(all, all)).toEqual({ error: 0, mass: 1 });
+    const half = [
+      { out: Float64Array.of(3, 3), lse: Float64Array.of(1 - Math.LN2) },
+      { out: Float64Array.of(0, 8), lse: Float64Array.of(2) },
+    ];
+    expect(nearness(half, all).error).toBeCloseTo(1, 12);
+    expect(nearness(half, all).mass).toBeCloseTo(0.75, 12);
+  });
+
+  it('has a row for each method', async () => {
+    const outcome = await measureDecode({ name: 'decode, small', kind: 'smooth', keys: 1500 }, ONCE);
+    expect(outcome.contestants).toEqual(['dense', 'scan', 'pages mean', 'pages bounds']);
+    const peaks = [{ name: 'read', threads: 1, rate: 1e9, unit: 'B/s' as const }];
+    const rows = decodeRows(outcome, peaks, 1);
+    expect(rows.map(({ case: { mask } }) => mask)).toEqual(['scan', 'pages mean', 'pages bounds']);
+    const [scan, mean] = rows as [(typeof rows)[0], ...typeof rows];
+    for (const row of rows) {
+      expect(row.faults).toEqual([]);
+      expect(Object.keys(row.ratios)).toEqual(['dense']);
+      expect(row.figures!['softmax mass']).toBeGreaterThan(0.1);
+      expect(row.figures!['softmax mass']).toBeLessThan(1.001);
+      expect(row.figures!['output error']).toBeGreaterThan(0);
+      for (const figure of ['build ms', 'append ms']) expect(row.figures![figure]).toBeGreaterThan(0);
+    }
+    expect(scan.figures!['recall@100']).toBeGreaterThan(0.995);
+    expect(scan.figures!.touched).toBe(1);
+    expect(mean!.figures!.touched).toBeLessThan(1);
+    expect(scan.floor).toEqual({ ms: scan.memory!['node-attention']! / 1e6, bound: 'memory' });
+    expect(mean!.floor).toBeUndefined();
+
+    // Targets are about long contexts, and pages' about what has structure.
+    const verdicts = (of: typeof rows) => judgeBy(DECODE_TARGETS, of, ({ name }) => name).map(({ rows }) => rows);
+    expect(verdicts(rows)).toEqual([0, 0, 0, 0]);
+    const long = (name: string) => rows.map((row) => ({ ...row, name, case: { ...row.case, tokens: 131072 } }));
+    expect(verdicts(long('decode, spiky T=131072'))).toEqual([1, 1, 1, 1]);
+    expect(verdicts(long('decode, noise T=131072'))).toEqual([1, 1, 0, 0]);
+
+    // What is wrong has no time.
+    const wrong = {
+      ...outcome,
+      contestants: ['dense'],
+      methods: outcome.methods.map((one) => ({ ...one, fault: 'it is wrong' })),
+    };
+    const [bad] = decodeRows(wrong, peaks, 1);
+    expect(bad!.faults).toEqual([{ contestant: 'node-attention', fault: 'it is wrong' }]);
+    expect(Object.keys(bad!.samples)).toEqual(['dense']);
+    expect(bad!.figures).not.toHaveProperty('recall@100');
+  });
 });

@@ -39,7 +39,7 @@ export interface Data {
   /** [keys][HEAD_DIM] */
   k: Float32Array;
   v: Float32Array;
-  /** [SEARCHES][GROUP][HEAD_DIM] */
+  /** [searches][query heads of a search][HEAD_DIM] */
   q: Float32Array;
   /** The keys of the largest products with each of the queries. */
   top: Set<number>[];
@@ -60,8 +60,15 @@ export function dataOf({ kind, by, keys }: RetrievalCase): Data {
       }
     }
   }
-  const rows = Array.from({ length: queries }, (_, n) => topOf(q.subarray(n * HEAD_DIM, (n + 1) * HEAD_DIM), k));
-  return { k, v, q, top: rows.map(({ top }) => top), least: rows.map(({ least }) => least) };
+  return { k, v, q, ...bestOf(q, k) };
+}
+
+/** What each of the queries looks for. */
+export function bestOf(q: Float32Array, k: Float32Array): Pick<Data, 'top' | 'least'> {
+  const rows = Array.from({ length: q.length / HEAD_DIM }, (_, n) =>
+    topOf(q.subarray(n * HEAD_DIM, (n + 1) * HEAD_DIM), k),
+  );
+  return { top: rows.map(({ top }) => top), least: rows.map(({ least }) => least) };
 }
 
 /** By definition, in float64. */

@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { attention, KvCache, KvIndex, type KvIndexOptions, Stream, Tensor } from 'node-attention';
+import { type AttentionResult, attention, KvCache, KvIndex, type KvIndexOptions, Stream, Tensor } from 'node-attention';
 import { exactSearch, Index, MetricKind, ScalarKind } from 'usearch';
 import { type Timed, timeRuns } from '../measure';
 import { HEAD_DIM } from '../sparse/heads';
@@ -22,14 +22,21 @@ export interface Finder extends Timed {
   close(): void;
 }
 
+/** The methods of this library, by the names of their finders. */
+export const METHODS = {
+  scan: { method: 'scan' },
+  'pages mean': { method: 'pages', summary: 'mean' },
+  'pages bounds': { method: 'pages', summary: 'bounds' },
+} as const;
+
 /** The queries of each search, [GROUP][HEAD_DIM]: arrays of their own, since usearch reads a view from its buffer's start. */
 const queriesOf = ({ q }: Data) =>
   Array.from({ length: SEARCHES }, (_, n) => q.slice(n * GROUP * HEAD_DIM, (n + 1) * GROUP * HEAD_DIM));
 
-const split = (all: ArrayLike<number | bigint>): number[][] =>
-  Array.from({ length: GROUP }, (_, h) => Array.from({ length: TOP }, (_, n) => Number(all[h * TOP + n])));
+const split = (all: ArrayLike<number | bigint>, heads: number): number[][] =>
+  Array.from({ length: heads }, (_, h) => Array.from({ length: TOP }, (_, n) => Number(all[h * TOP + n])));
 
-/** A cache of the keys, and the queries of every search. */
+/** A cache of the keys, and the queries of every search, [1, 1, query heads, HEAD_DIM]. */
 export interface Cached {
   cache: KvCache;
   queries: Tensor[];
@@ -53,9 +60,9 @@ export function cacheOf(data: Data): Cached {
 }
 
 /** Runs take one search after the other, so that no query is still at hand. */
-function inTurn(step: (n: number) => Promise<void>): Timed {
+function inTurn(searches: number, step: (n: number) => Promise<void>): Timed {
   let next = 0;
-  return { run: (times) => timeRuns(times, () => step(next++ % SEARCHES)) };
+  return { run: (times) => timeRuns(times, () => step(next++ % searches)) };
 }
 
 export async function indexed({ cache, queries, stream }: Cached, options: KvIndexOptions): Promise<Finder> {
@@ -73,7 +80,7 @@ export async function indexed({ cache, queries, stream }: Cached, options: KvInd
     exact: options.method === 'scan',
     buildMs: performance.now() - start,
     bytes: index.bytes,
-    ...inTurn(async (n) => {
+    ...inTurn(queries.length, async (n) => {
       const found = search(n);
       await stream.synchronize();
       drop(found);
@@ -82,7 +89,7 @@ export async function indexed({ cache, queries, stream }: Cached, options: KvInd
       const found = search(n);
       const ids = (await found.ids.read()) as Int32Array;
       drop(found);
-      return split(ids);
+      return split(ids, ids.length / TOP);
     },
     async touched() {
       const { out, lse, touched } = index.attend(queries[0]!, { topK: TOP, stream });
@@ -94,27 +101,41 @@ export async function indexed({ cache, queries, stream }: Cached, options: KvInd
   };
 }
 
-/** Attention over all keys, which finds nothing but needs no search. */
-export const dense = ({ cache, queries, stream }: Cached): Timed =>
-  inTurn(async (n) => {
-    const { out, lse } = attention(queries[n]!, cache, { stream });
+/** Takes turns in attending by the queries of each search. */
+export interface Attending extends Timed {
+  attend(n: number): AttentionResult;
+  close(): void;
+}
+
+function attendingBy({ queries, stream }: Cached, attend: Attending['attend'], close: () => void): Attending {
+  const timed = inTurn(queries.length, async (n) => {
+    const { out, lse } = attend(n);
     await stream.synchronize();
     out.dispose();
     lse.dispose();
   });
+  return { ...timed, attend, close };
+}
+
+/** Attention over all keys, which finds nothing but needs no search. */
+export function dense(cached: Cached): Attending {
+  const { cache, queries, stream } = cached;
+  return attendingBy(
+    cached,
+    (n) => attention(queries[n]!, cache, { stream }),
+    () => {},
+  );
+}
 
 /** Attention over the keys that an index finds, and the first and last ones. */
-export function attending({ cache, queries, stream }: Cached, options: KvIndexOptions): Timed & { close(): void } {
+export function attending(cached: Cached, options: KvIndexOptions): Attending {
+  const { cache, queries, stream } = cached;
   const index = new KvIndex(cache, options);
-  return {
-    ...inTurn(async (n) => {
-      const { out, lse } = index.attend(queries[n]!, { topK: TOP, stream });
-      await stream.synchronize();
-      out.dispose();
-      lse.dispose();
-    }),
-    close: () => index.dispose(),
-  };
+  return attendingBy(
+    cached,
+    (n) => index.attend(queries[n]!, { topK: TOP, stream }),
+    () => index.dispose(),
+  );
 }
 
 /** Its package.json is not among what the package exports. */
@@ -130,8 +151,8 @@ export function usearchExact(data: Data, threads: number): Finder {
   return {
     name: 'usearch exact',
     exact: true,
-    ...inTurn(async (n) => void search(n)),
-    find: async (n) => split(search(n).keys),
+    ...inTurn(SEARCHES, async (n) => void search(n)),
+    find: async (n) => split(search(n).keys, GROUP),
     close() {},
   };
 }
@@ -163,8 +184,8 @@ export function usearchGraph(data: Data, threads: number): Finder {
     name: `usearch HNSW ${WIDTH}`,
     exact: false,
     buildMs,
-    ...inTurn(async (n) => void search(n)),
-    find: async (n) => split(search(n).keys),
+    ...inTurn(SEARCHES, async (n) => void search(n)),
+    find: async (n) => split(search(n).keys, GROUP),
     close() {},
   };
 }

@@ -1,4 +1,4 @@
-// The suite of retrieval: keys of a cache found by indexes.
+// The suite of retrieval: keys of a cache found by indexes, and decoding with what they find.
 
 import { devices } from 'node-attention';
 import { type Fault, makeRow, OWN, type Row, type SuiteResult } from '../format';
@@ -9,17 +9,20 @@ import { type Progress, runSteps, type Suite, type SuiteOptions } from '../sessi
 import { HEAD_DIM } from '../sparse/heads';
 import { medianRatio } from '../statistics';
 import { judgeBy, type Target } from '../targets';
-import { type Data, dataOf, GROUP, productOf, type RetrievalCase, retrievalCases, SEARCHES, TOP } from './cases';
+import { dataOf, GROUP, type RetrievalCase, retrievalCases, TOP } from './cases';
 import {
   attending,
   cacheOf,
   dense,
   type Finder,
   indexed,
+  METHODS,
   usearchExact,
   usearchGraph,
   usearchVersion,
 } from './contestants';
+import { DECODE_TARGETS, type DecodeOutcome, decodeCases, decodeRows, HEADS, KV_HEADS, measureDecode } from './decode';
+import { judgeFinder } from './judge';
 
 const FULL: Plan = { rounds: 5, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2 };
 const QUICK: Plan = { rounds: 3, batchMs: 5, settleMs: 0, warmRuns: 1, patience: 1 };
@@ -29,16 +32,24 @@ const MOST_GRAPH = 16384;
 
 const ABOUT =
   `The ${TOP} best of the keys of a cache for ${GROUP} query heads: indexes of this library against usearch, by looking at ` +
-  'all keys and by its graph, with recall, time, what is looked at, and attention over what is found against dense attention.';
+  'all keys and by its graph, with recall, time, what is looked at, and attention over what is found against dense attention. ' +
+  `Then decoding steps, with ${HEADS} query heads, ${KV_HEADS} key heads and bfloat16: attention over what is found, the search ` +
+  'included, against that over all keys. The floor of the scan is the time to read its 8-bit copies.';
 
-const chosen = (options: SuiteOptions) => retrievalCases(options).filter(({ name }) => name.includes(options.filter));
+const chosen = <Case extends { name: string }>(cases: readonly Case[], { filter }: SuiteOptions) =>
+  cases.filter(({ name }) => name.includes(filter));
+
+const EVERYTHING: SuiteOptions = { quick: false, filter: '', threads: [] };
 
 export const retrieval: Suite = {
   name: 'retrieval',
   about: ABOUT,
-  caseNames: () => retrievalCases({ quick: false, filter: '', threads: [] }).map(({ name }) => name),
+  caseNames: () => [...retrievalCases(EVERYTHING), ...decodeCases(EVERYTHING)].map(({ name }) => name),
   obstacle: () => undefined,
-  steps: (options) => chosen(options).map(({ name, keys }) => ({ name, seconds: 1 + keys / 4096 })),
+  steps: (options) => [
+    ...chosen(retrievalCases(options), options).map(({ name, keys }) => ({ name, seconds: 1 + keys / 4096 })),
+    ...chosen(decodeCases(options), options).map(({ name, keys }) => ({ name, seconds: 1 + keys / 4096 })),
+  ],
   run: bench,
 };
 
@@ -49,32 +60,43 @@ export interface Outcome extends Measurement {
   contestants: string[];
 }
 
-/** The methods of this library, by the names of their finders. */
-const METHODS = {
-  scan: { method: 'scan' },
-  'pages mean': { method: 'pages', summary: 'mean' },
-  'pages bounds': { method: 'pages', summary: 'bounds' },
-} as const;
-
 async function bench(options: SuiteOptions, progress: Progress): Promise<SuiteResult> {
   const { threads } = devices().find(({ device }) => device === 'cpu')!;
-  const outcomes: Outcome[] = [];
+  const plan = options.quick ? QUICK : FULL;
+  const searched: Outcome[] = [];
+  const decoded: DecodeOutcome[] = [];
   peaksOf(threads!, options.quick);
-  const steps = chosen(options).map((test) => ({
-    name: test.name,
-    run: async () => void outcomes.push(await measureCase(test, options.quick ? QUICK : FULL, threads!)),
-  }));
+  const steps = [
+    ...chosen(retrievalCases(options), options).map((test) => ({
+      name: test.name,
+      run: async () => void searched.push(await measureCase(test, plan, threads!)),
+    })),
+    ...chosen(decodeCases(options), options).map((test) => ({
+      name: test.name,
+      run: async () => void decoded.push(await measureDecode(test, plan)),
+    })),
+  ];
   const failure = await runSteps(steps, progress);
-  const rows = outcomes.flatMap((outcome) => rowsOf(outcome, threads!));
+  const peaks = peaksOf(threads!, options.quick);
+  const rows = [
+    ...searched.flatMap((outcome) => rowsOf(outcome, threads!)),
+    ...decoded.flatMap((outcome) => decodeRows(outcome, peaks, threads!)),
+  ];
   return {
     suite: 'retrieval',
     about: ABOUT,
     command: 'npm run bench -- retrieval',
     versions: { usearch: usearchVersion() },
-    peaks: peaksOf(threads!, options.quick),
+    peaks,
     rows,
-    targets: judgeBy(TARGETS, rows, ({ name }) => name),
-    notMeasured: [{ what: `usearch's graph beyond ${MOST_GRAPH} keys`, why: 'making it takes minutes' }],
+    targets: judgeBy([...TARGETS, ...DECODE_TARGETS], rows, ({ name }) => name),
+    notMeasured: [
+      { what: `usearch's graph beyond ${MOST_GRAPH} keys`, why: 'making it takes minutes' },
+      {
+        what: 'decoding with more than 131072 keys, or with the codes of real text',
+        why: 'there is no case of it yet',
+      },
+    ],
     failure,
   };
 }
@@ -104,33 +126,6 @@ export async function measureCase(test: RetrievalCase, plan: Plan, threads: numb
   for (const each of [...made, ...attends.map(([, attend]) => attend)]) each.close();
   cached.close();
   return { test, finders, contestants: contestants.map(([name]) => name), ...measurement };
-}
-
-/** Recall of all searches; and what is wrong with what they found. */
-export async function judgeFinder(
-  { find, exact }: Pick<Finder, 'find' | 'exact'>,
-  { k, q, top, least }: Data,
-): Promise<{ recall: number; fault?: string }> {
-  const keys = k.length / HEAD_DIM;
-  let found = 0;
-  for (let n = 0; n < SEARCHES; n++) {
-    for (const [head, ids] of (await find(n)).entries()) {
-      const query = n * GROUP + head;
-      const where = `search ${n}, head ${head}`;
-      const odd = ids.find((id) => !(id >= 0 && id < keys));
-      if (odd !== undefined) return { recall: 0, fault: `${where}: ${odd} is no key` };
-      if (new Set(ids).size < TOP) return { recall: 0, fault: `${where}: a key is there twice` };
-      found += ids.filter((id) => top[query]!.has(id)).length;
-      if (!exact) continue;
-      const { product, slack } = least[query]!;
-      for (const id of ids) {
-        const own = productOf(q.subarray(query * HEAD_DIM, (query + 1) * HEAD_DIM), k, id);
-        if (own >= product - slack) continue;
-        return { recall: 0, fault: `${where}: key ${id} has the product ${own}, the last of the best has ${product}` };
-      }
-    }
-  }
-  return { recall: found / (SEARCHES * GROUP * TOP) };
 }
 
 /** How many times as long dense attention takes as attention over what is found, the search included. */

@@ -1,0 +1,242 @@
+// Decoding steps of a model of today: attention over what indexes find in a long cache, against that over all of it.
+
+import { KvCache, Stream, Tensor } from 'node-attention';
+import { decode, uniform } from '../../test/support/numbers';
+import { type Fault, makeRow, OWN, type Peak, type Row } from '../format';
+import { watchLoad } from '../load';
+import { interleave, type Measurement, type Plan } from '../measure';
+import { rateOf } from '../peak';
+import type { SuiteOptions } from '../session';
+import { filled, HEAD_DIM, HEAD_KINDS, noiseFrom, normals, structuredHead } from '../sparse/heads';
+import type { Target } from '../targets';
+import { bestOf, type Data, TOP } from './cases';
+import { type Attending, attending, type Cached, dense, indexed, METHODS } from './contestants';
+import { judgeFinder } from './judge';
+
+export const KV_HEADS = 8;
+export const HEADS = 32;
+/** Steps whose queries take turns. */
+export const STEPS = 4;
+/** Tokens appended to see what one takes. */
+const APPENDED = 64;
+/** Tokens that are put into the cache at once. */
+const CHUNK = 4096;
+
+export interface DecodeCase {
+  name: string;
+  kind: keyof typeof HEAD_KINDS | 'noise';
+  keys: number;
+}
+
+export function decodeCases({ quick }: SuiteOptions): DecodeCase[] {
+  const kinds = quick ? (['smooth'] as const) : (['smooth', 'spiky', 'noise'] as const);
+  return (quick ? [4096] : [16384, 65536, 131072]).flatMap((keys) =>
+    kinds.map((kind) => ({ name: `decode, ${kind} T=${keys}`, kind, keys })),
+  );
+}
+
+export type DecodeData = Pick<Data, 'k' | 'v' | 'q' | 'top' | 'least'>;
+
+/** Numbers that bfloat16 has. All key heads have these keys and values, which takes as long as others; queries differ. */
+export async function decodeData({ kind, keys }: Omit<DecodeCase, 'name'>): Promise<DecodeData> {
+  const queries = STEPS * HEADS;
+  const next = normals(uniform(79));
+  const made =
+    kind === 'noise'
+      ? { k: filled(keys * HEAD_DIM, next), q: filled(queries * HEAD_DIM, next) }
+      : structuredHead(HEAD_KINDS[kind], keys, queries, 1, 79);
+  const [k, q, v] = await Promise.all(
+    [made.k, made.q, filled(keys * HEAD_DIM, noiseFrom(uniform(80)))].map(async (values) => {
+      using narrow = Tensor.from(values, [values.length], { dtype: 'bfloat16' });
+      using wide = narrow.to('float32');
+      return (await wide.read()) as Float32Array;
+    }),
+  );
+  return { k: k!, v: v!, q: q!, ...bestOf(q!, k!) };
+}
+
+export function decodeCache({ k, v, q }: DecodeData): Cached {
+  const keys = k.length / HEAD_DIM;
+  const stream = new Stream();
+  const cache = new KvCache({
+    batch: 1,
+    kvHeads: KV_HEADS,
+    headDim: HEAD_DIM,
+    capacity: keys + APPENDED,
+    dtype: 'bfloat16',
+  });
+  for (let first = 0; first < keys; first += CHUNK) {
+    const tokens = Math.min(CHUNK, keys - first);
+    using some = ofAllHeads(k, first, tokens);
+    using values = ofAllHeads(v, first, tokens);
+    cache.append(some, values, { stream });
+  }
+  const queries = Array.from({ length: STEPS }, (_, n) =>
+    Tensor.from(q.subarray(n * HEADS * HEAD_DIM, (n + 1) * HEADS * HEAD_DIM), [1, 1, HEADS, HEAD_DIM], {
+      dtype: 'bfloat16',
+    }),
+  );
+  const close = () => {
+    for (const resource of [...queries, cache, stream]) resource.dispose();
+  };
+  return { cache, queries, stream, close };
+}
+
+/** [1, tokens, KV_HEADS, HEAD_DIM] of the rows from `first` on. */
+function ofAllHeads(rows: Float32Array, first: number, tokens: number): Tensor {
+  const all = new Float32Array(tokens * KV_HEADS * HEAD_DIM);
+  for (let t = 0; t < tokens; t++) {
+    const row = rows.subarray((first + t) * HEAD_DIM, (first + t + 1) * HEAD_DIM);
+    for (let h = 0; h < KV_HEADS; h++) all.set(row, (t * KV_HEADS + h) * HEAD_DIM);
+  }
+  return Tensor.from(all, [1, tokens, KV_HEADS, HEAD_DIM], { dtype: 'bfloat16' });
+}
+
+interface Method {
+  name: keyof typeof METHODS;
+  buildMs: number;
+  bytes: number;
+  recall: number;
+  fault?: string;
+  touched: number;
+  /** The norm of what the outputs differ by from those over all keys, over the norm of these. */
+  error: number;
+  /** The mean share of the softmax that the keys attended to have. */
+  mass: number;
+}
+
+export interface DecodeOutcome extends Measurement {
+  test: DecodeCase;
+  methods: Method[];
+  /** Milliseconds that appending a token to the cache takes. */
+  appendMs: number;
+  /** In the order of `samples`. */
+  contestants: string[];
+}
+
+export async function measureDecode(test: DecodeCase, plan: Plan): Promise<DecodeOutcome> {
+  const data = await decodeData(test);
+  const cached = decodeCache(data);
+  const all = dense(cached);
+  const whole = await outputsOf(all);
+  const methods: Method[] = [];
+  const contestants: [string, Attending][] = [['dense', all]];
+  for (const name of Object.keys(METHODS) as Method['name'][]) {
+    const finder = await indexed(cached, METHODS[name]);
+    const judged = await judgeFinder(finder, data);
+    const { buildMs, bytes } = finder;
+    const touched = await finder.touched!();
+    finder.close();
+    const attend = attending(cached, METHODS[name]);
+    const near = nearness(await outputsOf(attend), whole);
+    methods.push({ name, buildMs: buildMs!, bytes: bytes!, ...judged, touched, ...near });
+    if (judged.fault === undefined) contestants.push([name, attend]);
+    else attend.close();
+  }
+  const measurement = await interleave(
+    contestants.map(([, contestant]) => contestant),
+    plan,
+    watchLoad(),
+  );
+  for (const [, contestant] of contestants) contestant.close();
+  const appendMs = await timeAppend(cached);
+  cached.close();
+  return { test, methods, appendMs, contestants: contestants.map(([name]) => name), ...measurement };
+}
+
+interface Outputs {
+  out: Float64Array;
+  lse: Float64Array;
+}
+
+/** Of each step. */
+async function outputsOf({ attend }: Attending): Promise<Outputs[]> {
+  const outputs: Outputs[] = [];
+  for (let n = 0; n < STEPS; n++) {
+    const { out, lse } = attend(n);
+    outputs.push({ out: decode('bfloat16', await out.read()), lse: decode('float32', await lse.read()) });
+    out.dispose();
+    lse.dispose();
+  }
+  return outputs;
+}
+
+export function nearness(some: readonly Outputs[], all: readonly Outputs[]): Pick<Method, 'error' | 'mass'> {
+  let [apart, norm, mass] = [0, 0, 0];
+  for (const [n, { out, lse }] of all.entries()) {
+    for (const [i, x] of out.entries()) {
+      apart += (some[n]!.out[i]! - x) ** 2;
+      norm += x ** 2;
+    }
+    for (const [i, x] of lse.entries()) mass += Math.exp(some[n]!.lse[i]! - x) / lse.length / all.length;
+  }
+  return { error: Math.sqrt(apart / norm), mass };
+}
+
+async function timeAppend({ cache, stream }: Cached): Promise<number> {
+  using token = Tensor.zeros([1, 1, KV_HEADS, HEAD_DIM], { dtype: 'bfloat16' });
+  const start = performance.now();
+  for (let i = 0; i < APPENDED; i++) cache.append(token, token, { stream });
+  await stream.synchronize();
+  return (performance.now() - start) / APPENDED;
+}
+
+/** A row for each method, beside attention over all keys. The floor of the scan is the time to read its 8-bit copies. */
+export function decodeRows(
+  { test, methods, appendMs, contestants, samples, disturbed, repeated }: DecodeOutcome,
+  peaks: readonly Peak[],
+  threads: number,
+): Row[] {
+  return methods.map(({ name, buildMs, bytes, recall, fault, touched, error, mass }) => {
+    const own = samples[contestants.indexOf(name)];
+    const faults: Fault[] = fault === undefined ? [] : [{ contestant: OWN, fault }];
+    return makeRow({
+      name: `${test.name}: ${name}`,
+      case: { mask: name, dtype: 'bfloat16', tokens: test.keys, headDim: HEAD_DIM, threads, data: test.name },
+      samples: { ...(own && { [OWN]: own }), dense: samples[contestants.indexOf('dense')]! },
+      disturbed,
+      repeated,
+      floor: name === 'scan' ? { ms: (1e3 * bytes) / rateOf(peaks, 'read', threads), bound: 'memory' } : undefined,
+      memory: { [OWN]: bytes },
+      faults,
+      figures: {
+        ...(fault === undefined ? { [RECALL]: recall } : {}),
+        touched,
+        'build ms': buildMs,
+        'softmax mass': mass,
+        'output error': error,
+        'append ms': appendMs,
+      },
+    });
+  });
+}
+
+const RECALL = `recall@${TOP}`;
+
+const isDecode = ({ name, case: { tokens } }: Row) => name.startsWith('decode') && tokens >= 131072;
+const byScan = (row: Row) => isDecode(row) && row.case.mask === 'scan';
+/** The method 'pages' as it is by default, on heads that have something to find. */
+const byPages = (row: Row) => isDecode(row) && row.case.mask === 'pages mean' && !row.name.includes('noise');
+
+export const DECODE_TARGETS: Target<Row>[] = [
+  {
+    text: 'decoding by the scan: within 25 % of the time to read the 8-bit copies, from 128K keys',
+    figure: (row) => (byScan(row) ? row.ofFloor : undefined),
+    atLeast: 0.8,
+  },
+  {
+    text: 'decoding by the scan: misses none of the best keys but by rounding, from 128K keys',
+    figure: (row) => (byScan(row) ? row.faults?.length : undefined),
+    atMost: 0,
+  },
+  {
+    text: 'decoding by pages: recall of 0.97 from 128K keys with structure',
+    figure: (row) => (byPages(row) ? row.figures?.[RECALL] : undefined),
+    atLeast: 0.97,
+  },
+  {
+    text: 'decoding by pages: touch at most 25 % from 128K keys with structure',
+    figure: (row) => (byPages(row) ? row.figures?.touched : undefined),
+    atMost: 0.25,
+  },
+];
