@@ -367,9 +367,10 @@ NA_INLINE bool has_biases(const Problem& problem, const Tile& tile) {
   return tile.pooled || (problem.bias_count > 0 && !tile.extra);
 }
 
-// All biases of a problem, or with `ranked` those that are not of low rank; what pooled keys have instead. Scores are to
-// be multiplied by `factor`, which is score_factor() or 1. Closed forms are added as they are then; what may be as large
-// as a float, as masks are, only to scores that have been multiplied. Returns what they still are to be multiplied by.
+// All biases of a problem, or with `ranked` those that are not of low rank; what pooled keys have instead. Scores are
+// to be multiplied by `factor`, which is score_factor() or 1. Closed forms are added as they are then; what may be as
+// large as a float, as masks are, only to scores that have been multiplied. Returns what they still are to be
+// multiplied by.
 template <int kUsed>
 float add_biases(const Problem& problem, const Tile& tile, const Sums& sums, const Block& block, bool ranked, int from,
                  int keys, float factor, float* scores) {
