@@ -232,24 +232,28 @@ export class SparsePlan extends Mask {
           `are ${layout.rows}`,
       );
     }
-    blocks.forEach((list: unknown, row) => {
+    // Counted, since forEach passes over what a list lacks.
+    for (let row = 0; row < layout.rows; row++) {
+      const list: unknown = blocks[row];
       if (!isArray(list)) {
         throw new AttentionError('ERR_OPTION', `${call}: ${describe(layout, row)} is ${show(list)}; it must be a list`);
       }
-      (list as number[]).forEach((block, i, all) => {
+      for (let i = 0; i < list.length; i++) {
+        const block = list[i] as number;
+        const before = list[i - 1] as number;
         const fault = !Number.isInteger(block)
           ? 'is no block'
           : block < 0 || block >= layout.blocks
             ? `is not in 0 ... ${layout.blocks - 1}`
-            : i > 0 && block === all[i - 1]!
+            : i > 0 && block === before
               ? 'is there twice'
-              : i > 0 && block < all[i - 1]!
-                ? `comes after ${all[i - 1]!}; blocks must ascend`
+              : i > 0 && block < before
+                ? `comes after ${before}; blocks must ascend`
                 : '';
-        if (!fault) return;
+        if (!fault) continue;
         throw new AttentionError('ERR_OPTION', `${call}: ${describe(layout, row)}: block ${show(block)} ${fault}`);
-      });
-    });
+      }
+    }
     return fromLists(layout, blocks as number[][]);
   }
 
