@@ -1,6 +1,5 @@
 #include "attention/sm80/launch.h"
 
 namespace na::cuda {
-template cudaError_t run_sm80<Element::kBfloat16, 1, 256, 256>(const Problem&, const Launch&, bool, bool, uint32_t,
-                                                               cudaStream_t);
+template cudaError_t run_sm80<Element::kBfloat16, 1, 256, 256>(const Problem&, const Launch&, uint32_t, cudaStream_t);
 }

@@ -7,7 +7,10 @@ namespace na::cuda {
 
 // Enqueues the kernels of one element and pair of head dimensions, each defined in a file of its own.
 template <Element kElement, int kProducts, int kHeadDim, int kValueDim>
-cudaError_t run_sm80(const Problem& problem, const Launch& launch, bool few, bool modified, uint32_t blocks,
-                     cudaStream_t stream);
+cudaError_t run_sm80(const Problem& problem, const Launch& launch, uint32_t blocks, cudaStream_t stream);
+
+// Those of grids, of one element in a file.
+template <Element kElement, int kHeadDim>
+cudaError_t run_sm80_grid(const Problem& problem, const Launch& launch, uint32_t blocks, cudaStream_t stream);
 
 }  // namespace na::cuda

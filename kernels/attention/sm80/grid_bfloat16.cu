@@ -1,0 +1,7 @@
+#include "attention/sm80/launch.h"
+
+namespace na::cuda {
+template cudaError_t run_sm80_grid<Element::kBfloat16, 64>(const Problem&, const Launch&, uint32_t, cudaStream_t);
+template cudaError_t run_sm80_grid<Element::kBfloat16, 128>(const Problem&, const Launch&, uint32_t, cudaStream_t);
+template cudaError_t run_sm80_grid<Element::kBfloat16, 256>(const Problem&, const Launch&, uint32_t, cudaStream_t);
+}  // namespace na::cuda
