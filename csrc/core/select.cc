@@ -151,7 +151,7 @@ class HipStep {
       return error(NA_ERR_OPTION, "hipPlan: state would have to keep %lld numbers for each of %lld rows", Count(words),
                    Count(rows));
     }
-    return Tensor::allocate(device, NA_INT32, {rows, words}, false, true, &kept_);
+    return Tensor::allocate(device, NA_INT32, {rows, words}, false, false, &kept_);
   }
 
   HipState* state_ = nullptr;

@@ -177,11 +177,14 @@ class SelectJob final : public Job {
     const int64_t batch = row / shape_.tiles() / select_.out->heads;
     const SelectedRow here = row_of(row);
     const int64_t budget = select_.budgets[pattern];
+    const Row given = {row, batch, pattern, tile, budget, here};
     std::vector<int64_t> chosen;
     if (here.open_count() <= budget && select_.top_p >= 1 && select_.threshold <= 0) {
       for (int64_t i = 0; i < here.open_count(); i++) chosen.push_back(here.open_block(i));
-    } else if (budget > 0) {
-      Row given = {row, batch, pattern, tile, budget, here};
+      keep_nothing(given);
+    } else if (budget == 0) {
+      keep_nothing(given);
+    } else {
       switch (select_.selector) {
         case NA_SELECT_HIP: chosen = hip(given); break;
         case NA_SELECT_BISECTION: chosen = bisect(given); break;
@@ -315,6 +318,12 @@ class SelectJob final : public Job {
     const int64_t count = std::min(static_cast<int64_t>(chunks.size()), select_.kept_room[stage]);
     *to++ = static_cast<int32_t>(count);
     for (int64_t i = 0; i < count; i++) to[i] = static_cast<int32_t>(chunks[static_cast<size_t>(i)]);
+  }
+
+  // Of a row that was not searched.
+  void keep_nothing(const Row& row) const {
+    if (!select_.kept) return;
+    for (int32_t stage = select_.refreshed_from; stage < select_.stages; stage++) *kept_at(row, stage) = 0;
   }
 
   // Those of an earlier call, but for what may no longer be chosen.
