@@ -46,7 +46,7 @@ export type Message = { begins: string } | { outcome: Outcome };
 async function contestantsOf(test: Case, inputs: Inputs, { threads, quick }: Task, torch: TorchPeer | undefined) {
   const contestants: Contestant[] = [library(OWN, test, inputs)];
   const absent: Fault[] = [];
-  if (test.kind === 'decode' || test.kind === 'causal') contestants.push(paged(test, inputs));
+  if (!test.pattern && (test.kind === 'decode' || test.kind === 'causal')) contestants.push(paged(test, inputs));
   const masked = test.pattern !== undefined || (test.mask !== undefined && test.kind !== 'causal');
   if (masked) {
     const mask = test.dense === 'causal' ? ({ left: -1, right: 0 } as const) : undefined;
