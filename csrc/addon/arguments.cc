@@ -55,4 +55,10 @@ Status read_device(const Napi::Value& value, Device** result) {
   return find_device(value.As<Napi::String>().Utf8Value(), result);
 }
 
+Napi::Array numbers(Napi::Env env, const int64_t* values, size_t count) {
+  Napi::Array array = Napi::Array::New(env, count);
+  for (size_t i = 0; i < count; i++) array.Set(static_cast<uint32_t>(i), static_cast<double>(values[i]));
+  return array;
+}
+
 }  // namespace na

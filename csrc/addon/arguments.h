@@ -24,4 +24,7 @@ Status read_dtype(const Napi::Value& value, int32_t* result);
 Status read_geometry(const Napi::Value& value, PlanGeometry* result);
 Status read_device(const Napi::Value& value, Device** result);
 
+// The way back: an array of numbers.
+Napi::Array numbers(Napi::Env env, const int64_t* values, size_t count);
+
 }  // namespace na

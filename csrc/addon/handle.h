@@ -117,6 +117,16 @@ Napi::Value wrap(Napi::Env env, Ref<T> object, int64_t external_bytes = 0) {
   return Napi::Value(env, result);
 }
 
+// With the memory that they hold, which no other handle tells the garbage collector of.
+inline Napi::Value wrap_tensor(Napi::Env env, Ref<Tensor> tensor) {
+  const int64_t bytes = tensor->storage->bytes;
+  return wrap(env, std::move(tensor), bytes);
+}
+inline Napi::Value wrap_plan(Napi::Env env, Ref<SparsePlan> plan) {
+  const int64_t bytes = plan->bytes();
+  return wrap(env, std::move(plan), bytes);
+}
+
 // ERR_OPTION for what is not such a handle, ERR_DISPOSED for one that was disposed of.
 template <class T>
 Status handle_of(const Napi::Value& value, const char* name, Handle<T>** handle) {
@@ -148,12 +158,8 @@ inline Status stream_of(Napi::Env env, const Napi::Value& given, Device* device,
 // { out, lse }; without out when the caller gave it, for then he has its handle.
 inline Napi::Value wrap_result(Napi::Env env, AttentionResult result, bool out_given) {
   Napi::Object pair = Napi::Object::New(env);
-  if (!out_given) {
-    const int64_t bytes = result.out->storage->bytes;
-    pair.Set("out", wrap(env, std::move(result.out), bytes));
-  }
-  const int64_t bytes = result.lse->storage->bytes;
-  pair.Set("lse", wrap(env, std::move(result.lse), bytes));
+  if (!out_given) pair.Set("out", wrap_tensor(env, std::move(result.out)));
+  pair.Set("lse", wrap_tensor(env, std::move(result.lse)));
   return pair;
 }
 

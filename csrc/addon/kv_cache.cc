@@ -77,11 +77,7 @@ Napi::Value lengths(const Napi::CallbackInfo& info) {
   Ref<KvCache> cache;
   NA_REFUSE(info.Env(), unwrap<KvCache>(info[0], "cache", &cache));
   const std::vector<int64_t> all = cache->lengths();
-  Napi::Array result = Napi::Array::New(info.Env(), all.size());
-  for (uint32_t i = 0; i < all.size(); i++) {
-    result.Set(i, Napi::Number::New(info.Env(), static_cast<double>(all[i])));
-  }
-  return result;
+  return numbers(info.Env(), all.data(), all.size());
 }
 
 // kvCacheBytes(cache)

@@ -65,9 +65,7 @@ Napi::Value retrieve(const Napi::CallbackInfo& info) {
                  {"lse", &result.lse},
                  {"touched", &result.touched}};
   for (const auto& one : tensors) {
-    if (!*one.tensor) continue;
-    const int64_t bytes = (*one.tensor)->storage->bytes;
-    made.Set(one.name, wrap(env, std::move(*one.tensor), bytes));
+    if (*one.tensor) made.Set(one.name, wrap_tensor(env, std::move(*one.tensor)));
   }
   return made;
 }

@@ -67,8 +67,7 @@ Napi::Value call_select(const Napi::CallbackInfo& info) {
   }
   NA_REFUSE(env, stream_of(env, call.Get("stream"), q->device(), &stream));
   NA_REFUSE(env, select(arguments, stream.get(), &plan));
-  const int64_t bytes = plan->bytes();
-  return wrap(env, std::move(plan), bytes);
+  return wrap_plan(env, std::move(plan));
 }
 
 // hipStateCreate(refresh): state
@@ -87,11 +86,7 @@ Napi::Value hip_state_runs(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<HipState> state;
   NA_REFUSE(env, unwrap<HipState>(info[0], "this HipState", &state));
-  Napi::Array runs = Napi::Array::New(env);
-  for (size_t i = 0; i < state->runs().size(); i++) {
-    runs.Set(static_cast<uint32_t>(i), Napi::Number::New(env, static_cast<double>(state->runs()[i])));
-  }
-  return runs;
+  return numbers(env, state->runs().data(), state->runs().size());
 }
 
 }  // namespace

@@ -1,22 +1,14 @@
 // Sparse plans: made of lists of blocks or of words, combined, inspected.
 #include "core/sparse_plan.h"
 
+#include <iterator>
+
 #include "addon/arguments.h"
 #include "addon/functions.h"
 #include "addon/handle.h"
 
 namespace na {
 namespace {
-
-Napi::Value wrap_plan(Napi::Env env, Ref<SparsePlan> plan) {
-  const int64_t bytes = plan->bytes();
-  return wrap(env, std::move(plan), bytes);
-}
-
-Napi::Value wrap_tensor(Napi::Env env, Ref<Tensor> tensor) {
-  const int64_t bytes = tensor->storage->bytes;
-  return wrap(env, std::move(tensor), bytes);
-}
 
 // planBuild(geometry, offsets, blocks, stream | undefined): plan
 Napi::Value plan_build(const Napi::CallbackInfo& info) {
@@ -95,12 +87,10 @@ Napi::Value plan_info(const Napi::CallbackInfo& info) {
   Ref<SparsePlan> plan;
   NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
   const na_plan& view = plan->view;
-  const int64_t numbers[] = {view.batch,      view.heads,     view.queries, view.keys,
-                             view.query_tile, view.key_block, view.causal,  view.estimate};
-  Napi::Array geometry = Napi::Array::New(env);
-  for (uint32_t i = 0; i < 8; i++) geometry.Set(i, Napi::Number::New(env, static_cast<double>(numbers[i])));
+  const int64_t geometry[] = {view.batch,      view.heads,     view.queries, view.keys,
+                              view.query_tile, view.key_block, view.causal,  view.estimate};
   Napi::Object result = Napi::Object::New(env);
-  result.Set("geometry", geometry);
+  result.Set("geometry", numbers(env, geometry, std::size(geometry)));
   result.Set("bytes", Napi::Number::New(env, static_cast<double>(plan->bytes())));
   result.Set("device", Napi::String::New(env, plan->device()->name));
   return result;

@@ -12,11 +12,6 @@ namespace {
 
 constexpr const char* kCpu = "cpu";
 
-Napi::Value wrap_tensor(Napi::Env env, Ref<Tensor> tensor) {
-  const int64_t bytes = tensor->storage->bytes;
-  return wrap(env, std::move(tensor), bytes);
-}
-
 Napi::Value wrap_view(Napi::Env env, Ref<Tensor> tensor) { return wrap(env, std::move(tensor)); }
 
 // Where the elements of a typed array lie. Arrays over a SharedArrayBuffer are fine; detached ones have no data.
@@ -226,20 +221,14 @@ Napi::Value slice(const Napi::CallbackInfo& info) {
   return wrap_view(info.Env(), std::move(view));
 }
 
-Napi::Array numbers(Napi::Env env, const int64_t* values, int32_t count) {
-  Napi::Array array = Napi::Array::New(env, static_cast<size_t>(count));
-  for (int32_t i = 0; i < count; i++) array.Set(static_cast<uint32_t>(i), static_cast<double>(values[i]));
-  return array;
-}
-
 // tensorInfo(tensor): { shape, strides, dtype, device, contiguous }
 Napi::Value info_of(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<Tensor> tensor;
   NA_REFUSE(env, unwrap<Tensor>(info[0], "tensor", &tensor));
   Napi::Object result = Napi::Object::New(env);
-  result.Set("shape", numbers(env, tensor->view.shape, tensor->view.rank));
-  result.Set("strides", numbers(env, tensor->view.stride, tensor->view.rank));
+  result.Set("shape", numbers(env, tensor->view.shape, static_cast<size_t>(tensor->view.rank)));
+  result.Set("strides", numbers(env, tensor->view.stride, static_cast<size_t>(tensor->view.rank)));
   result.Set("dtype", tensor->view.dtype);
   result.Set("device", tensor->device()->name);
   result.Set("contiguous", tensor->contiguous());
