@@ -74,31 +74,32 @@ export function torchOf(torch: string | true | undefined): SuiteOptions['torch']
   return { python, version: torchVersion(python) };
 }
 
-/** Runs suites, prints what they found, writes what was asked for, and sets the exit status. */
+/** The command as it was typed. Where things lie on this machine is nobody's concern. */
+export const typed = (argv: readonly string[]): string =>
+  ['npm run bench --', ...argv.map((each) => (isAbsolute(each) ? basename(each) : each))].join(' ');
+
+/** Runs suites, prints what they found, writes what was asked for after each of them, and sets the exit status. */
 export async function measure(
   suites: readonly { suite: Suite; options: SuiteOptions }[],
   { json, html }: { json?: string; html?: string },
   page: PageMaker | undefined,
   argv: readonly string[],
 ): Promise<void> {
-  // Opened now, not after all the work.
   const outputs = [
-    { path: json, write: (file: ResultFile) => `${JSON.stringify(file, null, 1)}\n` },
-    { path: html, write: (file: ResultFile) => page!(file) },
-  ].flatMap(({ path, write }) => (path === undefined ? [] : [{ handle: openSync(path, 'w'), write }]));
-  // Where things lie on this machine is nobody's concern.
-  const typed = argv.map((each) => (isAbsolute(each) ? basename(each) : each));
-  const file = await runSuites(suites, ['npm run bench --', ...typed].join(' '));
+    { path: json, text: (file: ResultFile) => `${JSON.stringify(file, null, 1)}\n` },
+    { path: html, text: (file: ResultFile) => page!(file) },
+  ].flatMap(({ path, text }) => (path === undefined ? [] : [{ path, text }]));
+  // Whether they can be written is known now, not after all the work; what is there stays until there is something new.
+  for (const { path } of outputs) closeSync(openSync(path, 'a'));
+  const file = await runSuites(suites, typed(argv), (soFar) => {
+    for (const { path, text } of outputs) writeFileSync(path, text(soFar));
+  });
   const measured = file.suites.filter(({ notMeasured }) => !notMeasured.some(({ what }) => what === WHOLE_SUITE));
   for (const { suite, notMeasured } of file.suites.filter((each) => !measured.includes(each))) {
     console.log(`npm run bench -- ${suite}: nothing to measure: ${notMeasured[0]!.why}`);
   }
   for (const each of measured) console.log(`\n${suiteText(each)}`);
   if (measured.some(({ rows }) => rows.length > 0)) console.log(`\n${NOTES}`);
-  for (const { handle, write } of outputs) {
-    writeFileSync(handle, write(file));
-    closeSync(handle);
-  }
   const wrong = measured.flatMap(({ rows }) => faultLines(rows));
   const early = measured.flatMap(({ suite, failure }) =>
     failure === undefined ? [] : [`error: ${suite} ended early, ${failure}`],

@@ -21,7 +21,7 @@ export interface Comparison {
   regressions: Change[];
   /** Rows in which neither can be told. */
   level: number;
-  /** Rows whose output was right and is wrong now: regressions whatever the time. */
+  /** Rows whose output was right and is wrong now, and suites that end early now: regressions whatever the time. */
   broken: string[];
   /** Rows that one of the files alone has a time of. */
   onlyBefore: string[];
@@ -85,7 +85,12 @@ export function compare(before: ResultFile, after: ResultFile, limit: number): C
     ),
   );
   const gone = [...olds.keys()].filter((key) => !news.has(key));
-  result.broken = gone.filter((key) => wrong.has(key));
+  const whole = new Set(before.suites.filter(({ failure }) => failure === undefined).map(({ suite }) => suite));
+  const ended = after.suites.filter(({ suite, failure }) => failure !== undefined && whole.has(suite));
+  result.broken = [
+    ...gone.filter((key) => wrong.has(key)),
+    ...ended.map(({ suite, failure }) => `${suite} ended early, ${failure}`),
+  ];
   result.onlyBefore = gone.filter((key) => !wrong.has(key));
   result.onlyAfter = [...news.keys()].filter((key) => !olds.has(key));
   for (const [key, { suite, row }] of news) {
@@ -134,7 +139,6 @@ function doubtsOf(before: ResultFile, after: ResultFile): string[] {
       differ(`${name} of ${suite.suite}`, old.versions?.[name], suite.versions?.[name]);
     }
     if (old.failure !== undefined) doubts.push(`${suite.suite} ended early before, ${old.failure}`);
-    if (suite.failure !== undefined) doubts.push(`${suite.suite} ended early after, ${suite.failure}`);
   }
   return doubts;
 }
@@ -158,7 +162,7 @@ export function comparisonText(comparison: Comparison, limit: number): string {
     list('Slower:', slower),
     list('Faster:', faster),
     `${level} more without a change beyond the noise (99 % intervals of the ratio of medians, by bootstrap).`,
-    alone('REGRESSION: wrong now, and right before:', broken),
+    alone('REGRESSION: wrong or missing now, and right before:', broken),
     alone('Timed before only:', onlyBefore),
     alone('Timed after only:', onlyAfter),
     regressions.length > 0

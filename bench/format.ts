@@ -25,6 +25,8 @@ export interface ResultFile {
 export interface Machine {
   cpu: string;
   processors: number;
+  /** That this library used. */
+  instructionSet?: string;
   memoryBytes: number;
   system: string;
 }
@@ -50,6 +52,8 @@ export interface SuiteResult {
   notMeasured: NotMeasured[];
   /** Why the suite ended early, or could not begin. Its rows, if any, count all the same. */
   failure?: string;
+  /** Where it was measured, when a report is of several files. */
+  origin?: Omit<ResultFile, 'suites'>;
 }
 
 export interface Peak {

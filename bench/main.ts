@@ -45,7 +45,8 @@ program
   .action((files: string[], { html }: { html: string }) =>
     guarded(() => {
       const [first, ...others] = files.map(read);
-      writeFileSync(html, page({ ...first!, suites: [first!, ...others].flatMap(({ suites }) => suites) }));
+      const suites = others.flatMap(({ suites, ...origin }) => suites.map((suite) => ({ ...suite, origin })));
+      writeFileSync(html, page({ ...first!, suites: [...first!.suites, ...suites] }));
     }),
   );
 program.parse();

@@ -4,6 +4,7 @@ import { cpus, release, totalmem, type } from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { Presets, SingleBar } from 'cli-progress';
 import type { Command } from 'commander';
+import { devices } from 'node-attention';
 import { commit } from './commit';
 import { FORMAT, type ResultFile, type SuiteResult } from './format';
 
@@ -82,10 +83,14 @@ export class NothingToMeasure extends Error {}
 /** What `notMeasured` says of a suite that this machine cannot run. */
 export const WHOLE_SUITE = 'the whole suite';
 
-/** Runs suites one after the other. One that cannot run is in the file with the reason. */
+/**
+ * Runs suites one after the other, and hands over the file as it is after each. One that cannot run is in the file with the
+ * reason; so are those that ^C kept from beginning.
+ */
 export async function runSuites(
   suites: readonly { suite: Suite; options: SuiteOptions }[],
   command: string,
+  onSuite: (file: ResultFile) => void = () => {},
 ): Promise<ResultFile> {
   const plans = suites.map(({ suite, options }) => {
     const obstacle = suite.obstacle(options);
@@ -94,7 +99,12 @@ export async function runSuites(
   const progress = startProgress(
     plans.flatMap(({ suite, steps }) => steps.map((step) => ({ ...step, suite: suite.name }))),
   );
-  const results: SuiteResult[] = [];
+  let stopped = false;
+  const stop = () => {
+    stopped = true;
+  };
+  process.once('SIGINT', stop);
+  const file: ResultFile = { ...FORMAT, ...describe(command), suites: [] };
   for (const { suite, options, obstacle, steps } of plans) {
     const empty: SuiteResult = {
       suite: suite.name,
@@ -106,18 +116,21 @@ export async function runSuites(
       notMeasured: [],
     };
     const nothing = (why: string) => ({ ...empty, notMeasured: [{ what: WHOLE_SUITE, why }] });
-    if (obstacle !== undefined) results.push(nothing(obstacle));
+    if (obstacle !== undefined) file.suites.push(nothing(obstacle));
+    else if (stopped && steps.length > 0) file.suites.push({ ...empty, failure: '(SIGINT): it did not begin' });
     else if (steps.length > 0) {
       try {
-        results.push(await suite.run(options, { begin: (name) => progress.begin(suite.name, name) }));
+        file.suites.push(await suite.run(options, { begin: (name) => progress.begin(suite.name, name) }));
       } catch (error) {
         const { message } = error as Error;
-        results.push(error instanceof NothingToMeasure ? nothing(message) : { ...empty, failure: message });
+        file.suites.push(error instanceof NothingToMeasure ? nothing(message) : { ...empty, failure: message });
       }
     }
+    onSuite(file);
   }
+  process.off('SIGINT', stop);
   progress.stop();
-  return { ...FORMAT, ...describe(command), suites: results };
+  return file;
 }
 
 function describe(command: string) {
@@ -130,6 +143,7 @@ function describe(command: string) {
     machine: {
       cpu: processors[0]?.model ?? 'unknown',
       processors: processors.length,
+      instructionSet: devices().find(({ device }) => device === 'cpu')?.instructionSet,
       memoryBytes: totalmem(),
       system: `${type()} ${release()}`,
     },

@@ -26,11 +26,12 @@ export function readResults(folder = join(__dirname, 'results')): ResultFile[] {
 }
 
 /**
- * For each row of a suite the newest measurement of it, in the order of the first file that has it. Of several machines,
- * the one with the most rows in one file: a table is about one machine.
+ * For each row of a suite the newest measurement of it, in the order of the first file that has it; --quick ones do not
+ * count. Of several machines, the one with the most rows in one file: a table is about one machine.
  */
 export function newest(files: readonly ResultFile[], name: string): Source[] {
-  const sources = files.flatMap((file) =>
+  const whole = files.filter(({ command }) => !command.split(' ').includes('--quick'));
+  const sources = whole.flatMap((file) =>
     file.suites.filter(({ suite }) => suite === name).map((suite) => ({ file, suite })),
   );
   const machineOf = ({ file: { machine }, suite: { device } }: (typeof sources)[0]) => device ?? machine.cpu;
@@ -55,36 +56,35 @@ export function blocks(files: readonly ResultFile[]): { [path: string]: { [marke
   return {
     'README.md': { benchmark: readmeBlock(cpu), gpu: gpuSummary(cuda) },
     'docs/performance.md': {
-      results: [cpuBlock(cpu), ...others.map((name) => suiteBlock(name, newest(files, name)))].join('\n\n'),
+      results: cpuBlock(cpu),
       targets: cpu.length > 0 ? targetTable(judge(cpu.map(({ row }) => row))) : MISSING,
       gpu: cuda.length > 0 ? suiteBlock('cuda', cuda) : GPU_MISSING,
     },
+    'docs/results.md': { results: others.map((name) => suiteBlock(name, newest(files, name))).join('\n\n') },
   };
 }
 
-/** What the processor has, the best first, by the peak that was measured with it. */
-const SETS: { [peak: string]: string } = {
-  'bfloat16 amx': 'AMX',
-  'float32 avx512': 'AVX-512',
-  'float32 avx2': 'AVX2',
-};
+/** How instruction sets are written. */
+const SETS: { [name: string]: string } = { amx: 'AMX', avx512: 'AVX-512', avx2: 'AVX2', generic: 'generic code' };
 
 /** What the rows were measured on and with, from the files that they are from. */
 function origin(sources: readonly Source[]): string {
   const files = [...new Set(sources.map(({ file }) => file))];
   const latest = files.at(-1)!;
   const { suite } = sources.find(({ file }) => file === latest)!;
-  const { cpu, processors } = latest.machine;
-  const best = Object.keys(SETS).find((name) => suite.peaks.some((peak) => peak.name === name));
+  const { cpu, processors, instructionSet } = latest.machine;
   const versions = { ...latest.versions, ...suite.versions };
-  const commits = files.map(({ commit, date }) => `${(commit ?? 'unknown').slice(0, 7)} (${date.slice(0, 10)})`);
+  const commits = files.map(({ commit, date }) => `${shortCommit(commit)} (${date.slice(0, 10)})`);
   return (
-    `${suite.device ?? `${cpu}${best === undefined ? '' : ` with ${SETS[best]}`}, ${processors} processors`}; ` +
+    `${suite.device ?? `${cpu}${instructionSet === undefined ? '' : ` with ${SETS[instructionSet]}`}, ${processors} processors`}; ` +
     `${Object.entries(versions)
       .map(([name, version]) => `${name} ${version}`)
       .join(', ')}; commit ${commits.join(' and ')}.`
   );
 }
+
+/** With the sign that files differed from it. */
+const shortCommit = (commit = 'unknown') => commit.slice(0, 7) + (commit.endsWith('+') ? ' with changes' : '');
 
 /** A Markdown table that is not aligned: its source is not to be read. */
 function markdown<R>(columns: readonly Column<R>[], rows: readonly R[]): string {
@@ -160,12 +160,19 @@ function cpuBlock(sources: readonly Source[]): string {
 }
 
 /** A suite that needs no columns of its own. */
+/** All of a suite: its targets, what follows from its rows, tables of its own, and the rows that have a time. */
 function suiteBlock(name: string, sources: readonly Source[]): string {
-  const rows = sources.map(({ row }) => row);
-  const findings = sources.at(-1)?.suite.findings ?? [];
-  const list = findings.map(({ name, text }) => `- ${name}: ${text}`).join('\n');
-  const about = `${sources.at(-1)?.suite.about ?? ''} By \`${sources.at(-1)?.suite.command}\`.`;
-  const parts = [`### ${name}`, about, origin(sources), markdown(filled(columnsOf(rows), rows), rows), list];
+  const rows = sources.map(({ row }) => row).filter(({ times }) => Object.keys(times).length > 0);
+  const { about = '', command, targets = [], findings = [], text } = sources.at(-1)?.suite ?? {};
+  const parts = [
+    `## ${name}`,
+    `${about} By \`${command}\`.`,
+    origin(sources),
+    targets.length > 0 ? targetTable(targets) : '',
+    findings.map(({ name, text }) => `- ${name}: ${text}`).join('\n'),
+    text === undefined ? '' : `\`\`\`text\n${text}\n\`\`\``,
+    markdown(filled(columnsOf(rows), rows), rows),
+  ];
   return parts.filter((part) => part !== '').join('\n\n');
 }
 

@@ -6,6 +6,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { typed } from '../bench/command';
 import { commit } from '../bench/commit';
 import { compare, comparisonText } from '../bench/compare';
 import { merged, PARTS, type RunPart, runParts } from '../bench/cuda/parts';
@@ -222,6 +223,10 @@ describe('--compare', () => {
       broken: [],
       onlyBefore: [expect.stringMatching(/^cpu: /)],
     });
+    const ended = fileOf([]);
+    ended.suites[0]!.failure = 'it fell';
+    expect(compare(file(10), ended, 0.1).broken).toEqual(['cpu ended early, it fell']);
+    expect(compare(ended, ended, 0.1)).toMatchObject({ broken: [], doubts: ['cpu ended early before, it fell'] });
     const text = comparisonText(compare(file(10), file(12), 0.1), 0.1);
     expect(text).toContain('REGRESSION: 1 slower by more than 10 %');
   });
@@ -242,7 +247,9 @@ describe('--compare', () => {
     expect(bench('--compare', old)).toMatchObject({ status: 1, stderr: expect.stringContaining('give two files') });
     const html = join(folder, 'page.html');
     expect(bench('report', old, slow, '--html', html)).toMatchObject({ status: 0, stderr: '' });
-    expect(readFileSync(html, 'utf8')).toContain('float32 dense S=64 D=16');
+    const report = readFileSync(html, 'utf8');
+    expect(report).toContain('float32 dense S=64 D=16');
+    expect(report.split('a &lt;processor&gt;, 2 processors').length, 'each file says where it is from').toBe(3);
   });
 });
 
@@ -265,6 +272,7 @@ describe('a run of suites', () => {
   });
 
   it('keeps what there is when a suite cannot run, finds nothing, or fails', async () => {
+    const after: number[] = [];
     const file = await runSuites(
       [
         suite('works'),
@@ -274,7 +282,9 @@ describe('a run of suites', () => {
         suite('is filtered out', { steps: () => [] }),
       ],
       'npm run bench --',
+      ({ suites }) => after.push(suites.length),
     );
+    expect(after).toEqual([1, 2, 3, 4, 4]);
     const whole = (why: string) => ({ notMeasured: [{ what: 'the whole suite', why }] });
     expect(file.suites).toMatchObject([
       { suite: 'works', notMeasured: [] },
@@ -283,6 +293,19 @@ describe('a run of suites', () => {
       { suite: 'fails', failure: 'it fell' },
     ]);
     expect(parseResults(JSON.stringify(file), 'x')).toEqual(JSON.parse(JSON.stringify(file)));
+  });
+
+  it('ends with the first ^C, and says what did not begin', async () => {
+    const interrupted = suite('interrupted', {
+      async run(options, progress) {
+        process.emit('SIGINT');
+        return suite('x').suite.run(options, progress);
+      },
+    });
+    const listeners = process.listenerCount('SIGINT');
+    const file = await runSuites([interrupted, suite('next')], 'npm run bench --');
+    expect(file.suites[1]).toMatchObject({ suite: 'next', failure: '(SIGINT): it did not begin', rows: [] });
+    expect(process.listenerCount('SIGINT')).toBe(listeners);
   });
 });
 
@@ -317,6 +340,8 @@ describe('the tables of the documentation', () => {
       ['b', 3],
     ]);
     expect(newest([first], 'cuda')).toEqual([]);
+    const quick = fileOf([row(9, 'a')], { date: '2026-04-04', command: 'npm run bench -- --quick --json x.json' });
+    expect(newest([first, quick], 'cpu')[0]!.row.times['node-attention']!.median).toBe(1);
   });
 
   it('stand between their markers', () => {
@@ -328,36 +353,65 @@ describe('the tables of the documentation', () => {
 
 describe('the GPU benchmark in parts', () => {
   const { suites, ...rest } = fileOf([]);
-  const part = (name: string, more: object = {}): ResultFile => ({
+  const part = (args: string[], more: object = {}, name = args.at(-1)!): ResultFile => ({
     ...rest,
+    command: typed(args),
     commit: commit(),
     suites: [{ ...suites[0]!, suite: 'cuda', rows: [makeRow(measured({ 'node-attention': [1] }, { name }))], ...more }],
   });
   const write = (path: string, file: ResultFile) => writeFileSync(path, JSON.stringify(file));
 
-  it('makes what is missing, is wrong or ended early, and one file of all', () => {
-    const out = join(folder, 'parts');
+  const out = join(folder, 'parts');
+  const jsonOf = (i: number) => join(out, `bench-${i}.json`);
+  /** What the parts that were run were run with, and what they leave behind, unless that is a good file. */
+  const runner = (left: { [part: string]: object | undefined } = {}) => {
     const ran: string[] = [];
-    const run =
-      (fails?: string): RunPart =>
-      (part_, json) => {
-        ran.push(part_);
-        if (part_ === fails)
-          writeFileSync(json, ''); // as when it was killed
-        else write(json, part(`case ${part_}`));
-        return part_ === fails ? 7 : 0;
-      };
-    expect(runParts(out, run(`2/${PARTS}`), () => {})).toBe(7);
-    expect(ran).toEqual([`1/${PARTS}`, `2/${PARTS}`]);
-    write(join(out, 'bench-3.json'), part('old', { failure: 'it fell' }));
-    write(join(out, 'bench-4.json'), { ...part('old'), commit: 'another' });
-    ran.length = 0;
-    expect(runParts(out, run(), () => {})).toBe(0);
-    expect(ran).toEqual([2, 3, 4].map((i) => `${i}/${PARTS}`));
+    const run: RunPart = (args) => {
+      const [name, json] = [args[args.indexOf('--part') + 1]!, args.at(-1)!];
+      ran.push(name);
+      const spoiled = name in left;
+      if (spoiled && left[name] === undefined)
+        writeFileSync(json, ''); // as when it was killed
+      else write(json, part(args, left[name], `case ${name}`));
+      return spoiled ? 7 : 0;
+    };
+    return { ran, run };
+  };
+  const all = (numbers = [1, 2, 3, 4]) => numbers.map((i) => `${i}/${PARTS}`);
+
+  it('makes what is missing, ended early, or is of another commit, and one file of all', () => {
+    const first = runner({ [`2/${PARTS}`]: undefined });
+    const said: string[] = [];
+    expect(runParts(out, [], first.run, (line) => said.push(line))).toBe(7);
+    expect(first.ran, 'what fails takes no other part along').toEqual(all());
+    expect(said.at(-1)).toBe(`1 of ${PARTS} parts are missing: the same command makes them`);
+    const args = (i: number) => ['cuda', '--part', `${i}/${PARTS}`, '--json', jsonOf(i)];
+    write(jsonOf(3), part(args(3), { failure: 'it fell' }));
+    write(jsonOf(4), { ...part(args(4)), commit: 'another' });
+    const second = runner();
+    expect(runParts(out, [], second.run, () => {})).toBe(0);
+    expect(second.ran).toEqual(all([2, 3, 4]));
     const whole = parseResults(readFileSync(join(out, 'bench.json'), 'utf8'), 'bench.json');
-    expect(whole.suites.map(({ rows }) => rows.map(({ name }) => name))).toEqual([
-      [1, 2, 3, 4].map((i) => `case ${i}/${PARTS}`),
-    ]);
+    expect(whole.suites.map(({ rows }) => rows.map(({ name }) => name))).toEqual([all().map((name) => `case ${name}`)]);
+  });
+
+  it('makes all of them again for other options, and none twice', () => {
+    const quick = runner();
+    expect(runParts(out, ['--quick'], quick.run, () => {})).toBe(0);
+    expect(quick.ran).toEqual(all());
+    expect(runParts(out, ['--quick'], quick.run, () => {})).toBe(0);
+    expect(quick.ran).toEqual(all());
+  });
+
+  it('says that an output was wrong, in every run', () => {
+    const wrong = makeRow(measured({}, { name: 'w', faults: [{ contestant: 'cudnn', fault: 'NaN' }] }));
+    const torch = runner({ [`1/${PARTS}`]: { rows: [wrong] } });
+    for (let time = 0; time < 2; time++) {
+      const said: string[] = [];
+      expect(runParts(out, ['--torch', 'python3'], torch.run, (line) => said.push(line))).toBe(1);
+      expect(said.at(-1)).toMatch(/^WRONG OUTPUT: cudnn, w/);
+    }
+    expect(torch.ran).toEqual(all());
   });
 
   it('counts the best of each peak, and what was found or not, once', () => {
@@ -365,7 +419,7 @@ describe('the GPU benchmark in parts', () => {
       peaks: [{ name: 'copy', rate, unit: 'B/s' }],
       findings: [{ name: 'a', text: 'b' }],
     });
-    const [suite] = merged([part('a', peak(3)), part('b', peak(5))]).suites;
+    const [suite] = merged([part(['a'], peak(3)), part(['b'], peak(5))]).suites;
     expect(suite).toMatchObject({ peaks: [{ rate: 5 }], findings: [{ name: 'a' }] });
     expect(suite!.notMeasured.length).toBe(1);
   });

@@ -16,14 +16,14 @@ program
   .option('--torch <python>', 'also measure PyTorch, with this Python')
   .option('--quick', 'a handful of cases', false)
   .action(({ carried, out, torch, quick }: { carried: string; out: string; torch?: string; quick: boolean }) => {
-    const more = [...(torch === undefined ? [] : ['--torch', torch]), ...(quick ? ['--quick'] : [])];
-    process.exitCode = runParts(
-      out,
-      (part, json) => {
-        const args = [__filename, 'cuda', '--carried', carried, '--part', part, '--json', json, ...more];
-        return spawnSync(process.execPath, args, { stdio: 'inherit' }).status ?? 1;
-      },
-      console.log,
-    );
+    const options = [
+      '--carried',
+      carried,
+      ...(torch === undefined ? [] : ['--torch', torch]),
+      ...(quick ? ['--quick'] : []),
+    ];
+    const run = (args: string[]) =>
+      spawnSync(process.execPath, [__filename, ...args], { stdio: 'inherit' }).status ?? 1;
+    process.exitCode = runParts(out, options, run, console.log);
   });
 program.parse();

@@ -3,46 +3,66 @@
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { typed } from '../command';
 import { commit } from '../commit';
 import { parseResults, type ResultFile, type SuiteResult } from '../format';
+import { faultLines } from '../report';
 import { judgeCuda } from './report';
 
 /** Of about equal work. */
 export const PARTS = 4;
 
-/** Measures a part, writes its file and gives the exit status. */
-export type RunPart = (part: string, json: string) => number;
+/** Measures a part with these arguments, which name the file to write, and gives the exit status. */
+export type RunPart = (args: string[]) => number;
 
-/** The file of a part that is complete, of this commit; undefined: it has to be made. */
-function made(path: string): ResultFile | undefined {
+/** The file of a part that is complete, of this commit and by these arguments; undefined: it has to be made. */
+function made(path: string, args: readonly string[]): ResultFile | undefined {
   if (!existsSync(path)) return undefined;
   try {
     const file = parseResults(readFileSync(path, 'utf8'), path);
     const complete = file.suites.length > 0 && file.suites.every(({ failure }) => failure === undefined);
-    return complete && file.commit === commit() ? file : undefined;
+    return complete && file.commit === commit() && file.command === typed(args) ? file : undefined;
   } catch {
     return undefined; // it ended before it wrote
   }
 }
 
-/** Makes the parts that are missing in a folder, then bench.json of all. Gives the exit status of what failed first. */
-export function runParts(folder: string, run: RunPart, say: (line: string) => void): number {
+/**
+ * Makes the parts that are missing in a folder, then bench.json of all. Gives the exit status of the first part that ended
+ * early, 1 when an output was wrong.
+ */
+export function runParts(
+  folder: string,
+  options: readonly string[],
+  run: RunPart,
+  say: (line: string) => void,
+): number {
   mkdirSync(folder, { recursive: true });
   const files: ResultFile[] = [];
+  let failed: number | undefined;
   for (let i = 1; i <= PARTS; i++) {
     const path = join(folder, `bench-${i}.json`);
-    if (made(path)) say(`part ${i} of ${PARTS}: there already`);
+    const args = ['cuda', ...options, '--part', `${i}/${PARTS}`, '--json', path];
+    let file = made(path, args);
+    if (file) say(`part ${i} of ${PARTS}: there already`);
     else {
       say(`part ${i} of ${PARTS}`);
-      const status = run(`${i}/${PARTS}`, path);
-      if (status !== 0) return status;
+      const status = run(args);
+      file = made(path, args);
+      if (!file) failed ??= status || 1;
     }
-    files.push(made(path)!);
+    if (file) files.push(file);
+  }
+  if (failed !== undefined) {
+    say(`${PARTS - files.length} of ${PARTS} parts are missing: the same command makes them`);
+    return failed;
   }
   const whole = join(folder, 'bench.json');
   writeFileSync(whole, `${JSON.stringify(merged(files), null, 1)}\n`);
   say(`all parts: ${whole}`);
-  return 0;
+  const wrong = files.flatMap(({ suites }) => suites.flatMap(({ rows }) => faultLines(rows)));
+  for (const line of wrong) say(line);
+  return wrong.length > 0 ? 1 : 0;
 }
 
 /** One file of several about different cases of a suite on one device. */

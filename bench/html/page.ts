@@ -19,16 +19,7 @@ svg { max-width: 100%; height: auto }
 `;
 
 export function page(file: ResultFile): string {
-  const { date, command, commit, machine, versions, suites } = file;
-  const { cpu, processors, memoryBytes, system } = machine;
-  const about: [string, string][] = [
-    ['date', date],
-    ['command', command],
-    ['commit', commit ?? 'unknown'],
-    ['processor', `${cpu}, ${processors} processors, ${(memoryBytes / 2 ** 30).toFixed(1)} GiB`],
-    ['system', system],
-    ...Object.entries(versions),
-  ];
+  const { date, suites } = file;
   return `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -36,12 +27,26 @@ export function page(file: ResultFile): string {
 <title>node-attention: benchmark, ${plain(date.slice(0, 10))}</title>
 <style>${STYLE}</style>
 <h1>node-attention: benchmark</h1>
-${pairs(about)}
+${pairs(originLines(file))}
 <p>${suites.map(({ suite }) => `<a href="#${plain(suite)}">${plain(suite)}</a>`).join(' · ')}</p>
 <p>${plain(NOTES)}</p>
 ${suites.map(section).join('\n')}
 </html>
 `;
+}
+
+/** When, with what and on what it was measured. */
+function originLines({ date, command, commit, machine, versions }: Omit<ResultFile, 'suites'>): [string, string][] {
+  const { cpu, processors, instructionSet, memoryBytes, system } = machine;
+  const memory = `${(memoryBytes / 2 ** 30).toFixed(1)} GiB`;
+  return [
+    ['date', date],
+    ['command', command],
+    ['commit', commit ?? 'unknown'],
+    ['processor', [cpu, `${processors} processors`, ...(instructionSet ? [instructionSet] : []), memory].join(', ')],
+    ['system', system],
+    ...Object.entries(versions),
+  ];
 }
 
 function section(result: SuiteResult): string {
@@ -58,8 +63,10 @@ function section(result: SuiteResult): string {
     findings = [],
     notMeasured,
     failure,
+    origin,
   } = result;
   const others: [string, string][] = [
+    ...(origin ? originLines(origin) : []),
     ['repeated by', command],
     ...(device === undefined ? [] : ([['device', device]] as [string, string][])),
     ...Object.entries(versions),
