@@ -38,7 +38,7 @@ export interface DeviceInfo {
 
 /** Memory of the tensors of a device, over the whole process. */
 export interface MemoryStats {
-  /** Allocations (and wrapped arrays) that tensors or queued operations hold. */
+  /** Allocations (and wrapped buffers) that tensors or queued operations hold. */
   live: number;
   /** Bytes of library memory they hold; pinned memory counts for the CPU. */
   bytes: number;

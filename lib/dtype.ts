@@ -45,6 +45,14 @@ export function checkDType(call: string, value: unknown): DType {
   );
 }
 
+/** Of keys, values and queries. */
+export type FloatDType = 'float32' | 'float16' | 'bfloat16';
+
+export function checkFloat(call: string, value: unknown): FloatDType {
+  if (value === 'float32' || value === 'float16' || value === 'bfloat16') return value;
+  throw new AttentionError('ERR_DTYPE', `${call}: dtype is ${show(value)}; use 'float32', 'float16' or 'bfloat16'`);
+}
+
 export const dtypeIndex = (dtype: DType): number => dtypes.indexOf(dtype);
 
 type ArrayClass = new (buffer: ArrayBufferLike, byteOffset: number, length: number) => TypedArray;
@@ -78,7 +86,7 @@ export function arrayOver<D extends DType>(dtype: D, buffer: ArrayBufferLike, by
  * A Uint16Array holds the bits of whichever half type is wanted, and must therefore be told.
  */
 export function arrayDType(call: string, data: unknown, wanted: DType | undefined): DType {
-  const own = ArrayBuffer.isView(data) ? ownDType(call, data, wanted) : undefined;
+  const own = ownDType(call, data, wanted);
   if (own) return own;
   throw new AttentionError(
     'ERR_DTYPE',
@@ -86,13 +94,14 @@ export function arrayDType(call: string, data: unknown, wanted: DType | undefine
   );
 }
 
-function ownDType(call: string, data: ArrayBufferView, wanted: DType | undefined): DType | undefined {
-  if (data instanceof Float32Array) return 'float32';
-  if (runtimeFloat16Array && data instanceof runtimeFloat16Array) return 'float16';
-  if (data instanceof Int32Array) return 'int32';
-  if (data instanceof Uint8Array) return 'uint8';
-  if (data instanceof BigInt64Array) return 'int64';
-  if (data instanceof Uint16Array) {
+function ownDType(call: string, data: unknown, wanted: DType | undefined): DType | undefined {
+  const kind = arrayKind(data);
+  if (kind === 'Float32Array') return 'float32';
+  if (kind === 'Float16Array') return 'float16';
+  if (kind === 'Int32Array') return 'int32';
+  if (kind === 'Uint8Array') return 'uint8';
+  if (kind === 'BigInt64Array') return 'int64';
+  if (kind === 'Uint16Array') {
     if (wanted === 'float16' || wanted === 'bfloat16') return wanted;
     throw new AttentionError(
       'ERR_DTYPE',
@@ -140,10 +149,16 @@ function bfloat16Bits(value: number): number {
   return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
 }
 
+const getterOf = (name: PropertyKey): ((this: unknown) => unknown) =>
+  Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), name)!.get!;
+
 /** A property of a typed array, whatever a program has put in front of it. */
-export function arrayProperty<K extends 'buffer' | 'byteOffset' | 'length'>(array: TypedArray, name: K): TypedArray[K] {
-  return Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), name)!.get!.call(array);
+export function arrayProperty<K extends 'buffer' | 'length'>(array: TypedArray, name: K): TypedArray[K] {
+  return getterOf(name).call(array) as TypedArray[K];
 }
+
+/** The class of a typed array, also of another realm (vm, jest), whose classes are not ours; undefined for what is none. */
+const arrayKind = (value: unknown) => getterOf(Symbol.toStringTag).call(value) as string | undefined;
 
 function converted<From extends Float32Array | Uint16Array, To extends Float32Array | Uint16Array>(
   call: string,
@@ -152,11 +167,12 @@ function converted<From extends Float32Array | Uint16Array, To extends Float32Ar
   to: new (length: number) => To,
   each: (value: number) => number,
 ): To {
-  if (!ArrayBuffer.isView(given) || !(given instanceof from)) {
+  if (arrayKind(given) !== from.name) {
     throw new AttentionError('ERR_DTYPE', `${call}: the array is ${show(given)}; it must be a ${from.name}`);
   }
-  const results = new to(arrayProperty(given, 'length'));
-  for (let i = 0; i < results.length; i++) results[i] = each(given[i] as number);
+  const array = given as From;
+  const results = new to(arrayProperty(array, 'length'));
+  for (let i = 0; i < results.length; i++) results[i] = each(array[i] as number);
   return results;
 }
 

@@ -37,11 +37,10 @@ export let makeTensor: (handle: NativeTensor) => Tensor;
 
 /**
  * The memory behind a tensor and all its views. JavaScript sees one ArrayBuffer for each allocation, made at the first
- * `data`. It is the user's own, and the memory begins anywhere in it, when the tensor wraps an array.
+ * `data`. It is the user's own when the tensor wraps an array.
  */
 interface Memory {
   buffer: ArrayBufferLike | undefined;
-  readonly begin: number;
 }
 
 /**
@@ -101,7 +100,7 @@ export class Tensor<D extends DType = DType> {
       }
       return value.#use(name);
     };
-    makeTensor = (handle) => new Tensor(handle, { buffer: undefined, begin: 0 });
+    makeTensor = (handle) => new Tensor(handle, { buffer: undefined });
   }
 
   /** Element type. */
@@ -160,8 +159,8 @@ export class Tensor<D extends DType = DType> {
 
   /**
    * A tensor over the memory of a typed array, without a copy. The array must lie over a SharedArrayBuffer, which cannot
-   * be detached; it is kept alive as long as an operation uses it. What other threads write while an operation reads is
-   * theirs to order.
+   * be detached; it is kept alive as long as an operation uses it. Operations on tensors that wrap parts of one buffer wait
+   * for each other as if it were one tensor. What other threads write while an operation reads is theirs to order.
    *
    * @throws AttentionError ERR_OPTION for an array over an ArrayBuffer, ERR_SHAPE when `data` does not fit `shape`, ERR_DTYPE
    * when it does not hold `dtype`, ERR_DEVICE for another device than the CPU.
@@ -184,7 +183,7 @@ export class Tensor<D extends DType = DType> {
       throw new AttentionError('ERR_DTYPE', `Tensor.wrap: data holds ${dtype}, not dtype '${given}'; use Tensor.from`);
     }
     const handle = native.tensorWrap(data, checkShape('Tensor.wrap', shape), dtypeIndex(dtype));
-    return new Tensor<D>(handle, { buffer: arrayProperty(data, 'buffer'), begin: arrayProperty(data, 'byteOffset') });
+    return new Tensor<D>(handle, { buffer: arrayProperty(data, 'buffer') });
   }
 
   /**
@@ -340,7 +339,7 @@ export class Tensor<D extends DType = DType> {
       );
     }
     let { buffer } = this.#memory;
-    const offset = this.#memory.begin + native.tensorByteOffset(handle);
+    const offset = native.tensorByteOffset(handle);
     if (!buffer) {
       const memory = native.tensorMemory(handle);
       buffer = memory.buffer;
@@ -376,7 +375,7 @@ export class Tensor<D extends DType = DType> {
   dispose(): void {
     if (this.#handle) native.tensorDispose(this.#handle);
     this.#handle = undefined;
-    this.#memory = { buffer: undefined, begin: 0 }; // views of the same memory have their own reference
+    this.#memory = { buffer: undefined }; // views of the same memory have their own reference
   }
 
   /** The same as `dispose`, for `using`. */

@@ -106,6 +106,27 @@ void Environment::drop_reference(napi_ref reference) {
   wake();
 }
 
+Ref<Storage> Environment::shared_storage(void* begin) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = shared_storages_.find(begin);
+  if (found == shared_storages_.end() || !found->second->retain_if_alive()) return Ref<Storage>();
+  Ref<Storage> storage(found->second);
+  found->second->release();
+  return storage;
+}
+
+void Environment::add_shared_storage(Storage* storage) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  shared_storages_[storage->data] = storage;
+}
+
+void Environment::forget_shared_storage(const Storage* storage) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = shared_storages_.find(storage->data);
+  // Not one that has taken its place.
+  if (found != shared_storages_.end() && found->second == storage) shared_storages_.erase(found);
+}
+
 void Environment::settle(Settlement settlement) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (closed_) return;

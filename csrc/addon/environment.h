@@ -34,6 +34,13 @@ class Environment : public RefCounted {
   // From any thread: gives up a strong reference to a JavaScript object.
   void drop_reference(napi_ref reference);
 
+  // The storage over a shared buffer that begins there: one for all that wrap it, so that what one tensor writes
+  // another waits for. None if nobody has it, or if it is on its way out.
+  Ref<Storage> shared_storage(void* begin);
+  void add_shared_storage(Storage* storage);
+  // From any thread, by the storage as it goes.
+  void forget_shared_storage(const Storage* storage);
+
   void set_error_class(Napi::Function error_class) { error_class_ = Napi::Persistent(error_class); }
   Napi::Value make_error(const Status& status);  // an AttentionError
 
@@ -65,6 +72,7 @@ class Environment : public RefCounted {
   bool closed_ = false, awake_ = false;
   std::vector<Settlement> settlements_;
   std::vector<napi_ref> dropped_;
+  std::map<const void*, Storage*> shared_storages_;  // by where they begin
 };
 
 // Throws the status as an AttentionError, unless a getter of the program has thrown already; returns an empty value for

@@ -17,7 +17,7 @@ Napi::Value wrap_view(Napi::Env env, Ref<Tensor> tensor) { return wrap(env, std:
 // Where the elements of a typed array lie. Arrays over a SharedArrayBuffer are fine; detached ones have no data.
 struct ArrayMemory {
   void* data = nullptr;
-  size_t elements = 0, bytes = 0;
+  size_t elements = 0, bytes = 0, offset = 0;  // in the buffer
   napi_value buffer = nullptr;
 };
 
@@ -39,9 +39,8 @@ size_t element_size(napi_typedarray_type type) {
 Status read_array(const Napi::Value& value, ArrayMemory* memory) {
   // No property is read: a program can give an array any.
   napi_typedarray_type type = static_cast<napi_typedarray_type>(-1);
-  size_t offset = 0;
   if (!value.IsTypedArray() || napi_get_typedarray_info(value.Env(), value, &type, &memory->elements, &memory->data,
-                                                        &memory->buffer, &offset) != napi_ok) {
+                                                        &memory->buffer, &memory->offset) != napi_ok) {
     return error(NA_ERR_DTYPE, "data must be a typed array");
   }
   memory->bytes = memory->elements * element_size(type);
@@ -112,6 +111,7 @@ Napi::Value from(const Napi::CallbackInfo& info) {
 struct Owner {
   Ref<Environment> environment;
   napi_ref object;
+  const Storage* storage = nullptr;
 };
 
 Status adopt(Napi::Env env, Device* cpu, napi_value object, void* data, size_t bytes, Ref<Storage>* storage) {
@@ -121,11 +121,13 @@ Status adopt(Napi::Env env, Device* cpu, napi_value object, void* data, size_t b
   }
   const auto released = [](void* data) {
     auto* owner = static_cast<Owner*>(data);
+    owner->environment->forget_shared_storage(owner->storage);
     owner->environment->drop_reference(owner->object);
     delete owner;
   };
   auto* owner = new Owner{Ref<Environment>(Environment::of(env)), reference};
   *storage = Storage::adopt(cpu, data, static_cast<int64_t>(bytes), released, owner);
+  owner->storage = storage->get();
   return {};
 }
 
@@ -157,9 +159,14 @@ Napi::Value wrap_shared(const Napi::CallbackInfo& info) {
                                     "can be detached, so use Tensor.from or Tensor.empty",
                                     dtype_name(dtype)));
   }
-  Ref<Storage> storage;
-  NA_REFUSE(info.Env(), adopt(info.Env(), cpu, info[0], memory.data, memory.bytes, &storage));
-  return wrap_view(info.Env(), Tensor::over(std::move(storage), dtype, shape));
+  void* const begin = static_cast<char*>(memory.data) - memory.offset;
+  Environment* const environment = Environment::of(info.Env());
+  Ref<Storage> storage = environment->shared_storage(begin);
+  if (!storage) {
+    NA_REFUSE(info.Env(), adopt(info.Env(), cpu, info[0], begin, memory.offset + memory.bytes, &storage));
+    environment->add_shared_storage(storage.get());
+  }
+  return wrap_view(info.Env(), Tensor::over(std::move(storage), dtype, shape, static_cast<int64_t>(memory.offset)));
 }
 
 // tensorRandn(shape, seed, dtype): standard normal deviates on the CPU, complete on return

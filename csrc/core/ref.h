@@ -17,6 +17,13 @@ class RefCounted {
   void release() {
     if (count_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
+  // False when the last reference is gone: then the object is on its way out.
+  bool retain_if_alive() {
+    uint32_t count = count_.load(std::memory_order_relaxed);
+    while (count != 0 && !count_.compare_exchange_weak(count, count + 1, std::memory_order_acquire)) {
+    }
+    return count != 0;
+  }
   bool unique() const { return count_.load(std::memory_order_acquire) == 1; }
 
  protected:

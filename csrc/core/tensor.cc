@@ -76,8 +76,8 @@ Status Tensor::allocate(Device* device, int32_t dtype, const Shape& shape, bool 
   return {};
 }
 
-Ref<Tensor> Tensor::over(Ref<Storage> storage, int32_t dtype, const Shape& shape) {
-  const na_tensor view = contiguous_view(storage->data, dtype, shape);
+Ref<Tensor> Tensor::over(Ref<Storage> storage, int32_t dtype, const Shape& shape, int64_t from) {
+  const na_tensor view = contiguous_view(static_cast<char*>(storage->data) + from, dtype, shape);
   return Ref<Tensor>(new Tensor(view, std::move(storage)));
 }
 

@@ -18,8 +18,8 @@ class Tensor : public RefCounted {
   // A contiguous tensor in new memory.
   static Status allocate(Device* device, int32_t dtype, const Shape& shape, bool pinned, bool zeroed,
                          Ref<Tensor>* tensor);
-  // A contiguous tensor over a storage that is large enough.
-  static Ref<Tensor> over(Ref<Storage> storage, int32_t dtype, const Shape& shape);
+  // A contiguous tensor over a storage that is large enough, from a byte of it on.
+  static Ref<Tensor> over(Ref<Storage> storage, int32_t dtype, const Shape& shape, int64_t from = 0);
 
   // Views: no copy, or ERR_SHAPE.
   Status reshape(const Shape& shape, Ref<Tensor>* result) const;
