@@ -1,5 +1,5 @@
 import type { DType } from './dtype';
-import { dtypeIndex } from './dtype';
+import { checkFloat, dtypeIndex } from './dtype';
 import { AttentionError } from './errors';
 import { type NativeCache, native } from './native';
 import { boolean, finite, integer, integers, isArray, isObject, oneOf, options, show } from './options';
@@ -124,7 +124,7 @@ export class KvCache {
     this.valueDim = size('valueDim', this.headDim);
     this.pageSize = size('pageSize', 64);
     this.capacity = size('capacity');
-    this.dtype = oneOf('KvCache', 'dtype', given.dtype ?? 'float32', ['float32', 'float16', 'bfloat16']);
+    this.dtype = checkFloat('KvCache', given.dtype ?? 'float32');
     this.storage = given.storage === undefined ? this.dtype : oneOf('KvCache', 'storage', given.storage, ['int8']);
     const device = given.device ?? 'cpu';
     if (typeof device !== 'string') {
@@ -171,7 +171,7 @@ export class KvCache {
 
   /**
    * Appends the tokens of k `[batch, n, kvHeads, headDim]` and v `[batch, n, kvHeads, valueDim]`, tensors of the
-   * cache's type and device, to the sequences.
+   * cache's type and device, to the sequences. Inside `capture` each launch does that, and nothing is appended before.
    *
    * @param opts.lengths how many of the n tokens, the first ones, each sequence gets; all unless given.
    * @param opts.stream the stream to enqueue on; the default stream of the device unless given.

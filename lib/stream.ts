@@ -65,7 +65,7 @@ export class Stream {
    * @throws AttentionError ERR_OPTION inside `capture`, ERR_OUT_OF_MEMORY when the queue is full.
    */
   record(): Event {
-    return makeEvent(native.streamRecord(this.#use()));
+    return makeEvent(native.streamRecord(this.#use()), this.#device);
   }
 
   /**
@@ -123,13 +123,13 @@ export class Stream {
   }
 }
 
-let makeEvent: (handle: NativeEvent) => Event;
+let makeEvent: (handle: NativeEvent, device: Device) => Event;
 let eventHandle: (value: unknown) => NativeEvent;
 
 /** A point of a stream, made by {@link Stream.record}. */
 export class Event {
   static {
-    makeEvent = (handle) => new Event(handle);
+    makeEvent = (handle, device) => new Event(handle, device);
     eventHandle = (value) => {
       if (isObject(value) && #handle in value) return value.#handle;
       throw new AttentionError('ERR_OPTION', `event is ${show(value)}; it must be an Event`);
@@ -137,9 +137,11 @@ export class Event {
   }
 
   readonly #handle: NativeEvent;
+  readonly #device: Device;
 
-  private constructor(handle: NativeEvent) {
+  private constructor(handle: NativeEvent, device: Device) {
     this.#handle = handle;
+    this.#device = device;
   }
 
   /** Resolves when the stream has reached this point. */
@@ -148,11 +150,18 @@ export class Event {
   }
 
   /**
-   * Milliseconds by the device's clock from this event to a later one, once both have been reached. Rejects with ERR_DEVICE
-   * for events of different devices, which have no common clock.
+   * Milliseconds by the device's clock from this event to a later one, once both have been reached.
+   *
+   * @throws AttentionError ERR_DEVICE for events of different devices, which have no common clock.
    */
   elapsedMs(later: Event): Promise<number> {
     const end = eventHandle(later);
+    if (later.#device !== this.#device) {
+      throw new AttentionError(
+        'ERR_DEVICE',
+        `elapsedMs: the events are of ${this.#device} and ${later.#device}, which have no common clock`,
+      );
+    }
     return Promise.all([this.done(), later.done()]).then(() => native.eventElapsedMs(this.#handle, end));
   }
 }
@@ -179,7 +188,9 @@ export class Graph {
   /**
    * Enqueues the recorded operations, on the stream they were recorded from unless another of its device is given.
    *
-   * @throws AttentionError ERR_DISPOSED, ERR_DEVICE for a stream of another device, ERR_OUT_OF_MEMORY when the queue is full.
+   * @throws AttentionError before anything is enqueued: ERR_DISPOSED, ERR_DEVICE for a stream of another device,
+   * ERR_OUT_OF_MEMORY when the queue is full or a recorded append exceeds the capacity of its cache. When memory for what
+   * recorded calls over a cache need runs out on the way, what was enqueued before it runs.
    */
   launch(stream: Stream = this.#stream): void {
     if (!this.#handle) throw new AttentionError('ERR_DISPOSED', 'this Graph was disposed of');

@@ -2,6 +2,8 @@
 import fc from 'fast-check';
 import {
   type AttentionError,
+  type AttentionResult,
+  alibi,
   attention,
   causal,
   KvCache,
@@ -511,8 +513,8 @@ describe('errors of KvCache', () => {
     [{ pageSize: 0 }, 'ERR_OPTION', 'pageSize is 0'],
     [{ capacity: 2 ** 31 }, 'ERR_OPTION', 'capacity is 2147483648'],
     [{ capacity: undefined }, 'ERR_OPTION', 'capacity is undefined'],
-    [{ dtype: 'int32' }, 'ERR_OPTION', "dtype is 'int32'"],
-    [{ dtype: 'int8' }, 'ERR_OPTION', "dtype is 'int8'"],
+    [{ dtype: 'int32' }, 'ERR_DTYPE', "dtype is 'int32'"],
+    [{ dtype: 'int8' }, 'ERR_DTYPE', "dtype is 'int8'"],
     [{ storage: 'int4' }, 'ERR_OPTION', "storage is 'int4'"],
     [{ device: 'cuda:99' }, 'ERR_DEVICE', 'cuda:99'],
     [{ device: 7 }, 'ERR_DEVICE', 'device is 7'],
@@ -589,10 +591,82 @@ describe('errors of KvCache', () => {
       ['ERR_OPTION', () => attention(q, cache, { cuSeqlens: { q: offsets, k: offsets } } as never)],
       ['ERR_OPTION', () => attention(q, cache, { masks: causal() } as never)],
       ['ERR_OPTION', () => attention(q, cache as never, undefined as never, { mask: causal() })],
-      ['ERR_OPTION', () => stream.capture(() => void attention(q, cache, { stream }))],
-      ['ERR_OPTION', () => stream.capture(() => cache.append(tokens(1), tokens(1), { stream }))],
+      [
+        'ERR_OPTION',
+        () => stream.capture(() => void attention(q, cache, { stream, bias: keyBias(Tensor.zeros([4])) })),
+      ],
+      ['ERR_SHAPE', () => stream.capture(() => void attention(Tensor.zeros([2, 1, 4, 9]), cache, { stream }))],
+      ['ERR_SHAPE', () => stream.capture(() => cache.append(tokens(1), Tensor.zeros([2, 2, 2, 8]), { stream }))],
+      ['ERR_OPTION', () => stream.capture(() => cache.append(tokens(1), tokens(1), { stream, lengths: [1, 2] }))],
     ];
     for (const [wanted, run] of refused) expect([wanted, code(run)]).toEqual([wanted, wanted]);
     expect(cache.lengths).toEqual([4, 4]);
+  });
+});
+
+describe('a recorded step of decoding', () => {
+  const size = { batch: 2, kvHeads: 2, headDim: 16, pageSize: 4, capacity: 40, rope: {} };
+  const make = (seed: number, heads = 2) => Tensor.randn([2, 1, heads, 16], { seed });
+  const options = () => ({ mask: window({ left: 9, right: 0 }), bias: alibi(), sinks: Tensor.zeros([4]) });
+
+  it.each([undefined, 'int8'] as const)('appends and attends anew with each launch, storage %s', async (storage) => {
+    using plain = new KvCache({ ...size, storage });
+    using cache = new KvCache({ ...size, storage });
+    for (const each of [plain, cache]) each.append(make(1), make(2), { lengths: [1, 0] });
+    const [k, v, q] = [Tensor.zeros([2, 1, 2, 16]), Tensor.zeros([2, 1, 2, 16]), Tensor.zeros([2, 1, 4, 16])];
+    using stream = new Stream();
+    let result: AttentionResult | undefined;
+    using graph = stream.capture(() => {
+      cache.append(k, v, { stream });
+      result = attention(q, cache, { ...options(), stream });
+    });
+    expect(cache.lengths).toEqual([1, 0]);
+    for (let step = 0; step < 30; step++) {
+      const [own, ownV, ownQ] = [make(10 + step), make(100 + step), make(1000 + step, 4)];
+      plain.append(own, ownV);
+      const wanted = attention(ownQ, plain, options());
+      await stream.synchronize();
+      for (const [to, from] of [
+        [k, own],
+        [v, ownV],
+        [q, ownQ],
+      ] as const)
+        to.data.set(from.data);
+      graph.launch();
+      expect(cache.lengths).toEqual(plain.lengths);
+      expect(await result!.out.read()).toEqual(await wanted.out.read());
+      expect(await result!.lse.read()).toEqual(await wanted.lse.read());
+      if (step % 8 === 5) for (const each of [plain, cache]) each.truncate(each.lengths.map((n) => n - 3));
+    }
+    // A fork goes on without what the graph appends.
+    using branch = cache.fork();
+    graph.launch();
+    expect(cache.lengths.map((length, b) => length - branch.lengths[b]!)).toEqual([1, 1]);
+  });
+
+  it('is refused as a whole when it does not fit', async () => {
+    const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 4, capacity: 5 });
+    const k = Tensor.zeros([1, 2, 1, 4]);
+    k.data.fill(1);
+    using stream = new Stream();
+    let out: Tensor | undefined;
+    using graph = stream.capture(() => {
+      cache.append(k, k, { stream });
+      out = attention(k, cache, { stream }).out;
+      cache.append(k, k, { stream });
+    });
+    graph.launch();
+    expect(cache.length).toBe(4);
+    expect([...(await out!.read())]).toEqual(Array(8).fill(1));
+    k.data.fill(2);
+    expect(code(() => graph.launch())).toBe('ERR_OUT_OF_MEMORY');
+    expect(cache.length).toBe(4);
+    expect([...(await out!.read())]).toEqual(Array(8).fill(1));
+    cache.truncate(0);
+    cache.dispose(); // the graph has it still
+    graph.launch();
+    expect([...(await out!.read())]).toEqual(Array(8).fill(2));
+    using other = new Stream();
+    expect(code(() => graph.launch(other))).toBe('ERR_OUT_OF_MEMORY');
   });
 });

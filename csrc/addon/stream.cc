@@ -114,8 +114,7 @@ Napi::Value graph_launch(const Napi::CallbackInfo& info) {
     return refuse(info.Env(), error(NA_ERR_DEVICE, "the graph was captured on %s but the stream is on %s",
                                     graph->device->name.c_str(), stream->device->name.c_str()));
   }
-  NA_REFUSE(info.Env(), stream->room(graph->handle() ? 1 : graph->operations().size()));
-  stream->launch(graph);
+  NA_REFUSE(info.Env(), stream->launch(graph));
   return info.Env().Undefined();
 }
 

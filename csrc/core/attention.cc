@@ -164,7 +164,7 @@ Status check_ragged(const AttentionArguments& a) {
 }
 
 // What cannot be said of a cache's keys.
-Status check_cached(const AttentionArguments& a, const Stream& stream) {
+Status check_cached(const AttentionArguments& a) {
   const na_tensor& q = a.q->view;
   if (q.rank != 4) {
     return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",
@@ -181,11 +181,42 @@ Status check_cached(const AttentionArguments& a, const Stream& stream) {
       return error(NA_ERR_OPTION, "mask: a SparsePlan cannot be used with a KvCache yet; use tensors, or window()");
     }
   }
-  if (stream.capturing()) {
-    return error(NA_ERR_OPTION, "capture: a KvCache cannot be used in it yet; call append and attention outside");
+  return {};
+}
+
+// What fits a cache of one length only cannot be recorded.
+Status check_recorded(const AttentionArguments& a) {
+  for (const BiasSpec& bias : a.biases) {
+    if (bias.kind == BiasSpec::kAlibi) continue;
+    return error(NA_ERR_OPTION,
+                 "capture: a bias over the keys of a KvCache, whose number changes from launch to launch, cannot be "
+                 "recorded; alibi() can, and attention outside of capture");
   }
   return {};
 }
+
+// attention() over a cache, as a graph makes it.
+class CachedAttention final : public RecordedCall {
+ public:
+  CachedAttention(const AttentionArguments& arguments, const AttentionResult& result)
+      : arguments_(arguments), cache_(arguments.cache) {
+    arguments_.out = result.out.get();
+    arguments_.lse = result.lse.get();
+    const AttentionArguments& a = arguments_;
+    for (Tensor* tensor : {a.q, a.sinks, a.extra_k, a.extra_v, a.out, a.lse}) held_.emplace_back(tensor);
+    for (const BiasSpec& bias : a.biases) held_.emplace_back(bias.tensor);  // slopes
+  }
+  Status check(Growth*) const override { return {}; }
+  Status make(Stream* stream) const override {
+    AttentionResult result;
+    return attention(arguments_, stream, &result);
+  }
+
+ private:
+  AttentionArguments arguments_;
+  const Ref<KvCache> cache_;
+  std::vector<Ref<Tensor>> held_;
+};
 
 // The plan among the masks that counts unlisted blocks as their means, or null.
 const SparsePlan* estimating_plan(const AttentionArguments& a) {
@@ -242,7 +273,8 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   AttentionArguments a = arguments;
   Ref<CacheView> cached;
   if (a.cache) {
-    NA_TRY(check_cached(a, *stream));
+    NA_TRY(check_cached(a));
+    if (stream->capturing()) NA_TRY(check_recorded(a));
     cached = a.cache->view();
     a.k = cached->k();
     a.v = cached->v();
@@ -336,7 +368,12 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   lse_shape.pop_back();
   result->out = Ref<Tensor>(a.out);
   if (!a.out) NA_TRY(Tensor::allocate(device, qv.dtype, out_shape, false, false, &result->out));
-  NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
+  result->lse = Ref<Tensor>(a.lse);
+  if (!a.lse) NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
+  if (cached && stream->capturing()) {
+    stream->record(std::make_unique<CachedAttention>(arguments, *result));
+    return {};
+  }
   call.out = &result->out->view;
   call.lse = &result->lse->view;
   Ref<Tensor> pooled_k, pooled_v;

@@ -12,7 +12,7 @@ struct AttentionArguments {
   Tensor *q = nullptr, *k = nullptr, *v = nullptr;
   KvCache* cache = nullptr;  // instead of k and v
   Tensor *sinks = nullptr, *extra_k = nullptr, *extra_v = nullptr, *cu_q = nullptr, *cu_k = nullptr;
-  Tensor* out = nullptr;
+  Tensor *out = nullptr, *lse = nullptr;  // made unless given; lse by recorded calls alone
   std::vector<MaskSpec> masks;
   std::vector<BiasSpec> biases;
   double scale = 0;

@@ -4,16 +4,28 @@ namespace na {
 
 Status Graph::finish() {
   const na_backend* backend = device->backend;
-  if (!backend->graph_create || operations_.empty()) return {};
-  const std::vector<const na_operation*> list(operations_.begin(), operations_.end());
+  if (!backend->graph_create || steps_.empty()) return {};
+  std::vector<const na_operation*> list;
+  for (const Step& step : steps_) {
+    if (step.call) return {};
+    list.push_back(step.operation);
+  }
   na_error failure{};
   if (backend->graph_create(device->index, list.data(), static_cast<int32_t>(list.size()), &handle_, &failure)) {
     handle_ = nullptr;
     return Status::from(failure);
   }
-  for (const Operation* operation : operations_) {
-    operation->each_tensor(
+  for (const Step& step : steps_) {
+    step.operation->each_tensor(
         [](void* graph, Tensor* tensor, bool write) { static_cast<Graph*>(graph)->touch(tensor, write); }, this);
+  }
+  return {};
+}
+
+Status Graph::check() const {
+  RecordedCall::Growth growth;
+  for (const Step& step : steps_) {
+    if (step.call) NA_TRY(step.call->check(&growth));
   }
   return {};
 }
@@ -29,7 +41,9 @@ void Graph::touch(Tensor* tensor, bool write) {
 
 Graph::~Graph() {
   if (handle_) device->backend->graph_destroy(handle_);
-  for (Operation* operation : operations_) operation->destroy();
+  for (const Step& step : steps_) {
+    if (step.operation) step.operation->destroy();
+  }
 }
 
 LaunchOperation::LaunchOperation(Ref<Graph> graph)

@@ -86,10 +86,26 @@ class RotateOperation final : public Operation {
   const na_rotate rotate_;
 };
 
-Status not_capturing(const Stream& stream) {
-  if (!stream.capturing()) return {};
-  return error(NA_ERR_OPTION, "capture: a KvCache cannot be used in it yet; call append and attention outside");
-}
+// append(), as a graph makes it.
+class RecordedAppend final : public RecordedCall {
+ public:
+  RecordedAppend(KvCache* cache, Tensor* k, Tensor* v, const std::vector<int64_t>* counts)
+      : cache_(cache), k_(k), v_(v), counts_(counts ? *counts : std::vector<int64_t>()) {}
+  Status check(Growth* growth) const override {
+    std::vector<int64_t>& added = (*growth)[cache_.get()];
+    added.resize(static_cast<size_t>(cache_->shape.batch));
+    for (size_t b = 0; b < added.size(); b++) added[b] += counts_.empty() ? k_->view.shape[1] : counts_[b];
+    return cache_->check_growth(added);
+  }
+  Status make(Stream* stream) const override {
+    return cache_->append(k_.get(), v_.get(), counts_.empty() ? nullptr : &counts_, stream);
+  }
+
+ private:
+  const Ref<KvCache> cache_;
+  const Ref<Tensor> k_, v_;
+  const std::vector<int64_t> counts_;
+};
 
 }  // namespace
 
@@ -220,7 +236,6 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     return error(NA_ERR_DEVICE, "stream is on %s but the cache is on %s", stream->device->name.c_str(),
                  device->name.c_str());
   }
-  NA_TRY(not_capturing(*stream));
   NA_TRY(check_tokens(*k, "k", shape.head_dim));
   NA_TRY(check_tokens(*v, "v", shape.value_dim));
   const int64_t tokens = k->view.shape[1];
@@ -235,19 +250,19 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   std::vector<int64_t> growth(batch, tokens);
   int64_t pages = 0, all = 0;
   for (size_t b = 0; b < batch; b++) {
-    const Sequence& sequence = sequences_[b];
     if (counts) growth[b] = (*counts)[b];
     if (growth[b] < 0 || growth[b] > tokens) {
       return error(NA_ERR_OPTION, "append: lengths[%zu] is %lld; it must be in 0 ... %lld, the tokens of k", b,
                    Count(growth[b]), Count(tokens));
     }
-    if (growth[b] > shape.capacity - sequence.length) {
-      return error(
-          NA_ERR_OUT_OF_MEMORY,
-          "append: %lld tokens to the %lld of sequence %zu exceed its capacity of %lld: truncate() it, or make "
-          "a cache with a larger one",
-          Count(growth[b]), Count(sequence.length), b, Count(shape.capacity));
-    }
+  }
+  if (stream->capturing()) {
+    stream->record(std::make_unique<RecordedAppend>(this, k, v, counts));
+    return {};
+  }
+  NA_TRY(check_growth(growth));
+  for (size_t b = 0; b < batch; b++) {
+    const Sequence& sequence = sequences_[b];
     all += growth[b];
     pages += pages_for(sequence.length + growth[b]) - static_cast<int64_t>(sequence.pages.size());
     if (writes_shared(sequence, growth[b])) pages++;
@@ -295,6 +310,17 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     sequence.length += growth[b];
   }
   return status;
+}
+
+Status KvCache::check_growth(const std::vector<int64_t>& growth) const {
+  for (size_t b = 0; b < growth.size(); b++) {
+    if (growth[b] <= shape.capacity - sequences_[b].length) continue;
+    return error(NA_ERR_OUT_OF_MEMORY,
+                 "append: %lld tokens to the %lld of sequence %zu exceed its capacity of %lld: truncate() it, or make "
+                 "a cache with a larger one",
+                 Count(growth[b]), Count(sequences_[b].length), b, Count(shape.capacity));
+  }
+  return {};
 }
 
 bool KvCache::writes_shared(const Sequence& sequence, int64_t tokens) const {

@@ -104,6 +104,8 @@ class KvCache : public RefCounted {
 
   // Adds counts[b] tokens, the first of k and v, to sequence b; without counts, all of them to each.
   Status append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts, Stream* stream);
+  // Whether there is room for so many more tokens of each sequence.
+  Status check_growth(const std::vector<int64_t>& growth) const;
   // Forgets what is beyond the given lengths.
   Status truncate(const std::vector<int64_t>& lengths);
   // A cache of the same tokens. Pages are shared until one of the two writes to them.

@@ -130,12 +130,21 @@ Status Stream::end_capture(Ref<Graph>* graph) {
   return (*graph)->finish();
 }
 
-void Stream::launch(const Ref<Graph>& graph) {
+Status Stream::launch(const Ref<Graph>& graph) {
+  NA_TRY(room(graph->queued()));
+  NA_TRY(graph->check());
   if (graph->handle()) {
     enqueue(new LaunchOperation(graph));
-    return;
+    return {};
   }
-  for (const Operation* operation : graph->operations()) enqueue(operation->clone());
+  for (const Graph::Step& step : graph->steps()) {
+    if (step.call) {
+      NA_TRY(step.call->make(this));
+    } else {
+      enqueue(step.operation->clone());
+    }
+  }
+  return {};
 }
 
 }  // namespace na

@@ -35,7 +35,9 @@ class Stream : public RefCounted {
   bool capturing() const { return static_cast<bool>(capture_); }
   // Whether what is captured becomes a graph of the backend, which takes no host memory but pinned one.
   bool makes_graph() const { return capturing() && device->backend->graph_create; }
-  void launch(const Ref<Graph>& graph);
+  void record(std::unique_ptr<RecordedCall> call) { capture_->record(std::move(call)); }
+  // Refused before anything is enqueued, but for memory that runs out in the course of it.
+  Status launch(const Ref<Graph>& graph);
 
   Point last() const { return {timeline_, submitted_}; }
   bool idle() const { return timeline_->done(submitted_) && !holding(); }
