@@ -14,8 +14,8 @@ export interface FactorizeOptions {
   /** The share of the sum of squared singular values to reach, above 0 and up to 1; heads may need different ranks. */
   energy?: number;
   /**
-   * With `energy`: columns at most, default 256. A head that does not reach it then has that many, and the relative error
-   * that it is told to have.
+   * With `energy`: columns at most; without it as many as it takes. A head that does not reach the energy then has that
+   * many, and the relative error that it is told to have.
    */
   maxRank?: number;
 }
@@ -55,7 +55,7 @@ function targetOf(given: { rank?: unknown; energy?: unknown; maxRank?: unknown }
   if (typeof energy !== 'number' || !(energy > 0 && energy <= 1)) {
     throw new AttentionError('ERR_OPTION', `${call}: energy is ${show(energy)}; it must be above 0 and at most 1`);
   }
-  return { energy, maxRank: integer(call, 'maxRank', given.maxRank ?? 256, 1) };
+  return { energy, maxRank: integer(call, 'maxRank', given.maxRank ?? least, 1) };
 }
 
 /** Factors of [batch][heads] matrices as one tensor [batch, tokens, heads, rank]. */

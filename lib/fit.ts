@@ -4,7 +4,7 @@ import { AttentionError } from './errors';
 import type { FactorsRequest, FitAnswer, FitProgress, FitRequest, Fitted } from './fit-worker';
 import { choose, type Features, randomNumbers, rowsOf } from './mlp';
 import { entries, integer, isArray, options, show } from './options';
-import { Tensor, tensorHandle } from './tensor';
+import { type Device, Tensor, tensorHandle } from './tensor';
 import { inThread } from './thread';
 
 /** The bias of one query and one key, from their features; the arrays are views that are valid during the call alone. */
@@ -125,16 +125,26 @@ async function evaluate(f: BiasFunction, heads: number, q: Features, k: Features
 
 const finite = (values: Float32Array) => values.every(Number.isFinite);
 
-/** The factors of features, made on a thread. */
-async function factorsOf(fitted: Fitted, heads: number, rank: number, q: Tensor<'float32'>, k: Tensor<'float32'>) {
-  const [dataQ, dataK] = await Promise.all([q.read(), k.read()]);
-  const features = (tensor: Tensor, data: Float32Array) => ({ data, width: tensor.shape[1] as number });
-  const request: FactorsRequest = { fitted, q: features(q, dataQ), k: features(k, dataK) };
-  const transfer = [dataQ.buffer as ArrayBuffer, dataK.buffer as ArrayBuffer];
+/** Values that were read, and where the tensor is, which may have been disposed of since. */
+interface ReadFeatures extends Features {
+  device: Device;
+}
+
+const readFeatures = async (tensor: Tensor<'float32'>): Promise<ReadFeatures> => ({
+  data: await tensor.read(),
+  width: tensor.shape[1] as number,
+  device: tensor.device,
+});
+
+/** The factors of features, made on a thread, which takes their memory. */
+async function factorsOf(fitted: Fitted, heads: number, rank: number, q: ReadFeatures, k: ReadFeatures) {
+  const [tokensQ, tokensK] = [q, k].map(({ data, width }) => data.length / width) as [number, number];
+  const request: FactorsRequest = { fitted, q: { data: q.data, width: q.width }, k: { data: k.data, width: k.width } };
+  const transfer = [q.data.buffer as ArrayBuffer, k.data.buffer as ArrayBuffer];
   const made = await inThread<{ q: Float32Array; k: Float32Array }>(call, 'fit-worker.js', request, transfer);
-  const tensor = (values: Float32Array, of: Tensor) =>
-    Tensor.from(values, [1, of.shape[0] as number, heads, rank], { dtype: 'float32', device: of.device });
-  return { phiQ: tensor(made.q, q), phiK: tensor(made.k, k) };
+  const tensor = (values: Float32Array, tokens: number, device: Device) =>
+    Tensor.from(values, [1, tokens, heads, rank], { dtype: 'float32', device });
+  return { phiQ: tensor(made.q, tokensQ, q.device), phiK: tensor(made.k, tokensK, k.device) };
 }
 
 /**
@@ -206,13 +216,16 @@ export function fitBias(target: Tensor | BiasFunction, opts: FitOptions): Promis
   const [ownQ, ownK] = [choose(samples, queries, random), choose(samples, keys, random)];
   const held = (rows: number[]) => Math.min(rows.length - 1, Math.ceil(share * rows.length));
   const heldOut = { queries: held(ownQ), keys: held(ownK) };
-  const reading = [q.read(), k.read(), typeof target === 'function' ? undefined : target.read()] as const;
-  return Promise.all(reading).then(async ([dataQ, dataK, dense]) => {
-    if (!finite(dataQ) || !finite(dataK)) {
-      throw new AttentionError('ERR_OPTION', `${call}: ${finite(dataQ) ? 'k' : 'q'} has values that are not finite`);
+  const reading = [readFeatures(q), readFeatures(k), typeof target === 'function' ? undefined : target.read()] as const;
+  return Promise.all(reading).then(async ([allQ, allK, dense]) => {
+    if (!finite(allQ.data) || !finite(allK.data)) {
+      throw new AttentionError(
+        'ERR_OPTION',
+        `${call}: ${finite(allQ.data) ? 'k' : 'q'} has values that are not finite`,
+      );
     }
-    const rowsQ = { data: rowsOf({ data: dataQ, width: widthQ }, ownQ), width: widthQ };
-    const rowsK = { data: rowsOf({ data: dataK, width: widthK }, ownK), width: widthK };
+    const rowsQ = { data: rowsOf(allQ, ownQ), width: widthQ };
+    const rowsK = { data: rowsOf(allK, ownK), width: widthK };
     const bias =
       typeof target === 'function'
         ? await evaluate(target, heads, rowsQ, rowsK)
@@ -234,7 +247,7 @@ export function fitBias(target: Tensor | BiasFunction, opts: FitOptions): Promis
     const answer = await inThread<FitAnswer, FitProgress>(call, 'fit-worker.js', request, transfer, heard);
     const { fitted, relativeError, trainingError } = answer;
     return {
-      ...(await factorsOf(fitted, heads, rank, q, k)),
+      ...(await factorsOf(fitted, heads, rank, allQ, allK)),
       rank,
       relativeError,
       trainingError,
@@ -244,12 +257,12 @@ export function fitBias(target: Tensor | BiasFunction, opts: FitOptions): Promis
       },
       factors(features) {
         const { q: newQ, k: newK } = options('factors', features, ['q', 'k']);
-        return factorsOf(
-          fitted,
-          heads,
-          rank,
+        const next = [
           checkFeatures('factors', 'q', newQ, widthQ),
           checkFeatures('factors', 'k', newK, widthK),
+        ] as const;
+        return Promise.all([readFeatures(next[0]), readFeatures(next[1])]).then(([nextQ, nextK]) =>
+          factorsOf(fitted, heads, rank, nextQ, nextK),
         );
       },
     };

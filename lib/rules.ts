@@ -21,12 +21,15 @@ interface Row {
 
 type Show = (from: number, to: number) => void;
 
-/** The plan in which a row lists the blocks that hold any of the keys [from, to) that `rule` shows it. */
-function planOf(layout: Layout, rule: (row: Row, show: Show) => void): SparsePlan {
+/**
+ * The plan in which a row lists the blocks that hold any of the keys [from, to) that `rule` shows it. The rule is asked
+ * for as many heads as differ.
+ */
+function planOf(layout: Layout, rule: (row: Row, show: Show) => void, differing = 1): SparsePlan {
   const { keys, keyBlock, queryTile, tiles, heads, queries } = layout;
   const marks = new Uint8Array(layout.blocks);
   const lists: number[][] = [];
-  for (let head = 0; head < heads; head++) {
+  for (let head = 0; head < differing; head++) {
     for (let tile = 0; tile < tiles; tile++) {
       const first = tile * queryTile + keys - queries;
       const last = Math.min((tile + 1) * queryTile, queries) - 1 + keys - queries;
@@ -44,7 +47,8 @@ function planOf(layout: Layout, rule: (row: Row, show: Show) => void): SparsePla
       lists.push(list);
     }
   }
-  return fromLists(layout, Array.from({ length: layout.batch }, () => lists).flat());
+  const repeats = (layout.batch * heads) / differing;
+  return fromLists(layout, Array.from({ length: repeats }, () => lists).flat());
 }
 
 type RuleOptions = PlanGeometry & PlanOptions;
@@ -138,10 +142,11 @@ export function verticalSlashPlan(opts: VerticalSlashOptions): SparsePlan {
   const layout = layoutOf(call, given);
   const vertical = perHead(call, 'vertical', given.vertical, layout.heads);
   const slash = perHead(call, 'slash', given.slash, layout.heads);
-  return planOf(layout, ({ head, first, last }, show) => {
+  const rule = ({ head, first, last }: Row, show: Show) => {
     for (const key of vertical[head]!) show(key, key + 1);
     for (const distance of slash[head]!) show(first - distance, last - distance + 1);
-  });
+  };
+  return planOf(layout, rule, layout.heads);
 }
 
 /** Options of {@link radialPlan}: `queries` and `keys` follow from the video. */

@@ -152,8 +152,8 @@ export interface HipOptions extends SelectorOptions {
   representative?: 'center' | 'first';
   /**
    * Chunks of keys in each stage, powers of two that descend to `keyBlock`, and how many keys a stage keeps; the last
-   * one keeps the budget, earlier ones four times as many as the next unless given. Default: chunks of 256, 32 and
-   * keyBlock, those above keyBlock.
+   * one keeps the budget, those before it 4, 16 ... times the budget unless given. Default: chunks of 256, 32 and keyBlock,
+   * those above keyBlock.
    */
   stages?: readonly {
     /** Keys in a chunk. */

@@ -119,7 +119,7 @@ const numbersOf = (l: Required<PlanGeometry>) => [
 ];
 
 const int32 = (values: ArrayLike<number>, device: Device, shape = [values.length]) =>
-  Tensor.from(Int32Array.from(values), shape, { device });
+  Tensor.from(new Int32Array(values), shape, { device });
 
 const describe = (l: Layout, row: number) => {
   const tile = row % l.tiles;

@@ -86,6 +86,11 @@ describe('factorizeBias', () => {
     expect(rank).toBe(Math.max(...ranks));
     expect(phiQ.shape).toEqual([2, rows, 2, rank]);
     for (const error of relativeErrors) expect(error).toBeLessThanOrEqual(Math.sqrt(0.005) + 1e-6);
+    // As many as it takes, where there is no end of them.
+    const noise = Tensor.randn([300, 310], { seed: 5 });
+    const whole = await factorizeBias(noise, { energy: 0.9999 });
+    expect(whole.relativeError).toBeLessThanOrEqual(0.01);
+    expect(whole.rank).toBeGreaterThan(256);
     // With too few columns allowed, a head keeps those and tells what is lacking.
     const few = await factorizeBias(dense, { energy: 0.995, maxRank: 3 });
     expect(few.ranks).toEqual(ratios.map((ratio) => Math.min(leastFor(ratio, 0.995), 3)));

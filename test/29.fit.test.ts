@@ -181,6 +181,10 @@ describe('fitBias', () => {
     };
     await expect(wrong(stop, {})()).rejects.toBe(own);
     await expect(wrong(dense, { steps: 50, progress: stop })()).rejects.toBe(own);
+    const [goneQ, goneK] = [Tensor.randn([6, 2], { seed: 1 }), Tensor.randn([5, 3], { seed: 2 })];
+    const fitting = wrong(() => 1, { q: goneQ, k: goneK, steps: 1 })();
+    for (const tensor of [goneQ, goneK]) tensor.dispose(); // they were read at the call
+    expect((await fitting).phiK.shape.slice(0, 2)).toEqual([1, 5]);
     const { factors } = await wrong(dense, { steps: 1 })();
     expect(() => factors({ q: k, k })).toThrow(/factors: q has shape \[5, 3\]; it must be \[tokens, 2\]/);
   });

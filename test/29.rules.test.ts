@@ -80,7 +80,7 @@ describe.each(sizes)('%j', (size) => {
   });
 
   it('dilatedPlan', async () => {
-    using plan = dilatedPlan({ ...size, causal: true, sink: 3, window: 10 });
+    using plan = dilatedPlan({ ...size, heads: 3, causal: true, sink: 3, window: 10 });
     const block = (x: number) => Math.floor(x / size.keyBlock);
     await expectBlocks(plan, (p, j) => {
       const distance = block(p) - block(j);

@@ -296,7 +296,7 @@ typedef struct na_select {
   const int64_t* budgets;       /* [out->heads]: blocks beyond those */
   int32_t stages;               /* HIP: */
   int64_t chunk[NA_MAX_STAGES]; /* keys: powers of two, descending to key_block */
-  int64_t keep[NA_MAX_STAGES];  /* keys; 0: four times as many as the next stage. The last is the budget */
+  int64_t keep[NA_MAX_STAGES];  /* keys; 0: the budget, times 4 for each stage behind it. The last is the budget */
   const na_tensor* kept; /* HIP: what earlier calls kept, or NULL: int32 [rows, ...], for each stage the number of
                             chunks and room for kept_room of them, by their first keys, contiguous */
   int64_t kept_room[NA_MAX_STAGES];

@@ -188,6 +188,7 @@ Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
   g.batch = q.shape[0];
   g.queries = token_count(q);
   g.keys = token_count(k);
+  NA_TRY(SparsePlan::check(g));  // before anything is counted by it
   NA_TRY(check_stages(a));
   if (static_cast<int64_t>(a.budgets.size()) != 1 && static_cast<int64_t>(a.budgets.size()) != g.heads) {
     return error(NA_ERR_OPTION, "budget has %zu numbers; give one, or one for each of the %lld patterns of heads",
@@ -199,14 +200,12 @@ Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
     const int64_t keys = std::min(g.keys, a.budgets[a.budgets.size() > 1 ? static_cast<size_t>(head) : 0]);
     budgets.push_back((keys + g.key_block - 1) / g.key_block);
   }
-  // Checks the geometry first: it has to be sound before rows are counted.
   na_plan counted{};
   counted.queries = g.queries;
   counted.keys = g.keys;
   counted.query_tile = static_cast<int32_t>(g.query_tile);
   counted.key_block = static_cast<int32_t>(g.key_block);
   counted.causal = g.causal;
-  NA_TRY(SparsePlan::check(g));
   HipStep step;
   NA_TRY(HipStep::begin(a, g, *stream, &step));
   const int64_t window = a.window + step.appended();

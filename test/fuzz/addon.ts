@@ -112,7 +112,15 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
     ['batch', 'kvHeads', 'headDim', 'valueDim', 'pageSize', 'capacity', 'dtype', 'device', 'theta', 'columns'],
   );
   const fitting = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, device: 'cpu' };
-  const geometry = mostly(oneOf([1, 1, 16, 16, 16, 16, 0, 0], [1, 1, 5, 7, 16, 2, 1, 0], [2, 2, 40, 9, 16, 4, 1, 1]));
+  const geometry = mostly(
+    oneOf(
+      [1, 1, 16, 16, 16, 16, 0, 0],
+      [1, 1, 5, 7, 16, 2, 1, 0],
+      [2, 2, 40, 9, 16, 4, 1, 1],
+      [1, 2, 1, 1, 64, 0, 0, 0],
+      [1, 2 ** 40, 1, 1, 16, 16, 0, 0],
+    ),
+  );
   const words = record({ offsets: mostly(picked('offsets')), entries: tensor, bitmaps: tensor }, [
     'offsets',
     'entries',
