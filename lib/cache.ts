@@ -2,9 +2,10 @@ import type { DType } from './dtype';
 import { checkFloat, dtypeIndex } from './dtype';
 import { AttentionError } from './errors';
 import { type NativeCache, native } from './native';
-import { boolean, finite, integer, integers, isArray, isObject, oneOf, options, show } from './options';
+import { boolean, finite, integer, integers, isArray, isObject, oneOf, options } from './options';
+import { filePath, loadCache, saveCache } from './persistence';
 import { optionalStream, type Stream } from './stream';
-import { type Device, type Tensor, tensorHandle } from './tensor';
+import { checkDevice, type Device, type Tensor, tensorHandle } from './tensor';
 
 /** Rotary position embedding (Su et al. 2021), as a {@link KvCache} applies it. */
 export interface RopeOptions {
@@ -45,6 +46,16 @@ export interface KvCacheOptions {
   rope?: RopeOptions;
 }
 
+/** Options of {@link KvCache.load}. */
+export interface LoadOptions {
+  /** The most tokens of a sequence, at least as many as there are; unless given that of the cache that was saved. */
+  capacity?: number;
+  /** Tokens in a page of memory; unless given as in the cache that was saved. */
+  pageSize?: number;
+  /** 'cpu' unless given; CUDA is not supported yet. */
+  device?: Device;
+}
+
 /** The addon's cache behind a KvCache, or undefined for anything else; ERR_DISPOSED after dispose. */
 export let cacheHandle: (value: unknown) => NativeCache | undefined;
 
@@ -81,6 +92,8 @@ export class KvCache {
   readonly storage: 'float32' | 'float16' | 'bfloat16' | 'int8';
   /** Where keys and values are. */
   readonly device: Device;
+  /** The rotary position embedding that is applied, if any. */
+  readonly rope: Readonly<Required<RopeOptions>> | undefined;
   #handle: NativeCache | undefined;
 
   /**
@@ -100,6 +113,7 @@ export class KvCache {
       this.dtype = of.dtype;
       this.storage = of.storage;
       this.device = of.device;
+      this.rope = of.rope;
       this.#handle = handle;
       return;
     }
@@ -126,12 +140,8 @@ export class KvCache {
     this.capacity = size('capacity');
     this.dtype = checkFloat('KvCache', given.dtype ?? 'float32');
     this.storage = given.storage === undefined ? this.dtype : oneOf('KvCache', 'storage', given.storage, ['int8']);
-    const device = given.device ?? 'cpu';
-    if (typeof device !== 'string') {
-      throw new AttentionError('ERR_DEVICE', `KvCache: device is ${show(device)}; use 'cpu', 'cuda' or 'cuda:N'`);
-    }
-    this.device = native.resolveDevice(device) as Device;
-    const rope = given.rope === undefined ? undefined : options('KvCache: rope', given.rope, ROPE);
+    this.device = checkDevice('KvCache', given.device ?? 'cpu');
+    this.rope = given.rope === undefined ? undefined : rotary(options('KvCache: rope', given.rope, ROPE), this.headDim);
     this.#handle = native.kvCacheCreate({
       batch: this.batch,
       kvHeads: this.kvHeads,
@@ -142,7 +152,9 @@ export class KvCache {
       dtype: dtypeIndex(this.dtype as DType),
       int8: this.storage === 'int8',
       device: this.device,
-      ...rotary(rope, this.headDim),
+      theta: this.rope?.theta ?? 0,
+      columns: this.rope?.dim ?? 0,
+      interleaved: this.rope?.interleaved ?? false,
     });
   }
 
@@ -203,6 +215,58 @@ export class KvCache {
     return new KvCache(new Forked(this, native.kvCacheFork(this.#use())) as unknown as KvCacheOptions);
   }
 
+  /**
+   * Writes the cache as it is at this call to a file, whatever is appended or truncated meanwhile.
+   *
+   * The file has the safetensors format. Of sequence b it holds `k.b` `[tokens, kvHeads, headDim]` and `v.b`, as they are
+   * stored: with `rope`, keys are rotated. With `storage: 'int8'` these are the steps, and the size of a step is in
+   * `k.b.scale` and `v.b.scale` `[tokens, kvHeads]`. Settings and checksums are in its metadata. It is written beside
+   * `path`, as `.node-attention-*.tmp`, brought to the disk, and then takes the place of what was there, at once: if saving
+   * fails, or the process ends, the old file is still whole. A few MiB are on their way at any moment, and a thread of its
+   * own does what takes time. A failure of the file system rejects with its own `code`.
+   *
+   * @throws AttentionError ERR_OPTION for what is no path, ERR_DISPOSED.
+   */
+  save(path: string): Promise<void> {
+    const call = 'KvCache.save';
+    const file = filePath(call, path);
+    const { batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, storage, rope, lengths } = this;
+    const saved = { batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, storage, rope, lengths };
+    return saveCache(call, file, native.kvCacheFork(this.#use()), saved);
+  }
+
+  /**
+   * The cache that a file of {@link KvCache.save} holds, bit by bit. Rejects with ERR_OPTION, and what was expected and
+   * found, when any byte of the file is not what was saved or is missing, or `capacity` is less than its tokens; with
+   * ERR_OUT_OF_MEMORY when there is no memory for its pages; with the file system's own `code` when it cannot be read.
+   *
+   * @throws AttentionError ERR_OPTION for what is no path or an option out of range, ERR_DEVICE for a device that is not
+   * there, at once.
+   */
+  static load(path: string, opts?: LoadOptions): Promise<KvCache> {
+    const call = 'KvCache.load';
+    const file = filePath(call, path);
+    const given = options(call, opts, ['capacity', 'pageSize', 'device']);
+    const size = (name: 'capacity' | 'pageSize') =>
+      given[name] === undefined ? undefined : integer(call, name, given[name], 1);
+    const [capacity, pageSize] = [size('capacity'), size('pageSize')];
+    const device = checkDevice(call, given.device ?? 'cpu');
+    return loadCache(call, file, ({ lengths, storage, ...saved }) => {
+      const longest = Math.max(...lengths);
+      if (capacity !== undefined && capacity < longest) {
+        throw new AttentionError('ERR_OPTION', `capacity is ${capacity}; its longest sequence has ${longest} tokens`);
+      }
+      const cache = new KvCache({
+        ...saved,
+        ...(storage === 'int8' && { storage }),
+        capacity: capacity ?? saved.capacity,
+        pageSize: pageSize ?? saved.pageSize,
+        device,
+      });
+      return { cache, handle: cache.#use() };
+    });
+  }
+
   /** Whether this cache was disposed of. */
   get disposed(): boolean {
     return this.#handle === undefined;
@@ -234,17 +298,16 @@ class Forked {
   ) {}
 }
 
-function rotary(rope: { [name in (typeof ROPE)[number]]?: unknown } | undefined, headDim: number) {
-  if (!rope) return { theta: 0, columns: 0, interleaved: false };
+function rotary(rope: { [name in (typeof ROPE)[number]]?: unknown }, headDim: number): Required<RopeOptions> {
   const call = 'KvCache: rope';
   const theta = finite(call, 'theta', rope.theta ?? 10000);
   if (theta <= 0) throw new AttentionError('ERR_OPTION', `${call}: theta is ${theta}; it must be above 0`);
-  const columns = integer(call, 'dim', rope.dim ?? headDim, 2);
-  if (columns > headDim || columns % 2 !== 0) {
+  const dim = integer(call, 'dim', rope.dim ?? headDim, 2);
+  if (dim > headDim || dim % 2 !== 0) {
     throw new AttentionError(
       'ERR_OPTION',
-      `${call}: dim is ${columns}; it must be an even number of at most headDim, ${headDim}`,
+      `${call}: dim is ${dim}; it must be an even number of at most headDim, ${headDim}`,
     );
   }
-  return { theta, columns, interleaved: boolean(call, 'interleaved', rope.interleaved ?? false) };
+  return Object.freeze({ theta, dim, interleaved: boolean(call, 'interleaved', rope.interleaved ?? false) });
 }

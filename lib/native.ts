@@ -103,6 +103,16 @@ export interface NativeCacheOptions {
   interleaved: boolean;
 }
 
+/** Rows of a sequence of a cache, as they are stored: of values or keys, or of the units of int8. */
+export interface NativeRows {
+  sequence: number;
+  /** Counts the heads of all tokens. */
+  first: number;
+  count: number;
+  values: boolean;
+  units: boolean;
+}
+
 /** A call of an index. */
 export interface NativeRetrieve {
   q: NativeTensor;
@@ -250,6 +260,14 @@ export interface Addon {
     stream: NativeStream | undefined,
   ): void;
   kvCacheTruncate(cache: NativeCache, lengths: number[]): void;
+  kvCacheRestore(cache: NativeCache, lengths: number[]): void;
+  kvCacheCopyRows(
+    cache: NativeCache,
+    rows: NativeRows,
+    write: boolean,
+    bytes: NativeTensor,
+    stream: NativeStream,
+  ): void;
   kvCacheFork(cache: NativeCache): NativeCache;
   kvCacheLengths(cache: NativeCache): number[];
   kvCacheBytes(cache: NativeCache): number;

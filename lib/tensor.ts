@@ -70,7 +70,8 @@ function checkShape(call: string, shape: unknown): number[] {
   return integers(call, 'shape', shape, 0, 'ERR_SHAPE');
 }
 
-function checkDevice(call: string, device: unknown): Device {
+/** The name of a device that is there. */
+export function checkDevice(call: string, device: unknown): Device {
   if (typeof device === 'string') return native.resolveDevice(device) as Device;
   throw new AttentionError('ERR_DEVICE', `${call}: device is ${show(device)}; use 'cpu', 'cuda' or 'cuda:N'`);
 }

@@ -223,6 +223,10 @@ describe('KvCache', () => {
     expectTypeOf(
       new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10, storage: 'int8' }).storage,
     ).toEqualTypeOf<'float32' | 'float16' | 'bfloat16' | 'int8'>();
+    expectTypeOf(cache.save('file')).toEqualTypeOf<Promise<void>>();
+    expectTypeOf(KvCache.load('file', { capacity: 20, pageSize: 8, device: 'cpu' })).toEqualTypeOf<Promise<KvCache>>();
+    // @ts-expect-error: the file says so
+    KvCache.load('file', { dtype: 'float32' });
     // @ts-expect-error: capacity must be given
     new KvCache({ batch: 1, kvHeads: 1, headDim: 64 });
     // @ts-expect-error: no such element type

@@ -62,6 +62,7 @@ describe('README', () => {
       '## Biases by formula and of low rank',
       '## Ragged batches',
       '## KV cache',
+      '## KV cache',
       '## Retrieval',
       '## Merging',
       '## Joint layers of text and image',

@@ -65,6 +65,38 @@ Napi::Value truncate(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// kvCacheRestore(cache, lengths)
+Napi::Value restore(const Napi::CallbackInfo& info) {
+  Ref<KvCache> cache;
+  std::vector<int64_t> lengths;
+  NA_REFUSE(info.Env(), unwrap<KvCache>(info[0], "cache", &cache));
+  NA_REFUSE(info.Env(), read_integers(info[1], "lengths", NA_ERR_OPTION, &lengths));
+  NA_REFUSE(info.Env(), cache->restore(lengths));
+  return info.Env().Undefined();
+}
+
+// kvCacheCopyRows(cache, { sequence, first, count, values, units }, write, bytes, stream)
+Napi::Value copy_rows(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Ref<KvCache> cache;
+  Ref<Tensor> bytes;
+  Ref<Stream> stream;
+  NA_REFUSE(env, unwrap<KvCache>(info[0], "cache", &cache));
+  if (!info[1].IsObject()) return refuse(env, error(NA_ERR_OPTION, "copy_rows needs rows"));
+  const auto given = info[1].As<Napi::Object>();
+  CachedRows rows;
+  NA_REFUSE(env, read_integer(given.Get("sequence"), "sequence", NA_ERR_OPTION, &rows.sequence));
+  NA_REFUSE(env, read_integer(given.Get("first"), "first", NA_ERR_OPTION, &rows.first));
+  NA_REFUSE(env, read_integer(given.Get("count"), "count", NA_ERR_OPTION, &rows.count));
+  rows.values = read_flag(given.Get("values"));
+  rows.units = read_flag(given.Get("units"));
+  if (env.IsExceptionPending()) return Napi::Value();
+  NA_REFUSE(env, unwrap<Tensor>(info[3], "bytes", &bytes));
+  NA_REFUSE(env, unwrap<Stream>(info[4], "stream", &stream));
+  NA_REFUSE(env, cache->copy_rows(rows, read_flag(info[2]), bytes.get(), stream.get()));
+  return env.Undefined();
+}
+
 // kvCacheFork(cache): another
 Napi::Value fork(const Napi::CallbackInfo& info) {
   Ref<KvCache> cache;
@@ -93,6 +125,8 @@ void export_kv_cache(Napi::Env env, Napi::Object exports) {
   export_function<create>(env, exports, "kvCacheCreate");
   export_function<append>(env, exports, "kvCacheAppend");
   export_function<truncate>(env, exports, "kvCacheTruncate");
+  export_function<restore>(env, exports, "kvCacheRestore");
+  export_function<copy_rows>(env, exports, "kvCacheCopyRows");
   export_function<fork>(env, exports, "kvCacheFork");
   export_function<lengths>(env, exports, "kvCacheLengths");
   export_function<bytes>(env, exports, "kvCacheBytes");

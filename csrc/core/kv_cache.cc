@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "core/strided.h"
+
 namespace na {
 namespace {
 
@@ -14,6 +16,7 @@ constexpr int64_t kMostTokens = int64_t{1} << 30, kMostPageTokens = int64_t{1} <
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kLeastSlabBytes = int64_t{1} << 20;
 constexpr int64_t kLeastTable = 16;
+constexpr int64_t kMostBytes = int64_t{1} << 53;
 
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -107,6 +110,16 @@ class RecordedAppend final : public RecordedCall {
   const std::vector<int64_t> counts_;
 };
 
+// Adds as many rows at `data` to a view [pages, rows, bytes] of others, if they lie as far on as these do from each
+// other.
+bool joins(na_tensor* view, const char* data, int64_t rows) {
+  const int64_t distance = data - static_cast<char*>(view->data) - (view->shape[0] - 1) * view->stride[0];
+  if (rows != view->shape[1] || distance <= 0 || (view->shape[0] > 1 && distance != view->stride[0])) return false;
+  view->shape[0]++;
+  view->stride[0] = distance;
+  return true;
+}
+
 }  // namespace
 
 int64_t CacheShape::row_bytes(int64_t columns) const {
@@ -124,9 +137,11 @@ Status PagePool::reserve(int64_t pages) {
     return error(NA_ERR_OUT_OF_MEMORY, "KvCache: %lld pages; at most 2^31 are possible: use a larger pageSize",
                  Count(have + count));
   }
-  addresses_.reserve(static_cast<size_t>(have + count));
-  users_.reserve(static_cast<size_t>(have + count));
-  free_.reserve(static_cast<size_t>(have + count));
+  if (missing > kMostBytes / page_bytes_) {
+    return error(NA_ERR_OUT_OF_MEMORY, "KvCache: %lld pages of %s are more than any memory", Count(missing),
+                 bytes_text(page_bytes_).c_str());
+  }
+  count = std::min(count, kMostBytes / page_bytes_);
   Ref<Tensor> slab;
   Status status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
   if (!status.ok() && count > missing) {
@@ -134,8 +149,12 @@ Status PagePool::reserve(int64_t pages) {
     status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
   }
   NA_TRY(status);
+  addresses_.reserve(static_cast<size_t>(have + count));
+  users_.reserve(static_cast<size_t>(have + count));
+  free_.reserve(static_cast<size_t>(have + count));
   char* const data = static_cast<char*>(slab->view.data);
   slabs_.push_back(std::move(slab));
+  first_pages_.push_back(static_cast<int32_t>(have));
   // The first page is the first to be taken.
   for (int64_t i = 0; i < count; i++) {
     addresses_.push_back(data + i * page_bytes_);
@@ -150,6 +169,11 @@ int32_t PagePool::take() {
   free_.pop_back();
   users_[page] = 1;
   return page;
+}
+
+const Ref<Tensor>& PagePool::slab(int32_t page) const {
+  const auto next = std::upper_bound(first_pages_.begin(), first_pages_.end(), page);
+  return slabs_[static_cast<size_t>(next - first_pages_.begin()) - 1];
 }
 
 Ref<PageTable> PageTable::with(Ref<PageTable> table, int64_t index, void* address) {
@@ -346,6 +370,96 @@ Status KvCache::truncate(const std::vector<int64_t>& lengths) {
       pool_->give_back(sequence.pages.back());
       sequence.pages.pop_back();
     }
+  }
+  return {};
+}
+
+Status KvCache::restore(const std::vector<int64_t>& lengths) {
+  if (lengths.size() != sequences_.size()) {
+    return error(NA_ERR_OPTION, "restore: %zu lengths for a batch of %lld", lengths.size(), Count(shape.batch));
+  }
+  int64_t pages = 0;
+  for (size_t b = 0; b < lengths.size(); b++) {
+    if (sequences_[b].length != 0) {
+      return error(NA_ERR_OPTION, "restore: sequence %zu has %lld tokens; the cache must be empty", b,
+                   Count(sequences_[b].length));
+    }
+    if (lengths[b] < 0 || lengths[b] > shape.capacity) {
+      return error(NA_ERR_OPTION, "restore: %lld tokens of sequence %zu; its capacity is %lld", Count(lengths[b]), b,
+                   Count(shape.capacity));
+    }
+    pages += pages_for(lengths[b]);
+  }
+  NA_TRY(pool_->reserve(pages));
+  for (size_t b = 0; b < lengths.size(); b++) {
+    Sequence& sequence = sequences_[b];
+    sequence.length = lengths[b];
+    for (int64_t i = 0; i < pages_for(lengths[b]); i++) {
+      sequence.pages.push_back(pool_->take());
+      sequence.table = PageTable::with(std::move(sequence.table), i, pool_->address(sequence.pages.back()));
+    }
+  }
+  return {};
+}
+
+Status KvCache::copy_rows(const CachedRows& rows, bool write, Tensor* bytes, Stream* stream) const {
+  if (stream->device != device || bytes->device() != device) {
+    return error(NA_ERR_DEVICE, "copy_rows: stream and bytes must be on %s, like the cache", device->name.c_str());
+  }
+  if (stream->capturing()) return error(NA_ERR_OPTION, "copy_rows: rows are not copied inside capture");
+  if (rows.sequence < 0 || rows.sequence >= shape.batch) {
+    return error(NA_ERR_OPTION, "copy_rows: sequence %lld of a batch of %lld", Count(rows.sequence),
+                 Count(shape.batch));
+  }
+  if (rows.units && !shape.int8) return error(NA_ERR_OPTION, "copy_rows: only int8 rows have units");
+  const Sequence& sequence = sequences_[static_cast<size_t>(rows.sequence)];
+  const int64_t all = sequence.length * shape.kv_heads;
+  if (rows.first < 0 || rows.count < 0 || rows.first > all || rows.count > all - rows.first) {
+    return error(NA_ERR_OPTION, "copy_rows: %lld rows from %lld on; sequence %lld has %lld", Count(rows.count),
+                 Count(rows.first), Count(rows.sequence), Count(all));
+  }
+  const int64_t columns = rows.values ? shape.value_dim : shape.head_dim, row_bytes = shape.row_bytes(columns);
+  const int64_t each = rows.units ? NA_UNIT_BYTES : shape.int8 ? columns : row_bytes;
+  if (bytes->view.dtype != NA_UINT8 || !bytes->contiguous() || bytes->elements() < rows.count * each) {
+    return error(NA_ERR_SHAPE, "copy_rows: %s; these rows need uint8 [%lld], contiguous", bytes->describe().c_str(),
+                 Count(rows.count * each));
+  }
+
+  // Rows of pages that lie evenly apart are one copy, and in a cache that grew undisturbed all do.
+  struct Piece {
+    const Ref<Tensor>* slab;
+    na_tensor view;  // [pages, rows, bytes]
+  };
+  std::vector<Piece> pieces;
+  const int64_t page_rows = shape.page_tokens * shape.kv_heads;
+  const int64_t offset = (rows.values ? value_offset(shape) : 0) + (rows.units ? columns : 0);
+  for (int64_t row = rows.first, end = rows.first + rows.count; row < end;) {
+    const int64_t slot = row % page_rows, count = std::min(end - row, page_rows - slot);
+    const int32_t page = sequence.pages[static_cast<size_t>(row / page_rows)];
+    if (write && pool_->shared(page)) {
+      return error(NA_ERR_OPTION, "copy_rows: a fork shares a page that is to be written");
+    }
+    char* const data = static_cast<char*>(pool_->address(page)) + offset + slot * row_bytes;
+    const Ref<Tensor>* const slab = &pool_->slab(page);
+    row += count;
+    if (!pieces.empty() && pieces.back().slab == slab && joins(&pieces.back().view, data, count)) continue;
+    na_tensor view{};
+    view.data = data;
+    view.dtype = NA_UINT8;
+    view.rank = 3;
+    const int64_t axes[3] = {1, count, each}, strides[3] = {0, row_bytes, 1};
+    std::copy_n(axes, 3, view.shape);
+    std::copy_n(strides, 3, view.stride);
+    pieces.push_back({slab, view});
+  }
+  NA_TRY(stream->room(pieces.size()));
+  char* side_by_side = static_cast<char*>(bytes->view.data);
+  for (const Piece& piece : pieces) {
+    Ref<Tensor> paged(new Tensor(piece.view, (*piece.slab)->storage));
+    Ref<Tensor> dense(new Tensor(dense_view(piece.view, NA_UINT8, side_by_side), bytes->storage));
+    side_by_side += dense->elements();
+    NA_TRY(
+        stream->run(write ? new CopyOperation(dense.get(), paged.get()) : new CopyOperation(paged.get(), dense.get())));
   }
   return {};
 }

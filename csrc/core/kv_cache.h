@@ -43,6 +43,8 @@ class PagePool : public RefCounted {
   }
   bool shared(int32_t page) const { return users_[page] > 1; }
   void* address(int32_t page) const { return addresses_[page]; }
+  // The memory that a page is part of.
+  const Ref<Tensor>& slab(int32_t page) const;
 
   int64_t page_bytes() const { return page_bytes_; }
   int64_t bytes() const { return static_cast<int64_t>(addresses_.size()) * page_bytes_; }
@@ -52,8 +54,9 @@ class PagePool : public RefCounted {
   Device* const device_;
   const int64_t page_bytes_, most_;
   std::vector<Ref<Tensor>> slabs_;
-  std::vector<void*> addresses_;  // of each page
-  std::vector<int32_t> users_;    // sequences that have it
+  std::vector<int32_t> first_pages_;  // of each slab
+  std::vector<void*> addresses_;      // of each page
+  std::vector<int32_t> users_;        // sequences that have it
   std::vector<int32_t> free_;
 };
 
@@ -92,6 +95,14 @@ class CacheView : public RefCounted {
   Ref<Tensor> k_, v_;
 };
 
+// Rows of a sequence as pages hold them, of keys or of values. A row is a head of a token; those of a token follow each
+// other.
+struct CachedRows {
+  int64_t sequence = 0, first = 0, count = 0;
+  bool values = false;
+  bool units = false;  // of int8: what the elements of each row count, instead of the elements
+};
+
 // How many tokens of each sequence have stayed since somebody last looked.
 struct Watermark : RefCounted {
   const class KvCache* cache = nullptr;  // until it is gone
@@ -110,6 +121,11 @@ class KvCache : public RefCounted {
   Status truncate(const std::vector<int64_t>& lengths);
   // A cache of the same tokens. Pages are shared until one of the two writes to them.
   Ref<KvCache> fork() const;
+
+  // Gives an empty cache sequences of these lengths. What their rows hold is for copy_rows() to write.
+  Status restore(const std::vector<int64_t>& lengths);
+  // Copies rows, bit by bit and side by side, to the beginning of a uint8 tensor, or from there into the cache.
+  Status copy_rows(const CachedRows& rows, bool write, Tensor* bytes, Stream* stream) const;
 
   Ref<CacheView> view() const;
   // q with the rotary embedding of the positions at which the queries of a call stand; q itself if there is none.

@@ -185,6 +185,26 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
       ),
     ],
     [2, invoke('kvCacheTruncate', native.kvCacheTruncate, cache, integers)],
+    [1, invoke('kvCacheRestore', native.kvCacheRestore, cache, integers)],
+    [
+      4,
+      invoke(
+        'kvCacheCopyRows',
+        native.kvCacheCopyRows,
+        cache,
+        mostly(
+          record({ sequence: mostly(oneOf(0, 1)), first: small, count: small, values: flag, units: flag }, [
+            'sequence',
+            'first',
+            'count',
+          ]),
+          20,
+        ),
+        flag,
+        mostly(picked('bytes')),
+        stream,
+      ),
+    ],
     [1, invoke('kvCacheFork', native.kvCacheFork, cache)],
     [1, invoke('kvCacheLengths', native.kvCacheLengths, cache)],
     [1, invoke('kvCacheBytes', native.kvCacheBytes, cache)],
@@ -330,6 +350,7 @@ export function addonPool(pool: Pool, devices: string[]): void {
     const cache = native.kvCacheCreate({ ...sizes, device, theta: 0, columns: 0, interleaved: false });
     pool.add('cache', cache);
     pool.add('token', make(0, 2, 1, 4, 8));
+    pool.add('bytes', make(4, 400));
     for (const block of [1, 8]) pool.add('index', native.kvIndexCreate(cache, { block, bounds: false, probe: 0.5 }));
   }
 }

@@ -38,6 +38,7 @@ function note(call: Call): void {
 /** Whether an error is one that a call may end with. The addon looks into proxies, the layer above it has done so. */
 const expected = (error: Any): boolean =>
   error instanceof Thrown ||
+  (/^KvCache\.(save|load): E/.test(error?.message) && error.syscall !== undefined) ||
   (level === 'addon' && error instanceof TypeError && /proxy that has been revoked/.test(error.message)) ||
   (error instanceof AttentionError && codes.has(error.code) && error.message.length > 0);
 

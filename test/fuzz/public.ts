@@ -203,6 +203,16 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     [1, method(self('cache'), KvCache, 'fork')],
     [1, method(self('cache'), KvCache, 'lengths')],
     [1, method(self('cache'), KvCache, 'bytes')],
+    [1, method(self('cache'), KvCache, 'save', path)],
+    [
+      1,
+      invoke(
+        'KvCache.load',
+        (from, given) => KvCache.load(from, given).then((cache) => cache.dispose()), // nobody else would, soon
+        path,
+        optional({ capacity: mostly(oneOf(3, 40)), pageSize: mostly(oneOf(1, 5)), device }),
+      ),
+    ],
     [1, method(self('cache'), KvCache, 'dispose')],
     [
       1,
@@ -330,6 +340,20 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
   ];
   return weighted(calls);
 }
+
+/** Names of files: of one that may be there, of one that cannot be, and seldom, since each takes a thread. */
+const path = fc.oneof(
+  { weight: 1, arbitrary: oneOf(`${process.argv[5]}.cache`, '/dev/null/cache') },
+  {
+    weight: 4,
+    arbitrary: hostile.map(({ text, make }) =>
+      value(text, (pool) => {
+        const made = make(pool);
+        return typeof made === 'string' ? '' : made; // what is no path
+      }),
+    ),
+  },
+);
 
 /** What a program's own function throws is its own affair. */
 const noFunction = hostile.map(({ text, make }) =>
