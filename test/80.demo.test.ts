@@ -8,7 +8,15 @@ import { alibi, Tensor } from 'node-attention';
 import { afterAll, describe, expect, it } from 'vitest';
 import { contextCodes, randomBits, randomCodes } from '../examples/text/codes';
 import { createMemory, predict } from '../examples/text/predict';
-import { accuracy, contextDistances, exactLookup, mostFrequent, report } from '../examples/text/report';
+import {
+  accuracy,
+  contextDistances,
+  exactLookup,
+  mostFrequent,
+  report,
+  reportRetrieval,
+} from '../examples/text/report';
+import { decode, drawStretches, METHODS } from '../examples/text/retrieve';
 import { type Tokens, tokenize } from '../examples/text/tokenize';
 
 const words = ({ ids, vocabulary }: Tokens) => [...ids].map((id) => vocabulary[id]);
@@ -82,6 +90,38 @@ describe('report', () => {
     expect([...exactLookup(Int32Array.from([0, 1, 2, 4, 1, 3, 0, 1, 5]), 2)]).toEqual([-1, -1, -1, -1, 2, -1, 1, 2]);
     expect([...mostFrequent(ids, 5)]).toEqual([0, 0, 0, 0, 0, 0, 0]);
     expect([...mostFrequent(Int32Array.from([0, 1, 1, 2]), 3)]).toEqual([0, 0, 1]);
+  });
+
+  it('says what retrieval finds', () => {
+    const ids = Int32Array.from({ length: 600 }, (_, i) => i % 300);
+    const tokens = { ids, vocabulary: [], identifier: new Uint8Array() };
+    const decoded = (right: boolean, read: number, seconds: number) => {
+      const predicted = new Int32Array(599).fill(-1);
+      for (let i = 320; i < 420; i++) predicted[i] = right ? ids[i + 1]! : 999;
+      return { predicted, count: 100, read, seconds };
+    };
+    const lines = reportRetrieval(
+      tokens,
+      { starts: [320], size: 100 },
+      { name: 'full attention', width: undefined, ...decoded(true, 1, 2) },
+      [
+        [
+          { name: 'window of 256', width: 256, ...decoded(false, 0.5, 1) },
+          { name: 'scan of 256', width: 256, ...decoded(true, 0.25, 0.5) },
+        ],
+      ],
+    ).split('\n');
+    expect(lines[0]).toBe('100 tokens in 1 stretches of 100, from position 320 on');
+    expect(lines.slice(2, 6).map((line) => line.replace(/ +/g, ' '))).toEqual([
+      ' all tokens far tokens tokens/s keys read',
+      'full attention 100.0 % 100.0 % 50 100.0 %',
+      'window of 256 0.0 % 0.0 % 100 50.0 %',
+      'scan of 256 100.0 % 100.0 % 200 25.0 %',
+    ]);
+    expect(lines.at(-1)).toBe(
+      'With scan of 256 tokens, 100.0 % of all tokens are right and 100.0 % of the far ones, with a window of as many 0.0 % and ' +
+        '0.0 %, with full attention 100.0 % and 100.0 %; it read 25.0 % of the keys and was 4.0 times as fast as full attention.',
+    );
   });
 
   it('says what the narrowest window loses', () => {
@@ -162,6 +202,50 @@ describe('model', () => {
     expect(after).not.toEqual(before);
   });
 
+  it('draws stretches of the second half, all different, by the seed', () => {
+    const { starts, size } = drawStretches(10_000, 1);
+    expect([starts.length, size]).toEqual([64, 32]);
+    for (const [n, start] of starts.entries()) {
+      expect(start).toBeGreaterThanOrEqual(n === 0 ? 5000 : starts[n - 1]! + size);
+      expect(start + size).toBeLessThanOrEqual(10_000);
+    }
+    expect(drawStretches(10_000, 1)).toEqual({ starts, size });
+    expect(drawStretches(10_000, 2)).not.toEqual({ starts, size });
+    expect(drawStretches(1, 1)).toEqual({ starts: [0], size: 1 });
+    expect(drawStretches(50, 1)).toEqual({ starts: [25], size: 25 });
+    expect(drawStretches(200, 1)).toEqual({ starts: [100, 132, 164], size: 32 });
+  });
+
+  it('decodes what it predicts at once', async () => {
+    const memory = createMemory(cycle(40, 500), 5, 'float32');
+    const stretches = drawStretches(memory.length, 1);
+    const { predicted, count, read, seconds } = await decode(memory, stretches, {});
+    const whole = await predict(memory, undefined);
+    expect([count, read]).toEqual([stretches.starts.length * stretches.size, 1]);
+    expect(seconds).toBeGreaterThan(0);
+    const within = (i: number) => stretches.starts.some((start) => i >= start && i < start + stretches.size);
+    expect(predicted).toEqual(whole.map((id, i) => (within(i) ? id : -1)));
+  });
+
+  it.each(METHODS)('retrieves by %s what a window of that size has lost', async (method) => {
+    const tokens = cycle(300, 2500);
+    const memory = createMemory(tokens, 3, 'bfloat16');
+    const stretches = drawStretches(memory.length, 1);
+    const heard: number[] = [];
+    const lost = await decode(memory, stretches, { width: 256 }, (done) => heard.push(done));
+    const found = await decode(memory, stretches, { width: 256, method });
+    const right = ({ predicted }: { predicted: Int32Array }) =>
+      accuracy(tokens.ids, predicted, (i) => predicted[i] !== -1);
+    expect(heard).toEqual(stretches.starts.map((_, n) => (n + 1) * 32));
+    expect(right(lost)).toBeLessThan(0.05);
+    expect(right(found)).toBeGreaterThan(0.9);
+    expect(lost.read).toBeLessThan(256 / 1250);
+    expect(found.read).toBeGreaterThan(0);
+    expect(found.read).toBeLessThanOrEqual(1);
+    const all = await decode(memory, stretches, { width: 4000, method });
+    expect(all.predicted).toEqual((await decode(memory, stretches, {})).predicted);
+  });
+
   it('follows the seed and reports its progress', async () => {
     const tokens = tokenize(
       'the cat sat on the mat and the dog sat on the rug and the cat saw the dog on the mat . '.repeat(2),
@@ -208,6 +292,30 @@ describe('program', { timeout: 60_000 }, () => {
     });
     expect(stdout).toMatch(/pages right/);
     expect(stdout).toMatch(/^Selector pages, with a budget of 256 tokens gets/m);
+  });
+
+  it('decodes with keys that an index retrieves', () => {
+    const run = () => demo('--tokens', '3000', '--retrieve', 'scan', '--seed', '4');
+    const { stdout, stderr, status } = run();
+    const names = ['full attention', 'window of 1,024', 'scan of 1,024', 'window of 256', 'scan of 256'];
+    expect({ stderr, status }).toEqual({
+      stderr: names.map((name) => `${name}: predicting 1,472 tokens\n`).join(''),
+      status: 0,
+    });
+    expect(stdout).toMatch(/^1,472 tokens in 46 stretches of 32, from position 1,4\d\d on$/m);
+    for (const name of names)
+      expect(stdout).toMatch(new RegExp(`^${name} +[\\d.]+ % +[\\d.]+ % +[\\d,]+ +[\\d.]+ %$`, 'm'));
+    expect(stdout).toMatch(
+      /^With scan of 256 tokens, [\d.]+ % of all tokens are right .* times as fast as full attention\.$/m,
+    );
+    const same = (output: string) => output.replace(/[\d,]+(?= +[\d.]+ %$)|was [\d.]+ times/gm, '').replace(/ +/g, ' ');
+    expect(same(run().stdout)).toBe(same(stdout));
+    expect(demo('--retrieve', 'scan', '--alibi').stderr).toBe(
+      "error: option '--retrieve <method>' cannot be used with option '--alibi [slope]'\n",
+    );
+    expect(demo('--retrieve', 'guess').stderr).toBe(
+      `error: option '--retrieve <method>' argument 'guess' is invalid. Allowed choices are ${METHODS.join(', ')}.\n`,
+    );
   });
 
   it('adds a row with ALiBi', () => {

@@ -5,11 +5,14 @@ import { dirname, join } from 'node:path';
 import { Presets, SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { alibi, type Bias, Tensor } from 'node-attention';
-import { createMemory, predict, SELECTORS, type Selector } from './predict';
-import { type Result, report } from './report';
+import { createMemory, type Memory, predict, SELECTORS, type Selector } from './predict';
+import { type Result, type Retrieval, report, reportRetrieval } from './report';
+import { decode, drawStretches, METHODS, type Method, type Reader } from './retrieve';
 import { type Tokens, tokenize } from './tokenize';
 
 const WINDOWS = [16384, 4096, 1024, 256];
+/** Tokens that a query sees where an index retrieves them. */
+const RETRIEVED = [1024, 256];
 /** What a token further back costs unless another slope is given: the published slope for a single head. */
 const ALIBI_SLOPE = 2 ** -8;
 const DEFAULT_FILE = join(dirname(require.resolve('typescript/package.json')), 'lib', 'lib.dom.d.ts');
@@ -21,6 +24,7 @@ interface Options {
   dtype: 'float32' | 'float16' | 'bfloat16';
   selector: Selector;
   alibi?: number;
+  retrieve?: Method;
 }
 
 function wholeNumber(least: number) {
@@ -61,10 +65,16 @@ const program = new Command('npm run demo --')
     new Option('--alibi [slope]', 'also see all tokens with a linear bias: each token further back costs this much')
       .argParser(positive)
       .preset(String(ALIBI_SLOPE)),
+  )
+  .addOption(
+    new Option('--retrieve <method>', 'decode token by token from a cache, with keys that an index retrieves')
+      .choices(METHODS)
+      .conflicts(['selector', 'alibi']),
   );
 
 async function main(): Promise<void> {
-  const { file = DEFAULT_FILE, tokens: limit, seed, dtype, selector, alibi: slope } = program.parse().opts<Options>();
+  const options = program.parse().opts<Options>();
+  const { file = DEFAULT_FILE, tokens: limit, seed, dtype, selector, alibi: slope, retrieve: method } = options;
   const tokens = read(file, limit);
   const { length } = tokens.ids;
   console.log(
@@ -72,6 +82,10 @@ async function main(): Promise<void> {
   );
 
   const memory = createMemory(tokens, seed, dtype);
+  if (method) {
+    console.log(`\n${await retrieval(tokens, memory, method, seed)}`);
+    return;
+  }
   const measure = async (name: string, width?: number, bias?: Bias): Promise<Result> => {
     const bar = startProgress(name, memory.length);
     const start = performance.now();
@@ -89,6 +103,26 @@ async function main(): Promise<void> {
       ? undefined
       : await measure('full with ALiBi', undefined, alibi(Tensor.from(Float32Array.of(slope), [1])));
   console.log(`\n${report(tokens, full, windows, biased)}`);
+}
+
+/** Decodes parts of the text with full attention, windows and an index, and reports. */
+async function retrieval(tokens: Tokens, memory: Memory, method: Method, seed: number): Promise<string> {
+  const stretches = drawStretches(memory.length, seed);
+  const measure = async (name: string, reader: Reader): Promise<Retrieval> => {
+    const bar = startProgress(name, stretches.starts.length * stretches.size);
+    const decoded = await decode(memory, stretches, reader, bar.update);
+    bar.stop();
+    return { name, width: reader.width, ...decoded };
+  };
+  const full = await measure('full attention', {});
+  const others: [window: Retrieval, retrieved: Retrieval][] = [];
+  for (const width of RETRIEVED.filter((width) => width < memory.length)) {
+    others.push([
+      await measure(`window of ${count(width)}`, { width }),
+      await measure(`${method} of ${count(width)}`, { width, method }),
+    ]);
+  }
+  return reportRetrieval(tokens, stretches, full, others);
 }
 
 function read(file: string, limit: number): Tokens {

@@ -21,7 +21,7 @@ import { CONTEXT_DIM, contextCodes, gather, randomBits, randomCodes, VALUE_DIM }
 import type { Tokens } from './tokenize';
 
 /** Sharpness of the memory: a context that matches in full outweighs chance matches by e to this power. */
-const SHARPNESS = 25;
+export const SHARPNESS = 25;
 /** Sharpness of the final lookup, which is to find the single nearest code. */
 const NEAREST = 1e6;
 /** Queries of one operation. */
@@ -89,29 +89,36 @@ export async function predict(
   selector: Selector = 'window',
   bias?: Bias,
 ): Promise<Int32Array> {
-  const { length, keys, queries, values, codes, numbers } = memory;
-  const answers: ReturnType<Tensor['read']>[] = [];
+  const { length, keys, queries, values } = memory;
+  const answers: Promise<Float32Array>[] = [];
   for (let start = 0; start < length; start += CHUNK) {
     // The last query of the chunk stands at the last key: attention aligns them at the end by itself.
     const end = Math.min(start + CHUNK, length);
     const [q, k] = [positions(queries, start, end), positions(keys, 0, end)];
     const mask = width === undefined ? causal() : maskOf(selector, width, q, k);
     using remembered = attention(q, k, positions(values, 0, end), { mask, bias, scale: SHARPNESS }).out;
-    // Which code is nearest? That is an attention too, over the vocabulary, so sharp that one entry takes all.
-    using mixture = remembered.to('float32');
-    using nearest = attention(mixture, codes, numbers, { scale: NEAREST }).out;
-    answers.push(nearest.read());
+    answers.push(lookUp(memory, remembered));
   }
   const predicted = new Int32Array(length);
   for (const [chunk, answer] of answers.entries()) {
-    const found = (await answer) as Float32Array;
-    predicted.set(found.map(Math.round), chunk * CHUNK);
+    const found = await answer;
+    predicted.set(found, chunk * CHUNK);
     progress(chunk * CHUNK + found.length);
   }
   return predicted;
 }
 
+/**
+ * The tokens whose value codes are nearest to mixtures of them, [1, n, 1, headDim]. Which code is nearest? That is an
+ * attention too, over the vocabulary, so sharp that one entry takes all.
+ */
+export async function lookUp({ codes, numbers }: Memory, mixtures: Tensor): Promise<Float32Array> {
+  using mixed = mixtures.to('float32');
+  using nearest = attention(mixed, codes, numbers, { scale: NEAREST }).out;
+  return ((await nearest.read()) as Float32Array).map(Math.round);
+}
+
 /** A view of some positions of a [1, tokens, 1, headDim] tensor. */
-function positions(tensor: Tensor, start: number, stop: number): Tensor {
+export function positions(tensor: Tensor, start: number, stop: number): Tensor {
   return tensor.slice([0, 1], [start, stop]);
 }

@@ -140,6 +140,54 @@ export function report(tokens: Tokens, full: Result, windows: Result[], biased?:
   return lines.join('\n');
 }
 
+/** What a decoder that saw `width` tokens predicted; see Decoded. */
+export interface Retrieval {
+  name: string;
+  width: number | undefined;
+  predicted: Int32Array;
+  count: number;
+  seconds: number;
+  read: number;
+}
+
+/** The table and the sentence of decoders: of full attention, and of windows beside what was retrieved, widest first. */
+export function reportRetrieval(
+  { ids }: Tokens,
+  { starts, size }: { starts: number[]; size: number },
+  full: Retrieval,
+  others: [window: Retrieval, retrieved: Retrieval][],
+): string {
+  const distances = contextDistances(ids);
+  const decoded = (i: number) => full.predicted[i] !== -1;
+  const narrowest = others.at(-1);
+  const far = (i: number) => decoded(i) && distances[i]! >= (narrowest?.[0].width ?? Number.POSITIVE_INFINITY);
+  const right = (of: Retrieval, counts = decoded) => percent(accuracy(ids, of.predicted, counts));
+  const perSecond = ({ count, seconds }: Retrieval) => count / seconds;
+  const rows = [full, ...others.flat()].map((of) => [
+    of.name,
+    right(of),
+    right(of, far),
+    count(Math.round(perSecond(of))),
+    percent(of.read),
+  ]);
+  const lines = [
+    `${count(full.count)} tokens in ${starts.length} stretches of ${size}, from position ${count(starts[0]!)} on`,
+    '',
+    table([['', 'all tokens', 'far tokens', 'tokens/s', 'keys read'], ...rows]),
+  ];
+  if (narrowest) {
+    const [near, found] = narrowest;
+    lines.push(
+      '',
+      `Far: tokens whose preceding ${CONTEXT} tokens were last seen ${count(near.width!)} or more tokens ago.`,
+      `With ${found.name} tokens, ${right(found)} of all tokens are right and ${right(found, far)} of the far ones, with a window ` +
+        `of as many ${right(near)} and ${right(near, far)}, with full attention ${right(full)} and ${right(full, far)}; it read ` +
+        `${percent(found.read)} of the keys and was ${(perSecond(found) / perSecond(full)).toFixed(1)} times as fast as full attention.`,
+    );
+  }
+  return lines.join('\n');
+}
+
 const count = (n: number) => n.toLocaleString('en-US');
 const percent = (share: number) => (Number.isNaN(share) ? '-' : `${(share * 100).toFixed(1)} %`);
 const speed = ({ predicted, seconds }: Result) => count(Math.round(predicted.length / seconds));
