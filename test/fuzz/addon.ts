@@ -196,7 +196,10 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
         native.kvIndexCreate,
         cache,
         mostly(
-          record({ block: mostly(oneOf(1, 4, 64)), bounds: flag, probe: mostly(oneOf(0.1, 1)) }, ['block', 'probe']),
+          record({ block: mostly(oneOf(1, 4, 64)), bounds: flag, clusters: flag, probe: mostly(oneOf(0.1, 1)) }, [
+            'block',
+            'probe',
+          ]),
         ),
       ),
     ],
@@ -216,6 +219,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
               window: small,
               scale: small,
               attend: flag,
+              estimate: flag,
               stream: defaultable(stream),
             },
             ['q', 'top', 'sink', 'window'],
@@ -330,7 +334,13 @@ export function addonPool(pool: Pool, devices: string[]): void {
     const cache = native.kvCacheCreate({ ...sizes, device, theta: 0, columns: 0, interleaved: false });
     pool.add('cache', cache);
     pool.add('token', make(0, 2, 1, 4, 8));
-    for (const block of [1, 8]) pool.add('index', native.kvIndexCreate(cache, { block, bounds: false, probe: 0.5 }));
+    for (const [block, clusters] of [
+      [1, false],
+      [8, false],
+      [8, true],
+    ] as const) {
+      pool.add('index', native.kvIndexCreate(cache, { block, bounds: false, clusters, probe: 0.5 }));
+    }
   }
 }
 
