@@ -30,6 +30,7 @@ export { type BiasFunction, type FitOptions, type FittedBias, fitBias } from './
 export type { FitProgress } from './fit-worker';
 export {
   KvIndex,
+  type KvIndexMethod,
   type KvIndexOptions,
   type RetrievalOptions,
   type RetrievalResult,

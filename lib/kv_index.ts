@@ -3,18 +3,32 @@ import { cacheHandle, type KvCache } from './cache';
 import { AttentionError } from './errors';
 import { window as lastKeys } from './masks';
 import { type NativeIndex, native } from './native';
-import { finite, integer, oneOf, options } from './options';
+import { boolean, finite, integer, oneOf, options } from './options';
 import { optionalStream, type Stream } from './stream';
 import { makeTensor, type Tensor, tensorHandle } from './tensor';
+
+const METHODS = ['scan', 'pages', 'clusters'] as const;
+/** How a {@link KvIndex} finds keys. */
+export type KvIndexMethod = (typeof METHODS)[number];
+
+/** The methods that each option belongs to. */
+const METHODS_OF = {
+  pageSize: ['pages'],
+  summary: ['pages'],
+  clusterSize: ['clusters'],
+  probe: ['pages', 'clusters'],
+} as const satisfies { [option: string]: readonly KvIndexMethod[] };
 
 /** Options of {@link KvIndex}. */
 export interface KvIndexOptions {
   /**
    * How keys are found. 'scan' scores 8-bit copies of all keys, one pass for all query heads of a key head, and then
    * exactly those that may be among the best by the bounds of what rounding can do: it misses none. 'pages' scores a
-   * summary of each page of keys, and exactly the keys of the best pages. Default 'scan'.
+   * summary of each page of keys, and exactly the keys of the best pages. 'clusters' does the same with the means of
+   * clusters, which spherical k-means makes of the keys of each 1024 tokens (Chen et al. 2025, RetroInfer). Default
+   * 'scan'.
    */
-  method?: 'scan' | 'pages';
+  method?: KvIndexMethod;
   /** 'pages': keys of a page, a power of two from 2 to 64; default 8. */
   pageSize?: number;
   /**
@@ -22,7 +36,9 @@ export interface KvIndexOptions {
    * Quest). Default 'mean'.
    */
   summary?: 'mean' | 'bounds';
-  /** 'pages': share of the pages whose keys are scored for a query head; default 0.06. */
+  /** 'clusters': keys of a cluster on average, a power of two from 4 to 64; default 8. */
+  clusterSize?: number;
+  /** 'pages' and 'clusters': share of them whose keys are scored for a query head; default 0.06. */
   probe?: number;
 }
 
@@ -42,6 +58,12 @@ export interface RetrievalOptions extends SearchOptions {
   sink?: number;
   /** The last keys, which all queries see; default 64. */
   window?: number;
+  /**
+   * 'pages' and 'clusters': whether the others count too. A page or cluster of n keys, none of which is among those
+   * above, counts as n times its mean key, with its mean value; all keys of the other ones count themselves, and so do
+   * those that are in none. So every key counts once, and lse is a lower bound of that over all keys. Default false.
+   */
+  estimate?: boolean;
 }
 
 /** What {@link KvIndex.search} returns. */
@@ -64,8 +86,8 @@ export interface RetrievalResult extends AttentionResult {
  *
  * An index belongs to one cache and follows its appends and truncations: what was appended is found by the next call. A
  * fork of the cache needs an index of its own. The index holds copies or summaries of keys by segments of 1024 tokens,
- * which are made by the first call after a segment is complete; further tokens are scored themselves. Ties go to the
- * lower position.
+ * which are made by the first call after a segment is complete; further tokens are scored themselves. What estimates
+ * need is made by the first call that asks for one. Ties go to the lower position.
  *
  * @see Liu et al. 2024 (RetrievalAttention) and Chen et al. 2025 (RetroInfer) on attention by retrieval; Tang et al. 2024
  * (Quest).
@@ -74,7 +96,7 @@ export class KvIndex {
   /** The cache whose keys are found. */
   readonly cache: KvCache;
   /** How keys are found. */
-  readonly method: 'scan' | 'pages';
+  readonly method: KvIndexMethod;
   #handle: NativeIndex | undefined;
 
   /**
@@ -85,18 +107,24 @@ export class KvIndex {
   constructor(cache: KvCache, opts?: KvIndexOptions) {
     const handle = cacheHandle(cache);
     if (!handle) throw new AttentionError('ERR_OPTION', 'KvIndex: cache is not a KvCache');
-    const given = options('KvIndex', opts, ['method', 'pageSize', 'summary', 'probe']);
+    const given = options('KvIndex', opts, ['method', 'pageSize', 'summary', 'clusterSize', 'probe']);
     this.cache = cache;
-    this.method = oneOf('KvIndex', 'method', given.method ?? 'scan', ['scan', 'pages']);
-    const paged = this.method === 'pages';
-    for (const name of ['pageSize', 'summary', 'probe'] as const) {
-      if (paged || given[name] === undefined) continue;
-      throw new AttentionError('ERR_OPTION', `KvIndex: ${name} is an option of method 'pages'`);
+    this.method = oneOf('KvIndex', 'method', given.method ?? 'scan', METHODS);
+    for (const [name, methods] of Object.entries(METHODS_OF) as [keyof typeof METHODS_OF, readonly KvIndexMethod[]][]) {
+      if (methods.includes(this.method) || given[name] === undefined) continue;
+      const of = methods.map((method) => `'${method}'`).join(' and ');
+      throw new AttentionError('ERR_OPTION', `KvIndex: ${name} is an option of ${of}, not of '${this.method}'`);
     }
     const summary = oneOf('KvIndex', 'summary', given.summary ?? 'mean', ['mean', 'bounds']);
+    const block = {
+      scan: () => 1,
+      pages: () => integer('KvIndex', 'pageSize', given.pageSize ?? 8, 2),
+      clusters: () => integer('KvIndex', 'clusterSize', given.clusterSize ?? 8, 4),
+    };
     this.#handle = native.kvIndexCreate(handle, {
-      block: paged ? integer('KvIndex', 'pageSize', given.pageSize ?? 8, 2) : 1,
-      bounds: paged && summary === 'bounds',
+      block: block[this.method](),
+      bounds: summary === 'bounds',
+      clusters: this.method === 'clusters',
       probe: finite('KvIndex', 'probe', given.probe ?? 0.06),
     });
   }
@@ -108,6 +136,7 @@ export class KvIndex {
       ...counts,
       scale: given.scale === undefined ? undefined : finite(call, 'scale', given.scale),
       attend: call === 'attend',
+      estimate: given.estimate === undefined ? false : boolean(call, 'estimate', given.estimate),
       stream: optionalStream(given.stream),
     });
   }
@@ -127,13 +156,13 @@ export class KvIndex {
 
   /**
    * Attention of q `[batch, 1, heads, headDim]`, which stands at the end of its sequence, over the first `sink` and the
-   * last `window` keys and the `topK` others of the highest scores of each query head. A topK of the length or more gives
-   * attention over all keys.
+   * last `window` keys and the `topK` others of the highest scores of each query head, and with `estimate` over all
+   * others as well as their means tell. A topK of the length or more gives attention over all keys.
    *
-   * @throws AttentionError before anything is enqueued; ERR_OPTION inside `capture`.
+   * @throws AttentionError before anything is enqueued; ERR_OPTION inside `capture`, and for `estimate` with 'scan'.
    */
   attend(q: Tensor, opts: RetrievalOptions): RetrievalResult {
-    const given = options('attend', opts, ['topK', 'sink', 'window', 'scale', 'stream']);
+    const given = options('attend', opts, ['topK', 'sink', 'window', 'estimate', 'scale', 'stream']);
     const window = integer('attend', 'window', given.window ?? 64, 0);
     const counts = {
       top: integer('attend', 'topK', given.topK, 1),
@@ -182,6 +211,7 @@ export class KvIndex {
 
 interface SearchGiven {
   scale?: unknown;
+  estimate?: unknown;
   stream?: unknown;
 }
 

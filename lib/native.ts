@@ -121,6 +121,7 @@ export interface NativeRetrieve {
   window: number;
   scale: number | undefined;
   attend: boolean;
+  estimate: boolean;
   stream: NativeStream | undefined;
 }
 
@@ -273,7 +274,10 @@ export interface Addon {
   kvCacheBytes(cache: NativeCache): number;
   kvCacheDispose(cache: NativeCache): void;
 
-  kvIndexCreate(cache: NativeCache, options: { block: number; bounds: boolean; probe: number }): NativeIndex;
+  kvIndexCreate(
+    cache: NativeCache,
+    options: { block: number; bounds: boolean; clusters: boolean; probe: number },
+  ): NativeIndex;
   kvIndexRetrieve(index: NativeIndex, cache: NativeCache, call: NativeRetrieve): NativeRetrieved;
   kvIndexBytes(index: NativeIndex): number;
   kvIndexDispose(index: NativeIndex): void;

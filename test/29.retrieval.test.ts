@@ -5,122 +5,11 @@ import { describe, expect, it } from 'vitest';
 import { expectResult, tensorOf } from './support/library';
 import { decode, type Float, normal, uniform, type Values } from './support/numbers';
 import { program } from './support/program';
+import { expectExact, heldKeys, scoresOf, structured } from './support/searches';
 import { expected } from './support/tolerance';
 
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
 type Storage = 'int8' | undefined;
-
-/** Keys as a cache gives them back: scores against unit vectors, which are its elements. */
-async function heldKeys(cache: KvCache): Promise<Values> {
-  const { batch, kvHeads, headDim, length } = cache;
-  const data = new Float64Array(batch * length * kvHeads * headDim);
-  using index = new KvIndex(cache);
-  for (let d = 0; d < headDim; d++) {
-    const unit: Values = { shape: [batch, 1, kvHeads, headDim], data: new Float64Array(batch * kvHeads * headDim) };
-    for (let row = 0; row < batch * kvHeads; row++) unit.data[row * headDim + d] = 1;
-    const { ids, scores } = index.search(tensorOf(unit, cache.dtype), Math.max(1, length), { scale: 1 });
-    const [id, score] = [(await ids.read()) as Int32Array, (await scores.read()) as Float32Array];
-    id.forEach((key, i) => {
-      const row = Math.floor(i / length);
-      const [b, head] = [Math.floor(row / kvHeads), row % kvHeads];
-      if (key >= 0) data[((b * length + key) * kvHeads + head) * headDim + d] = score[i]!;
-    });
-  }
-  return { shape: [batch, length, kvHeads, headDim], data };
-}
-
-/** Scores of all keys of a sequence with a query head, and how far a float32 evaluation may be from them. */
-function scoresOf(q: Values, k: Values, b: number, head: number, length: number) {
-  const [, tokens, kvHeads, headDim] = k.shape as [number, number, number, number];
-  const heads = q.shape[2]!;
-  const kvHead = Math.floor(head / (heads / kvHeads));
-  let off = 0;
-  const scores = Float64Array.from({ length }, (_, key) => {
-    let [sum, size] = [0, 0];
-    for (let d = 0; d < headDim; d++) {
-      const term =
-        q.data[(b * heads + head) * headDim + d]! * k.data[((b * tokens + key) * kvHeads + kvHead) * headDim + d]!;
-      sum += term;
-      size += Math.abs(term);
-    }
-    off = Math.max(off, ((size * (headDim + 2)) / Math.sqrt(headDim)) * 2 ** -24);
-    return sum / Math.sqrt(headDim);
-  });
-  return { scores, off };
-}
-
-/** That `ids` are the best of the keys, in order, but for what rounding may exchange. */
-function expectBest(ids: Int32Array, got: Float32Array, scores: Float64Array, off: number): void {
-  const there = Math.min(ids.length, scores.length);
-  expect(new Set(ids.subarray(0, there)).size).toBe(there);
-  const sorted = scores.slice().sort((a, b) => b - a);
-  for (let i = 0; i < ids.length; i++) {
-    if (i >= there) {
-      expect([ids[i], got[i]]).toEqual([-1, -Infinity]);
-      continue;
-    }
-    expect(ids[i]).toBeGreaterThanOrEqual(0);
-    expect(Math.abs(got[i]! - scores[ids[i]!]!)).toBeLessThanOrEqual(off);
-    expect(scores[ids[i]!]!).toBeGreaterThanOrEqual(sorted[i]! - 2 * off);
-    if (i > 0) expect(got[i]!).toBeLessThanOrEqual(got[i - 1]!);
-  }
-}
-
-async function expectExact(index: KvIndex, q: Values, k: Values, lengths: number[], topK: number, stream?: Stream) {
-  const { dtype } = index.cache;
-  const { ids, scores } = index.search(tensorOf(q, dtype), topK, { ...(stream && { stream }) });
-  const [allIds, allScores] = [(await ids.read()) as Int32Array, (await scores.read()) as Float32Array];
-  const heads = q.shape[2]!;
-  lengths.forEach((length, b) => {
-    for (let head = 0; head < heads; head++) {
-      const at = (b * heads + head) * topK;
-      const { scores: exact, off } = scoresOf(q, k, b, head, length);
-      expectBest(allIds.subarray(at, at + topK), allScores.subarray(at, at + topK), exact, off);
-    }
-  });
-}
-
-/**
- * Keys and queries as models have them: keys have a large mean and follow slow and fast walks, and queries are far from
- * all keys but look for what is like one of them.
- */
-function structured(random: () => number, tokens: number, heads: number, kvHeads: number) {
-  const D = 64;
-  const noise = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
-  const k: Values = { shape: [1, tokens, kvHeads, D], data: new Float64Array(tokens * kvHeads * D) };
-  const q: Values = { shape: [1, 1, heads, D], data: new Float64Array(heads * D) };
-  const walks: Float64Array[] = [];
-  for (let h = 0; h < kvHeads; h++) {
-    const slow = Float64Array.from({ length: 16 }, noise);
-    const fast = Float64Array.from({ length: 16 }, noise);
-    const all = new Float64Array(tokens * 16);
-    for (let t = 0; t < tokens; t++) {
-      for (let i = 0; i < 16; i++) {
-        slow[i] = slow[i]! * Math.exp(-1 / 400) + noise() * Math.sqrt(1 - Math.exp(-2 / 400));
-        fast[i] = fast[i]! * Math.exp(-1 / 12) + noise() * Math.sqrt(1 - Math.exp(-2 / 12));
-        all[t * 16 + i] = fast[i]!;
-        const at = (t * kvHeads + h) * D;
-        k.data[at + 1 + i] = 3 * slow[i]!;
-        k.data[at + 17 + i] = 1.5 * fast[i]!;
-        k.data[at + 33 + i] = 0.35 * noise();
-      }
-      k.data[(t * kvHeads + h) * D] = 40;
-    }
-    walks.push(all);
-  }
-  for (let head = 0; head < heads; head++) {
-    const target = Math.floor(random() * tokens);
-    q.data[head * D] = -5;
-    for (let i = 0; i < 16; i++) {
-      q.data[head * D + 17 + i] =
-        6 * (0.65 * walks[Math.floor((head * kvHeads) / heads)]![target * 16 + i]! + 0.35 * noise());
-      q.data[head * D + 1 + i] = 0.5 * noise();
-      q.data[head * D + 33 + i] = 1.2 * noise();
-    }
-  }
-  const rounded = (values: Values) => ({ ...values, data: values.data.map(Math.fround) });
-  return { q: rounded(q), k: rounded(k) };
-}
 
 const largest = ({ data }: Values) => data.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
 
@@ -275,7 +164,7 @@ describe('KvIndex: scan', () => {
     expect(await best()).toEqual([10]);
   });
 
-  it.each(['scan', 'pages'] as const)('%s: a needle is found wherever it lies', async (method) => {
+  it.each(['scan', 'pages', 'clusters'] as const)('%s: a needle is found wherever it lies', async (method) => {
     const random = uniform(41);
     const length = 9000;
     const k = normal(random, 'float32', [1, length, 1, 32]);
@@ -368,6 +257,8 @@ describe('KvIndex: attend', () => {
     { method: 'scan', dtype: 'float32', storage: undefined },
     { method: 'scan', dtype: 'bfloat16', storage: 'int8' },
     { method: 'pages', dtype: 'float16', storage: undefined },
+    { method: 'clusters', dtype: 'bfloat16', storage: undefined },
+    { method: 'clusters', dtype: 'float16', storage: 'int8' },
   ] as const)('$method, $dtype as $storage: a topK of the length is attention over all', async (given) => {
     const { method, dtype, storage } = given;
     const random = uniform(9);
@@ -388,7 +279,9 @@ describe('KvIndex: attend', () => {
     const q = tensorOf(queries, dtype);
     const dense = attention(q, cache);
     const [want, wantLse] = [decode(dtype, await dense.out.read()), (await dense.lse.read()) as Float32Array];
-    for (const options of [{ topK: 2300 }, { topK: 2300, window: 0, sink: 0 }, { topK: 2100, window: 200 }]) {
+    const estimates = method === 'scan' ? [{}] : [{}, { estimate: true }];
+    const wide = [{ topK: 2300 }, { topK: 2300, window: 0, sink: 0 }, { topK: 2100, window: 200 }];
+    for (const options of wide.flatMap((one) => estimates.map((estimate) => ({ ...one, ...estimate })))) {
       const result = index.attend(q, options);
       const [got, gotLse] = [decode(dtype, await result.out.read()), (await result.lse.read()) as Float32Array];
       // Parts are rounded to the dtype before they are merged, and so is the result. Of int8, attention over all rounds
@@ -576,8 +469,15 @@ describe('errors of KvIndex', () => {
   const q = Tensor.zeros([2, 1, 4, 8]);
 
   it.each([
-    [{ method: 'clusters' }, "method is 'clusters'"],
-    [{ method: 'scan', probe: 0.5 }, "probe is an option of method 'pages'"],
+    [{ method: 'trees' }, "method is 'trees'"],
+    [{ method: 'scan', probe: 0.5 }, "probe is an option of 'pages' and 'clusters', not of 'scan'"],
+    [{ method: 'clusters', pageSize: 8 }, "pageSize is an option of 'pages', not of 'clusters'"],
+    [{ method: 'clusters', summary: 'mean' }, "summary is an option of 'pages', not of 'clusters'"],
+    [{ method: 'pages', clusterSize: 8 }, "clusterSize is an option of 'clusters', not of 'pages'"],
+    [{ method: 'clusters', clusterSize: 2 }, 'clusterSize is 2'],
+    [{ method: 'clusters', clusterSize: 24 }, 'clusterSize is 24'],
+    [{ method: 'clusters', clusterSize: 128 }, 'clusterSize is 128'],
+    [{ method: 'clusters', probe: 0 }, 'probe is 0'],
     [{ method: 'pages', probe: 0 }, 'probe is 0'],
     [{ method: 'pages', probe: 1.5 }, 'probe is 1.5'],
     [{ method: 'pages', probe: Number.NaN }, 'probe is NaN'],
@@ -605,7 +505,9 @@ describe('errors of KvIndex', () => {
       ['ERR_OPTION', () => index.search(q, 3, { scale: 1e300 })],
       ['ERR_OPTION', () => index.search(cache as never, 3)],
       ['ERR_OPTION', () => index.attend(q, {} as never)],
-      ['ERR_OPTION', () => index.attend(q, { topK: 3, estimate: true } as never)],
+      ['ERR_OPTION', () => index.attend(q, { topK: 3, estimate: true })],
+      ['ERR_OPTION', () => index.attend(q, { topK: 3, estimate: 1 } as never)],
+      ['ERR_OPTION', () => index.search(q, 3, { estimate: true } as never)],
       ['ERR_OPTION', () => index.attend(q, { topK: 3, sink: -1 })],
       ['ERR_OPTION', () => index.attend(q, { topK: 3, window: 2 ** 40 })],
       ['ERR_SHAPE', () => index.search(Tensor.zeros([2, 2, 4, 8]), 3)],

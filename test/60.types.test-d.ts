@@ -22,6 +22,7 @@ import {
   type Graph,
   KvCache,
   KvIndex,
+  type KvIndexMethod,
   keyBias,
   lowRankBias,
   type Mask,
@@ -137,6 +138,8 @@ describe('KvIndex', () => {
     expectTypeOf(index.search(t, 5)).toEqualTypeOf<{ ids: Tensor; scores: Tensor }>();
     expectTypeOf(index.attend(t, { topK: 5 }).touched).toEqualTypeOf<Promise<number>>();
     expectTypeOf(index.attend(t, { topK: 5, sink: 1, window: 2 })).toExtend<{ out: Tensor; lse: Tensor }>();
+    expectTypeOf(index.attend(t, { topK: 5, estimate: true }).touched).toEqualTypeOf<Promise<number>>();
+    expectTypeOf(new KvIndex(cache, { method: 'clusters', clusterSize: 8 }).method).toEqualTypeOf<KvIndexMethod>();
     // @ts-expect-error: topK is needed
     index.attend(t, { sink: 4 });
     // @ts-expect-error: no such method

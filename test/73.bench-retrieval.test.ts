@@ -115,10 +115,11 @@ it('measures all of them, and rows say so', async () => {
     'scan',
     'pages mean',
     'pages bounds',
+    'clusters',
     'usearch exact',
     'usearch HNSW 512',
   ]);
-  const [scan, mean, , exact, graph] = rows as [(typeof rows)[0], ...typeof rows];
+  const [scan, mean, , , exact, graph] = rows as [(typeof rows)[0], ...typeof rows];
   for (const { faults } of rows) expect(faults).toEqual([]);
   expect(Object.keys(scan.ratios)).toEqual(['usearch exact', 'usearch HNSW 512', 'attend', 'dense']);
   expect(scan.figures!['recall@100']).toBeGreaterThan(0.995);
@@ -131,7 +132,7 @@ it('measures all of them, and rows say so', async () => {
   expect(Object.keys(graph!.samples)).toEqual(['usearch HNSW 512']);
   // What is wrong has no time.
   const wrong = { ...outcome, finders: outcome.finders.map((one) => ({ ...one, fault: 'it is wrong' })) };
-  expect(rowsOf(wrong, 1)[3]).toMatchObject({ faults: [{ contestant: 'usearch exact', fault: 'it is wrong' }] });
+  expect(rowsOf(wrong, 1)[4]).toMatchObject({ faults: [{ contestant: 'usearch exact', fault: 'it is wrong' }] });
 });
 
 it('searches a cache of the keys', () => {
@@ -169,11 +170,12 @@ describe('decoding', () => {
 
   it('has a row for each method', async () => {
     const outcome = await measureDecode({ name: 'decode, small', kind: 'smooth', keys: 1500 }, ONCE);
-    expect(outcome.contestants).toEqual(['dense', 'scan', 'pages mean', 'pages bounds']);
+    const names = ['scan', 'pages mean', 'pages bounds', 'clusters', 'pages mean, estimate', 'clusters, estimate'];
+    expect(outcome.contestants).toEqual(['dense', ...names]);
     const peaks = [{ name: 'read', threads: 1, rate: 1e9, unit: 'B/s' as const }];
     const rows = decodeRows(outcome, peaks, 1);
-    expect(rows.map(({ case: { mask } }) => mask)).toEqual(['scan', 'pages mean', 'pages bounds']);
-    const [scan, mean] = rows as [(typeof rows)[0], ...typeof rows];
+    expect(rows.map(({ case: { mask } }) => mask)).toEqual(names);
+    const [scan, mean, , clusters, , estimate] = rows as [(typeof rows)[0], ...typeof rows];
     for (const row of rows) {
       expect(row.faults).toEqual([]);
       expect(Object.keys(row.ratios)).toEqual(['dense']);
@@ -184,7 +186,9 @@ describe('decoding', () => {
     }
     expect(scan.figures!['recall@100']).toBeGreaterThan(0.995);
     expect(scan.figures!.touched).toBe(1);
-    expect(mean!.figures!.touched).toBeLessThan(1);
+    for (const some of [mean, clusters, estimate]) expect(some!.figures!.touched).toBeLessThan(1);
+    expect(estimate!.memory!['node-attention']).toBeGreaterThan(clusters!.memory!['node-attention']!);
+    expect(estimate!.figures!['softmax mass']).toBeGreaterThan(clusters!.figures!['softmax mass']!);
     expect(scan.floor).toEqual({ ms: scan.memory!['node-attention']! / 1e6, bound: 'memory' });
     expect(mean!.floor).toBeUndefined();
 

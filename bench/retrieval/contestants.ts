@@ -27,7 +27,11 @@ export const METHODS = {
   scan: { method: 'scan' },
   'pages mean': { method: 'pages', summary: 'mean' },
   'pages bounds': { method: 'pages', summary: 'bounds' },
-} as const;
+  clusters: { method: 'clusters' },
+} as const satisfies { [name: string]: KvIndexOptions };
+
+/** Those whose attention may estimate what they do not find. */
+export const ESTIMATES = ['pages mean', 'clusters'] as const satisfies (keyof typeof METHODS)[];
 
 /** The queries of each search, [GROUP][HEAD_DIM]: arrays of their own, since usearch reads a view from its buffer's start. */
 const queriesOf = ({ q }: Data) =>
@@ -65,14 +69,26 @@ function inTurn(searches: number, step: (n: number) => Promise<void>): Timed {
   return { run: (times) => timeRuns(times, () => step(next++ % searches)) };
 }
 
-export async function indexed({ cache, queries, stream }: Cached, options: KvIndexOptions): Promise<Finder> {
+/** With `estimate`, what that takes is made too. */
+export async function indexed(
+  { cache, queries, stream }: Cached,
+  options: KvIndexOptions,
+  estimate = false,
+): Promise<Finder> {
   const start = performance.now();
   const index = new KvIndex(cache, options);
+  const touched = () => {
+    const result = index.attend(queries[0]!, { topK: TOP, estimate, stream });
+    result.out.dispose();
+    result.lse.dispose();
+    return result.touched;
+  };
   const search = (n: number) => index.search(queries[n]!, TOP, { stream });
   const drop = ({ ids, scores }: ReturnType<typeof search>) => {
     ids.dispose();
     scores.dispose();
   };
+  if (estimate) touched();
   drop(search(0)); // makes what the index holds
   await stream.synchronize();
   return {
@@ -91,12 +107,7 @@ export async function indexed({ cache, queries, stream }: Cached, options: KvInd
       drop(found);
       return split(ids, ids.length / TOP);
     },
-    async touched() {
-      const { out, lse, touched } = index.attend(queries[0]!, { topK: TOP, stream });
-      out.dispose();
-      lse.dispose();
-      return touched;
-    },
+    touched,
     close: () => index.dispose(),
   };
 }
@@ -127,13 +138,13 @@ export function dense(cached: Cached): Attending {
   );
 }
 
-/** Attention over the keys that an index finds, and the first and last ones. */
-export function attending(cached: Cached, options: KvIndexOptions): Attending {
+/** Attention over the keys that an index finds, and the first and last ones; with `estimate` the others count too. */
+export function attending(cached: Cached, options: KvIndexOptions, estimate = false): Attending {
   const { cache, queries, stream } = cached;
   const index = new KvIndex(cache, options);
   return attendingBy(
     cached,
-    (n) => index.attend(queries[n]!, { topK: TOP, stream }),
+    (n) => index.attend(queries[n]!, { topK: TOP, estimate, stream }),
     () => index.dispose(),
   );
 }

@@ -10,7 +10,7 @@ import type { SuiteOptions } from '../session';
 import { filled, HEAD_DIM, HEAD_KINDS, noiseFrom, normals, structuredHead } from '../sparse/heads';
 import type { Target } from '../targets';
 import { bestOf, type Data, TOP } from './cases';
-import { type Attending, attending, type Cached, dense, indexed, METHODS } from './contestants';
+import { type Attending, attending, type Cached, dense, ESTIMATES, indexed, METHODS } from './contestants';
 import { judgeFinder } from './judge';
 
 export const KV_HEADS = 8;
@@ -92,8 +92,14 @@ function ofAllHeads(rows: Float32Array, first: number, tokens: number): Tensor {
   return Tensor.from(all, [1, tokens, KV_HEADS, HEAD_DIM], { dtype: 'bfloat16' });
 }
 
+/** All methods, and those that estimate. */
+const VARIANTS = [
+  ...(Object.keys(METHODS) as (keyof typeof METHODS)[]).map((name) => ({ name, method: name, estimate: false })),
+  ...ESTIMATES.map((method) => ({ name: `${method}, estimate`, method, estimate: true })),
+];
+
 interface Method {
-  name: keyof typeof METHODS;
+  name: string;
   buildMs: number;
   bytes: number;
   recall: number;
@@ -101,7 +107,7 @@ interface Method {
   touched: number;
   /** The norm of what the outputs differ by from those over all keys, over the norm of these. */
   error: number;
-  /** The mean share of the softmax that the keys attended to have. */
+  /** The mean share of the softmax that what is attended to has. */
   mass: number;
 }
 
@@ -121,13 +127,13 @@ export async function measureDecode(test: DecodeCase, plan: Plan): Promise<Decod
   const whole = await outputsOf(all);
   const methods: Method[] = [];
   const contestants: [string, Attending][] = [['dense', all]];
-  for (const name of Object.keys(METHODS) as Method['name'][]) {
-    const finder = await indexed(cached, METHODS[name]);
+  for (const { name, method, estimate } of VARIANTS) {
+    const finder = await indexed(cached, METHODS[method], estimate);
     const judged = await judgeFinder(finder, data);
     const { buildMs, bytes } = finder;
     const touched = await finder.touched!();
     finder.close();
-    const attend = attending(cached, METHODS[name]);
+    const attend = attending(cached, METHODS[method], estimate);
     const near = nearness(await outputsOf(attend), whole);
     methods.push({ name, buildMs: buildMs!, bytes: bytes!, ...judged, touched, ...near });
     if (judged.fault === undefined) contestants.push([name, attend]);

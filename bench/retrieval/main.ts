@@ -34,7 +34,8 @@ const ABOUT =
   `The ${TOP} best of the keys of a cache for ${GROUP} query heads: indexes of this library against usearch, by looking at ` +
   'all keys and by its graph, with recall, time, what is looked at, and attention over what is found against dense attention. ' +
   `Then decoding steps, with ${HEADS} query heads, ${KV_HEADS} key heads and bfloat16: attention over what is found, the search ` +
-  'included, against that over all keys. The floor of the scan is the time to read its 8-bit copies.';
+  'included, against that over all keys; with an estimate the means of what is not found count too. The floor of the scan ' +
+  'is the time to read its 8-bit copies.';
 
 const chosen = <Case extends { name: string }>(cases: readonly Case[], { filter }: SuiteOptions) =>
   cases.filter(({ name }) => name.includes(filter));

@@ -8,7 +8,7 @@
 namespace na {
 namespace {
 
-// kvIndexCreate(cache, { block, bounds, probe })
+// kvIndexCreate(cache, { block, bounds, clusters, probe })
 Napi::Value create(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<KvCache> cache;
@@ -20,6 +20,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   MirrorShape shape;
   shape.block = static_cast<int32_t>(block < 0 || block > 1 << 20 ? 0 : block);
   shape.bounds = read_flag(options.Get("bounds"));
+  shape.clusters = read_flag(options.Get("clusters"));
   const Napi::Value probe = options.Get("probe");
   if (!probe.IsNumber()) return refuse(env, error(NA_ERR_OPTION, "KvIndex: probe must be a number"));
   shape.probe = probe.As<Napi::Number>().DoubleValue();
@@ -29,8 +30,8 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   return wrap(env, std::move(index));
 }
 
-// kvIndexRetrieve(index, cache, { q, top, sink, window, scale, attend, stream }): { ids, scores, touched } or, to
-// attend, { out, lse, touched }
+// kvIndexRetrieve(index, cache, { q, top, sink, window, scale, attend, estimate, stream }): { ids, scores, touched }
+// or, to attend, { out, lse, touched }
 Napi::Value retrieve(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<KvIndex> index;
@@ -51,6 +52,7 @@ Napi::Value retrieve(const Napi::CallbackInfo& info) {
   a.has_scale = scale.IsNumber();
   if (a.has_scale) a.scale = scale.As<Napi::Number>().DoubleValue();
   a.attend = read_flag(call.Get("attend"));
+  a.estimate = a.attend && read_flag(call.Get("estimate"));
   NA_REFUSE(env, stream_of(env, call.Get("stream"), cache->device, &stream));
   if (env.IsExceptionPending()) return Napi::Value();
   RetrieveResult result;

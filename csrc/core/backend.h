@@ -201,8 +201,9 @@ typedef struct na_append {
  */
 typedef struct na_mirror {
   int64_t segment_rows;
-  int32_t block;  /* 1: a row is a key */
-  int32_t bounds; /* a row is the largest element of each column, then the least, instead of the mean of the keys */
+  int32_t block;    /* 1: a row is a key */
+  int32_t bounds;   /* a row is the largest element of each column, then the least, instead of the mean of the keys */
+  int32_t clusters; /* the keys of a row are any of its segment, `block` of them on average, 256 rows at most */
   void* const* const* tables;
   const int64_t* segments;
 } na_mirror;
@@ -216,10 +217,26 @@ typedef struct na_reflect {
 } na_reflect;
 
 /*
+ * Writes, for the segments from first[b] on of a mirror, the means of the keys and of the values of each row: means[b]
+ * lists segments of them, which core/mirror.h describes too.
+ */
+typedef struct na_average {
+  const na_tensor *k, *v;
+  na_pages pages;
+  na_mirror mirror; /* of rows that are no single keys */
+  const int64_t* first;
+  void* const* const* means;
+} na_average;
+
+/*
  * The `top` keys of the highest scores scale * q k^T of each query head, among those from `sink` on that are not the
  * last `window` ones of their sequence; q is [batch, 1, heads, headDim]. Where a row of the mirror is a key, no key of
  * them is missed, up to the rounding of scores; else only the keys of a share of the rows, those that score highest,
  * are looked at, and those that are in no row. Ties go to the lower key.
+ *
+ * With means, attention is over more: each row of which no key is among the first `sink`, the last `window` or the best
+ * `top` counts as n times its mean key, with its mean value, n being its keys; all keys of the other rows count, and
+ * those that are in no row, but for the last `window`.
  */
 typedef struct na_retrieve {
   const na_tensor *q, *k, *v; /* k and v as for na_attention with pages */
@@ -232,6 +249,8 @@ typedef struct na_retrieve {
   const na_tensor *out, *lse;    /* attention over these keys and the first `sink` that are not among the last `window`,
                                     contiguous, or NULL */
   const na_tensor* touched;      /* int64 [batch, kvHeads]: keys of which the row or the key itself was scored */
+  void* const* const* means;     /* as for na_average, to attend; or NULL */
+  void* workspace;
 } na_retrieve;
 
 /*
@@ -367,6 +386,7 @@ typedef enum na_operation_kind {
   NA_OP_POOL,
   NA_OP_SELECT,
   NA_OP_REFLECT,
+  NA_OP_AVERAGE,
   NA_OP_RETRIEVE
 } na_operation_kind;
 

@@ -13,66 +13,86 @@ using Count = long long;
 constexpr int64_t kSegmentTokens = 1024;
 constexpr int64_t kMostTop = int64_t{1} << 30;
 
-// What an operation sees of a mirror, from its call on.
-struct MirrorView {
-  std::vector<Ref<PageTable>> held;
-  std::vector<void* const*> tables;
-  std::vector<int64_t> segments;
-  std::vector<Ref<Tensor>> slabs;
-
-  void add(const Ref<PageTable>& table, int64_t count) {
-    held.push_back(table);
-    tables.push_back(table ? table->entries() : nullptr);
-    segments.push_back(count);
-  }
-  na_mirror mirror(int64_t segment_rows, const MirrorShape& shape) const {
-    return {segment_rows, shape.block, shape.bounds, tables.data(), segments.data()};
-  }
-};
+na_mirror mirror_of(const SegmentsView& view, int64_t segment_rows, const MirrorShape& shape) {
+  return {segment_rows, shape.block, shape.bounds, shape.clusters, view.tables.data(), view.counts.data()};
+}
 
 class ReflectOperation final : public Operation {
  public:
-  explicit ReflectOperation(Ref<CacheView> cache) : Operation(NA_OP_REFLECT), cache_(std::move(cache)) {}
-
-  // To be called once view and first are set.
-  void finish(int64_t segment_rows, const MirrorShape& shape) {
-    reflect_ = {&cache_->k()->view, cache_->pages(), view.mirror(segment_rows, shape), first.data()};
+  ReflectOperation(Ref<CacheView> cache, SegmentsView view, std::vector<int64_t> first, int64_t segment_rows,
+                   const MirrorShape& shape)
+      : Operation(NA_OP_REFLECT), cache_(std::move(cache)), view_(std::move(view)), first_(std::move(first)) {
+    reflect_ = {&cache_->k()->view, cache_->pages(), mirror_of(view_, segment_rows, shape), first_.data()};
     args = &reflect_;
     retain_tensors();
   }
 
   void each_tensor(Visit visit, void* context) const override {
     for (const Ref<Tensor>& slab : cache_->slabs()) visit(context, slab.get(), false);
-    for (const Ref<Tensor>& slab : view.slabs) visit(context, slab.get(), true);
+    for (const Ref<Tensor>& slab : view_.slabs) visit(context, slab.get(), true);
   }
   // Only graphs clone, and none has caches.
   Operation* clone() const override { return nullptr; }
 
-  MirrorView view;
-  std::vector<int64_t> first;
+ private:
+  const Ref<CacheView> cache_;
+  const SegmentsView view_;
+  const std::vector<int64_t> first_;
+  na_reflect reflect_{};
+};
+
+class AverageOperation final : public Operation {
+ public:
+  AverageOperation(Ref<CacheView> cache, SegmentsView mirror, SegmentsView means, std::vector<int64_t> first,
+                   int64_t segment_rows, const MirrorShape& shape)
+      : Operation(NA_OP_AVERAGE),
+        cache_(std::move(cache)),
+        mirror_(std::move(mirror)),
+        means_(std::move(means)),
+        first_(std::move(first)) {
+    average_ = {&cache_->k()->view, &cache_->v()->view,  cache_->pages(), mirror_of(mirror_, segment_rows, shape),
+                first_.data(),      means_.tables.data()};
+    args = &average_;
+    retain_tensors();
+  }
+
+  void each_tensor(Visit visit, void* context) const override {
+    for (const Ref<Tensor>& slab : cache_->slabs()) visit(context, slab.get(), false);
+    for (const Ref<Tensor>& slab : mirror_.slabs) visit(context, slab.get(), false);
+    for (const Ref<Tensor>& slab : means_.slabs) visit(context, slab.get(), true);
+  }
+  Operation* clone() const override { return nullptr; }
 
  private:
   const Ref<CacheView> cache_;
-  na_reflect reflect_{};
+  const SegmentsView mirror_, means_;
+  const std::vector<int64_t> first_;
+  na_average average_{};
 };
 
 class RetrieveOperation final : public Operation {
  public:
-  RetrieveOperation(Ref<CacheView> cache, MirrorView view, const na_retrieve& retrieve, int64_t segment_rows,
-                    const MirrorShape& shape)
-      : Operation(NA_OP_RETRIEVE), cache_(std::move(cache)), view_(std::move(view)), retrieve_(retrieve) {
+  RetrieveOperation(Ref<CacheView> cache, SegmentsView mirror, SegmentsView means, const na_retrieve& retrieve,
+                    int64_t segment_rows, const MirrorShape& shape)
+      : Operation(NA_OP_RETRIEVE),
+        cache_(std::move(cache)),
+        mirror_(std::move(mirror)),
+        means_(std::move(means)),
+        retrieve_(retrieve) {
     retrieve_.k = &cache_->k()->view;
     retrieve_.v = &cache_->v()->view;
     retrieve_.pages = cache_->pages();
-    retrieve_.mirror = view_.mirror(segment_rows, shape);
+    retrieve_.mirror = mirror_of(mirror_, segment_rows, shape);
+    retrieve_.means = means_.tables.empty() ? nullptr : means_.tables.data();
     args = &retrieve_;
     retain_tensors();
   }
 
   void each_tensor(Visit visit, void* context) const override {
     visit(context, Tensor::of(retrieve_.q), false);
-    for (const Ref<Tensor>& slab : cache_->slabs()) visit(context, slab.get(), false);
-    for (const Ref<Tensor>& slab : view_.slabs) visit(context, slab.get(), false);
+    for (const auto* slabs : {&cache_->slabs(), &mirror_.slabs, &means_.slabs}) {
+      for (const Ref<Tensor>& slab : *slabs) visit(context, slab.get(), false);
+    }
     for (const na_tensor* made : {retrieve_.ids, retrieve_.scores, retrieve_.out, retrieve_.lse, retrieve_.touched}) {
       if (made) visit(context, Tensor::of(made), true);
     }
@@ -80,8 +100,10 @@ class RetrieveOperation final : public Operation {
   Operation* clone() const override { return nullptr; }
 
  private:
+  void** workspace() override { return &retrieve_.workspace; }
+
   const Ref<CacheView> cache_;
-  const MirrorView view_;
+  const SegmentsView mirror_, means_;
   na_retrieve retrieve_;
 };
 
@@ -110,68 +132,92 @@ Status check_query(const Tensor& q, const KvCache& cache) {
 
 }  // namespace
 
+SegmentsView Segments::view_of(const std::vector<Sequence>& sequences) const {
+  SegmentsView view;
+  for (const Sequence& sequence : sequences) {
+    view.held.push_back(sequence.table);
+    view.tables.push_back(sequence.table ? sequence.table->entries() : nullptr);
+    view.counts.push_back(static_cast<int64_t>(sequence.pages.size()));
+  }
+  view.slabs = pool_->slabs();
+  return view;
+}
+
+void Segments::truncate(size_t b, int64_t count) {
+  std::vector<int32_t>& pages = sequences_[b].pages;
+  for (; static_cast<int64_t>(pages.size()) > count; pages.pop_back()) pool_->give_back(pages.back());
+}
+
+template <class Make>
+Status Segments::grow(const std::vector<int64_t>& counts, Stream* stream, const Make& make) {
+  std::vector<int64_t> first;
+  int64_t missing = 0;
+  for (size_t b = 0; b < counts.size(); b++) {
+    first.push_back(static_cast<int64_t>(sequences_[b].pages.size()));
+    missing += counts[b] - first[b];
+  }
+  if (missing == 0) return {};
+  NA_TRY(pool_->reserve(missing));
+  std::vector<Sequence> next = sequences_;
+  for (size_t b = 0; b < next.size(); b++) {
+    for (int64_t s = first[b]; s < counts[b]; s++) {
+      next[b].pages.push_back(pool_->take());
+      next[b].table = PageTable::with(next[b].table, s, pool_->address(next[b].pages.back()));
+    }
+  }
+  const Status status = stream->run(make(view_of(next), first));
+  if (status.ok()) {
+    sequences_ = std::move(next);
+    return status;
+  }
+  for (size_t b = 0; b < next.size(); b++) {
+    for (auto s = static_cast<size_t>(first[b]); s < next[b].pages.size(); s++) pool_->give_back(next[b].pages[s]);
+  }
+  return status;
+}
+
 Status KvIndex::create(KvCache* cache, const MirrorShape& shape, Ref<KvIndex>* index) {
-  if (shape.block < 1 || shape.block > 64 || 64 % shape.block != 0) {
-    return error(NA_ERR_OPTION, "KvIndex: pageSize is %d; it must be a power of two from 1 to 64", shape.block);
+  const char* const size = shape.clusters ? "clusterSize" : "pageSize";
+  const int32_t least = shape.clusters ? 4 : 1;
+  if (shape.block < least || shape.block > 64 || 64 % shape.block != 0) {
+    return error(NA_ERR_OPTION, "KvIndex: %s is %d; it must be a power of two from %d to 64", size, shape.block, least);
   }
   if (!(shape.probe > 0 && shape.probe <= 1)) {
     return error(NA_ERR_OPTION, "KvIndex: probe is %g; it must be above 0 and at most 1", shape.probe);
   }
-  if (shape.bounds && shape.block == 1) {
-    return error(NA_ERR_OPTION, "KvIndex: bounds of a page of one key are that key; use a larger pageSize");
+  if (shape.bounds && (shape.block == 1 || shape.clusters)) {
+    return error(NA_ERR_OPTION, "KvIndex: bounds are those of a page of several keys; use a larger pageSize");
   }
+  const CacheShape& s = cache->shape;
   const int64_t rows = kSegmentTokens / shape.block;
-  const MirrorLayout layout{rows, (shape.bounds ? 2 : 1) * cache->shape.head_dim};
-  const int64_t most = cache->shape.batch * std::max<int64_t>(1, cache->shape.capacity / kSegmentTokens);
-  Ref<PagePool> pool(new PagePool(cache->device, layout.head_bytes() * cache->shape.kv_heads, most));
+  const MirrorLayout layout(rows, shape.block, shape.bounds, shape.clusters, s.head_dim);
+  const MeansLayout means{rows, s.head_dim, s.value_dim};
+  const int64_t most = s.batch * std::max<int64_t>(1, s.capacity / kSegmentTokens);
+  const auto segments = [&](int64_t head_bytes) {
+    return Segments(Ref<PagePool>(new PagePool(cache->device, head_bytes * s.kv_heads, most)),
+                    static_cast<size_t>(s.batch));
+  };
   Ref<Watermark> mark = cache->watch();
   std::fill(mark->tokens.begin(), mark->tokens.end(), 0);
-  *index = Ref<KvIndex>(new KvIndex(shape, rows, std::move(pool), std::move(mark)));
+  *index = Ref<KvIndex>(
+      new KvIndex(shape, rows, segments(layout.head_bytes()), segments(means.head_bytes()), std::move(mark)));
   return {};
 }
 
-Status KvIndex::follow(KvCache* cache, const Ref<CacheView>& view, Stream* stream) {
-  const std::vector<int64_t> lengths = cache->lengths();
-  int64_t missing = 0;
-  for (size_t b = 0; b < sequences_.size(); b++) {
-    Sequence& sequence = sequences_[b];
-    while (static_cast<int64_t>(sequence.segments.size()) > mark_->tokens[b] / kSegmentTokens) {
-      pool_->give_back(sequence.segments.back());
-      sequence.segments.pop_back();
-    }
-    missing += lengths[b] / kSegmentTokens - static_cast<int64_t>(sequence.segments.size());
+Status KvIndex::follow(KvCache* cache, const Ref<CacheView>& view, bool estimate, Stream* stream) {
+  for (size_t b = 0; b < mark_->tokens.size(); b++) {
+    for (Segments* segments : {&mirror_, &means_}) segments->truncate(b, mark_->tokens[b] / kSegmentTokens);
   }
-  if (missing == 0) {
-    mark_->tokens = lengths;
-    return {};
-  }
-  NA_TRY(pool_->reserve(missing));
-  auto* const operation = new ReflectOperation(view);
-  std::vector<Sequence> next = sequences_;
-  for (size_t b = 0; b < next.size(); b++) {
-    Sequence& to = next[b];
-    const auto first = static_cast<int64_t>(to.segments.size()), count = lengths[b] / kSegmentTokens;
-    for (int64_t s = first; s < count; s++) {
-      to.segments.push_back(pool_->take());
-      to.table = PageTable::with(to.table, s, pool_->address(to.segments.back()));
-    }
-    operation->first.push_back(first);
-    operation->view.add(to.table, count);
-  }
-  operation->view.slabs = pool_->slabs();
-  operation->finish(segment_rows_, shape_);
-  const Status status = stream->run(operation);
-  if (!status.ok()) {
-    for (size_t b = 0; b < next.size(); b++) {
-      for (size_t s = sequences_[b].segments.size(); s < next[b].segments.size(); s++) {
-        pool_->give_back(next[b].segments[s]);
-      }
-    }
-    return status;
-  }
-  sequences_ = std::move(next);
-  mark_->tokens = lengths;
-  return {};
+  std::vector<int64_t> counts = cache->lengths();
+  mark_->tokens = counts;
+  for (int64_t& count : counts) count /= kSegmentTokens;
+  NA_TRY(mirror_.grow(counts, stream, [&](SegmentsView made, std::vector<int64_t> first) {
+    return new ReflectOperation(view, std::move(made), std::move(first), segment_rows_, shape_);
+  }));
+  if (!estimate) return {};
+  return means_.grow(counts, stream, [&](SegmentsView made, std::vector<int64_t> first) {
+    return new AverageOperation(view, mirror_.view(), std::move(made), std::move(first), segment_rows_, shape_);
+  });
 }
 
 Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* stream, RetrieveResult* result) {
@@ -199,7 +245,12 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   if (a.has_scale && !std::isfinite(static_cast<float>(a.scale))) {
     return error(NA_ERR_OPTION, "scale is %g; it must be a finite float32 number", a.scale);
   }
-  NA_TRY(stream->room(7));  // to attend: what is below, attention over the window, to merge and to read `touched`
+  if (a.estimate && shape_.block == 1) {
+    return error(NA_ERR_OPTION,
+                 "attend: estimate is for the methods 'pages' and 'clusters'; a scan looks at every key, so make an "
+                 "index of one of these");
+  }
+  NA_TRY(stream->room(8));  // to attend: what is below, attention over the window, to merge and to read `touched`
   const CacheShape& s = cache->shape;
   const int64_t heads = a.q->view.shape[2];
   na_retrieve call{};
@@ -218,21 +269,17 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
     NA_TRY(make(NA_FLOAT32, {s.batch, heads, a.top}, &made.scores, &call.scores));
   }
   const Ref<CacheView> cached = cache->view();
-  NA_TRY(follow(cache, cached, stream));
+  NA_TRY(follow(cache, cached, a.estimate, stream));
   Ref<Tensor> q;
   NA_TRY(cache->rotate_queries(a.q, stream, &q));
-  MirrorView view;
-  for (const Sequence& sequence : sequences_) {
-    view.add(sequence.table, static_cast<int64_t>(sequence.segments.size()));
-  }
-  view.slabs = pool_->slabs();
   call.q = &q->view;
   call.sink = a.sink;
   call.window = a.window;
   call.top = a.top;
   call.probe = shape_.probe;
   call.scale = static_cast<float>(a.has_scale ? a.scale : 1.0 / std::sqrt(static_cast<double>(s.head_dim)));
-  NA_TRY(stream->run(new RetrieveOperation(cached, std::move(view), call, segment_rows_, shape_)));
+  SegmentsView means = a.estimate ? means_.view() : SegmentsView{};
+  NA_TRY(stream->run(new RetrieveOperation(cached, mirror_.view(), std::move(means), call, segment_rows_, shape_)));
   *result = std::move(made);
   return {};
 }

@@ -10,8 +10,11 @@
 #include <string>
 
 #include "cpu/attention.h"
+#include "cpu/average.h"
 #include "cpu/isa.h"
 #include "cpu/memory.h"
+#include "cpu/reflect.h"
+#include "cpu/retrieve.h"
 #include "cpu/scheduler.h"
 
 namespace na::cpu {
@@ -135,11 +138,20 @@ int stream_create(int32_t, na_stream** stream, na_error* failure) {
 
 void stream_destroy(na_stream* stream) { scheduler().destroy_stream(stream); }
 
-// The CPU runs all that core lets through, given scratch memory, which belongs to its threads and not to the operation.
+// The CPU runs all that core lets through, given scratch memory, which belongs to its threads, and to retrieve memory
+// of the operation.
 int operation_check(int32_t, int32_t kind, const void* args, int64_t* workspace_bytes, na_error* failure) {
   *workspace_bytes = 0;
-  if (kind != NA_OP_ATTENTION) return NA_OK;
-  const size_t bytes = attention_scratch_bytes(*static_cast<const na_attention*>(args), configuration().isa);
+  size_t bytes = 0;
+  switch (kind) {
+    case NA_OP_ATTENTION:
+      bytes = attention_scratch_bytes(*static_cast<const na_attention*>(args), configuration().isa);
+      break;
+    case NA_OP_REFLECT: bytes = reflect_scratch_bytes(*static_cast<const na_reflect*>(args)); break;
+    case NA_OP_AVERAGE: bytes = average_scratch_bytes(*static_cast<const na_average*>(args)); break;
+    case NA_OP_RETRIEVE: retrieve_bytes(*static_cast<const na_retrieve*>(args), workspace_bytes, &bytes); break;
+    default: return NA_OK;
+  }
   if (scheduler().reserve(bytes)) return NA_OK;
   failure->code = NA_ERR_OUT_OF_MEMORY;
   snprintf(failure->message, sizeof(failure->message), "no scratch memory for %d threads, %zu bytes each",

@@ -4,60 +4,92 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <vector>
 
 #include "core/half.h"
-#include "core/mirror.h"
-#include "cpu/page_rows.h"
+#include "cpu/cluster.h"
+#include "cpu/segments.h"
 
 namespace na::cpu {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+// Memory of a task.
+struct Space {
+  Space(const MirrorLayout& layout, void* memory)
+      : arena(memory),
+        summaries(arena.take<float>(layout.rows * layout.columns)),
+        key(arena.take<float>(layout.columns)),
+        rest(arena.take<float>(layout.quads() * 4)),
+        sums(arena.take<double>(layout.columns)),
+        clusters(arena, layout.tokens, layout.rows, layout.tokens > 0 ? layout.columns : 0) {}
+
+  Arena arena;
+  float *summaries, *key, *rest;
+  double* sums;
+  ClusterSpace clusters;
+};
+
 // A task is a segment of a key head.
 class ReflectJob final : public Job {
  public:
-  explicit ReflectJob(const na_reflect& reflect)
-      : reflect_(reflect), rows_(*reflect.k, reflect.pages, 0), heads_(reflect.k->shape[2]) {
-    const na_mirror& mirror = reflect.mirror;
-    layout_ = {mirror.segment_rows, (mirror.bounds ? 2 : 1) * int64_t{rows_.columns}};
-  }
+  ReflectJob(const na_reflect& reflect, Isa isa)
+      : reflect_(reflect),
+        isa_(isa),
+        rows_(*reflect.k, reflect.pages, 0),
+        heads_(reflect.k->shape[2]),
+        list_{reflect.mirror, reflect.first, reflect.k->shape[0]},
+        layout_(reflect.mirror, reflect.k->shape[3]) {}
 
-  int64_t prepare() override {
-    for (int64_t b = 0; b < reflect_.k->shape[0]; b++) {
-      for (int64_t s = reflect_.first[b]; s < reflect_.mirror.segments[b]; s++) list_.push_back({b, s});
-    }
-    return static_cast<int64_t>(list_.size()) * heads_;
-  }
+  int64_t prepare() override { return list_.count() * heads_; }
 
-  void run(int64_t task, void*, const Cancel&) override {
-    const auto [batch, segment] = list_[static_cast<size_t>(task / heads_)];
-    const int64_t head = task % heads_;
-    char* const to = static_cast<char*>(reflect_.mirror.tables[batch][segment]) + head * layout_.head_bytes();
+  void run(int64_t task, void* scratch, const Cancel&) override {
+    const auto [batch, segment] = list_.at(task / heads_);
+    const int64_t head = task % heads_, first = segment * layout_.rows * reflect_.mirror.block;
+    const SegmentHead of(reflect_.mirror, layout_, batch, segment, head);
+    Space space(layout_, scratch);
+    char* const to = of.data;
     std::memset(to, 0, static_cast<size_t>(layout_.codes_at()));
-    std::vector<float> summaries(static_cast<size_t>(layout_.rows * layout_.columns)), key(layout_.columns),
-        rest(layout_.quads() * 4);
-    for (int64_t row = 0; row < layout_.rows; row++) {
-      summarise(batch, head, segment * layout_.rows + row, key.data(), &summaries[row * layout_.columns]);
+    auto used = static_cast<int32_t>(layout_.rows);
+    if (reflect_.mirror.clusters) {
+      used = cluster_keys(rows_, batch, first, head, layout_, isa_, space.clusters, layout_.lists(to));
+      std::memset(to + layout_.codes_at(), 0, static_cast<size_t>(layout_.lists_at() - layout_.codes_at()));
+    }
+    std::memcpy(to + layout_.used_at(), &used, sizeof(used));
+    for (int64_t row = 0; row < used; row++) {
+      float* const summary = space.summaries + row * layout_.columns;
+      if (reflect_.mirror.clusters) {
+        average(of, batch, first, head, row, space, summary);
+      } else {
+        summarise(batch, head, first + row * reflect_.mirror.block, space.key, summary);
+      }
     }
     auto* const centre = reinterpret_cast<float*>(to);
-    const float reach = find_centre(summaries, centre);
+    const float reach = find_centre(space, used, centre);
     std::memcpy(to + layout_.reach_at(), &reach, sizeof(reach));
-    for (int64_t row = 0; row < layout_.rows; row++)
-      encode(&summaries[row * layout_.columns], centre, row, rest.data(), to);
+    std::fill_n(space.rest, layout_.quads() * 4, 0.0f);
+    for (int64_t row = 0; row < used; row++)
+      encode(space.summaries + row * layout_.columns, centre, row, space.rest, to);
   }
 
  private:
-  struct Segment {
-    int64_t batch, segment;
-  };
+  // The mean of the members of a cluster.
+  void average(const SegmentHead& of, int64_t batch, int64_t first, int64_t head, int64_t row, const Space& space,
+               float* summary) const {
+    std::fill_n(space.sums, layout_.columns, 0.0);
+    of.each_key(row, [&](int64_t key) {
+      rows_.read(rows_.row(batch, first + key, head), space.key);
+      for (int64_t d = 0; d < layout_.columns; d++) space.sums[d] += static_cast<double>(space.key[d]);
+    });
+    const auto count = static_cast<double>(of.key_count(row));
+    for (int64_t d = 0; d < layout_.columns; d++) summary[d] = static_cast<float>(space.sums[d] / count);
+  }
 
-  // What a row stands for; `key` is room for one.
-  void summarise(int64_t batch, int64_t head, int64_t row, float* key, float* summary) const {
+  // What the keys from `first` on become as a row of the mirror; `key` is room for one.
+  void summarise(int64_t batch, int64_t head, int64_t first, float* key, float* summary) const {
     const int64_t block = reflect_.mirror.block, columns = rows_.columns;
     for (int64_t i = 0; i < block; i++) {
-      rows_.read(rows_.row(batch, row * block + i, head), i == 0 ? summary : key);
+      rows_.read(rows_.row(batch, first + i, head), i == 0 ? summary : key);
       if (i == 0 && reflect_.mirror.bounds) std::copy_n(summary, columns, summary + columns);
       for (int64_t d = 0; d < columns && i > 0; d++) {
         if (reflect_.mirror.bounds) {
@@ -72,19 +104,21 @@ class ReflectJob final : public Job {
   }
 
   // The mean of what is finite, and the largest of it.
-  float find_centre(const std::vector<float>& summaries, float* centre) const {
-    const auto columns = static_cast<size_t>(layout_.columns);
-    std::vector<double> sums(columns);
+  float find_centre(const Space& space, int64_t used, float* centre) const {
+    std::fill_n(space.sums, layout_.columns, 0.0);
     float reach = 0;
-    for (size_t at = 0; at < summaries.size(); at += columns) {
-      for (size_t d = 0; d < columns; d++) {
-        const float size = std::fabs(summaries[at + d]);
-        const float element = size < kInfinity ? summaries[at + d] : 0.0f;
-        sums[d] += static_cast<double>(element);
+    for (int64_t row = 0; row < used; row++) {
+      const float* const summary = space.summaries + row * layout_.columns;
+      for (int64_t d = 0; d < layout_.columns; d++) {
+        const float size = std::fabs(summary[d]);
+        const float element = size < kInfinity ? summary[d] : 0.0f;
+        space.sums[d] += static_cast<double>(element);
         reach = std::max(reach, std::fabs(element));
       }
     }
-    for (size_t d = 0; d < columns; d++) centre[d] = static_cast<float>(sums[d] / static_cast<double>(layout_.rows));
+    for (int64_t d = 0; d < layout_.columns; d++) {
+      centre[d] = static_cast<float>(space.sums[d] / static_cast<double>(used));
+    }
     return reach;
   }
 
@@ -117,14 +151,21 @@ class ReflectJob final : public Job {
   }
 
   const na_reflect& reflect_;
+  const Isa isa_;
   const PageRows rows_;
   const int64_t heads_;
-  MirrorLayout layout_;
-  std::vector<Segment> list_;
+  const SegmentList list_;
+  const MirrorLayout layout_;
 };
 
 }  // namespace
 
-std::unique_ptr<Job> reflect_job(const na_reflect& reflect) { return std::make_unique<ReflectJob>(reflect); }
+size_t reflect_scratch_bytes(const na_reflect& reflect) {
+  return Space(MirrorLayout(reflect.mirror, reflect.k->shape[3]), nullptr).arena.used();
+}
+
+std::unique_ptr<Job> reflect_job(const na_reflect& reflect, Isa isa) {
+  return std::make_unique<ReflectJob>(reflect, isa);
+}
 
 }  // namespace na::cpu

@@ -4,21 +4,23 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
-#include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
-#include "core/mirror.h"
+#include "cpu/arena.h"
 #include "cpu/element.h"
 #include "cpu/executor/problem.h"
 #include "cpu/page_rows.h"
+#include "cpu/segments.h"
 
 namespace na::cpu {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kPartBytes = 1 << 20;  // of a mirror: segments that make a task
-constexpr size_t kSumRows = 256;         // that are added up in float32
+constexpr int64_t kChunk = 1024;         // keys that are scored together
+constexpr int64_t kSumRows = 256;        // that are added up in float32
 constexpr int kMostSteps = 127 * 128;    // of a query: what two bytes hold, see ScanQuery
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -42,28 +44,27 @@ Kernels kernels_of(Isa isa) {
 
 // A query head, scaled, as keys and as rows of the mirror meet it.
 struct Query {
-  std::vector<float> columns, features;
-  std::vector<int16_t> steps;
-  std::vector<int32_t> high, low;
-  ScanQuery scan{};
+  float *columns, *features;
+  int16_t* steps;
+  int32_t *high, *low;
+  ScanQuery scan;
 
   // Rounds the features to steps. `exact`: what that, and the rounding of rows, may make of a score is to be known.
-  void count_steps(bool exact) {
+  void count_steps(int64_t feature_count, bool exact) {
     float most = 0;
     bool finite = true;
-    for (float x : features) {
-      finite &= std::isfinite(x);
-      most = std::max(most, std::fabs(x));
+    for (int64_t d = 0; d < feature_count; d++) {
+      finite &= std::isfinite(features[d]);
+      most = std::max(most, std::fabs(features[d]));
     }
     float unit = most / kMostSteps;
     if (unit < std::numeric_limits<float>::min()) unit = 0;
     if (!finite) unit = std::numeric_limits<float>::quiet_NaN();
-    steps.resize(features.size());
-    high.resize(features.size() / 4);
-    low.resize(features.size() / 4);
+    std::fill_n(high, feature_count / 4, 0);
+    std::fill_n(low, feature_count / 4, 0);
     int32_t high_sum = 0, low_sum = 0;
     double norm = 0, rest = 0;
-    for (size_t d = 0; d < features.size(); d++) {
+    for (int64_t d = 0; d < feature_count; d++) {
       const float x = features[d];
       const int count =
           unit > 0 ? static_cast<int>(std::lrint(std::min<float>(kMostSteps, std::max<float>(-kMostSteps, x / unit))))
@@ -77,10 +78,11 @@ struct Query {
       norm += std::fabs(static_cast<double>(x));
       rest += std::fabs(static_cast<double>(x) - static_cast<double>(unit) * count);
     }
-    scan.columns = features.data();
-    scan.steps = steps.data();
-    scan.high = high.data();
-    scan.low = low.data();
+    scan = {};
+    scan.columns = features;
+    scan.steps = steps;
+    scan.high = high;
+    scan.low = low;
     scan.high_excess = 128 * high_sum;
     scan.low_excess = 128 * low_sum;
     scan.unit = unit;
@@ -88,7 +90,7 @@ struct Query {
     // An element of a row is off by half its unit, times a query's; a query's by what its steps lack, times 127 units
     // at most. The second part is for float32, in which this and the exact score are computed: two sums of products,
     // each at least 4 side by side, and what led to them.
-    const double roundings = static_cast<double>(features.size()) / 2 + 64;
+    const double roundings = static_cast<double>(feature_count) / 2 + 64;
     scan.relative = static_cast<float>(1.0001 * (norm / 2 + 127 * rest));
     scan.absolute = static_cast<float>(norm * roundings * 0x1p-24);
   }
@@ -104,20 +106,102 @@ bool before(const Choice& a, const Choice& b) {
   return x != y ? x > y : a.key < b.key;
 }
 
-// Of hits, the lower bound that `count` of them reach.
-float threshold_of(std::vector<Hit>& hits, int64_t size, int64_t count) {
-  if (size < count) return -kInfinity;
-  const auto nth = hits.begin() + (count - 1);
-  std::nth_element(hits.begin(), nth, hits.begin() + size, [](const Hit& a, const Hit& b) { return a.low > b.low; });
-  return nth->low;
-}
+// The order of rows whose keys are looked at.
+bool better_row(const Hit& a, const Hit& b) { return a.high != b.high ? a.high > b.high : a.row < b.row; }
+// The order of rows that are keys, by what they surely reach.
+bool surer_row(const Hit& a, const Hit& b) { return a.low > b.low; }
 
 // Keys of a sequence: [0, sinks) always count, [sinks, end) may be chosen, and rows [from, to) of the mirror stand for
-// those that it covers.
+// those that it covers, perhaps with some that may not.
 struct Span {
   int64_t length, sinks, end, covered, from, to;
-  bool all;      // no more than are wanted
-  int64_t keep;  // rows
+  bool all;                  // no more than are wanted
+  int64_t top, share, keep;  // keys; rows that are looked into at least, and rows that are kept for it
+
+  int64_t covered_end() const { return std::min(end, covered); }
+};
+
+// What is left of the rows of a part for a query head.
+struct Found {
+  int64_t count;  // -1: more than there is room for, so that all rows may be among the best
+  Hit* hits;
+};
+
+// How much memory everything takes. `room`: hits of a part that are kept; `gathered`: that are there at a time.
+struct Sizes {
+  int64_t queries, units, group, parts, part_rows, room, gathered, keep, top, rows, seen;
+  int64_t columns, features, values;  // padded
+};
+
+// What an operation keeps from task to task.
+struct Workspace {
+  Workspace(const Sizes& s, void* memory)
+      : arena(memory),
+        queries(arena.take<Query>(s.queries)),
+        columns(arena.take<float>(s.queries * s.columns)),
+        features(arena.take<float>(s.queries * s.features)),
+        steps(arena.take<int16_t>(s.queries * s.features)),
+        words(arena.take<int32_t>(s.queries * s.features / 2)),
+        left(arena.take<std::atomic<int64_t>>(s.units)),
+        thresholds(arena.take<std::atomic<float>>(s.queries)),
+        found(arena.take<Found>(s.queries * s.parts)),
+        hits(arena.take<Hit>(s.queries * s.parts * s.room)) {}
+
+  Arena arena;
+  Query* queries;  // [batch, head]
+  float *columns, *features;
+  int16_t* steps;
+  int32_t* words;
+  std::atomic<int64_t>* left;      // tasks of each unit that have not ended
+  std::atomic<float>* thresholds;  // of each query
+  Found* found;                    // [unit, part, query head of it]
+  Hit* hits;
+};
+
+// A softmax that grows by some scores and values at a time.
+struct Softmax {
+  float most;
+  double total;
+  double* out;  // sums of weighted values
+
+  // What weighs 1.
+  float zero() const { return most == -kInfinity ? 0.0f : most; }
+};
+
+// A thread's own memory: to scan a part, and then to end a unit.
+struct Scratch {
+  Scratch(const Sizes& s, void* memory)
+      : arena(memory),
+        hits(arena.take<Hit>(s.group * s.gathered)),
+        queries(arena.take<ScanQuery>(s.group)),
+        enough(arena.take<int64_t>(s.group)),
+        probed(arena.take<bool>(s.rows)),
+        seen(arena.take<bool>(s.group * s.seen)),
+        rows(arena.take<Hit>(2 * s.keep)),
+        choices(arena.take<Choice>(2 * s.top + kChunk)),
+        keys(arena.take<int32_t>(kChunk)),
+        scores(arena.take<float>(kChunk)),
+        key_rows(arena.take<const char*>(kChunk)),
+        value_rows(arena.take<const char*>(kChunk)),
+        weights(arena.take<float>(kSumRows)),
+        sums(arena.take<float>(s.values)),
+        softmaxes(arena.take<Softmax>(s.group)),
+        outs(arena.take<double>(s.group * s.values)) {}
+
+  Arena arena;
+  Hit* hits;
+  ScanQuery* queries;
+  int64_t* enough;
+  bool *probed,
+      *seen;  // rows from span.from on: keys of which were looked at; [query head of the unit]: all attended to
+  Hit* rows;
+  Choice* choices;
+  int32_t* keys;
+  float* scores;
+  const char **key_rows, **value_rows;
+  float *weights, *sums;
+  Softmax* softmaxes;  // [query head of the unit], and their sums
+  double* outs;
 };
 
 // A unit is a key head of a sequence; a task is some segments of one. Whichever of a unit's tasks ends last looks at
@@ -131,273 +215,509 @@ class RetrieveJob final : public Job {
         values_(*retrieve.v, retrieve.pages, retrieve.pages.value_offset),
         heads_(retrieve.q->shape[2]),
         kv_heads_(retrieve.k->shape[2]),
-        group_(heads_ / kv_heads_) {
-    layout_ = {r_.mirror.segment_rows, (r_.mirror.bounds ? 2 : 1) * int64_t{keys_.columns}};
-  }
+        group_(heads_ / kv_heads_),
+        paged_(retrieve.mirror.block > 1),
+        layout_(retrieve.mirror, retrieve.k->shape[3]),
+        means_{layout_.rows, keys_.columns, values_.columns},
+        spans_(all_spans()),
+        part_segments_(segments_of_part()),
+        sizes_(measure()),
+        work_(sizes_, retrieve.workspace) {}
+
+  int64_t workspace_bytes() const { return static_cast<int64_t>(Workspace(sizes_, nullptr).arena.used()); }
+  size_t scratch_bytes() const { return Scratch(sizes_, nullptr).arena.used(); }
 
   int64_t prepare() override {
-    const int64_t batch = r_.q->shape[0], units = batch * kv_heads_;
-    int64_t segments = 1;
-    for (int64_t b = 0; b < batch; b++) {
-      spans_.push_back(span_of(b));
-      segments = std::max(segments, r_.mirror.segments[b]);
-    }
-    queries_.resize(static_cast<size_t>(batch * heads_));
-    for (int64_t b = 0; b < batch; b++) {
+    const Sizes& s = sizes_;
+    for (int64_t b = 0; b < r_.q->shape[0]; b++) {
       for (int64_t h = 0; h < heads_; h++) read_query(b, h);
     }
-    part_segments_ = std::max<int64_t>(1, kPartBytes / layout_.head_bytes());
-    parts_ = ceil_div(segments, part_segments_);
-    hits_.resize(static_cast<size_t>(units * parts_ * group_));
-    left_.reset(new std::atomic<int64_t>[static_cast<size_t>(units)]);
-    for (int64_t u = 0; u < units; u++) left_[static_cast<size_t>(u)] = parts_;
-    thresholds_.reset(new std::atomic<float>[queries_.size()]);
-    for (size_t q = 0; q < queries_.size(); q++) thresholds_[q] = -kInfinity;
-    return units * parts_;
+    for (int64_t u = 0; u < s.units; u++) new (&work_.left[u]) std::atomic<int64_t>(s.parts);
+    for (int64_t q = 0; q < s.queries; q++) new (&work_.thresholds[q]) std::atomic<float>(-kInfinity);
+    for (int64_t i = 0; i < s.queries * s.parts; i++) work_.found[i] = {0, work_.hits + i * s.room};
+    return s.units * s.parts;
   }
 
-  void run(int64_t task, void*, const Cancel& cancel) override {
-    const int64_t unit = task / parts_;
-    scan(unit, task % parts_, cancel);
+  void run(int64_t task, void* memory, const Cancel& cancel) override {
+    const Scratch scratch(sizes_, memory);
+    const int64_t unit = task / sizes_.parts;
+    scan(unit, task % sizes_.parts, scratch, cancel);
     if (cancel.requested()) return;
-    if (left_[static_cast<size_t>(unit)].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(unit, cancel);
+    if (work_.left[unit].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(unit, scratch, cancel);
   }
 
  private:
+  std::vector<Span> all_spans() const {
+    std::vector<Span> spans;
+    for (int64_t b = 0; b < r_.q->shape[0]; b++) spans.push_back(span_of(b));
+    return spans;
+  }
+
+  int64_t most_segments() const {
+    return std::max<int64_t>(1, *std::max_element(r_.mirror.segments, r_.mirror.segments + r_.q->shape[0]));
+  }
+
+  int64_t segments_of_part() const {
+    return std::min(most_segments(), std::max<int64_t>(1, kPartBytes / layout_.head_bytes()));
+  }
+
+  Sizes measure() const {
+    Sizes s{};
+    s.queries = r_.q->shape[0] * heads_;
+    s.units = r_.q->shape[0] * kv_heads_;
+    s.group = group_;
+    s.parts = ceil_div(most_segments(), part_segments_);
+    s.part_rows = part_segments_ * layout_.rows;
+    for (const Span& span : spans_) {
+      s.top = std::max(s.top, span.top);
+      if (paged_) s.rows = std::max(s.rows, span.to - span.from);
+      if (r_.means) s.seen = s.rows;
+      if (!span.all) s.keep = std::max(s.keep, span.keep);
+    }
+    if (s.keep > 0) {
+      s.room = std::min(s.part_rows, paged_ ? 2 * s.keep : 4 * s.keep + 256);
+      s.gathered = std::min(s.part_rows, s.room + layout_.rows);
+    }
+    s.columns = ceil_div(keys_.columns, kStrip) * kStrip;
+    s.features = layout_.quads() * 4;
+    s.values = ceil_div(values_.columns, kStrip) * kStrip;
+    return s;
+  }
+
   Span span_of(int64_t b) const {
-    const int64_t block = r_.mirror.block;
+    const int64_t block = r_.mirror.block, segment = layout_.rows * block;
+    // Tokens whose rows begin and end together.
+    const int64_t step = r_.mirror.clusters ? segment : block;
     Span s{};
     s.length = r_.pages.lengths[b];
     s.end = std::max<int64_t>(0, s.length - r_.window);
     s.sinks = std::min(r_.sink, s.end);
-    s.covered = r_.mirror.segments[b] * r_.mirror.segment_rows * block;
-    s.from = s.sinks / block;
-    s.to = std::max(s.from, ceil_div(std::min(s.end, s.covered), block));
-    const double share = std::ceil(r_.probe * static_cast<double>(s.to - s.from));
-    const int64_t hidden = s.sinks % block + s.to * block - std::min(s.end, s.covered);  // of the first and last row
-    s.keep = block == 1 ? r_.top : std::max(static_cast<int64_t>(share), ceil_div(r_.top + hidden, block));
-    s.all = s.end - s.sinks <= r_.top || (block > 1 && s.to - s.from <= s.keep);
+    s.covered = r_.mirror.segments[b] * segment;
+    s.from = s.sinks / step * step / block;
+    s.to = std::max(s.from, ceil_div(s.covered_end(), step) * step / block);
+    s.top = std::min(r_.top, s.end - s.sinks);
+    s.share = static_cast<int64_t>(std::ceil(r_.probe * static_cast<double>(s.to - s.from)));
+    // Keys of these rows that may not be chosen. A cluster has one key at least, perhaps no more: it is seen later how
+    // many of those that are kept are looked into.
+    const int64_t rows = s.to - s.from, hidden = rows * block - std::max<int64_t>(0, s.covered_end() - s.sinks);
+    const int64_t enough = r_.mirror.clusters ? s.top + hidden : ceil_div(s.top + hidden, block);
+    s.keep = paged_ ? std::min(rows, std::max(s.share, enough)) : s.top;
+    s.all = s.end - s.sinks <= r_.top || (paged_ && rows <= (r_.mirror.clusters ? s.share : s.keep));
     return s;
   }
 
-  Query& query(int64_t batch, int64_t head) { return queries_[static_cast<size_t>(batch * heads_ + head)]; }
-  std::vector<Hit>& hits_of(int64_t unit, int64_t part, size_t member) {
-    return hits_[static_cast<size_t>((unit * parts_ + part) * group_) + member];
+  const Query& query(int64_t batch, int64_t head) const { return work_.queries[batch * heads_ + head]; }
+  Found& found(int64_t unit, int64_t part, int64_t member) const {
+    return work_.found[(unit * sizes_.parts + part) * group_ + member];
+  }
+  SegmentHead segment_head(int64_t batch, int64_t segment, int64_t kv_head) const {
+    return SegmentHead(r_.mirror, layout_, batch, segment, kv_head);
   }
 
   void read_query(int64_t batch, int64_t head) {
-    Query& to = query(batch, head);
+    const int64_t at = batch * heads_ + head, count = sizes_.features;
+    Query& to = work_.queries[at];
+    to.columns = work_.columns + at * sizes_.columns;
+    to.features = work_.features + at * count;
+    to.steps = work_.steps + at * count;
+    to.high = work_.words + at * count / 2;
+    to.low = to.high + count / 4;
+    std::fill_n(to.columns, sizes_.columns, 0.0f);
+    std::fill_n(to.features, count, 0.0f);
     const int64_t columns = keys_.columns, from = batch * r_.q->stride[0] + head * r_.q->stride[2];
-    to.columns.resize(static_cast<size_t>(ceil_div(columns, kStrip) * kStrip));
-    to.features.resize(static_cast<size_t>(layout_.quads() * 4));
     for (int64_t d = 0; d < columns; d++) {
       const float x = load_element(*r_.q, from + d) * r_.scale;
-      to.columns[static_cast<size_t>(d)] = x;
-      to.features[static_cast<size_t>(d)] = r_.mirror.bounds ? std::max(x, 0.0f) : x;
-      if (r_.mirror.bounds) to.features[static_cast<size_t>(columns + d)] = std::min(x, 0.0f);
+      to.columns[d] = x;
+      to.features[d] = r_.mirror.bounds ? std::max(x, 0.0f) : x;
+      if (r_.mirror.bounds) to.features[columns + d] = std::min(x, 0.0f);
     }
-    to.count_steps(r_.mirror.block == 1);
+    to.count_steps(count, !paged_);
   }
 
   // The rows of a part that may be among the best.
-  void scan(int64_t unit, int64_t part, const Cancel& cancel) {
+  void scan(int64_t unit, int64_t part, const Scratch& scratch, const Cancel& cancel) {
     const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_, rows = layout_.rows;
     const Span& span = spans_[static_cast<size_t>(b)];
     if (span.all) return;
-    // Hits are gathered in memory that is reused, so that it stays in the cache.
-    std::vector<std::vector<Hit>> hits(static_cast<size_t>(group_));
-    std::vector<ScanQuery> queries;
-    std::vector<int64_t> enough(hits.size(), 2 * span.keep);  // hits to find a threshold by
+    ScanQuery* const queries = scratch.queries;
     for (int64_t g = 0; g < group_; g++) {
-      queries.push_back(query(b, kv_head * group_ + g).scan);
-      queries.back().threshold = -kInfinity;
+      queries[g] = query(b, kv_head * group_ + g).scan;
+      queries[g].threshold = -kInfinity;
+      queries[g].hits = scratch.hits + g * sizes_.gathered;
+      queries[g].count = 0;
+      scratch.enough[g] = 2 * span.keep;  // hits to find a threshold by
+      found(unit, part, g).count = 0;
     }
     const int64_t last = std::min((part + 1) * part_segments_, r_.mirror.segments[b]);
-    const int64_t most = (last - part * part_segments_) * rows;  // hits
     for (int64_t s = part * part_segments_; s < last; s++) {
       if (cancel.requested()) return;
+      const SegmentHead at = segment_head(b, s, kv_head);
       const int64_t from = std::max<int64_t>(0, span.from - s * rows), to = std::min(rows, span.to - s * rows);
-      if (from >= to) continue;
-      for (size_t g = 0; g < hits.size(); g++) {
-        const auto room = static_cast<size_t>(queries[g].count + rows);
-        if (hits[g].size() < room)
-          hits[g].resize(std::max(room, static_cast<size_t>(std::min(2 * span.keep + rows, most))));
-        queries[g].hits = hits[g].data();
+      const int64_t used = std::min<int64_t>(to, at.used());
+      if (from >= used) continue;
+      for (int64_t g = 0; g < group_; g++) {
         queries[g].threshold = std::max(queries[g].threshold, shared(b, kv_head, g).load(std::memory_order_relaxed));
       }
-      const char* const at = static_cast<const char*>(r_.mirror.tables[b][s]) + kv_head * layout_.head_bytes();
       Scan scan{};
-      scan.centre = reinterpret_cast<const float*>(at);
-      scan.reach = *reinterpret_cast<const float*>(at + layout_.reach_at());
-      scan.units = reinterpret_cast<const float*>(at + layout_.units_at());
-      scan.codes = reinterpret_cast<const uint8_t*>(at + layout_.codes_at());
+      scan.centre = reinterpret_cast<const float*>(at.data);
+      scan.reach = *reinterpret_cast<const float*>(at.data + layout_.reach_at());
+      scan.units = reinterpret_cast<const float*>(at.data + layout_.units_at());
+      scan.codes = reinterpret_cast<const uint8_t*>(at.data + layout_.codes_at());
       scan.quads = static_cast<int>(layout_.quads());
       scan.from = static_cast<int>(from);
-      scan.to = static_cast<int>(to);
+      scan.to = static_cast<int>(used);
       scan.first = static_cast<int32_t>(s * rows);
-      scan.queries = queries.data();
+      scan.queries = queries;
       scan.query_count = static_cast<int>(group_);
       kernels_.scan_rows(scan);
-      for (size_t g = 0; g < hits.size(); g++) {
-        if (queries[g].count < enough[g]) continue;
-        narrow(hits[g], span.keep, shared(b, kv_head, g), queries[g]);
-        enough[g] = queries[g].count + span.keep;
+      for (int64_t g = 0; g < group_; g++) {
+        if (queries[g].count >= scratch.enough[g] || queries[g].count > sizes_.room) {
+          narrow(span.keep, shared(b, kv_head, g), queries[g], found(unit, part, g));
+          scratch.enough[g] = queries[g].count + span.keep;
+        }
       }
     }
-    for (size_t g = 0; g < hits.size(); g++) {
-      hits_of(unit, part, g).assign(hits[g].begin(), hits[g].begin() + queries[g].count);
+    for (int64_t g = 0; g < group_; g++) {
+      Found& to = found(unit, part, g);
+      if (to.count < 0) continue;
+      to.count = queries[g].count;
+      std::copy_n(queries[g].hits, to.count, to.hits);
     }
   }
 
-  std::atomic<float>& shared(int64_t batch, int64_t kv_head, size_t member) {
-    return thresholds_[static_cast<size_t>(batch * heads_ + kv_head * group_) + member];
+  std::atomic<float>& shared(int64_t batch, int64_t kv_head, int64_t member) const {
+    return work_.thresholds[batch * heads_ + kv_head * group_ + member];
   }
 
   // Raises the threshold, also for the unit's other tasks, to what as many hits reach as are wanted, and drops the
   // rest.
-  static void narrow(std::vector<Hit>& hits, int64_t keep, std::atomic<float>& shared, ScanQuery& query) {
-    const float threshold = threshold_of(hits, query.count, keep);
-    if (threshold > query.threshold) {
-      query.threshold = threshold;
-      float before = shared.load(std::memory_order_relaxed);
-      while (before < threshold && !shared.compare_exchange_weak(before, threshold, std::memory_order_relaxed)) {
+  void narrow(int64_t keep, std::atomic<float>& shared, ScanQuery& query, Found& found) const {
+    Hit* const hits = query.hits;
+    if (query.count >= keep) {
+      std::nth_element(hits, hits + keep - 1, hits + query.count, surer_row);
+      const float threshold = hits[keep - 1].low;
+      if (threshold > query.threshold) {
+        query.threshold = threshold;
+        float before = shared.load(std::memory_order_relaxed);
+        while (before < threshold && !shared.compare_exchange_weak(before, threshold, std::memory_order_relaxed)) {
+        }
       }
     }
     const auto below = [&](const Hit& hit) { return hit.high < query.threshold; };
-    query.count = std::remove_if(hits.begin(), hits.begin() + query.count, below) - hits.begin();
+    query.count = std::remove_if(hits, hits + query.count, below) - hits;
+    if (query.count <= sizes_.room) return;
+    // Rows as good as each other, or that may be anything.
+    if (paged_) {
+      std::nth_element(hits, hits + keep, hits + query.count, better_row);
+      query.count = keep;
+    } else {
+      found.count = -1;
+      query.count = 0;
+    }
   }
 
-  void finish(int64_t unit, const Cancel& cancel) {
-    const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_, block = r_.mirror.block;
+  void finish(int64_t unit, const Scratch& scratch, const Cancel& cancel) {
+    const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_;
     const Span& span = spans_[static_cast<size_t>(b)];
-    const bool paged = block > 1 && !span.all;
-    std::vector<bool> probed(paged ? static_cast<size_t>(span.to - span.from) : 0);
+    const int64_t rows = paged_ ? span.to - span.from : 0;
+    std::fill_n(scratch.probed, rows, false);
     for (int64_t g = 0; g < group_ && !cancel.requested(); g++) {
-      std::vector<Choice> choices;
+      Chooser chooser{this, scratch, b, kv_head * group_ + g, span.top};
       if (span.all) {
-        for (int64_t key = span.sinks; key < span.end; key++) choices.push_back({static_cast<int32_t>(key), 0});
+        for (int64_t key = span.sinks; key < span.end; key++) chooser.add(key);
+      } else if (paged_) {
+        const int64_t count = best_rows(unit, g, span, scratch);
+        for (int64_t i = 0; i < count; i++) {
+          const int64_t row = scratch.rows[i].row;
+          scratch.probed[row - span.from] = true;
+          each_key(b, kv_head, row, [&](int64_t key) { chooser.add(key); });
+        }
       } else {
-        for (const int64_t row : best_rows(unit, static_cast<size_t>(g))) {
-          if (paged) probed[static_cast<size_t>(row - span.from)] = true;
-          const int64_t end = std::min((row + 1) * block, span.end);
-          for (int64_t key = std::max(row * block, span.sinks); key < end; key++) {
-            choices.push_back({static_cast<int32_t>(key), 0});
-          }
-        }
-        for (int64_t key = std::max(span.sinks, span.covered); key < span.end; key++) {
-          choices.push_back({static_cast<int32_t>(key), 0});
-        }
+        add_candidates(unit, g, span, scratch, chooser);
       }
-      const int64_t head = kv_head * group_ + g;
-      score(b, head, choices);
-      if (static_cast<int64_t>(choices.size()) > r_.top) {
-        std::nth_element(choices.begin(), choices.begin() + r_.top, choices.end(), before);
-        choices.resize(static_cast<size_t>(r_.top));
+      if (!span.all) {
+        for (int64_t key = std::max(span.sinks, span.covered); key < span.end; key++) chooser.add(key);
       }
-      std::sort(choices.begin(), choices.end(), before);
-      if (r_.ids) write_choices(b, head, choices);
-      if (r_.out) attend(b, head, choices);
+      const int64_t chosen = chooser.finish();
+      if (r_.ids) write_choices(b, kv_head * group_ + g, scratch.choices, chosen);
+      if (r_.out) attend(b, kv_head * group_ + g, scratch, chosen);
     }
+    if (cancel.requested()) return;
+    if (r_.means) add_means(b, kv_head, scratch, cancel);
+    for (int64_t g = 0; r_.out && g < group_; g++) write_out(b, kv_head * group_ + g, scratch.softmaxes[g]);
     int64_t touched = span.length;
-    for (size_t i = 0; i < probed.size(); i++) {
-      const int64_t row = span.from + static_cast<int64_t>(i);
-      if (!probed[i]) touched -= std::min((row + 1) * block, span.end) - std::max(row * block, span.sinks);
+    if (paged_ && !span.all) {
+      touched -= std::max<int64_t>(0, span.covered_end() - span.sinks);
+      for (int64_t i = 0; i < rows; i++) {
+        if (scratch.probed[i]) each_key(b, kv_head, span.from + i, [&](int64_t) { touched++; });
+      }
     }
     static_cast<int64_t*>(r_.touched->data)[unit] = touched;
   }
 
-  // Rows that may be among the best of their unit or, where rows are no keys, which are.
-  std::vector<int64_t> best_rows(int64_t unit, size_t member) {
-    std::vector<Hit> hits;
-    for (int64_t part = 0; part < parts_; part++) {
-      std::vector<Hit>& more = hits_of(unit, part, member);
-      hits.insert(hits.end(), more.begin(), more.end());
-      more = {};
+  // Keys of a row of the mirror that may be chosen.
+  template <class Visit>
+  void each_key(int64_t batch, int64_t kv_head, int64_t row, const Visit& visit) const {
+    const Span& span = spans_[static_cast<size_t>(batch)];
+    const int64_t segment = row / layout_.rows, first = segment * layout_.rows * r_.mirror.block;
+    segment_head(batch, segment, kv_head).each_key(row % layout_.rows, [&](int64_t key) {
+      if (first + key >= span.sinks && first + key < span.end) visit(first + key);
+    });
+  }
+
+  // Scores keys, and keeps the best.
+  struct Chooser {
+    RetrieveJob* job;
+    const Scratch& scratch;
+    int64_t batch, head, top;
+    int64_t waiting = 0, count = 0;
+    bool full = false;  // once the last of the choices is the worst of as many as are wanted
+
+    void add(int64_t key) {
+      scratch.keys[waiting++] = static_cast<int32_t>(key);
+      if (waiting == kChunk) flush();
     }
-    const int64_t keep = spans_[static_cast<size_t>(unit / kv_heads_)].keep;
-    if (r_.mirror.block == 1) {
-      const float threshold = threshold_of(hits, static_cast<int64_t>(hits.size()), keep);
-      const auto below = [&](const Hit& hit) { return hit.high < threshold; };
-      hits.erase(std::remove_if(hits.begin(), hits.end(), below), hits.end());
-    } else if (static_cast<int64_t>(hits.size()) > keep) {
-      const auto better = [](const Hit& a, const Hit& c) { return a.high != c.high ? a.high > c.high : a.row < c.row; };
-      std::nth_element(hits.begin(), hits.begin() + keep, hits.end(), better);
-      hits.resize(static_cast<size_t>(keep));
+    void flush() {
+      job->score(batch, head, scratch, waiting);
+      const Choice worst = full ? scratch.choices[top - 1] : Choice{};
+      for (int64_t i = 0; i < waiting; i++) {
+        const Choice choice{scratch.keys[i], scratch.scores[i]};
+        if (!full || before(choice, worst)) scratch.choices[count++] = choice;
+      }
+      waiting = 0;
+      if (count > 2 * top) cut();
     }
-    std::vector<int64_t> rows;
-    for (const Hit& hit : hits) rows.push_back(hit.row);
-    return rows;
+    void cut() {
+      if (count <= top) return;
+      if (top > 0) std::nth_element(scratch.choices, scratch.choices + top - 1, scratch.choices + count, before);
+      count = top;
+      full = top > 0;
+    }
+    // How many were chosen, which are sorted.
+    int64_t finish() {
+      flush();
+      cut();
+      std::sort(scratch.choices, scratch.choices + count, before);
+      return count;
+    }
+  };
+
+  // The rows whose keys are looked at; returns how many.
+  int64_t best_rows(int64_t unit, int64_t member, const Span& span, const Scratch& scratch) {
+    const int64_t count = gather(unit, member, span.keep, better_row, scratch);
+    if (!r_.mirror.clusters) return count;
+    // Clusters have keys as they come: there may be more than enough of them.
+    std::sort(scratch.rows, scratch.rows + count, better_row);
+    int64_t taken = 0, keys = 0;
+    for (; taken < count && (taken < span.share || keys < span.top); taken++) {
+      each_key(unit / kv_heads_, unit % kv_heads_, scratch.rows[taken].row, [&](int64_t) { keys++; });
+    }
+    return taken;
   }
 
-  void score(int64_t batch, int64_t head, std::vector<Choice>& choices) {
-    std::vector<const char*> rows;
-    for (const Choice& choice : choices) rows.push_back(keys_.row(batch, choice.key, head / group_));
-    std::vector<float> scores(choices.size());
-    kernels_.score_list(list_of(keys_, rows), query(batch, head).columns.data(), scores.data());
-    for (size_t i = 0; i < choices.size(); i++) choices[i].score = scores[i];
+  // The first `keep` of what all parts have found, in no order; returns how many.
+  int64_t gather(int64_t unit, int64_t member, int64_t keep, bool (*first)(const Hit&, const Hit&),
+                 const Scratch& scratch) {
+    int64_t count = 0;
+    const auto cut = [&] {
+      if (count <= keep) return;
+      std::nth_element(scratch.rows, scratch.rows + keep - 1, scratch.rows + count, first);
+      count = keep;
+    };
+    for (int64_t part = 0; part < sizes_.parts; part++) {
+      const Found& from = found(unit, part, member);
+      for (int64_t i = 0; i < from.count; i++) {
+        scratch.rows[count++] = from.hits[i];
+        if (count == 2 * keep) cut();
+      }
+    }
+    cut();
+    return count;
   }
 
-  static RowList list_of(const PageRows& of, const std::vector<const char*>& rows) {
-    return {of.dtype, of.int8, of.columns, static_cast<int64_t>(rows.size()), rows.data()};
+  // Rows that are keys: those that may be among the best.
+  void add_candidates(int64_t unit, int64_t member, const Span& span, const Scratch& scratch, Chooser& chooser) {
+    const int64_t sure = gather(unit, member, span.keep, surer_row, scratch);
+    float threshold = -kInfinity;
+    if (sure == span.keep) {
+      threshold = std::min_element(scratch.rows, scratch.rows + sure, [](const Hit& a, const Hit& c) {
+                    return a.low < c.low;
+                  })->low;
+    }
+    for (int64_t part = 0; part < sizes_.parts; part++) {
+      const Found& from = found(unit, part, member);
+      if (from.count < 0) {
+        const int64_t end = std::min(span.to, (part + 1) * sizes_.part_rows);
+        for (int64_t row = std::max(span.from, part * sizes_.part_rows); row < end; row++) chooser.add(row);
+      }
+      for (int64_t i = 0; i < from.count; i++) {
+        if (!(from.hits[i].high < threshold)) chooser.add(from.hits[i].row);
+      }
+    }
   }
 
-  void write_choices(int64_t batch, int64_t head, const std::vector<Choice>& choices) const {
+  // Of the first `count` of scratch.keys.
+  void score(int64_t batch, int64_t head, const Scratch& scratch, int64_t count) {
+    for (int64_t i = 0; i < count; i++) scratch.key_rows[i] = keys_.row(batch, scratch.keys[i], head / group_);
+    kernels_.score_list(list_of(keys_, scratch.key_rows, count), query(batch, head).columns, scratch.scores);
+  }
+
+  static RowList list_of(const PageRows& of, const char* const* rows, int64_t count) {
+    return {of.dtype, of.int8, of.columns, count, rows};
+  }
+
+  void write_choices(int64_t batch, int64_t head, const Choice* choices, int64_t count) const {
     const int64_t at = (batch * heads_ + head) * r_.top;
     int32_t* const ids = static_cast<int32_t*>(r_.ids->data) + at;
     float* const scores = static_cast<float*>(r_.scores->data) + at;
     for (int64_t i = 0; i < r_.top; i++) {
-      const bool there = i < static_cast<int64_t>(choices.size());
-      ids[i] = there ? choices[static_cast<size_t>(i)].key : -1;
-      scores[i] = there ? choices[static_cast<size_t>(i)].score : -kInfinity;
+      ids[i] = i < count ? choices[i].key : -1;
+      scores[i] = i < count ? choices[i].score : -kInfinity;
     }
   }
 
-  void attend(int64_t batch, int64_t head, std::vector<Choice>& choices) {
-    const int64_t sinks = spans_[static_cast<size_t>(batch)].sinks;
-    std::vector<Choice> first;
-    for (int64_t key = 0; key < sinks; key++) first.push_back({static_cast<int32_t>(key), 0});
-    score(batch, head, first);
-    choices.insert(choices.end(), first.begin(), first.end());
-    float most = -kInfinity;
-    for (const Choice& choice : choices) most = std::max(most, choice.score);
-    const float zero = most == -kInfinity ? 0.0f : most;
-    std::vector<float> weights, sums(static_cast<size_t>(ceil_div(values_.columns, kStrip) * kStrip));
-    std::vector<double> all(sums.size());
-    std::vector<const char*> rows;
-    double total = 0;
-    for (size_t i = 0; i < choices.size(); i++) {
-      weights.push_back(std::exp(choices[i].score - zero));
-      total += static_cast<double>(weights.back());
-      rows.push_back(values_.row(batch, choices[i].key, head / group_));
-      if (rows.size() < kSumRows && i + 1 < choices.size()) continue;
-      kernels_.add_list(list_of(values_, rows), weights.data(), sums.data());
-      for (size_t d = 0; d < all.size(); d++) all[d] += static_cast<double>(std::exchange(sums[d], 0.0f));
-      weights.clear();
-      rows.clear();
+  // Adds list.rows, values of the scores at the beginning of scratch.scores.
+  void add(RowList list, const Scratch& scratch, Softmax& softmax) const {
+    float peak = softmax.most;
+    for (int64_t i = 0; i < list.count; i++) peak = std::max(peak, scratch.scores[i]);
+    if (peak > softmax.most) {
+      const double shrink = std::exp(static_cast<double>(softmax.most) - static_cast<double>(peak));
+      softmax.total *= shrink;
+      for (int64_t d = 0; d < sizes_.values; d++) softmax.out[d] *= shrink;
+      softmax.most = peak;
     }
+    const int64_t count = list.count;
+    for (int64_t first = 0; first < count; first += kSumRows, list.rows += kSumRows) {
+      list.count = std::min(kSumRows, count - first);
+      for (int64_t i = 0; i < list.count; i++) {
+        scratch.weights[i] = std::exp(scratch.scores[first + i] - softmax.zero());
+        softmax.total += static_cast<double>(scratch.weights[i]);
+      }
+      std::fill_n(scratch.sums, sizes_.values, 0.0f);
+      kernels_.add_list(list, scratch.weights, scratch.sums);
+      for (int64_t d = 0; d < sizes_.values; d++) softmax.out[d] += static_cast<double>(scratch.sums[d]);
+    }
+  }
+
+  // Adds the first `count` of scratch.keys, whose scores are known.
+  void add_keys(int64_t batch, int64_t head, const Scratch& scratch, int64_t count) const {
+    for (int64_t i = 0; i < count; i++) scratch.value_rows[i] = values_.row(batch, scratch.keys[i], head / group_);
+    add(list_of(values_, scratch.value_rows, count), scratch, scratch.softmaxes[head % group_]);
+  }
+
+  // All that a query head attends to key by key.
+  void attend(int64_t batch, int64_t head, const Scratch& scratch, int64_t chosen) {
+    const Span& span = spans_[static_cast<size_t>(batch)];
+    Softmax& softmax = scratch.softmaxes[head % group_];
+    softmax = {-kInfinity, 0, scratch.outs + head % group_ * sizes_.values};
+    std::fill_n(softmax.out, sizes_.values, 0.0);
+    int64_t waiting = 0;
+    const auto flush = [&] {
+      score(batch, head, scratch, waiting);
+      add_keys(batch, head, scratch, std::exchange(waiting, 0));
+    };
+    const auto add_key = [&](int64_t key) {
+      scratch.keys[waiting++] = static_cast<int32_t>(key);
+      if (waiting == kChunk) flush();
+    };
+    if (r_.means) {
+      const bool* const seen = see_rows(batch, head, scratch, chosen);
+      for (int64_t row = span.from; row < span.to; row++) {
+        if (seen[row - span.from]) each_key(batch, head / group_, row, add_key);
+      }
+      for (int64_t key = std::max(span.sinks, span.covered); key < span.end; key++) add_key(key);
+    } else {
+      for (int64_t first = 0; first < chosen; first += kChunk) {
+        const int64_t count = std::min(kChunk, chosen - first);
+        for (int64_t i = 0; i < count; i++) {
+          scratch.keys[i] = scratch.choices[first + i].key;
+          scratch.scores[i] = scratch.choices[first + i].score;
+        }
+        add_keys(batch, head, scratch, count);
+      }
+    }
+    for (int64_t key = 0; key < span.sinks; key++) add_key(key);
+    flush();
+  }
+
+  // To estimate: the rows of which every key is attended to are those that have a key which was chosen, or one that
+  // counts anyhow. So the others stand for exactly the keys that are left.
+  const bool* see_rows(int64_t batch, int64_t head, const Scratch& scratch, int64_t chosen) const {
+    const Span& span = spans_[static_cast<size_t>(batch)];
+    const int64_t rows = span.to - span.from, segment = layout_.rows * r_.mirror.block;
+    bool* const seen = scratch.seen + head % group_ * sizes_.seen;
+    std::fill_n(seen, rows, false);
+    const auto see = [&](int64_t key) {
+      const SegmentHead of = segment_head(batch, key / segment, head / group_);
+      const int64_t row = key / segment * layout_.rows + of.row_of(key % segment) - span.from;
+      seen[row] = scratch.probed[row] = true;
+    };
+    for (int64_t i = 0; i < chosen; i++) {
+      if (scratch.choices[i].key < span.covered) see(scratch.choices[i].key);
+    }
+    if (rows == 0) return seen;
+    for (int64_t key = span.from * r_.mirror.block; key < span.sinks; key++) see(key);
+    for (int64_t key = span.covered_end(); key < span.to * r_.mirror.block; key++) see(key);
+    return seen;
+  }
+
+  // Rows of which no key counts by itself. The query heads of a unit share what is read.
+  void add_means(int64_t batch, int64_t kv_head, const Scratch& scratch, const Cancel& cancel) {
+    const Span& span = spans_[static_cast<size_t>(batch)];
+    if (span.to == span.from) return;
+    for (int64_t s = span.from / layout_.rows; s * layout_.rows < span.to && !cancel.requested(); s++) {
+      const SegmentHead of = segment_head(batch, s, kv_head);
+      const char* const means = static_cast<const char*>(r_.means[batch][s]) + kv_head * means_.head_bytes();
+      const int64_t first = s * layout_.rows, from = std::max(span.from, first),
+                    to = std::min(span.to, first + of.used());
+      for (int64_t g = 0; g < group_; g++) {
+        const bool* const seen = scratch.seen + g * sizes_.seen;
+        int64_t count = 0;
+        for (int64_t row = from; row < to; row++) {
+          if (seen[row - span.from]) continue;
+          scratch.keys[count] = static_cast<int32_t>(of.key_count(row - first));
+          scratch.key_rows[count] = means + means_.key_at(row - first);
+          scratch.value_rows[count++] = means + means_.value_at(row - first);
+        }
+        kernels_.score_list({NA_FLOAT32, false, keys_.columns, count, scratch.key_rows},
+                            query(batch, kv_head * group_ + g).columns, scratch.scores);
+        for (int64_t i = 0; i < count; i++) scratch.scores[i] += std::log(static_cast<float>(scratch.keys[i]));
+        add({NA_FLOAT32, false, values_.columns, count, scratch.value_rows}, scratch, scratch.softmaxes[g]);
+      }
+    }
+  }
+
+  void write_out(int64_t batch, int64_t head, const Softmax& softmax) const {
     const int64_t row = batch * heads_ + head;
     for (int64_t d = 0; d < values_.columns; d++) {
-      const double mean = total == 0 ? 0 : all[static_cast<size_t>(d)] / total;
+      const double mean = softmax.total == 0 ? 0 : softmax.out[d] / softmax.total;
       store_element(*r_.out, row * values_.columns + d, static_cast<float>(mean));
     }
     static_cast<float*>(r_.lse->data)[row] =
-        total == 0 ? -kInfinity : static_cast<float>(static_cast<double>(zero) + std::log(total));
+        softmax.total == 0 ? -kInfinity
+                           : static_cast<float>(static_cast<double>(softmax.zero()) + std::log(softmax.total));
   }
 
   const na_retrieve& r_;
   const Kernels kernels_;
   const PageRows keys_, values_;
   const int64_t heads_, kv_heads_, group_;
-  MirrorLayout layout_;
-  std::vector<Span> spans_;     // of sequences
-  std::vector<Query> queries_;  // [batch, head]
-  int64_t part_segments_ = 1, parts_ = 1;
-  std::vector<std::vector<Hit>> hits_;                // [unit, part, query head of it]
-  std::unique_ptr<std::atomic<int64_t>[]> left_;      // tasks of each unit that have not ended
-  std::unique_ptr<std::atomic<float>[]> thresholds_;  // of each query
+  const bool paged_;  // a row is several keys
+  const MirrorLayout layout_;
+  const MeansLayout means_;
+  const std::vector<Span> spans_;  // of sequences
+  const int64_t part_segments_;
+  const Sizes sizes_;
+  const Workspace work_;
 };
 
 }  // namespace
+
+void retrieve_bytes(const na_retrieve& retrieve, int64_t* workspace, size_t* scratch) {
+  const RetrieveJob job(retrieve, Isa::kGeneric);
+  *workspace = job.workspace_bytes();
+  *scratch = job.scratch_bytes();
+}
 
 std::unique_ptr<Job> retrieve_job(const na_retrieve& retrieve, Isa isa) {
   return std::make_unique<RetrieveJob>(retrieve, isa);

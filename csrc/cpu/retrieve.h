@@ -9,6 +9,9 @@
 
 namespace na::cpu {
 
+// Memory of the operation, and scratch memory that a thread needs.
+void retrieve_bytes(const na_retrieve& retrieve, int64_t* workspace, size_t* scratch);
+
 std::unique_ptr<Job> retrieve_job(const na_retrieve& retrieve, Isa isa);
 
 }  // namespace na::cpu

@@ -10,6 +10,7 @@
 
 #include "cpu/append.h"
 #include "cpu/attention.h"
+#include "cpu/average.h"
 #include "cpu/copy.h"
 #include "cpu/merge.h"
 #include "cpu/pooling.h"
@@ -229,7 +230,8 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
       case NA_OP_INSPECT: job = inspect_job(*static_cast<const na_inspect*>(operation->args)); break;
       case NA_OP_POOL: job = pool_job(*static_cast<const na_pool*>(operation->args)); break;
       case NA_OP_SELECT: job = select_job(*static_cast<const na_select*>(operation->args), isa_); break;
-      case NA_OP_REFLECT: job = reflect_job(*static_cast<const na_reflect*>(operation->args)); break;
+      case NA_OP_REFLECT: job = reflect_job(*static_cast<const na_reflect*>(operation->args), isa_); break;
+      case NA_OP_AVERAGE: job = average_job(*static_cast<const na_average*>(operation->args)); break;
       case NA_OP_RETRIEVE: job = retrieve_job(*static_cast<const na_retrieve*>(operation->args), isa_); break;
       case NA_OP_MARK: mark(operation); break;
       default: break;  // no others come to the CPU: its memory is allocated zeroed, its graphs are replayed

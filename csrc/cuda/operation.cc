@@ -26,6 +26,7 @@ Status check_operation(Device& device, int32_t kind, const void* args, int64_t* 
     case NA_OP_COPY: return Copy(device, *static_cast<const na_copy*>(args)).check(workspace_bytes);
     case NA_OP_APPEND:
     case NA_OP_REFLECT:
+    case NA_OP_AVERAGE:
     case NA_OP_RETRIEVE:
     case NA_OP_ROTATE: return error(NA_ERR_OPTION, "caches do not run on CUDA yet: use device 'cpu'");
     case NA_OP_BUILD:

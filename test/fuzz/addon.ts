@@ -216,7 +216,10 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
         native.kvIndexCreate,
         cache,
         mostly(
-          record({ block: mostly(oneOf(1, 4, 64)), bounds: flag, probe: mostly(oneOf(0.1, 1)) }, ['block', 'probe']),
+          record({ block: mostly(oneOf(1, 4, 64)), bounds: flag, clusters: flag, probe: mostly(oneOf(0.1, 1)) }, [
+            'block',
+            'probe',
+          ]),
         ),
       ),
     ],
@@ -236,6 +239,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
               window: small,
               scale: small,
               attend: flag,
+              estimate: flag,
               stream: defaultable(stream),
             },
             ['q', 'top', 'sink', 'window'],
@@ -351,7 +355,13 @@ export function addonPool(pool: Pool, devices: string[]): void {
     pool.add('cache', cache);
     pool.add('token', make(0, 2, 1, 4, 8));
     pool.add('bytes', make(4, 400));
-    for (const block of [1, 8]) pool.add('index', native.kvIndexCreate(cache, { block, bounds: false, probe: 0.5 }));
+    for (const [block, clusters] of [
+      [1, false],
+      [8, false],
+      [8, true],
+    ] as const) {
+      pool.add('index', native.kvIndexCreate(cache, { block, bounds: false, clusters, probe: 0.5 }));
+    }
   }
 }
 

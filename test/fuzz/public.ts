@@ -220,7 +220,12 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
         'new KvIndex',
         (cache, given) => new KvIndex(cache, given),
         mostly(picked('cache')),
-        optional({ method: mostly(oneOf('scan', 'pages')), pageSize: mostly(oneOf(4, 8)), probe: small }),
+        optional({
+          method: mostly(oneOf('scan', 'pages', 'clusters')),
+          pageSize: mostly(oneOf(4, 8)),
+          clusterSize: mostly(oneOf(4, 16)),
+          probe: small,
+        }),
       ),
     ],
     [
@@ -241,7 +246,17 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
         KvIndex,
         'attend',
         mostly(picked('token')),
-        optional({ topK: mostly(oneOf(1, 5)), sink: small, window: small, scale: small, stream }, ['topK']),
+        optional(
+          {
+            topK: mostly(oneOf(1, 5)),
+            sink: small,
+            window: small,
+            estimate: mostly(oneOf(true, false)),
+            scale: small,
+            stream,
+          },
+          ['topK'],
+        ),
       ),
     ],
     [1, method(self('index'), KvIndex, 'bytes')],
@@ -417,7 +432,7 @@ export function publicPool(pool: Pool, devices: string[]): void {
     if (device !== 'cpu') continue;
     const cache = new KvCache({ batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40 });
     collect(pool, cache);
-    collect(pool, new KvIndex(cache));
+    for (const method of ['scan', 'pages', 'clusters'] as const) collect(pool, new KvIndex(cache, { method }));
     pool.add('token', make('float32', 2, 1, 4, 8));
     collect(pool, api.streamingPlan({ queries: 5, keys: 7, sink: 1, window: 2, keyBlock: 2 } as Any));
     collect(pool, api.alibi());

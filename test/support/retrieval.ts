@@ -51,6 +51,17 @@ export async function checkRetrieval(
   const query = tensorOf(q, dtype);
   const found = index.search(query, topK, { scale });
   const [ids, best] = [await found.ids.read(), await found.scores.read()];
+  // Of clusters all of which are looked into, it is the same.
+  using clusters = new KvIndex(cache, { method: 'clusters', clusterSize: 4, probe: 1 });
+  const same = clusters.search(query, topK, { scale });
+  for (const [got, want] of [
+    [await same.ids.read(), ids],
+    [await same.scores.read(), best],
+  ]) {
+    got!.forEach((x: unknown, i: number) => {
+      if (x !== want![i]) throw new Error(`clusters: ${i} is ${x}, not ${want![i]}`);
+    });
+  }
   const some = index.attend(query, { topK, sink, window: 0, scale });
   const got = { out: decode(dtype, await some.out.read()), lse: decode('float32', await some.lse.read()) };
   for (let head = 0; head < heads; head++) {
@@ -109,4 +120,38 @@ export async function checkRounding(): Promise<void> {
   const [few, all] = [1, length].map((topK) => index.search(query, topK, { scale: 1 }).ids.read());
   const [one, best] = [(await few)![0], (await all)![0]];
   if (one !== best) throw new Error(`key ${one} is found first, not ${best}`);
+}
+
+/** That clusters are found which are there, of equal keys: then an estimate is exact. */
+export async function checkClusters(): Promise<void> {
+  const [length, D, count] = [1024, 37, 64];
+  const random = uniform(5);
+  const directions = Array.from({ length: count }, () => Array.from({ length: D }, () => 2 * random() - 1));
+  const k = Float64Array.from({ length: length * D }, (_, i) => {
+    const token = Math.floor(i / D);
+    // The keys that k-means starts from are one of each; the others go round.
+    const cluster = token % 16 === 8 ? (token - 8) / 16 : (token * 7) % count;
+    return Math.fround(directions[cluster]![i % D]!);
+  });
+  const v = Float64Array.from({ length: length * 3 }, () => Math.fround(random()));
+  const q = Float64Array.from({ length: 2 * D }, () => Math.fround(2 * random() - 1));
+  const problem = {
+    q: { shape: [1, 1, 2, D], data: q },
+    k: { shape: [1, length, 1, D], data: k },
+    v: { shape: [1, length, 1, 3], data: v },
+    scale: 1,
+  };
+  using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: D, valueDim: 3, capacity: length });
+  cache.append(tensorOf(problem.k), tensorOf(problem.v));
+  using index = new KvIndex(cache, { method: 'clusters', clusterSize: 16 });
+  const { out, lse, touched } = index.attend(tensorOf(problem.q), {
+    topK: 2,
+    sink: 0,
+    window: 0,
+    scale: 1,
+    estimate: true,
+  });
+  const got = { out: decode('float32', await out.read()), lse: decode('float32', await lse.read()) };
+  expectResult(got, expected(problem, 'float32'));
+  if ((await touched) > 0.25) throw new Error('most keys are looked at');
 }

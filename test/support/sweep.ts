@@ -7,7 +7,7 @@ import { devices } from 'node-attention';
 import { attentionCase, decodeCase, problemOf } from './cases';
 import { check, expectedOn, expectResult, run } from './library';
 import { estimateCase, estimateProblem, planCase, planProblem, withMeans } from './plans';
-import { checkRetrieval, checkRounding, retrievalCase } from './retrieval';
+import { checkClusters, checkRetrieval, checkRounding, retrievalCase } from './retrieval';
 import { cases, checkSelector, sizes } from './selectors';
 
 const kind = process.argv[2];
@@ -37,7 +37,10 @@ async function main(): Promise<void> {
                 check(problemOf(one), one.dtype, one.seed),
               );
   await fc.assert(property as fc.IAsyncProperty<unknown>, { numRuns: runs, seed });
-  if (kind === 'retrieve') await checkRounding();
+  if (kind === 'retrieve') {
+    await checkRounding();
+    await checkClusters();
+  }
   console.log(`${used}: ${runs} problems agree`);
 }
 

@@ -8,6 +8,7 @@
 #define NA_VECTORS 2
 #include "cpu/executor/best_scores.h"
 #include "cpu/executor/block.h"
+#include "cpu/executor/cluster.h"
 #include "cpu/executor/exp2_table.h"
 #include "cpu/executor/retrieve.h"
 #include "cpu/executor/rows.h"
@@ -795,5 +796,7 @@ void scan_rows_amx(const Scan& scan) { scan_rows(scan); }
 void score_list_amx(const RowList& list, const float* query, float* scores) { score_list(list, query, scores); }
 
 void add_list_amx(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }
+
+void assign_keys_amx(const Assign& assign) { assign_keys(assign); }
 
 }  // namespace na::cpu

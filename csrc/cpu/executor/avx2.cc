@@ -2,6 +2,7 @@
 #define NA_VECTORS 2
 #define NA_ROWS 6
 #include "cpu/executor/best_scores.h"
+#include "cpu/executor/cluster.h"
 #include "cpu/executor/retrieve.h"
 #include "cpu/executor/tile.h"
 
@@ -17,5 +18,7 @@ void scan_rows_avx2(const Scan& scan) { scan_rows(scan); }
 void score_list_avx2(const RowList& list, const float* query, float* scores) { score_list(list, query, scores); }
 
 void add_list_avx2(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }
+
+void assign_keys_avx2(const Assign& assign) { assign_keys(assign); }
 
 }  // namespace na::cpu

@@ -2,6 +2,7 @@
 #define NA_VECTORS 2
 #define NA_ROWS 4
 #include "cpu/executor/best_scores.h"
+#include "cpu/executor/cluster.h"
 #include "cpu/executor/retrieve.h"
 #include "cpu/executor/tile.h"
 
@@ -17,5 +18,7 @@ void scan_rows_generic(const Scan& scan) { scan_rows(scan); }
 void score_list_generic(const RowList& list, const float* query, float* scores) { score_list(list, query, scores); }
 
 void add_list_generic(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }
+
+void assign_keys_generic(const Assign& assign) { assign_keys(assign); }
 
 }  // namespace na::cpu

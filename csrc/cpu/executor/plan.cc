@@ -6,6 +6,7 @@
 #include "core/backend.h"
 #include "core/dtype.h"
 #include "core/plan_entry.h"
+#include "cpu/arena.h"
 #include "cpu/executor/problem.h"
 #include "cpu/job.h"
 
@@ -17,35 +18,6 @@ constexpr int32_t kLowest = std::numeric_limits<int32_t>::min(), kHighest = std:
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t ceil_div(int64_t a, int64_t b) { return a <= 0 ? 0 : (a - 1) / b + 1; }
-
-// Hands out consecutive aligned pieces of scratch memory; counts only, when there is none.
-class Arena {
- public:
-  explicit Arena(void* memory) : memory_(static_cast<char*>(memory)) {}
-
-  template <typename T>
-  T* take(int64_t count) {
-    char* piece = memory_ ? memory_ + used_ : nullptr;
-    used_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    return reinterpret_cast<T*>(piece);
-  }
-
-  template <typename T>
-  T** table(int64_t rows, int64_t columns) {
-    T** row = take<T*>(rows);
-    for (int64_t i = 0; i < rows; i++) {
-      T* data = take<T>(columns);
-      if (row) row[i] = data;
-    }
-    return row;
-  }
-
-  size_t used() const { return used_; }
-
- private:
-  char* memory_;
-  size_t used_ = 0;
-};
 
 size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   Arena arena(scratch);

@@ -354,6 +354,19 @@ void add_list_avx2(const RowList& list, const float* weights, float* sums);
 void add_list_avx512(const RowList& list, const float* weights, float* sums);
 void add_list_amx(const RowList& list, const float* weights, float* sums);
 
+// Of each of some keys the centroid of the largest product, the first of several. Columns of 16 centroids lie side by
+// side: [centroid / 16][column][16].
+struct Assign {
+  const float *keys, *centroids;
+  int columns, key_count, centroid_count;  // centroids: a multiple of kStrip
+  int32_t* labels;
+};
+
+void assign_keys_generic(const Assign& assign);
+void assign_keys_avx2(const Assign& assign);
+void assign_keys_avx512(const Assign& assign);
+void assign_keys_amx(const Assign& assign);
+
 // The sums of one tile, on each instruction set.
 void run_generic(const Problem& problem, Tile& tile, Sums& sums);
 void run_avx2(const Problem& problem, Tile& tile, Sums& sums);
