@@ -1,7 +1,9 @@
 // What is measured: batch 1, 8 heads, as many key heads.
 
+import { cpus } from 'node:os';
 import { type MaskSpec, seesOnGrid } from '../test/support/oracle';
 import type { Pattern } from './masks/patterns';
+import { secondCacheBytes } from './peak';
 
 export const HEADS = 8;
 
@@ -31,6 +33,8 @@ export interface Case {
   pattern?: Pattern;
   /** With a mask or a pattern: what it is compared with. Else everything is seen. */
   dense?: 'causal';
+  /** Of cases that differ by their length alone: where the mask begins to pay is looked for, in time and in memory. */
+  byLength?: boolean;
   /** So many attentions with queries, keys and values of their own, enqueued in one go and awaited once. Absent: one. */
   layers?: number;
 }
@@ -95,6 +99,22 @@ export function allCases(quick: boolean): Case[] {
     cases.push(makeCase('decode layers', dtype, SIZES.at(-1)!, 128));
   }
   return cases;
+}
+
+const CAUSAL: MaskSpec = { left: -1, right: 0 };
+
+/**
+ * What this library computes beside a case with a mask or a pattern, by the names of the contestants: the same without it,
+ * and, where a causal mask would show all that it shows, with a causal mask, which a program would use in its place.
+ */
+export function comparisonsOf(test: Case): { [contestant: string]: Case } {
+  const { mask, pattern, kind, dense } = test;
+  if (!pattern && (!mask || kind === 'causal')) return {};
+  const whole = { ...test, pattern: undefined, mask: undefined };
+  const causal = { ...whole, mask: CAUSAL };
+  if (dense === 'causal') return { dense: causal };
+  const looksBack = pattern ? pattern.causal : mask && 'right' in mask && mask.right === 0;
+  return looksBack ? { dense: whole, causal } : { dense: whole };
 }
 
 export const count = (axes: readonly number[]): number => axes.reduce((product, extent) => product * extent, 1);
@@ -170,8 +190,26 @@ export function pairsOf({ queries, keys, layers = 1 }: Case, { visible }: Share)
 /** Floating-point operations: two products, a multiplication and an addition each, for every visible pair. */
 export const flopsOf = (test: Case, share: Share): number => 4 * pairsOf(test, share) * test.headDim;
 
-/** The fewest bytes that have to be moved: every input read once, the output written once. */
-export function bytesOf({ queries, keys, headDim, dtype, layers = 1 }: Case): number {
+/** Of q, k, v and the output with so many keys. */
+function tensorBytes({ queries, headDim, dtype, layers = 1 }: Case, keys: number): number {
   const bytes = dtype === 'float32' ? 4 : 2;
-  return layers * 2 * (count(queries) + count(keys)) * HEADS * headDim * bytes;
+  return layers * 2 * (count(queries) + keys) * HEADS * headDim * bytes;
 }
+
+/** The fewest bytes that have to be moved: every input that any query sees read once, the output written once. */
+export function bytesOf(test: Case): number {
+  const { queries, keys, mask } = test;
+  const [all, first] = [count(keys), count(keys) - count(queries)];
+  // Of windows over more keys than queries, the first keys may be seen by none.
+  const unseen = mask && 'left' in mask && mask.left !== -1 ? Math.max(0, first - mask.left) : 0;
+  return tensorBytes(test, all - unseen);
+}
+
+/**
+ * What inputs take in turn hold together at least: more than the caches of processors by themselves, so that a run does not
+ * find its own there. Of a last-level cache that many machines share, nobody knows how much is whose.
+ */
+const ROTATED_BYTES = Math.max(64 * 2 ** 20, Math.min(512 * 2 ** 20, 4 * secondCacheBytes() * cpus().length));
+
+/** How many sets of inputs take turns; 1 where those of one run are as large. */
+export const setsOf = (test: Case): number => Math.ceil(ROTATED_BYTES / tensorBytes(test, count(test.keys)));

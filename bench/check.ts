@@ -11,7 +11,7 @@ import type { Contestant } from './measure';
 const SAMPLES = 12;
 
 interface Row {
-  /** Of the queries of all layers. */
+  /** Of the queries of all sets and layers. */
   query: number;
   head: number;
   out: Float64Array;
@@ -22,10 +22,10 @@ interface Row {
 function expectedRows(test: Case, inputs: Inputs): Row[] {
   const { layers = 1 } = test;
   const [queries, keys] = [count(test.queries), count(test.keys)];
-  const last = layers * queries - 1;
+  const last = inputs.sets * layers * queries - 1;
   const random = uniform(1);
   return Array.from({ length: SAMPLES }, (_, n) => {
-    // The first row and the last one, where masks and layers end, and others.
+    // The first row and the last one, where masks, layers and sets end, and others.
     const query = n === 0 ? 0 : n === 1 ? last : Math.floor(random() * (last + 1));
     const head = n % HEADS;
     const seen: number[] = [];
@@ -50,9 +50,9 @@ function expectedRows(test: Case, inputs: Inputs): Row[] {
 function faultOf(
   output: ArrayLike<number>,
   rows: readonly Row[],
-  { queries, headDim, layers = 1 }: Case,
+  { headDim }: Case,
+  { q: { length } }: Inputs,
 ): string | undefined {
-  const length = layers * count(queries) * HEADS * headDim;
   if (output.length !== length) return `it has ${output.length} elements instead of ${length}`;
   const odd = Array.prototype.findIndex.call(output, (value) => !Number.isFinite(value));
   if (odd !== -1) return `element ${odd} of all is ${output[odd]}`;
@@ -95,7 +95,7 @@ export interface Examined {
   tolerance: number;
 }
 
-/** Has each contestant compute once. The first is the one whose tolerance counts. */
+/** Has each contestant compute once on every set of inputs. The first is the one whose tolerance counts. */
 export async function examine(contestants: readonly Contestant[], inputs: Inputs): Promise<Examined> {
   const examined: Examined = { right: [], faults: [], errors: {}, tolerance: 0 };
   const known = new Map<Case, Row[]>();
@@ -104,9 +104,9 @@ export async function examine(contestants: readonly Contestant[], inputs: Inputs
     const rows = known.get(test) ?? expectedRows(test, inputs);
     if (known.size === 0) examined.tolerance = Math.max(...rows.map(({ tolerance }) => tolerance));
     known.set(test, rows);
-    await contestant.run(1);
+    await contestant.run(inputs.sets);
     const output = await contestant.output();
-    const fault = faultOf(output, rows, test);
+    const fault = faultOf(output, rows, test, inputs);
     if (fault === undefined) {
       examined.right.push(contestant);
       examined.errors[name] = largestError(output, rows, test);

@@ -4,13 +4,14 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { bytesOf, type Case, count, flopsOf, pairsOf } from './cases';
+import { bytesOf, type Case, comparisonsOf, count, flopsOf, pairsOf, setsOf } from './cases';
 import { addThreadsOption } from './command';
 import { casesOf, type Family } from './families';
-import { type Floor, makeRow, OWN, type Peak, type Row, type SuiteResult } from './format';
+import { floorOf } from './floor';
+import { makeRow, OWN, type Peak, type Row, type SuiteResult } from './format';
 import { cabName, efficiencyLengths } from './masks/efficiency';
 import type { Plan } from './measure';
-import { arithmeticRate, cacheBytes, peaksOf, rateOf } from './peak';
+import { exponentialRate, peaksOf } from './peak';
 import type { Progress, Suite, SuiteOptions } from './session';
 import { medianRatio } from './statistics';
 import type { Message, Outcome, Task } from './suite';
@@ -34,9 +35,9 @@ export const masks = suiteOf(
     'patterns of the Comprehensive Attention Benchmark; (--torch) flex_attention of PyTorch beside them.',
   (rows) => ({
     findings: efficiencyLengths(rows, cabName),
-    notMeasured: [
-      { what: 'efficiency length in memory', why: 'fused dense attention takes no memory that grows as the square' },
-    ],
+    notMeasured: rows.some(({ memory }) => memory?.dense !== undefined)
+      ? []
+      : [{ what: 'efficiency length in memory', why: 'left out of --quick: a process for each length and contestant' }],
   }),
 );
 
@@ -96,42 +97,42 @@ function suiteOf(
 }
 
 const MEMORY_NOTE =
-  'only of float32 cases of 4096 keys with headDim 64 (none of --quick), in a process for each; PyTorch is left out, ' +
-  'since its process keeps what it has freed';
+  'only of float32 cases of 4096 keys with headDim 64 and of windows by length (none of --quick), in a process for ' +
+  'each; PyTorch is left out, since its process keeps what it has freed';
 
 const stepName = (name: string, threads: number) => `${name}, ${threads} thr.`;
 
 /** About how long a case takes: a fixed part, and one that grows with the work. */
 function secondsOf(test: Case, { quick, torch }: SuiteOptions): number {
   const once = flopsOf({ ...test, mask: undefined, pattern: undefined }, { visible: 1, tiles: 1 }) / 2e11;
-  const made = (bytesOf(test) / 1e9) * 4;
-  const contestants = torch && !quick ? 3 : 2;
+  const made = ((setsOf(test) * bytesOf(test)) / 1e9) * 4;
+  const contestants = 2 + Object.keys(comparisonsOf(test)).length / 2 + (torch && !quick ? 1 : 0);
   return contestants * ((quick ? 3 : 7) * (0.08 + Math.max(2 * once, quick ? 0.02 : 0.05)) + 0.2 + 8 * once) + made;
 }
 
 /** A row of an outcome, by the peaks of its number of threads. */
 export function rowOf(outcome: Outcome, peaks: readonly Peak[]): Row {
-  const { test, threads, contestants, samples, flops, share, instructionSet } = outcome;
+  const { test, threads, contestants, samples, flops, sets, share, instructionSet } = outcome;
   const { name, dtype, headDim, keys, kind } = test;
   const [own, dense] = [OWN, 'dense'].map((contestant) => samples[contestants.indexOf(contestant)]);
+  const [bytes, exponentials] = [bytesOf(test), pairsOf(test, share)];
   const figures: { [heading: string]: number } = {};
   if (own && dense && !test.dense) {
     figures.tiles = share.tiles;
     figures[OVER_TILES] = medianRatio(own, dense) / share.tiles;
   }
-  const exponentials = peaks.find(
-    (peak) => peak.name === `exp ${onVectors(instructionSet)}` && peak.threads === threads,
-  );
-  if (exponentials) figures['exp ms'] = (1e3 * pairsOf(test, share)) / exponentials.rate;
+  const rate = exponentialRate(peaks, instructionSet, threads);
+  if (rate) figures['exp ms'] = (1e3 * exponentials) / rate;
   return makeRow({
     name,
     case: { mask: kind, dtype, tokens: count(keys), headDim, threads },
     samples: Object.fromEntries(contestants.map((contestant, i) => [contestant, samples[i]!])),
     disturbed: outcome.disturbed,
     repeated: outcome.repeated,
+    sets,
     flops,
-    bytes: bytesOf(test),
-    floor: floorOf(outcome, peaks),
+    bytes,
+    floor: floorOf({ flops, dtype, exponentials, bytes, footprint: sets * bytes }, { peaks, instructionSet, threads }),
     errors: outcome.errors,
     tolerance: outcome.tolerance,
     memory: outcome.memory,
@@ -139,17 +140,6 @@ export function rowOf(outcome: Outcome, peaks: readonly Peak[]): Row {
     absent: outcome.absent,
     figures,
   });
-}
-
-/** AMX has no exponentials of its own. */
-const onVectors = (instructionSet: string) => (instructionSet === 'amx' ? 'avx512' : instructionSet);
-
-/** The larger of the times that arithmetic and, where the tensors do not fit into the cache, reading them take at least. */
-function floorOf({ test, threads, flops, instructionSet }: Outcome, peaks: readonly Peak[]): Floor {
-  const arithmetic = (1e3 * flops) / arithmeticRate(peaks, instructionSet, test.dtype, threads)!;
-  const bytes = bytesOf(test);
-  const memory = bytes > cacheBytes() ? (1e3 * bytes) / rateOf(peaks, 'read', threads) : 0;
-  return memory > arithmetic ? { ms: memory, bound: 'memory' } : { ms: arithmetic, bound: 'arithmetic' };
 }
 
 /** Adds what was measured to `outcomes`. Returns why it ended early, if it did. The first ^C ends the measurement only. */

@@ -1,7 +1,7 @@
 // The common form of results: what every suite hands over, and what the report, the comparison and the tables of the
 // documentation read.
 
-import { bootstrap, type Interval, median, medianRatio, type Summary, summarize } from './statistics';
+import { type Interval, medianInterval, medianRatio, type Summary, summarize } from './statistics';
 
 /** Raised whenever a reader of the version before could misread a file. */
 export const FORMAT = { format: 'node-attention-bench', version: 1 } as const;
@@ -57,9 +57,11 @@ export interface SuiteResult {
 }
 
 export interface Peak {
-  /** Such as 'float32 avx512', 'copy', 'exp'. */
+  /** Such as 'float32 avx512', 'exp avx512', 'read 64 MiB', 'copy'. */
   name: string;
   threads?: number;
+  /** Of a rate of reading: the bytes that are read over and over. */
+  footprint?: number;
   /** Per second. */
   rate: number;
   unit: 'FLOP/s' | 'B/s' | 'exp/s';
@@ -79,7 +81,7 @@ export interface RowCase {
   tokens: number;
   headDim: number;
   threads?: number;
-  /** What the inputs are like, where that decides about the quality of a result: each has charts of its own. */
+  /** What tells rows of one mask apart, such as what the inputs are like: each has charts of its own. Not the length. */
   data?: string;
 }
 
@@ -92,6 +94,8 @@ export interface Measured {
   samples: { [contestant: string]: number[] };
   disturbed: number;
   repeated: number;
+  /** Sets of inputs that take turns, so that a run does not find its own in the caches; 1: the same ones each time. */
+  sets?: number;
   /** Floating-point operations that the result needs, and bytes that have to be moved at least. */
   flops?: number;
   bytes?: number;
@@ -116,7 +120,7 @@ export interface Measured {
 
 export interface Floor {
   ms: number;
-  bound: 'arithmetic' | 'memory' | 'exp' | 'call';
+  bound: 'arithmetic' | 'exp' | 'memory';
 }
 
 export interface Fault {
@@ -126,9 +130,9 @@ export interface Fault {
 
 /** A measurement with all that follows from its samples. What is absent was not measured; nothing is ever 0 for that. */
 export interface Row extends Measured {
-  /** Milliseconds, with the 95 % interval of the median. */
+  /** Milliseconds, with the interval of the median: that of 95 %, or, of fewer than six rounds, from least to most. */
   times: { [contestant: string]: Summary & { interval: Interval } };
-  /** How many times as long each other contestant takes: the median of the ratios within rounds, with its 95 % interval. */
+  /** How many times as long each other contestant takes: the median of the ratios within rounds, with its interval. */
   ratios: { [contestant: string]: { median: number; interval: Interval } };
   flopsPerSecond?: number;
   /** Floor over time: 1 is the fastest that can be. */
@@ -159,7 +163,7 @@ export function makeRow(measured: Measured): Row {
   const times = Object.fromEntries(
     Object.entries(samples).map(([contestant, each]) => [
       contestant,
-      { ...summarize(each), interval: bootstrap([each], ([times]) => median(times!)) },
+      { ...summarize(each), interval: medianInterval(each) },
     ]),
   );
   const ratios: Row['ratios'] = {};
@@ -168,7 +172,7 @@ export function makeRow(measured: Measured): Row {
     const quotients = each.map((time, round) => time / own[round]!);
     ratios[contestant] = {
       median: medianRatio(each, own),
-      interval: bootstrap([quotients], ([quotients]) => median(quotients!)),
+      interval: medianInterval(quotients),
     };
   }
   const ms = times[OWN]?.median;

@@ -4,12 +4,16 @@ import { existsSync, readFileSync } from 'node:fs';
 
 const TICK_MS = 10; // the kernel reports in hundredths of a second, whatever its own tick
 const ROUNDING_MS = 2 * TICK_MS; // that may be in or out of each of two counts
+/** Rounding is 2 % of this, which 6 % can be told by. */
+const TELLS_AFTER_MS = 50 * ROUNDING_MS;
 
 export interface LoadWatch {
   /** Begins a measurement, which `stop` ends. */
   start(): void;
   /** Processors that others kept busy since `start`, at least: 0.06 is 6 % of one. 0 where the system does not tell. */
   stop(): number;
+  /** How long to watch for a figure that means something; 0 unless given. */
+  tellsAfterMs?: number;
 }
 
 /** Watches for work other than this process's and that of the process `child`. */
@@ -21,6 +25,7 @@ export function watchLoad(child?: number): LoadWatch {
   };
   let begin = { time: 0, others: 0 };
   return {
+    tellsAfterMs: TELLS_AFTER_MS,
     start() {
       begin = { time: performance.now(), others: others() };
     },

@@ -1,5 +1,5 @@
-// Contestants take turns: in each round every one of them runs a batch, in a rotating order, so that whatever changes
-// about the machine from minute to minute changes for all of them.
+// Contestants take turns: in each round every one of them runs a batch, in a balanced order, so that whatever changes
+// about the machine from minute to minute changes for all of them, and none has always the same one before it.
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Case } from './cases';
@@ -17,7 +17,7 @@ export interface Contestant extends Timed {
   name: string;
   /** What it computes. */
   test: Case;
-  /** The result of the latest run, [tokens, heads, headDim] in the order of the inputs. */
+  /** The results of the latest runs, [sets x layers, tokens, heads, headDim] in the order of the inputs. */
   output(): Promise<ArrayLike<number>>;
   close(): Promise<void>;
 }
@@ -57,6 +57,35 @@ export async function timeRuns(times: number, run: () => Promise<void>): Promise
   return elapsed;
 }
 
+/**
+ * Runs that take so many sets of inputs in turn, so that none finds its own in the caches near a processor. For as many
+ * runs as there are sets, each set is used.
+ */
+export function inTurn(sets: number, step: (set: number) => Promise<void>): Timed['run'] {
+  let next = 0;
+  return (times) => timeRuns(times, () => step(next++ % sets));
+}
+
+/**
+ * The order of so many contestants in a round: a row of Williams' Latin square (1949). In as many rounds as there are
+ * contestants (twice as many, if their number is odd) each stands in every place equally often, and equally often right
+ * behind every other.
+ */
+export function orderOf(contestants: number, round: number): number[] {
+  const odd = contestants % 2 === 1;
+  const shift = odd ? Math.floor(round / 2) : round;
+  const order = Array.from({ length: contestants }, (_, place) => {
+    const zigzag = place % 2 === 1 ? (place + 1) / 2 : contestants - place / 2; // 0, 1, -1, 2, -2 ...
+    return (zigzag + shift) % contestants;
+  });
+  return odd && round % 2 === 1 ? order.reverse() : order;
+}
+
+/**
+ * Has contestants run in rounds, as many as wanted or, since load is judged over stretches of rounds that are long enough
+ * to tell it, some more. A stretch in which others used the machine does not count, and is made up for as long as patience
+ * lasts.
+ */
 export async function interleave(
   contestants: readonly Timed[],
   { rounds, batchMs, settleMs, warmRuns = 3, patience = 3 }: Plan,
@@ -68,16 +97,23 @@ export async function interleave(
     runs.push(Math.ceil(Math.min(1000, Math.max(1, batchMs / warm))));
   }
   const all: Round[] = [];
-  while (all.length < patience * rounds && all.filter(isQuiet).length < rounds) {
-    const times = new Array<number>(contestants.length);
+  const most = patience * rounds;
+  while (all.length < most && all.filter(isQuiet).length < rounds) {
+    const stretch: number[][] = [];
+    const wanted = rounds - all.filter(isQuiet).length;
+    const start = performance.now();
     load.start();
-    for (let turn = 0; turn < contestants.length; turn++) {
-      const i = (turn + all.length) % contestants.length;
-      await sleep(settleMs);
-      if (runs[i]! > 1) await contestants[i]!.run(1); // the caches hold what the one before it used
-      times[i] = median(await contestants[i]!.run(runs[i]!));
-    }
-    all.push({ times, load: load.stop() });
+    do {
+      const times = new Array<number>(contestants.length);
+      for (const i of orderOf(contestants.length, all.length + stretch.length)) {
+        await sleep(settleMs);
+        if (runs[i]! > 1) await contestants[i]!.run(1); // the caches hold what the one before it used
+        times[i] = median(await contestants[i]!.run(runs[i]!));
+      }
+      stretch.push(times);
+    } while (all.length + stretch.length < most && goesOn(performance.now() - start, stretch.length, wanted, load));
+    const used = load.stop();
+    all.push(...stretch.map((times) => ({ times, load: used })));
   }
   const kept = quietest(all, rounds);
   return {
@@ -87,15 +123,27 @@ export async function interleave(
   };
 }
 
+/** Whether a stretch is too short to tell the load, or what would be left of the wanted rounds is. */
+function goesOn(elapsed: number, done: number, wanted: number, { tellsAfterMs = 0 }: LoadWatch): boolean {
+  const left = wanted - done;
+  return elapsed < tellsAfterMs || (left > 0 && (left * elapsed) / done < tellsAfterMs);
+}
+
 export interface Round {
   times: number[];
+  /** Of the stretch that it is part of. */
   load: number;
 }
 
 const isQuiet = ({ load }: Round) => load <= MOST_LOAD;
 
-/** As many rounds as wanted, the ones with the least load, in the order they ran. Never chosen by their times. */
+/**
+ * All quiet rounds, or, of fewer than wanted, as many as wanted with the least load; in the order they ran. Never chosen
+ * by their times.
+ */
 export function quietest(rounds: readonly Round[], wanted: number): Round[] {
+  const quiet = rounds.filter(isQuiet);
+  if (quiet.length >= wanted) return quiet;
   const chosen = new Set([...rounds].sort((a, b) => a.load - b.load).slice(0, wanted));
   return rounds.filter((round) => chosen.has(round));
 }

@@ -4,7 +4,7 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import type { Case } from './cases';
+import { type Case, comparisonsOf } from './cases';
 import { casesOf, type Family } from './families';
 import { makeInputs } from './inputs';
 import { library } from './peers/library';
@@ -38,7 +38,8 @@ const tiny = (test: Case): Case => ({
 });
 
 async function main({ family, quick, test: name, contestant, threads }: MemoryTask): Promise<void> {
-  const test = casesOf[family](quick).find((each) => each.name === name)!;
+  const whole = casesOf[family](quick).find((each) => each.name === name)!;
+  const test = comparisonsOf(whole)[contestant] ?? whole;
   const make = (each: Case) =>
     contestant === 'onnxruntime'
       ? onnxruntime(each, makeInputs(each), threads)

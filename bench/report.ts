@@ -1,6 +1,7 @@
 // What is printed of results.
 
 import { type Fault, fullName, OWN, type Row, type SuiteResult, type Verdict } from './format';
+import { type Interval, tells } from './statistics';
 
 export const optional = (format: (value: number) => string) => (value: number | undefined) =>
   value === undefined ? undefined : format(value);
@@ -9,6 +10,10 @@ export const factor = optional((value) => `${value.toFixed(2)}x`);
 export const percent = (digits: number) => optional((value) => `${(100 * value).toFixed(digits)} %`);
 const short = optional((value) => value.toPrecision(3));
 const mebibytes = optional((value) => `${(value / 2 ** 20).toPrecision(3)} MiB`);
+
+/** Of too few rounds for what the heading says: what it is instead. */
+const intervalText = ([from, to]: Interval, rounds: number, text: (value: number) => string | undefined): string =>
+  `${text(from)} - ${text(to)}${tells(rounds) ? '' : ' (min-max)'}`;
 
 export type Column<R> = [heading: string, cell: (row: R) => string | undefined];
 
@@ -21,16 +26,21 @@ export function columnsOf(rows: readonly Row[]): Column<Row>[] {
     ['case', ({ name }) => name],
     ['thr.', ({ case: { threads } }) => threads?.toString()],
     ['ms', ({ times }) => ms(times[OWN]?.median)],
-    ['95 %', ({ times: { [OWN]: own } }) => own && `${ms(own.interval[0])} - ${ms(own.interval[1])}`],
+    ['95 %', ({ times: { [OWN]: own } }) => own && intervalText(own.interval, own.count, ms)],
     ['quartiles', ({ times: { [OWN]: own } }) => own && `${ms(own.q1)} - ${ms(own.q3)}`],
     ['n', ({ times }) => times[OWN]?.count.toString()],
+    ['sets', ({ sets }) => sets?.toString()],
     ['GFLOP/s', ({ flopsPerSecond }) => optional((rate) => (rate / 1e9).toFixed(0))(flopsPerSecond)],
     ['floor ms', ({ floor }) => floor && `${ms(floor.ms)} (${floor.bound})`],
     ['of floor', ({ ofFloor }) => percent(0)(ofFloor)],
     ...others.flatMap((name): Column<Row>[] => [
       [`${name} ms`, ({ times }) => ms(times[name]?.median)],
       ['faster', ({ ratios }) => factor(ratios[name]?.median)],
-      ['95 %', ({ ratios: { [name]: ratio } }) => ratio?.interval.map((each) => each.toFixed(2)).join(' - ')],
+      [
+        '95 %',
+        ({ ratios: { [name]: ratio }, times }) =>
+          ratio && intervalText(ratio.interval, times[name]!.count, (each) => each.toFixed(2)),
+      ],
     ]),
     ['error', ({ errors }) => optional((error) => error.toExponential(1))(errors?.[OWN])],
     ['allowed', ({ tolerance }) => optional((error) => error.toExponential(1))(tolerance)],
@@ -114,10 +124,12 @@ export function suiteText({
 }
 
 export const NOTES = `\
-ms: median of the rounds from call to result available, with the 95 % interval of that median by bootstrap, quartiles and
-the number of rounds. faster: how many times as long the other takes, the median of the ratios within rounds. GFLOP/s
-counts 4 D operations for each visible pair of a query and a key. floor: the time that the work would take at the peak
-measured here, on registers alone (arithmetic) or from memory; of floor: floor over time. error: the largest difference
-from float64 in sampled rows. tiles: share of pairs of a query tile and a key tile (64 tokens, or 8x8) with a visible
-pair; over tiles: time over (time without the mask x tiles). exp ms: the time that the exponentials alone would take at
-the measured rate. disturbed: rounds that count although others used more than 6 % of a processor, for want of quieter ones.`;
+ms: median of the rounds from call to result available, with the 95 % interval of that median from the order of the rounds
+(of fewer than six: the least and the most, min-max), quartiles and the number of rounds. sets: of inputs that take turns,
+beyond the caches of a processor; 1: the same ones each time, or as large. faster: how many times as long the other takes,
+the median of the ratios within rounds. GFLOP/s counts 4 D operations for each visible pair of a query and a key. floor: the
+longest of the times that the multiplications (arithmetic), the exponentials (exp) and reading so many bytes (memory) would
+take alone at the peaks measured here; of floor: floor over time. error: the largest difference from float64 in sampled
+rows. tiles: share of pairs of a query tile and a key tile (64 tokens, or 8x8) with a visible pair; over tiles: time over
+(time without the mask x tiles). exp ms: the time that the exponentials alone would take at the measured rate. disturbed:
+rounds that count although others used more than 6 % of a processor, for want of quieter ones.`;

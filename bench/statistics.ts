@@ -41,6 +41,33 @@ export function medianRatio(times: readonly number[], of: readonly number[]): nu
   return median(times.map((time, round) => time / of[round]!));
 }
 
+/** How often the median of a distribution lies between the `outer`-th least and the `outer`-th most of so many samples. */
+export function coverage(count: number, outer: number): number {
+  let [tail, ways] = [0, 1];
+  for (let below = 0; below < outer; below++) {
+    tail += ways * 0.5 ** count;
+    ways *= (count - below) / (below + 1);
+  }
+  return 1 - 2 * tail;
+}
+
+const CONFIDENCE = 0.95;
+
+/** Whether an interval of so many samples can hold the median of their distribution as often as is said. */
+export const tells = (count: number): boolean => coverage(count, 1) >= CONFIDENCE;
+
+/**
+ * Where the median of the distribution lies that samples are drawn from: between the two of them, as far inside as
+ * covers it 95 times of 100, whatever the distribution. Fewer than six samples cannot say that (three: 75 of 100); for
+ * them it is the least and the most.
+ */
+export function medianInterval(samples: readonly number[]): Interval {
+  const sorted = [...samples].sort((a, b) => a - b);
+  let outer = 1;
+  while (coverage(sorted.length, outer + 1) >= CONFIDENCE) outer++;
+  return [sorted[outer - 1]!, sorted.at(-outer)!];
+}
+
 const RESAMPLES = 1000;
 
 /**

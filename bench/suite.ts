@@ -2,7 +2,7 @@
 // Within it this library and ONNX Runtime take turns, with PyTorch in a child process of its own.
 
 import { devices } from 'node-attention';
-import { type Case, count, flopsOf, type Share, shareOf } from './cases';
+import { type Case, comparisonsOf, count, flopsOf, type Share, setsOf, shareOf } from './cases';
 import { type Examined, examine } from './check';
 import { casesOf, type Family } from './families';
 import { type Fault, OWN } from './format';
@@ -32,6 +32,8 @@ export interface Outcome extends Measurement, Omit<Examined, 'right'> {
   instructionSet: string;
   share: Share;
   flops: number;
+  /** Sets of inputs that take turns. */
+  sets: number;
   /** In the order of `samples`. */
   contestants: string[];
   /** Those that do not take the case, and why. */
@@ -47,12 +49,10 @@ async function contestantsOf(test: Case, inputs: Inputs, { threads, quick }: Tas
   const contestants: Contestant[] = [library(OWN, test, inputs)];
   const absent: Fault[] = [];
   if (!test.pattern && (test.kind === 'decode' || test.kind === 'causal')) contestants.push(paged(test, inputs));
-  const masked = test.pattern !== undefined || (test.mask !== undefined && test.kind !== 'causal');
-  if (masked) {
-    const mask = test.dense === 'causal' ? ({ left: -1, right: 0 } as const) : undefined;
-    const dense = { ...test, pattern: undefined, mask };
-    contestants.push(library('dense', dense, inputs));
-  } else if (test.dtype === 'float32') contestants.push(await onnxruntime(test, inputs, threads));
+  const comparisons = Object.entries(comparisonsOf(test));
+  const masked = comparisons.length > 0;
+  for (const [name, other] of comparisons) contestants.push(library(name, other, inputs));
+  if (!masked && test.dtype === 'float32') contestants.push(await onnxruntime(test, inputs, threads));
   if (torch && masked && quick) {
     absent.push({ contestant: 'pytorch-flex', fault: 'left out of --quick: compiling takes longer than measuring' });
   } else if (torch) {
@@ -65,14 +65,18 @@ async function contestantsOf(test: Case, inputs: Inputs, { threads, quick }: Tas
   return { contestants, absent };
 }
 
-/** Each takes a process of its own and so some seconds: only the longest float32 cases, and not those of PyTorch. */
+/**
+ * Each takes a process of its own and so a second or two: only float32 cases with this many keys, and those that differ by
+ * length alone, to see from which one on a window takes less than dense attention; and not those of PyTorch.
+ */
 const MEMORY_TOKENS = 4096;
 const MEMORY_HEAD_DIM = 64;
-const MEMORY_CONTESTANTS = [OWN, 'onnxruntime'];
+const MEMORY_CONTESTANTS = [OWN, 'onnxruntime', 'dense'];
 
 async function memories(test: Case, right: readonly Contestant[], { family, quick, threads }: Task) {
   const memory: Outcome['memory'] = {};
-  if (count(test.keys) !== MEMORY_TOKENS || test.headDim !== MEMORY_HEAD_DIM || test.dtype !== 'float32') return memory;
+  const wanted = test.byLength || (count(test.keys) === MEMORY_TOKENS && test.headDim === MEMORY_HEAD_DIM);
+  if (quick || !wanted || test.dtype !== 'float32') return memory;
   for (const { name } of right.filter(({ name }) => MEMORY_CONTESTANTS.includes(name))) {
     const bytes = await memoryOf({ family, quick, test: test.name, contestant: name, threads });
     if (bytes !== undefined) memory[name] = bytes;
@@ -81,7 +85,8 @@ async function memories(test: Case, right: readonly Contestant[], { family, quic
 }
 
 async function runCase(test: Case, task: Task, torch: TorchPeer | undefined): Promise<Outcome> {
-  const inputs = makeInputs(test);
+  const sets = setsOf(test);
+  const inputs = makeInputs(test, sets);
   const { contestants, absent } = await contestantsOf(test, inputs, task, torch);
   const { right, ...examined } = await examine(contestants, inputs);
   const measurement = await interleave(right, task.plan, watchLoad(torch?.pid));
@@ -94,6 +99,7 @@ async function runCase(test: Case, task: Task, torch: TorchPeer | undefined): Pr
     instructionSet: instructionSet!,
     share,
     flops: flopsOf(test, share),
+    sets,
     contestants: right.map(({ name }) => name),
     absent,
     memory: await memories(test, right, task),

@@ -1,23 +1,38 @@
 // The benchmark's own judgement: its statistics, its rounds, and that it does not time what computes something else.
 
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { bytesOf, type Case, count, flopsOf, HEADS, type Kind, makeCase, sees, shareOf } from '../bench/cases';
+import {
+  bytesOf,
+  type Case,
+  comparisonsOf,
+  count,
+  flopsOf,
+  HEADS,
+  type Kind,
+  makeCase,
+  sees,
+  setsOf,
+  shareOf,
+} from '../bench/cases';
 import { examine } from '../bench/check';
 import { rowOf } from '../bench/cpu';
 import { casesOf } from '../bench/families';
-import { makeRow } from '../bench/format';
+import { floorOf } from '../bench/floor';
+import { makeRow, type Peak } from '../bench/format';
 import { makeInputs } from '../bench/inputs';
+import { watchLoad } from '../bench/load';
 import { CAB_PATTERNS, cabCase, patternCase } from '../bench/masks/cases';
 import { cabName, efficiencyLengths } from '../bench/masks/efficiency';
 import { patterns } from '../bench/masks/patterns';
-import { type Contestant, interleave, quietest } from '../bench/measure';
+import { type Contestant, interleave, orderOf, quietest } from '../bench/measure';
 import { memoryOf } from '../bench/memory';
+import { readRate } from '../bench/peak';
 import { library, paged } from '../bench/peers/library';
 import { onnxruntime } from '../bench/peers/onnxruntime';
 import { flexMask } from '../bench/peers/torch';
-import { medianRatio, quantile, summarize } from '../bench/statistics';
+import { coverage, medianInterval, medianRatio, quantile, summarize, tells } from '../bench/statistics';
 import { judge } from '../bench/targets';
 
 describe('statistics', () => {
@@ -35,6 +50,26 @@ describe('statistics', () => {
     expect(medianRatio([2, 20, 20], [1, 10, 10])).toBe(2);
     expect(medianRatio([1, 20, 30], [1, 10, 10])).toBe(2); // not 20 / 10 of the medians by luck: 1, 2, 3
     expect(() => medianRatio([1, 2], [1])).toThrow('2 rounds of one, 1 of the other');
+  });
+
+  it('say between which samples the median lies, and of how many that can be said', () => {
+    // By definition: of all ways in which samples fall below or above the median, those with `outer` or more on both sides.
+    for (const count of [1, 3, 6, 9]) {
+      for (const outer of [1, 2]) {
+        let inside = 0;
+        for (let way = 0; way < 2 ** count; way++) {
+          const below = [...way.toString(2)].filter((bit) => bit === '1').length;
+          if (below >= outer && count - below >= outer) inside++;
+        }
+        // With fewer samples than that on both sides, the two would change places.
+        if (count >= 2 * outer) expect(coverage(count, outer)).toBeCloseTo(inside / 2 ** count, 12);
+      }
+    }
+    expect(coverage(3, 1)).toBe(0.75);
+    expect([1, 3, 5, 6, 7].map(tells)).toEqual([false, false, false, true, true]);
+    expect(medianInterval([3, 1, 2])).toEqual([1, 3]);
+    expect(medianInterval([5])).toEqual([5, 5]);
+    expect(medianInterval([9, 8, 7, 6, 5, 4, 3, 2, 1])).toEqual([2, 8]); // 1 - 2 (1 + 9) / 512
   });
 });
 
@@ -58,7 +93,27 @@ describe('rounds', () => {
   const plan = { rounds: 4, batchMs: 3, settleMs: 40 };
   const loads = (...values: number[]) => ({ start() {}, stop: () => values.shift() ?? 0 });
 
-  it('lets contestants take turns in a rotating order', async () => {
+  it('put each contestant into every place and behind every other, equally often', () => {
+    for (let contestants = 1; contestants <= 13; contestants++) {
+      const period = contestants % 2 === 1 ? 2 * contestants : contestants;
+      const orders = Array.from({ length: period }, (_, round) => orderOf(contestants, round));
+      const places = new Map<string, number>();
+      const behind = new Map<string, number>();
+      const add = (counts: Map<string, number>, key: string) => counts.set(key, (counts.get(key) ?? 0) + 1);
+      for (const order of orders) {
+        expect([...order].sort((a, b) => a - b)).toEqual([...order.keys()]);
+        order.forEach((contestant, place) => {
+          add(places, `${contestant} at ${place}`);
+          if (place > 0) add(behind, `${contestant} behind ${order[place - 1]}`);
+        });
+      }
+      const each = period / contestants;
+      expect([...places.values()]).toEqual(new Array(contestants ** 2).fill(each));
+      expect([...behind.values()]).toEqual(new Array(contestants * (contestants - 1)).fill(each));
+    }
+  });
+
+  it('lets contestants take turns in such an order', async () => {
     const log: string[] = [];
     const { samples, disturbed, repeated } = await interleave([fake('5', log), fake('7', log)], plan, loads());
     expect(log.join(' ')).toBe('5 7 5 7 7 5 5 7 7 5'); // the first two calibrate
@@ -90,6 +145,43 @@ describe('rounds', () => {
     expect([busy.samples[0]!.length, busy.disturbed, busy.repeated]).toEqual([4, 2, 8]);
     const rounds = values.map((load, n) => ({ load, times: [n] }));
     expect(quietest(rounds, 4).map(({ times }) => times[0])).toEqual([2, 4, 9, 10]); // in their order
+    expect(quietest(rounds, 2).map(({ times }) => times[0])).toEqual([2, 9]);
+  });
+
+  it('are judged together until there is enough of them to tell the load', async () => {
+    let watched = 0;
+    const watch = (tellsAfterMs: number, ...values: number[]) => {
+      watched = 0;
+      return {
+        tellsAfterMs,
+        start: () => void watched++,
+        stop: () => values.shift() ?? 0,
+      };
+    };
+    const settled = { ...plan, settleMs: 20, patience: 10 };
+    // As many rounds of some 20 ms as it takes, and those that are left over would be too few by themselves.
+    const quiet = await interleave([fake('5')], settled, watch(200));
+    expect([watched, quiet.disturbed, quiet.repeated]).toEqual([1, 0, 0]);
+    expect(quiet.samples[0]!.length).toBeGreaterThanOrEqual(4);
+    // A stretch in which others were busy is repeated whole.
+    const busy = await interleave([fake('5')], settled, watch(200, 0.5));
+    expect([watched, busy.disturbed]).toEqual([2, 0]);
+    expect(busy.repeated).toBeGreaterThanOrEqual(4);
+    // Without patience there are no more rounds than wanted.
+    const hasty = await interleave([fake('5')], { ...settled, patience: 1 }, watch(1e6, 0.5));
+    expect([watched, hasty.samples[0]!.length, hasty.disturbed]).toEqual([1, 4, 4]);
+  });
+
+  it.skipIf(process.platform !== 'linux')('see the work of others', async () => {
+    const watch = watchLoad();
+    const spin = `const end = Date.now() + 2000; while (Date.now() < end);`;
+    const other = spawn(process.execPath, ['-e', spin], { stdio: 'ignore' });
+    watch.start();
+    await new Promise((done) => setTimeout(done, watch.tellsAfterMs));
+    expect(watch.stop()).toBeGreaterThan(0.2); // it shares the machine with other tests
+    other.kill();
+    // 20 ms may be in or out of a count: beside 6 % of the time, that is little.
+    expect(20 / watch.tellsAfterMs!).toBeLessThan(0.06 / 2);
   });
 });
 
@@ -130,6 +222,43 @@ describe('outputs', () => {
         await contestant.close();
       }
     }
+  });
+
+  it('of every set of inputs are looked at, of which runs take one after the other', async () => {
+    for (const [kind, dtype] of [
+      ['decode', 'float32'],
+      ['causal', 'bfloat16'],
+    ] as const) {
+      const each = makeCase(kind, dtype, 48, 16);
+      const given = makeInputs(each, 3);
+      const contestants = [library('node-attention', each, given), paged(each, given)];
+      if (dtype === 'float32') contestants.push(await onnxruntime(each, given, 1));
+      expect((await examine(contestants, given)).faults).toEqual([]);
+      const [first] = contestants as [Contestant];
+      const out = Float32Array.from(await first.output());
+      expect(out.length).toBe(given.q.length);
+      for (const contestant of contestants) await contestant.close();
+      // One that always takes the first set, and one that leaves out the last.
+      const set = out.length / 3;
+      const lazy = Float32Array.from(out, (_, i) => out[i % set]!);
+      const short = Float32Array.from(out, (x, i) => (i < 2 * set ? x : 0));
+      const { faults } = await examine([fake('1', [], lazy, each), fake('2', [], short, each)], given);
+      expect(faults.map(({ contestant }) => contestant)).toEqual(['1', '2']);
+    }
+    const pattern = patterns(130).find(({ name }) => name === 'uniform block sparse')!;
+    const planned = { ...patternCase(pattern, 'float32', 130), headDim: 16 };
+    const given = makeInputs(planned, 2);
+    const contestant = library('node-attention', planned, given);
+    expect((await examine([contestant], given)).faults).toEqual([]);
+    await contestant.close();
+  });
+
+  it('are of numbers that differ from set to set, and are the same for any number of them', () => {
+    const [one, three] = [makeInputs(test), makeInputs(test, 3)];
+    expect([one.sets, three.sets, three.k.length]).toEqual([1, 3, 3 * one.k.length]);
+    expect(three.q.subarray(0, one.q.length)).toEqual(one.q);
+    expect(three.q.subarray(one.q.length, 2 * one.q.length)).not.toEqual(one.q);
+    expect(three.k.subarray(0, one.q.length)).not.toEqual(one.q);
   });
 
   it('of every layer are looked at', async () => {
@@ -189,8 +318,12 @@ describe('outputs', () => {
     for (const pattern of CAB_PATTERNS) {
       const each = { ...cabCase(pattern, 'float32', 512), headDim: 16 };
       const given = makeInputs(each);
-      const dense = { ...each, mask: each.dense ? { left: -1, right: 0 } : undefined };
-      const contestants = [library('node-attention', each, given), library('dense', dense, given)];
+      const compared = Object.entries(comparisonsOf(each));
+      expect(compared.map(([name]) => name)).toEqual(['dense']);
+      const contestants = [
+        library('node-attention', each, given),
+        ...compared.map(([name, other]) => library(name, other, given)),
+      ];
       expect((await examine(contestants, given)).faults, pattern).toEqual([]);
       for (const contestant of contestants) await contestant.close();
     }
@@ -257,6 +390,47 @@ describe('shares', () => {
     }
   });
 
+  it('are compared with everything, and with a causal mask that shows all of it', () => {
+    const seen = (of: Case) => Array.from({ length: 96 ** 2 }, (_, n) => sees(of, Math.floor(n / 96), n % 96));
+    for (const pattern of patterns(96)) {
+      const own = patternCase(pattern, 'float32', 96);
+      const { dense, causal } = comparisonsOf(own);
+      expect(seen(dense!).every(Boolean)).toBe(true);
+      const looksBack = seen(own).every((visible, n) => !visible || n % 96 <= Math.floor(n / 96));
+      // A causal mask beside itself would say nothing.
+      expect(causal !== undefined, pattern.name).toBe(looksBack && pattern.name !== 'causal');
+      if (causal) expect(seen(causal)).toEqual(seen(patternCase(patterns(96)[1]!, 'float32', 96)));
+    }
+    expect(Object.keys(comparisonsOf(makeCase('window', 'float32', 512, 64)))).toEqual(['dense', 'causal']);
+    expect(Object.keys(comparisonsOf(makeCase('neighborhood', 'float32', 512, 64)))).toEqual(['dense']);
+    for (const kind of ['dense', 'causal', 'decode'] as const) {
+      expect(comparisonsOf(makeCase(kind, 'float32', 512, 64))).toEqual({});
+    }
+    expect(comparisonsOf(cabCase('causal self', 'float32', 512))).toMatchObject({
+      dense: { mask: { left: -1, right: 0 } },
+    });
+  });
+
+  it('count only bytes of keys that a query sees', () => {
+    for (const pattern of CAB_PATTERNS) {
+      for (const tokens of [128, 512, 2048]) {
+        const each = cabCase(pattern, 'bfloat16', tokens);
+        const seen = new Set<number>();
+        for (let i = 0; i < count(each.queries); i++) {
+          for (let j = 0; j < tokens; j++) if (sees(each, i, j)) seen.add(j);
+        }
+        expect(bytesOf(each), each.name).toBe(2 * (count(each.queries) + seen.size) * HEADS * 64 * 2);
+      }
+    }
+  });
+
+  it('take turns with others until all inputs are larger than the caches of processors', () => {
+    const decode = makeCase('decode', 'bfloat16', 512, 64);
+    expect(setsOf(decode) * 2 * 513 * HEADS * 64 * 2).toBeGreaterThanOrEqual(2 ** 26);
+    const huge = { ...decode, keys: [2 ** 24] };
+    expect(setsOf(huge)).toBe(1);
+  });
+
   it('give the work: 4 D operations for each visible pair and head', () => {
     const decode = makeCase('decode', 'float32', 512, 64);
     expect(flopsOf(decode, shareOf(decode))).toBe(4 * 8 * 512 * 64);
@@ -293,6 +467,71 @@ describe('efficiency lengths', () => {
     expect(length(slower(128))).toContain('not faster than dense at 128');
     expect(efficiencyLengths([faster(128)], () => undefined)).toEqual([]);
   });
+
+  it('are those of memory beside those of time, where both were measured', () => {
+    const sized = (tokens: number, own: number, dense: number) =>
+      makeRow({ ...slower(tokens), memory: { 'node-attention': own, dense } });
+    const found = (...rows: ReturnType<typeof row>[]) =>
+      efficiencyLengths(rows, cabName).map(({ name, text }) => [name, text]);
+    const name = 'float32 CAB causal self window, 1 thr.';
+    const never = [name, 'not faster than dense at 512 keys, the most measured'];
+    expect(found(sized(256, 100, 101), sized(512, 100, 200))).toEqual([
+      never,
+      [`${name}, memory`, 'smaller than dense from 512 keys'],
+    ]);
+    // Some percent are no difference.
+    expect(found(sized(512, 100, 104))).toEqual([
+      never,
+      [`${name}, memory`, 'not smaller than dense at 512 keys, the most measured'],
+    ]);
+    expect(found(slower(512))).toEqual([never]);
+  });
+});
+
+describe('floors', () => {
+  const read = (footprint: number, rate: number): Peak => ({
+    name: `read ${footprint}`,
+    threads: 2,
+    rate,
+    unit: 'B/s',
+    footprint,
+  });
+  const peaks: Peak[] = [
+    { name: 'bfloat16 amx', threads: 2, rate: 6e12, unit: 'FLOP/s' },
+    { name: 'exp avx512', threads: 2, rate: 1e10, unit: 'exp/s' },
+    { name: 'copy', threads: 2, rate: 1e9, unit: 'B/s' },
+    read(2 ** 18, 2e11),
+    read(2 ** 22, 1e11),
+    read(2 ** 26, 2e10),
+    read(2 ** 29, 4e10), // when others used the machine at the one before
+  ];
+  const place = { peaks, instructionSet: 'amx', threads: 2 };
+
+  it('are the longest of what arithmetic, exponentials and reading take', () => {
+    const work = { flops: 6e9, dtype: 'bfloat16', exponentials: 1e6, bytes: 2 ** 18 };
+    expect(floorOf(work, place)).toEqual({ ms: 1, bound: 'arithmetic' });
+    expect(floorOf({ ...work, dtype: 'float32' }, place)).toEqual({ ms: 6, bound: 'arithmetic' }); // six products of parts
+    expect(floorOf({ ...work, exponentials: 5e7 }, place)).toEqual({ ms: 5, bound: 'exp' });
+    expect(floorOf({ ...work, bytes: 8e8 }, place)).toEqual({ ms: 20, bound: 'memory' });
+    // As many bytes, but read again only after others that no cache holds.
+    expect(floorOf({ bytes: 2 ** 18, footprint: 2 ** 30 }, place)).toEqual({ ms: 2 ** 18 / 4e7, bound: 'memory' });
+    expect(floorOf({ bytes: 2 ** 18 }, place)).toEqual({ ms: 2 ** 18 / 2e8, bound: 'memory' });
+  });
+
+  it('are of what was measured, with as many threads', () => {
+    expect(floorOf({ flops: 1, bytes: 1 }, { ...place, threads: 1 })).toBeUndefined();
+    expect(floorOf({ flops: 6e9, dtype: 'bfloat16', bytes: 1 }, { ...place, peaks: peaks.slice(0, 1) })).toEqual({
+      ms: 1,
+      bound: 'arithmetic',
+    });
+    expect(floorOf({}, place)).toBeUndefined();
+  });
+
+  it('take the rate of the next smaller footprint, which no larger one exceeds', () => {
+    const rate = (footprint: number) => readRate(peaks, footprint, 2);
+    expect([1, 2 ** 18, 2 ** 20, 2 ** 22, 2 ** 23].map(rate)).toEqual([2e11, 2e11, 2e11, 1e11, 1e11]);
+    expect([2 ** 26, 2 ** 28, 2 ** 40].map(rate)).toEqual([4e10, 4e10, 4e10]);
+  });
 });
 
 describe('masks for flex_attention', () => {
@@ -319,12 +558,12 @@ describe('targets', () => {
   const row = (kind: Kind, contestants: string[], samples: number[][]) => {
     const each = makeCase(kind, 'float32', 4096, 64);
     const share = shareOf(each);
-    const outcome = { test: each, threads: 1, instructionSet: 'amx', share, flops: 2e9, contestants, samples };
+    const outcome = { test: each, threads: 1, instructionSet: 'amx', share, flops: 2e9, sets: 2, contestants, samples };
     const checked = { faults: [], absent: [], errors: {}, tolerance: 0, memory: {} };
     return rowOf({ ...outcome, ...checked, disturbed: 0, repeated: 0 }, [
       { name: 'float32 avx512', threads: 1, rate: 2e11, unit: 'FLOP/s' },
       { name: 'bfloat16 amx', threads: 1, rate: 3e12, unit: 'FLOP/s' },
-      { name: 'exp avx512', threads: 1, rate: 1e9, unit: 'exp/s' },
+      { name: 'exp avx512', threads: 1, rate: 1e11, unit: 'exp/s' },
     ]);
   };
 
@@ -338,7 +577,8 @@ describe('targets', () => {
       floor: { ms: 4, bound: 'arithmetic' }, // six products of bfloat16 on AMX
       ofFloor: 0.4,
       ratios: { onnxruntime: { median: 2, interval: [2, 2] } },
-      figures: { 'exp ms': (8 * 4096 ** 2) / 1e6 },
+      sets: 2,
+      figures: { 'exp ms': (8 * 4096 ** 2) / 1e8 },
     });
     expect(rows[0]!.ratios.pytorch).toBeUndefined();
     const verdicts = judge(rows);

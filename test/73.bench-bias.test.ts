@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type BiasCase, biasCases, denseBytes, type Form, rowName } from '../bench/bias/cases';
+import { type BiasCase, biasCases, denseBytes, type Form, kindOf, rowName } from '../bench/bias/cases';
 import { judgeOutput } from '../bench/bias/check';
 import { type Contestant, inputsOf, library, onnxruntime } from '../bench/bias/contestants';
 import { bias, rowsOf } from '../bench/bias/main';
@@ -24,6 +24,14 @@ const small = (form: 'alibi' | 'relative' | 'distance', tokens: number[], more: 
 });
 
 describe('cases', () => {
+  it('that differ by length alone have a kind in common, and no others', () => {
+    const kinds = biasCases(false).map((test) => [kindOf(test), test.heads] as const);
+    expect(new Set(kinds.map(([kind]) => kind)).size).toBe(2 + 4);
+    for (const kind of new Set(kinds.map(([kind]) => kind))) {
+      expect(new Set(kinds.filter(([each]) => each === kind).map(([, heads]) => heads)).size).toBe(1);
+    }
+  });
+
   it('have rows of different names, and need no more memory than there is', () => {
     for (const quick of [false, true]) {
       const cases = biasCases(quick);
@@ -94,6 +102,14 @@ describe('rows', () => {
       faults: [],
     });
     expect(rows[1]!.figures!['by flops']).toBe(1 + 5 / 16);
+    // What a bias of low rank multiplies, and what a dense one has to be read.
+    expect(rows[1]!.floor!.ms).toBe((1e3 * (4 * 8 + 2 * 5) * 3 * 64 ** 2) / 1e11);
+    const tensors = 4 * 64 * 3 * 8 * 4;
+    expect(rows.map(({ bytes }) => bytes)).toEqual(new Array(3).fill(tensors + 2 ** 20));
+    const slow = { name: 'read 1 MiB', threads: 2, rate: 1e6, unit: 'B/s' as const, footprint: 2 ** 20 };
+    const [first] = rowsOf(outcome(), [...peaks, slow], 'avx2', 2);
+    expect(first!.floor).toEqual({ ms: (tensors + 2 ** 20) / 1e3, bound: 'memory' });
+    expect(first!.case.data).toBe('small');
     expect(Object.keys(rows[2]!.ratios)).toEqual(['none', 'onnxruntime']);
   });
 

@@ -4,14 +4,15 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { attention } from 'node-attention';
+import { attention, type DeviceInfo } from 'node-attention';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseResults, type SuiteResult } from '../bench/format';
 import { baseline, buildBaselines } from '../bench/gna/baselines';
 import { describeSetting, gnaFlops, keysOf, makeCase, namedCases, simulationOf, sweepCases } from '../bench/gna/cases';
+import { chooseDevice, commonRow, refusalOf } from '../bench/gna/main';
 import { baselineMeans, printed, summarizeGna } from '../bench/gna/report';
 import { jobs, type Turns } from '../bench/gna/suite';
-import { dense, disposeTensors, faultOf, makeTensors, maskOf, sparse } from '../bench/gna/tensors';
+import { dense, disposeTensors, judge, makeTensors, maskOf, sparse } from '../bench/gna/tensors';
 import { growth } from '../bench/statistics';
 
 const small = { batch: 1, heads: 3, headDim: 20 };
@@ -66,10 +67,15 @@ describe('outputs', () => {
       const test = makeCase('x', setting, { ...small, batch: 2, dtype });
       const tensors = makeTensors(test, 'cpu');
       await sparse(test, tensors).run(1);
-      expect(await faultOf(test, tensors)).toBeUndefined();
+      const right = await judge(test, tensors);
+      expect(right.fault).toBeUndefined();
+      expect(right.error).toBeGreaterThan(0); // from float64
+      expect(right.error).toBeLessThanOrEqual(right.tolerance);
       const { q, k, v, out } = tensors;
       attention(q, k, v, { mask: maskOf({ ...test, window: [5, 3] }), out });
-      expect(await faultOf(test, tensors)).toMatch(/^batch \d, query \d+, head \d, element \d+ is/);
+      const wrong = await judge(test, tensors);
+      expect(wrong.fault).toMatch(/^batch \d, query \d+, head \d, element \d+ is/);
+      expect(wrong.error).toBeGreaterThan(wrong.tolerance);
       disposeTensors(tensors);
     }
   });
@@ -84,11 +90,28 @@ describe('outputs', () => {
     const wall = performance.now() - start;
     expect(ms).toBeGreaterThan(0);
     expect((ms! * whole.queries) / 20000).toBeLessThan(wall + 1); // what really ran took no longer than it seems
+    expect(await whole.judge()).toMatchObject({ fault: undefined });
+    whole.dispose();
     disposeTensors(tensors);
     const few = makeCase('x', { shape: [100], window: [10] }, { dtype: 'bfloat16', batch: 1, heads: 1, headDim: 8 });
     const others = makeTensors(few, 'cpu');
-    expect(dense(few, others).queries).toBe(100);
+    const all = dense(few, others);
+    expect(all.queries).toBe(100);
+    all.dispose();
     disposeTensors(others);
+  });
+
+  it('of dense attention are looked at too', async () => {
+    const test = makeCase('x', { shape: [9, 14], window: [4, 3] }, { ...small, batch: 2, dtype: 'float32' });
+    const tensors = makeTensors(test, 'cpu');
+    const whole = dense(test, tensors);
+    expect((await whole.judge()).fault, 'it has not run').toBeDefined();
+    await whole.run(1);
+    const { fault, error, tolerance } = await whole.judge();
+    expect(fault).toBeUndefined();
+    expect(error).toBeLessThanOrEqual(tolerance);
+    whole.dispose();
+    disposeTensors(tensors);
   });
 });
 
@@ -113,10 +136,12 @@ describe('baselines', () => {
       for (const kind of ['naive', 'unfused'] as const) {
         const own = await baseline(kind, test, tensors, 2);
         await own.publish();
-        expect(await faultOf(test, tensors), `${kind} has not run`).toBeDefined();
+        expect((await judge(test, tensors)).fault, `${kind} has not run`).toBeDefined();
         await own.run(1);
         await own.publish();
-        expect(await faultOf(test, tensors), `${kind} ${dtype}`).toBeUndefined();
+        expect((await judge(test, tensors)).fault, `${kind} ${dtype}`).toBeUndefined();
+        const [queries, keys] = [shape, window].map((axes) => axes.reduce((a, b) => a * b));
+        expect(own.bytes).toBe(queries! * small.heads * (small.headDim + keys!) * (dtype === 'float32' ? 4 : 2));
       }
       disposeTensors(tensors);
     }
@@ -131,8 +156,43 @@ describe('conclusions', () => {
     samples: Object.values(times),
     denseQueries: 32768,
     faults: [],
+    errors: Object.fromEntries(Object.keys(times).map((name) => [name, 1e-6])),
+    tolerance: 1e-5,
+    memory: {},
     disturbed: 0,
     repeated: 0,
+  });
+
+  it('have rows with a floor, bytes, errors and memory', () => {
+    const own = { ...turns('named', 'a', { 'node-attention': [10], dense: [80] }), memory: { 'node-attention': 7 } };
+    const [row] = summarizeGna({ turns: [own], memory: [] }, 'cpu', () => 100).rows;
+    const pairs = 3 * 32768 * 2048;
+    const place = {
+      peaks: [
+        { name: 'float32 avx2', threads: 2, rate: 1e11, unit: 'FLOP/s' as const },
+        { name: 'exp avx2', threads: 2, rate: 1e10, unit: 'exp/s' as const },
+      ],
+      instructionSet: 'avx2',
+      threads: 2,
+    };
+    expect(commonRow(row!, place)).toMatchObject({
+      case: { data: 'named', threads: 2 },
+      flops: 4 * pairs * 20,
+      bytes: 4 * 32768 * 3 * 20 * 4,
+      floor: { ms: expect.closeTo((1e3 * 4 * pairs * 20) / 1e11, 6), bound: 'arithmetic' },
+      errors: { 'node-attention': 1e-6, dense: 1e-6 },
+      tolerance: 1e-5,
+      memory: { 'node-attention': 7 },
+    });
+    const slow = place.peaks.map((peak) => (peak.unit === 'exp/s' ? { ...peak, rate: 1e8 } : peak));
+    expect(commonRow(row!, { ...place, peaks: slow }).floor!.bound).toBe('exp');
+    expect(commonRow(row!, undefined)).toMatchObject({ floor: undefined, case: { threads: undefined } });
+    const blocks = { ...turns('blocked', 'b', { blocked: [1], sliding: [2] }), memory: { blocked: 5, sliding: 6 } };
+    const [compared] = summarizeGna({ turns: [blocks], memory: [] }, 'cpu', () => 100).rows;
+    expect(commonRow(compared!, place)).toMatchObject({
+      errors: { blocked: 1e-6, 'node-attention': 1e-6 },
+      memory: { blocked: 5, 'node-attention': 6 },
+    });
   });
 
   it('compare with the bounds in the rounds, and judge masks and none apart', () => {
@@ -186,7 +246,7 @@ describe('conclusions', () => {
     const time = [1024, 4096, 16384].map((shape) =>
       turns('tokens', 't', { 'node-attention': [shape / 100] }, { shape: [shape], window: [256] }),
     );
-    const memory = [100, 104].map((bytes, n) => ({ section: 'memory' as const, test: time[n]!.test, bytes }));
+    const memory = [100, 104].map((bytes, n) => ({ test: time[n]!.test, bytes }));
     const flat = { turns: time, memory };
     expect(
       printed(
@@ -238,7 +298,44 @@ describe('npm run bench -- gna', () => {
     expect(rows.map(({ samples }) => Object.keys(samples))).toEqual(new Array(2).fill(['node-attention', 'dense']));
     expect(rows[0]!.simulated!.reached).toBe(rows[0]!.ratios.dense!.median);
     expect(targets).toHaveLength(2);
-    expect(peaks.length).toBeGreaterThan(0);
+    const reads = peaks.filter(({ footprint }) => footprint !== undefined);
+    expect(reads[0]).toMatchObject({ name: 'read 256 KiB', unit: 'B/s', footprint: 2 ** 18 });
+    expect(reads.at(-1)!.footprint).toBeGreaterThanOrEqual(2 ** 29);
+    // A cache beside the processor is faster than memory, and either is no slower than a GB/s, on any machine of today.
+    expect(reads[0]!.rate).toBeGreaterThan(reads.at(-1)!.rate);
+    for (const { rate } of peaks) expect(rate).toBeGreaterThan(1e9 / 2);
+    for (const { floor, ofFloor, bytes, errors, memory, tolerance } of rows) {
+      expect(floor!.ms).toBeGreaterThan(0);
+      expect(ofFloor).toBeGreaterThan(0);
+      expect(ofFloor).toBeLessThan(1);
+      expect(bytes).toBe(4 * 56 * 56 * 4 * 32 * 2);
+      for (const name of ['node-attention', 'dense']) expect(errors![name]).toBeLessThanOrEqual(tolerance!);
+      if (process.platform === 'linux') expect(memory!['node-attention']).toBeGreaterThan(0);
+    }
+  });
+
+  it('takes a GPU only if it takes neighborhoods, and says so if not', () => {
+    const device = (name: string, usable = true): DeviceInfo => ({
+      device: name as DeviceInfo['device'],
+      backend: name === 'cpu' ? 'cpu' : 'cuda',
+      usable,
+      reason: 'ok',
+      message: 'it is there',
+    });
+    const [cpu, gpu] = [device('cpu'), device('cuda')];
+    const takes = () => undefined;
+    const refuses = (name: string) => (name === 'cpu' ? undefined : 'neighborhoods do not run there');
+    expect(chooseDevice(undefined, [cpu, gpu], takes)).toEqual({ info: gpu });
+    expect(chooseDevice(undefined, [cpu, gpu], refuses)).toEqual({
+      info: cpu,
+      refused: 'neighborhoods do not run there',
+    });
+    expect(chooseDevice(undefined, [cpu, device('cuda', false)], refuses)).toEqual({ info: cpu });
+    expect(chooseDevice('cpu', [cpu, gpu], refuses)).toEqual({ info: cpu });
+    expect(() => chooseDevice('cuda', [cpu, gpu], refuses)).toThrow(
+      "--device: 'cuda' cannot be used (neighborhoods do not run there)",
+    );
+    expect(refusalOf('cpu')).toBeUndefined();
   });
 
   it('has every kind of measurement', () => {

@@ -128,6 +128,13 @@ it('measures all of them, and rows say so', async () => {
   expect(mean!.figures!['dense over attend']).toBeGreaterThan(0);
   expect(scan.memory!['node-attention']).toBeGreaterThan(0);
   expect(exact!.figures).toEqual({ 'recall@100': expect.any(Number) });
+  const peaks = [{ name: 'read 1 MiB', threads: 1, rate: 1e9, unit: 'B/s' as const, footprint: 2 ** 20 }];
+  const floors = rowsOf(outcome, 1, peaks).map(({ floor }) => floor);
+  expect(floors).toEqual([
+    { ms: scan.memory!['node-attention']! / 1e6, bound: 'memory' },
+    ...new Array(4).fill(undefined),
+  ]);
+  expect(scan.case.data).toBe('smooth head, queries look for keys'); // whatever the length, so that charts join lengths
   expect(graph!.figures).toMatchObject({ 'build ms': expect.any(Number) });
   expect(Object.keys(graph!.samples)).toEqual(['usearch HNSW 512']);
   // What is wrong has no time.
@@ -172,7 +179,7 @@ describe('decoding', () => {
     const outcome = await measureDecode({ name: 'decode, small', kind: 'smooth', keys: 1500 }, ONCE);
     const names = ['scan', 'pages mean', 'pages bounds', 'clusters', 'pages mean, estimate', 'clusters, estimate'];
     expect(outcome.contestants).toEqual(['dense', ...names]);
-    const peaks = [{ name: 'read', threads: 1, rate: 1e9, unit: 'B/s' as const }];
+    const peaks = [{ name: 'read 1 MiB', threads: 1, rate: 1e9, unit: 'B/s' as const, footprint: 2 ** 20 }];
     const rows = decodeRows(outcome, peaks, 1);
     expect(rows.map(({ case: { mask } }) => mask)).toEqual(names);
     const [scan, mean, , clusters, , estimate] = rows as [(typeof rows)[0], ...typeof rows];
@@ -190,6 +197,7 @@ describe('decoding', () => {
     expect(estimate!.memory!['node-attention']).toBeGreaterThan(clusters!.memory!['node-attention']!);
     expect(estimate!.figures!['softmax mass']).toBeGreaterThan(clusters!.figures!['softmax mass']!);
     expect(scan.floor).toEqual({ ms: scan.memory!['node-attention']! / 1e6, bound: 'memory' });
+    expect(scan.bytes).toBe(scan.memory!['node-attention']);
     expect(mean!.floor).toBeUndefined();
 
     // Targets are about long contexts, and pages' about what has structure.

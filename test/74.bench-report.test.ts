@@ -11,8 +11,9 @@ import { commit } from '../bench/commit';
 import { compare, comparisonText } from '../bench/compare';
 import { merged, PARTS, type RunPart, runParts } from '../bench/cuda/parts';
 import { FORMAT, fullName, type Measured, makeRow, parseResults, type ResultFile, type Row } from '../bench/format';
+import { chartsOf } from '../bench/html/charts';
 import { page } from '../bench/html/page';
-import { faultLines } from '../bench/report';
+import { columnsOf, faultLines, tableOf } from '../bench/report';
 import { NothingToMeasure, runSuites, type Suite } from '../bench/session';
 import { bootstrap, median } from '../bench/statistics';
 import { suites } from '../bench/suites';
@@ -102,6 +103,18 @@ describe('rows', () => {
     expect(fullName(row)).toBe('float32 dense S=64 D=16, 2 thr.');
   });
 
+  it('say of few rounds that their interval is from the least to the most', () => {
+    const table = (rounds: number) => {
+      const times = Array.from({ length: rounds }, (_, n) => 10 + n);
+      const rows = [makeRow(measured({ 'node-attention': times, peer: times.map((ms) => 2 * ms) }))];
+      return tableOf(columnsOf(rows), rows);
+    };
+    expect(table(3)).toContain('10.0 - 12.0 (min-max)');
+    expect(table(3)).toContain('2.00 - 2.00 (min-max)');
+    expect(table(6)).toContain('10.0 - 15.0 |');
+    expect(table(6)).not.toContain('min-max');
+  });
+
   it('refuse zeros, what is no time, and rounds that are missing', () => {
     for (const odd of [0, Number.NaN, -1, Number.POSITIVE_INFINITY]) {
       expect(() => makeRow(measured({ 'node-attention': [1, odd] }))).toThrow(`has a time of ${odd} ms`);
@@ -168,6 +181,53 @@ describe('the page', () => {
     expect(html).toContain('20.0 GB/s');
     for (const { name } of lengths) expect(html).toContain(`<td>${name.replace('&', '&amp;')}</td>`);
     for (const text of ['2.00 MiB', '1.0e-6', 'there is no retrieval']) expect(html).toContain(text);
+  });
+
+  it('joins no rows by a line that are about different things', () => {
+    const row = (data: string | undefined, tokens: number, ms: number) =>
+      makeRow(
+        measured(
+          { 'node-attention': [ms], peer: [2 * ms] },
+          {
+            name: `${data} ${tokens}`,
+            case: { mask: 'hip 2 %', dtype: 'float32', tokens, headDim: 16, threads: 2, data },
+            flops: 1e9,
+            bytes: 1e6,
+          },
+        ),
+      );
+    const rows = ['decoding', 'prefill'].flatMap((data, n) => [64, 128].map((tokens) => row(data, tokens, 10 ** n)));
+    const titles = (of: Row[]) =>
+      [...page(fileOf(of)).matchAll(/aria-label="([^"]*)"/g)].map(([, title]) => title!.replace(/ \(.*$/, ''));
+    expect(titles(rows)).toEqual([
+      'cpu: speed over length, float32, headDim 16, decoding, 2 threads',
+      'cpu: speed over length, float32, headDim 16, prefill, 2 threads',
+      'cpu: time of peer over ours, float32, decoding, 2 threads',
+      'cpu: time of peer over ours, float32, prefill, 2 threads',
+      'cpu: roofline, 2 threads',
+    ]);
+    expect(titles([row(undefined, 64, 1), row(undefined, 128, 1)])[0]).toBe(
+      'cpu: speed over length, float32, headDim 16, 2 threads',
+    );
+  });
+
+  it('has a roof for what is read near a processor and for what is read far from it', () => {
+    const file = fileOf(lengths);
+    const footprints = [2 ** 18, 2 ** 20, 2 ** 29];
+    file.suites[0]!.peaks.push(
+      ...footprints.map((footprint, n) => ({
+        name: `read ${footprint}`,
+        threads: 2,
+        rate: 1e11 / 4 ** n,
+        unit: 'B/s' as const,
+        footprint,
+      })),
+    );
+    const chart = chartsOf(file.suites[0]!).find(({ title }) => title.includes('roofline'))!;
+    expect(chart.title).toBe('cpu: roofline, 2 threads (memory: 6.3 GB/s)');
+    expect(chart.svg).toContain(`read ${2 ** 18}`);
+    expect(chart.svg).toContain(`read ${2 ** 29}`);
+    expect(chart.svg).not.toContain(`read ${2 ** 20}`);
   });
 
   it('holds no chart of what was not measured, and no number that is none', () => {

@@ -21,6 +21,10 @@ export interface BiasCase {
 const RANKS = [1, 4, 16, 64, 256];
 const SIZES = [512, 1024, 2048, 4096, 8192, 16384, 32768];
 
+/** What cases have in common that differ by length, type and headDim alone. */
+export const kindOf = ({ name, heads }: BiasCase): string =>
+  /^(float32|bfloat16) S=/.test(name) ? `${heads} heads` : name;
+
 /** The name of what is measured with one form of a case. */
 export const rowName = ({ name }: BiasCase, form: Form): string => `${name}: ${form}`;
 

@@ -2,19 +2,20 @@
 
 import { devices } from 'node-attention';
 import { count } from '../cases';
+import { floorOf } from '../floor';
 import { type Fault, makeRow, OWN, type Peak, type Row, type SuiteResult } from '../format';
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan } from '../measure';
-import { arithmeticRate, peaksOf } from '../peak';
+import { peaksOf } from '../peak';
 import { type Progress, runSteps, type Suite, type SuiteOptions } from '../session';
 import { medianRatio } from '../statistics';
 import { judgeBy, type Target } from '../targets';
-import { type BiasCase, biasCases, denseBytes, type Form, rowName } from './cases';
+import { type BiasCase, biasCases, denseBytes, type Form, kindOf, rowName } from './cases';
 import { type Judged, judgeOutput } from './check';
 import { type Contestant, inputsOf, library, onnxruntime } from './contestants';
 
 /** ONNX Runtime's threads spin for 25 ms after their last task. */
-const FULL: Plan = { rounds: 5, batchMs: 50, settleMs: 40 };
+const FULL: Plan = { rounds: 6, batchMs: 50, settleMs: 40 };
 const QUICK: Plan = { rounds: 3, batchMs: 20, settleMs: 40, patience: 1, warmRuns: 1 };
 
 const ABOUT =
@@ -79,6 +80,8 @@ async function measureCase(test: BiasCase, plan: Plan, threads: number): Promise
   return { test, timed, judged, ...measurement };
 }
 
+const rankOf = (form: Form) => (form.startsWith('rank ') ? Number(form.slice(5)) : 0);
+
 /** The figures that targets are about: times as long as without a bias, and as with the dense one. */
 const OVER_NONE = 'over none';
 const OVER_DENSE = 'over dense';
@@ -92,8 +95,10 @@ export function rowsOf(
 ): Row[] {
   const { dtype, batch, tokens, heads, headDim, causal, forms } = test;
   const length = count(tokens);
-  const flops = 4 * headDim * batch * heads * (causal ? (length * (length + 1)) / 2 : length ** 2);
-  const rate = arithmeticRate(peaks, instructionSet, dtype, threads);
+  const pairs = batch * heads * (causal ? (length * (length + 1)) / 2 : length ** 2);
+  const flops = 4 * headDim * pairs;
+  /** One of q, k, v and the output. */
+  const tensorBytes = batch * length * heads * headDim * (dtype === 'float32' ? 4 : 2);
   const samplesOf = (name: string) => samples[timed.findIndex((contestant) => contestant.name === name)];
   const others = (form: Form) =>
     ['none', 'dense', 'onnxruntime'].filter((name) => name !== form && samplesOf(name) !== undefined);
@@ -102,6 +107,9 @@ export function rowsOf(
     .map((form) => {
       const [own, none, dense] = [samplesOf(form), samplesOf('none'), samplesOf('dense')];
       const contestant = timed.find(({ name }) => name === form);
+      const bytes = 4 * tensorBytes + (contestant?.biasBytes ?? 0);
+      // A bias of low rank is one more product, of as many columns.
+      const withBias = flops + 2 * rankOf(form) * pairs;
       const { fault, error, tolerance } = judged.get(form)!;
       const faults: Fault[] = fault === undefined ? [] : [{ contestant: OWN, fault }];
       // What is wrong with those that have no row of their own is told once, with the first.
@@ -111,7 +119,7 @@ export function rowsOf(
       }
       return makeRow({
         name: rowName(test, form),
-        case: { mask: form, dtype, tokens: length, headDim, threads },
+        case: { mask: form, dtype, tokens: length, headDim, threads, data: kindOf(test) },
         samples: {
           ...(own ? { [OWN]: own } : {}),
           ...Object.fromEntries(others(form).map((name) => [name, samplesOf(name)!])),
@@ -119,13 +127,14 @@ export function rowsOf(
         disturbed,
         repeated,
         flops,
-        floor: rate === undefined ? undefined : { ms: (1e3 * flops) / rate, bound: 'arithmetic' },
+        bytes,
+        floor: floorOf({ flops: withBias, dtype, exponentials: pairs, bytes }, { peaks, instructionSet, threads }),
         errors: {
           [OWN]: error,
           ...Object.fromEntries(others(form).map((name) => [name, judged.get(name)!.error])),
         },
         tolerance,
-        memory: contestant?.callBytes === undefined ? undefined : { [OWN]: contestant.callBytes },
+        memory: contestant?.callBytes === undefined ? undefined : { [OWN]: tensorBytes + contestant.callBytes },
         faults,
         absent: forms.includes('dense')
           ? []
@@ -137,7 +146,7 @@ export function rowsOf(
             ],
         figures: {
           ...(own && none ? { [OVER_NONE]: medianRatio(own, none) } : {}),
-          ...(form.startsWith('rank ') ? { 'by flops': 1 + Number(form.slice(5)) / (2 * headDim) } : {}),
+          ...(rankOf(form) > 0 ? { 'by flops': withBias / flops } : {}),
           ...(own && dense && form !== 'dense' ? { [OVER_DENSE]: medianRatio(own, dense) } : {}),
           ...(contestant ? { 'bias MiB': contestant.biasBytes / 2 ** 20 } : {}),
         },

@@ -51,6 +51,8 @@ function load(): Baseline {
 }
 
 export interface BaselineRun extends Timed {
+  /** What it takes beside its inputs: the output, and all weights. */
+  bytes: number;
   /** Copies the latest result into `out` of the tensors. */
   publish(): Promise<void>;
 }
@@ -75,6 +77,7 @@ export async function baseline(
   const options = [kind === 'unfused' ? 1 : 0, dtype === 'float32' ? 0 : 1, ...pair(shape), ...pair(window)];
   const run = load();
   return {
+    bytes: out.byteLength + weights.byteLength,
     run: (times) =>
       timeRuns(
         times,

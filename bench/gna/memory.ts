@@ -1,4 +1,5 @@
-// Child process: the most memory that it takes to do one neighborhood attention, inputs and all, in bytes.
+// Child process: the most memory that it takes to do one neighborhood attention, in bytes: inputs and all, and beyond what
+// there is before.
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { attention, type Device, memoryStats } from 'node-attention';
@@ -10,6 +11,13 @@ export interface MemoryTask {
   device: Device;
 }
 
+export interface MemoryAnswer {
+  /** The most bytes, with inputs, output and all that a process has anyway. */
+  bytes: number;
+  /** Beyond those that there were right before: the output and workspace, some of which the threads keep for later. */
+  beyond: number;
+}
+
 /** Forgets the most memory that this process has had, so that `most` below is the most from now on. */
 function forget(device: Device): void {
   if (device === 'cpu') writeFileSync('/proc/self/clear_refs', '5');
@@ -17,27 +25,31 @@ function forget(device: Device): void {
 
 /** The most bytes that the process has had in memory; of a GPU, that tensors and workspaces have held. */
 function most(device: Device): number {
-  if (device !== 'cpu') return memoryStats(device).peakBytes;
-  const [, kibibytes] = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))!;
-  return 1024 * Number(kibibytes);
+  return device === 'cpu' ? resident('VmHWM') : memoryStats(device).peakBytes;
 }
 
-async function main({ test, device }: MemoryTask): Promise<number> {
+const now = (device: Device): number => (device === 'cpu' ? resident('VmRSS') : memoryStats(device).bytes);
+
+const resident = (field: string): number =>
+  1024 * Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readFileSync('/proc/self/status', 'utf8'))![1]);
+
+async function main({ test, device }: MemoryTask): Promise<MemoryAnswer> {
   const tensors = makeTensors(test, device);
   const { q, k, v, out, stream } = tensors;
   await Promise.all([q, k, v].map((tensor) => tensor.slice([0, 1], [0, 1]).read())); // they are filled by now
   forget(device);
+  const before = now(device);
   const { lse } = attention(q, k, v, { mask: maskOf(test), out, stream });
   await stream.synchronize();
   const bytes = most(device);
   lse.dispose();
   disposeTensors(tensors);
-  return bytes;
+  return { bytes, beyond: Math.max(0, bytes - before) };
 }
 
 process.once('message', (task: MemoryTask) => {
   main(task).then(
-    (bytes) => process.send!(bytes, () => process.disconnect()),
+    (answer) => process.send!(answer, () => process.disconnect()),
     (error: Error) => {
       console.error(error);
       process.exit(1);

@@ -106,19 +106,14 @@ export function baselineMeans(turns: readonly Turns[]): string[] {
 
 const mebibytes = (bytes: number | undefined) => (bytes === undefined ? 'not measured' : (bytes / 2 ** 20).toFixed(1));
 
-function blockedTable({ turns, memory }: Results): string {
-  const bytesOf = ({ test }: Turns, blocked: boolean) =>
-    memory.find(
-      ({ section, test: other }) =>
-        section === 'blocked' && other.name === test.name && (other.stride?.[0] === other.window[0]) === blocked,
-    )?.bytes;
+function blockedTable({ turns }: Results): string {
   const columns: Column<Turns>[] = [
     ['case', ({ test }) => test.name],
     ['blocked ms', (one) => ms(medianOf(one, 'blocked'))],
     ['sliding ms', (one) => ms(medianOf(one, 'sliding'))],
     ['sliding takes', (one) => factor(ratio(one, 'sliding', 'blocked'))],
-    ['blocked MiB', (one) => mebibytes(bytesOf(one, true))],
-    ['sliding MiB', (one) => mebibytes(bytesOf(one, false))],
+    ['blocked MiB', ({ memory }) => mebibytes(memory.blocked)],
+    ['sliding MiB', ({ memory }) => mebibytes(memory.sliding)],
     ['', ({ disturbed }) => (disturbed > 0 ? `${disturbed} disturbed` : '')],
   ];
   return tableOf(
@@ -177,8 +172,7 @@ export function summarizeGna(
 ): Summary {
   const rows = results.turns.map((turns) => rowOf(turns, peakOf(turns.test.dtype)));
   const tokens = rows.filter(({ section, ms }) => section === 'tokens' && ms !== undefined);
-  const windows = results.memory.filter(({ section, bytes }) => section === 'memory' && bytes !== undefined);
-  const bytes = windows.map((one) => one.bytes!);
+  const bytes = results.memory.flatMap(({ bytes }) => (bytes === undefined ? [] : [bytes]));
   return {
     rows,
     exponent: tokens.length > 1 ? growth(tokens.map((row) => [count(row.test.shape), row.ms!])) : undefined,
@@ -218,7 +212,7 @@ export function printed(results: Results, { rows, exponent, memorySpread, slower
     ];
     add(`Tokens, at a window of ${of('tokens')[0]!.test.window}`, tableOf(cells, of('tokens')), '', verdict);
   }
-  const windows = results.memory.filter(({ section }) => section === 'memory');
+  const windows = results.memory;
   if (windows.length > 0) {
     const cells: Column<Memory>[] = [
       ['case', ({ test }) => describeSetting(test)],
@@ -239,4 +233,5 @@ export const GNA_NOTES = `\
 ms: median of the rounds; dense ms with ~: of the first queries only, in proportion for all. speed-up: median over the
 rounds of the ratio within each round. by flops: all pairs over visible ones; bounds: simulateNeighborhood() with the tiles
 it chooses, were every visited tile as fast as one of dense attention. masks none: every visited tile is full. GFLOP/s counts
-visible pairs alone; of peak: of the rate measured on registers here. Baselines keep all weights in memory (naive, unfused).`;
+visible pairs alone; of peak: of the rate measured on registers here. MiB of windows: beyond inputs.
+Baselines keep all weights in memory (naive, unfused).`;

@@ -5,12 +5,13 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Device } from 'node-attention';
+import { OWN } from '../format';
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan, type Timed } from '../measure';
 import { type BaselineRun, baseline } from './baselines';
 import { type DType, type GnaCase, makeCase, namedCases, type Place, sweepCases } from './cases';
-import type { MemoryTask } from './memory';
-import { dense, disposeTensors, faultOf, makeTensors, sparse } from './tensors';
+import type { MemoryAnswer, MemoryTask } from './memory';
+import { dense, disposeTensors, type Judged, judge, makeTensors, sparse } from './tensors';
 
 /** Contestants that took turns on one case. */
 export interface Turns extends Measurement {
@@ -22,14 +23,19 @@ export interface Turns extends Measurement {
   denseQueries?: number;
   /** What was wrong with the output of contestants that were therefore not timed. */
   faults: { contestant: string; fault: string }[];
+  /** Of each, the largest difference from float64 in the sampled rows; and the largest allowed, of the first. */
+  errors: { [contestant: string]: number };
+  tolerance: number;
+  /** Bytes that a run takes beyond its inputs, where that was measured or is known. */
+  memory: { [contestant: string]: number };
 }
 
 /** The most bytes that a process with one attention takes. */
 export interface Memory {
-  section: 'memory' | 'blocked';
   test: GnaCase;
-  /** Absent where the system does not tell. */
+  /** With inputs, and beyond them; absent where the system does not tell. */
   bytes?: number;
+  beyond?: number;
 }
 
 export interface Results {
@@ -52,30 +58,53 @@ export interface Task {
 
 const placeOf = (device: Device): Place => (device === 'cpu' ? 'cpu' : 'cuda');
 
+/** Who takes part in a case, once the output was looked at. */
+class Field {
+  readonly #admitted: [string, Timed][] = [];
+  readonly #rest: Pick<Turns, 'faults' | 'errors' | 'tolerance'> = { faults: [], errors: {}, tolerance: 0 };
+
+  /** The first one's tolerance counts. */
+  admit(contestant: string, timed: Timed, { fault, error, tolerance }: Judged): void {
+    this.#rest.tolerance ||= tolerance;
+    if (fault !== undefined) {
+      this.#rest.faults.push({ contestant, fault });
+      return;
+    }
+    this.#admitted.push([contestant, timed]);
+    this.#rest.errors[contestant] = error;
+  }
+
+  async measure(plan: Plan): Promise<Omit<Turns, 'section' | 'test' | 'memory'>> {
+    const contestants = this.#admitted.map(([name]) => name);
+    const timed = this.#admitted.map(([, each]) => each);
+    return { contestants, ...this.#rest, ...(await interleave(timed, plan, watchLoad())) };
+  }
+}
+
 /** Neighborhood attention against dense attention, or alone. */
 async function timeCase(section: Turns['section'], test: GnaCase, task: Task, alone = false): Promise<Turns> {
   const tensors = makeTensors(test, task.device);
+  const whole = alone ? undefined : dense(test, tensors);
   try {
+    const field = new Field();
     const own = sparse(test, tensors);
     await own.run(1);
-    const fault = await faultOf(test, tensors);
-    const whole = dense(test, tensors);
-    const contestants: [string, Timed][] = [];
-    if (fault === undefined) contestants.push(['node-attention', own]);
-    if (!alone) contestants.push(['dense', whole]);
+    field.admit(OWN, own, await judge(test, tensors));
+    if (whole) {
+      await whole.run(1);
+      field.admit('dense', whole, await whole.judge());
+    }
+    const measured = await field.measure(task.plan);
+    const { beyond } = section === 'named' ? await measureMemory(test, task) : { beyond: undefined };
     return {
       section,
       test,
-      contestants: contestants.map(([name]) => name),
-      denseQueries: whole.queries,
-      faults: fault === undefined ? [] : [{ contestant: 'node-attention', fault }],
-      ...(await interleave(
-        contestants.map(([, timed]) => timed),
-        task.plan,
-        watchLoad(),
-      )),
+      denseQueries: whole?.queries,
+      ...measured,
+      memory: beyond === undefined ? {} : { [OWN]: beyond },
     };
   } finally {
+    whole?.dispose();
     disposeTensors(tensors);
   }
 }
@@ -84,25 +113,19 @@ async function timeCase(section: Turns['section'], test: GnaCase, task: Task, al
 async function timeBaselines(test: GnaCase, task: Task): Promise<Turns> {
   const tensors = makeTensors(test, task.device);
   try {
-    const contestants: [string, Timed][] = [];
-    const faults: Turns['faults'] = [];
+    const field = new Field();
+    const memory: Turns['memory'] = {};
     const admit = async (contestant: string, timed: Timed & Partial<BaselineRun>) => {
       await timed.run(1);
       await timed.publish?.();
-      const fault = await faultOf(test, tensors);
-      if (fault === undefined) contestants.push([contestant, timed]);
-      else faults.push({ contestant, fault });
+      field.admit(contestant, timed, await judge(test, tensors));
+      if (timed.bytes !== undefined) memory[contestant] = timed.bytes;
     };
-    await admit('node-attention', sparse(test, tensors));
+    await admit(OWN, sparse(test, tensors));
     for (const kind of ['naive', 'unfused'] as const) {
       await admit(kind, await baseline(kind, test, tensors, task.threads));
     }
-    const measured = await interleave(
-      contestants.map(([, timed]) => timed),
-      task.plan,
-      watchLoad(),
-    );
-    return { section: 'baselines', test, contestants: contestants.map(([name]) => name), faults, ...measured };
+    return { section: 'baselines', test, ...(await field.measure(task.plan)), memory };
   } finally {
     disposeTensors(tensors);
   }
@@ -112,8 +135,8 @@ async function timeBaselines(test: GnaCase, task: Task): Promise<Turns> {
 async function timeBlocked(test: GnaCase, task: Task): Promise<Turns> {
   const tensors = makeTensors(test, task.device);
   try {
-    const contestants: [string, Timed][] = [];
-    const faults: Turns['faults'] = [];
+    const field = new Field();
+    const memory: Turns['memory'] = {};
     for (const [contestant, stride] of [
       ['blocked', test.window],
       ['sliding', test.window.map(() => 1)],
@@ -121,33 +144,28 @@ async function timeBlocked(test: GnaCase, task: Task): Promise<Turns> {
       const each = { ...test, stride: [...stride] };
       const timed = sparse(each, tensors);
       await timed.run(1);
-      const fault = await faultOf(each, tensors);
-      if (fault === undefined) contestants.push([contestant, timed]);
-      else faults.push({ contestant, fault });
+      field.admit(contestant, timed, await judge(each, tensors));
+      const { beyond } = await measureMemory(each, task);
+      if (beyond !== undefined) memory[contestant] = beyond;
     }
-    const measured = await interleave(
-      contestants.map(([, timed]) => timed),
-      task.plan,
-      watchLoad(),
-    );
-    return { section: 'blocked', test, contestants: contestants.map(([name]) => name), faults, ...measured };
+    return { section: 'blocked', test, ...(await field.measure(task.plan)), memory };
   } finally {
     disposeTensors(tensors);
   }
 }
 
 /** In a process of its own, since a process remembers what it once needed. */
-async function measureMemory(section: Memory['section'], test: GnaCase, { device }: Task): Promise<Memory> {
-  if (device === 'cpu' && !existsSync('/proc/self/clear_refs')) return { section, test };
+async function measureMemory(test: GnaCase, { device }: Task): Promise<Memory> {
+  if (device === 'cpu' && !existsSync('/proc/self/clear_refs')) return { test };
   const child = fork(join(__dirname, 'memory.ts'));
-  let bytes: number | undefined;
-  child.on('message', (message: number) => {
-    bytes = message;
+  let answer: MemoryAnswer | undefined;
+  child.on('message', (message: MemoryAnswer) => {
+    answer = message;
   });
   child.send({ test, device } satisfies MemoryTask);
   const [code, signal] = await once(child, 'exit');
-  if (bytes === undefined) throw new Error(`the measurement of memory ended early (${signal ?? `status ${code}`})`);
-  return { section, test, bytes };
+  if (answer === undefined) throw new Error(`the measurement of memory ended early (${signal ?? `status ${code}`})`);
+  return { test, ...answer };
 }
 
 function baselineCases(quick: boolean): GnaCase[] {
@@ -208,24 +226,20 @@ export function jobs(task: Task): Job[] {
         results.turns.push(await measure(test));
       },
     }));
-  const remember = (section: Memory['section'], tests: GnaCase[]): Job[] =>
-    tests.map((test) => ({
-      name: `${section}: memory of ${test.name}`,
+  const memory = memoryCases(quick).map(
+    (test): Job => ({
+      name: `memory: ${test.name}`,
       run: async (results) => {
-        results.memory.push(await measureMemory(section, test, task));
+        results.memory.push(await measureMemory(test, task));
       },
-    }));
-  const blocked = blockedCases(place, quick);
+    }),
+  );
   return [
     ...turns('named', namedCases(place, quick), (test) => timeCase('named', test, task)),
     ...turns('sweep', sweepCases(place, quick), (test) => timeCase('sweep', test, task)),
     ...(place === 'cpu' ? turns('baselines', baselineCases(quick), (test) => timeBaselines(test, task)) : []),
-    ...turns('blocked', blocked, (test) => timeBlocked(test, task)),
-    ...remember(
-      'blocked',
-      blocked.flatMap((test) => [{ ...test, stride: test.window }, test]),
-    ),
+    ...turns('blocked', blockedCases(place, quick), (test) => timeBlocked(test, task)),
     ...turns('tokens', tokenCases(place, quick), (test) => timeCase('tokens', test, task, true)),
-    ...remember('memory', memoryCases(quick)),
+    ...memory,
   ];
 }

@@ -47,10 +47,14 @@ const SAMPLED = 8192;
 export interface Dense extends Timed {
   /** Queries that are computed; the times are those of all, in proportion. */
   queries: number;
+  judge(): Promise<Judged>;
+  dispose(): void;
 }
 
 /** Dense attention, on a CPU of the first queries only where there are many. */
-export function dense({ shape, batch, heads, headDim, dtype }: GnaCase, { q, k, v, stream }: Tensors): Dense {
+export function dense(test: GnaCase, tensors: Tensors): Dense {
+  const { shape, batch, heads, headDim, dtype } = test;
+  const { q, k, v, stream } = tensors;
   const tokens = count(shape);
   const queries = q.device === 'cpu' && tokens >= 2 * SAMPLED ? SAMPLED : tokens;
   const flat = (tensor: Tensor) => tensor.reshape([batch, tokens, heads, headDim]);
@@ -60,24 +64,48 @@ export function dense({ shape, batch, heads, headDim, dtype }: GnaCase, { q, k, 
   return {
     queries,
     run: async (times) => (await timeOnStream(stream, times, step)).map((ms) => (ms * tokens) / queries),
+    judge() {
+      const all = Array.from({ length: tokens }, (_, j) => j);
+      // Each row is one of all keys: the first and the last one tell a mask and an end that is left out.
+      return judgeRows(test, tensors, out, [0, queries - 1], () => all);
+    },
+    dispose: () => out.dispose(),
   };
 }
 
 const SAMPLES = 6;
 
+export interface Judged {
+  fault?: string;
+  /** The largest difference from float64 in the sampled rows, and the largest that is allowed there. */
+  error: number;
+  tolerance: number;
+}
+
 /** Numbers of what `read()` gives. */
 export const numbersOf = (dtype: DType, values: unknown): Float32Array =>
   dtype === 'float32' ? (values as Float32Array) : fromBfloat16(values as Uint16Array);
 
-/**
- * What is wrong with `out`: sampled rows against the float64 oracle of the tests. Undefined if nothing is.
- */
-export async function faultOf(test: GnaCase, { q, k, v, out }: Tensors): Promise<string | undefined> {
-  const { shape, batch, heads, headDim, dtype } = test;
-  const tokens = count(shape);
+/** Looks at the `out` of neighborhood attention: the corners of the grid, and others. */
+export function judge(test: GnaCase, tensors: Tensors): Promise<Judged> {
+  const tokens = count(test.shape);
+  const queries = Array.from({ length: SAMPLES }, (_, n) =>
+    n === 0 ? 0 : n === 1 ? tokens - 1 : Math.floor((tokens * n) / SAMPLES + n),
+  );
+  return judgeRows(test, tensors, tensors.out, queries, (query) => keysOf(test, query));
+}
+
+/** Rows of `out` against the float64 oracle of the tests, which is told the keys that a query sees, ascending. */
+async function judgeRows(
+  { batch, heads, headDim, dtype }: GnaCase,
+  { q, k, v }: Tensors,
+  out: Tensor,
+  queries: readonly number[],
+  seenBy: (query: number) => number[],
+): Promise<Judged> {
   const rows = async (tensor: Tensor, entry: number, head: number, wanted: number[]) => {
     const first = wanted[0]!; // they ascend
-    const flat = tensor.reshape([batch, tokens, heads, headDim]);
+    const flat = tensor.reshape([batch, count(tensor.shape) / batch / heads / headDim, heads, headDim]);
     const part = flat.slice([entry, entry + 1], [first, wanted.at(-1)! + 1], [head, head + 1]);
     const values = numbersOf(dtype, await part.read());
     const data = new Float64Array(wanted.length * headDim);
@@ -86,11 +114,10 @@ export async function faultOf(test: GnaCase, { q, k, v, out }: Tensors): Promise
     });
     return { shape: [1, wanted.length, 1, headDim], data };
   };
-  for (let n = 0; n < SAMPLES; n++) {
-    // The corners of the grid, and others.
-    const query = n === 0 ? 0 : n === 1 ? tokens - 1 : Math.floor((tokens * n) / SAMPLES + n);
+  const judged: Judged = { error: 0, tolerance: 0 };
+  for (const [n, query] of queries.entries()) {
     const [entry, head] = [n % batch, n % heads];
-    const keys = keysOf(test, query);
+    const keys = seenBy(query);
     const problem = {
       q: await rows(q, entry, head, [query]),
       k: await rows(k, entry, head, keys),
@@ -99,8 +126,12 @@ export async function faultOf(test: GnaCase, { q, k, v, out }: Tensors): Promise
     const products = q.device === 'cpu' || dtype !== 'float32' ? 'exact' : '3xtf32';
     const right = expected(problem, dtype, products, q.device !== 'cpu');
     const found = await rows(out, entry, head, [query]);
+    found.data.forEach((value, c) => {
+      judged.error = Math.max(judged.error, Math.abs(value - right.out[c]!));
+    });
+    judged.tolerance = Math.max(judged.tolerance, right.tolerance.out);
     const fault = faultOfRow(found.data, 0, right.out, right.tolerance.out);
-    if (fault !== undefined) return `batch ${entry}, query ${query}, head ${head}, ${fault}`;
+    judged.fault ??= fault && `batch ${entry}, query ${query}, head ${head}, ${fault}`;
   }
-  return undefined;
+  return judged;
 }

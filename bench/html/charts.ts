@@ -4,7 +4,7 @@ import { LineChart, ScatterChart } from 'echarts/charts';
 import { GridComponent, LegendComponent, TitleComponent } from 'echarts/components';
 import * as echarts from 'echarts/core';
 import { SVGRenderer } from 'echarts/renderers';
-import type { Row, SuiteResult } from '../format';
+import type { Peak, Row, SuiteResult } from '../format';
 import { plain } from './markup';
 
 echarts.use([LineChart, ScatterChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
@@ -137,6 +137,12 @@ function groups<T>(items: readonly T[], key: (item: T) => string): [string, T[]]
   return [...found];
 }
 
+/** What a chart is about, beside its suite: only rows that have it in common can be joined by a line. */
+const subject = ({ case: { data } }: Row) => (data === undefined ? '' : `, ${data}`);
+
+/** What points of a scattered chart are told apart by. */
+const kindOf = ({ case: { data, mask } }: Row) => data ?? mask;
+
 const threadsText = ({ case: { threads } }: Row) =>
   threads === undefined ? '' : `, ${threads} ${threads === 1 ? 'thread' : 'threads'}`;
 
@@ -158,17 +164,18 @@ function linesOf(rows: readonly Row[], key: (row: Row) => string, point: (row: R
 const TOKENS: Axis = { name: 'tokens (keys)', log: true };
 
 function speeds({ suite, rows }: SuiteResult): Chart[] {
-  return groups(rows, (row) => `${row.case.dtype}, headDim ${row.case.headDim}${threadsText(row)}`).flatMap(
-    ([name, members]) => {
-      const series = linesOf(
-        members,
-        ({ case: { mask } }) => mask,
-        ({ flopsPerSecond }) => flopsPerSecond,
-      );
-      const title = `${suite}: speed over length, ${name}`;
-      return series.length === 0 ? [] : [{ title, x: TOKENS, y: { name: 'FLOP/s', log: true }, series }];
-    },
-  );
+  return groups(
+    rows,
+    (row) => `${row.case.dtype}, headDim ${row.case.headDim}${subject(row)}${threadsText(row)}`,
+  ).flatMap(([name, members]) => {
+    const series = linesOf(
+      members,
+      ({ case: { mask } }) => mask,
+      ({ flopsPerSecond }) => flopsPerSecond,
+    );
+    const title = `${suite}: speed over length, ${name}`;
+    return series.length === 0 ? [] : [{ title, x: TOKENS, y: { name: 'FLOP/s', log: true }, series }];
+  });
 }
 
 function ratios({ suite, rows }: SuiteResult): Chart[] {
@@ -176,7 +183,7 @@ function ratios({ suite, rows }: SuiteResult): Chart[] {
   return others.flatMap((other) =>
     groups(
       rows.filter(({ ratios }) => ratios[other]),
-      (row) => `${row.case.dtype}${threadsText(row)}`,
+      (row) => `${row.case.dtype}${subject(row)}${threadsText(row)}`,
     ).flatMap(([name, members]) => {
       const series = linesOf(
         members,
@@ -209,34 +216,49 @@ function rooflines({ suite, rows, peaks }: SuiteResult): Chart[] {
   ).flatMap(([, members]) => {
     const { threads } = members[0]!.case;
     const here = peaks.filter((peak) => peak.threads === threads);
-    const memory = Math.max(...here.filter(({ unit }) => unit === 'B/s').map(({ rate }) => rate));
     const roofs = here.filter(({ unit }) => unit === 'FLOP/s');
-    if (!Number.isFinite(memory) || roofs.length === 0) return [];
+    const slopes = slopesOf(here);
+    if (slopes.length === 0 || roofs.length === 0) return [];
+    const [fastest, slowest] = [slopes[0]!.rate, slopes.at(-1)!.rate];
+    const highest = Math.max(...roofs.map(({ rate }) => rate));
     const intensity = ({ flops, bytes }: Row) => flops! / bytes!;
     const [least, most] = [Math.min(...members.map(intensity)), Math.max(...members.map(intensity))];
-    const points = groups(members, ({ case: { dtype, mask } }) => `${dtype} ${mask}`).map(([name, group]) => ({
+    const points = groups(members, (row) => `${row.case.dtype} ${kindOf(row)}`).map(([name, group]) => ({
       name,
       points: group.map((row): Point => [intensity(row), row.flopsPerSecond!]),
       loose: true,
     }));
-    const limits = roofs.map(({ name, rate }): Series => {
-      const corner = rate / memory;
-      const bend: Point[] = corner > least && corner < most ? [[corner, rate]] : [];
-      return {
-        name,
-        limit: true,
-        points: [[least, Math.min(rate, least * memory)], ...bend, [most, Math.min(rate, most * memory)]],
-      };
-    });
+    /** As far as it is the limit: from the nearest cache's slope on, or up to the highest roof. */
+    const limits = [
+      ...roofs.map(({ name, rate }) => {
+        const from = Math.min(most, Math.max(least, rate / fastest));
+        return { name, points: [from, most].map((x): Point => [x, Math.min(rate, x * fastest)]) };
+      }),
+      ...slopes.map(({ name, rate }) => {
+        const to = Math.max(least, Math.min(most, highest / rate));
+        return { name, points: [least, to].map((x): Point => [x, Math.min(highest, x * rate)]) };
+      }),
+    ].map((limit): Series => ({ ...limit, limit: true }));
     return [
       {
-        title: `${suite}: roofline${threadsText(members[0]!)} (memory: ${(memory / 1e9).toFixed(1)} GB/s)`,
+        title: `${suite}: roofline${threadsText(members[0]!)} (memory: ${(slowest / 1e9).toFixed(1)} GB/s)`,
         x: { name: 'FLOP for each byte that has to be moved', log: true },
         y: { name: 'FLOP/s', log: true },
         series: [...points, ...limits],
       },
     ];
   });
+}
+
+/** Reading what is near a processor and what is far, the fastest first; where that is not known, any rate of bytes. */
+function slopesOf(peaks: readonly Peak[]): Peak[] {
+  const reads = peaks.filter(({ footprint }) => footprint !== undefined);
+  if (reads.length > 0) {
+    const sorted = [...reads].sort((a, b) => a.footprint! - b.footprint!);
+    return [...new Set([sorted[0]!, sorted.at(-1)!])];
+  }
+  const rates = peaks.filter(({ unit }) => unit === 'B/s').sort((a, b) => b.rate - a.rate);
+  return rates.slice(0, 1);
 }
 
 function qualities({ suite, rows }: SuiteResult): Chart[] {
@@ -272,8 +294,8 @@ function bounds({ suite, rows }: SuiteResult): Chart[] {
     (row) => `${row.case.dtype}${threadsText(row)}`,
   ).map(([name, members]) => {
     const most = Math.max(...members.map(({ simulated }) => simulated!.bound));
-    const points = groups(members, ({ case: { mask } }) => mask).map(([mask, group]) => ({
-      name: mask,
+    const points = groups(members, kindOf).map(([name, group]) => ({
+      name,
       points: group.map(({ simulated }): Point => [simulated!.bound, simulated!.reached]),
       loose: true,
     }));

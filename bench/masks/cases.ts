@@ -36,6 +36,7 @@ export function cabCase(pattern: CabPattern, dtype: Case['dtype'], tokens: numbe
     headDim: HEAD_DIM,
     mask: causal ? { left: WINDOW - 1, right: 0 } : { left: WINDOW / 2, right: WINDOW / 2 - 1 },
     dense: causal ? 'causal' : undefined,
+    byLength: true,
   };
 }
 

@@ -26,6 +26,8 @@ export interface Pattern {
   ranges(i: number): Range[];
   /** What this library is called with. */
   calls: PatternCall[];
+  /** A causal mask shows all of it, and more. */
+  causal?: boolean;
 }
 
 const CAUSAL: MaskSpec = { left: -1, right: 0 };
@@ -97,6 +99,7 @@ export function patterns(tokens: number): Pattern[] {
     },
     {
       name: 'causal sliding window',
+      causal: true,
       ranges: (i) => [clip(i - 2 * REACH, i + 1)],
       calls: [{ queries: whole, keys: whole, mask: { left: 2 * REACH, right: 0 } }],
     },
@@ -107,12 +110,14 @@ export function patterns(tokens: number): Pattern[] {
     },
     {
       name: 'causal document',
+      causal: true,
       ranges: (i) => [[documentOf(i)[0], i + 1]],
       calls: [{ queries: whole, keys: whole, lengths: starts, mask: CAUSAL }],
     },
     {
       // Several answers see one question, and each itself.
       name: 'share question',
+      causal: true,
       ranges: (i) =>
         i < question
           ? [[0, i + 1]]
@@ -154,6 +159,7 @@ export function patterns(tokens: number): Pattern[] {
     {
       // Documents see themselves; the last one sees all before it.
       name: 'causal blockwise',
+      causal: true,
       ranges: (i) => [[i < last[0] ? documentOf(i)[0] : 0, i + 1]],
       calls: [
         { queries: [0, last[0]], keys: [0, last[0]], lengths: starts.slice(0, -1), mask: CAUSAL },

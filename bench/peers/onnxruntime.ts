@@ -5,35 +5,40 @@ import { onnx } from 'onnx-proto';
 import * as ort from 'onnxruntime-node';
 import { type Case, count, HEADS } from '../cases';
 import type { Inputs } from '../inputs';
-import { type Contestant, timeRuns } from '../measure';
+import { type Contestant, inTurn } from '../measure';
 
 export async function onnxruntime(test: Case, inputs: Inputs, threads: number): Promise<Contestant> {
   const { layers = 1 } = test;
+  const { sets } = inputs;
   const session = await ort.InferenceSession.create(model(layers, test.kind === 'causal'), {
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
   });
   const out = new Float32Array(inputs.q.length);
-  const feeds: { [name: string]: ort.Tensor } = {};
-  const fetches: { [name: string]: ort.Tensor } = {};
-  for (let layer = 0; layer < layers; layer++) {
-    const tensor = (all: Float32Array, tokens: number) => {
-      const values = all.subarray((layer * all.length) / layers, ((layer + 1) * all.length) / layers);
-      return new ort.Tensor('float32', values, [1, tokens, HEADS * test.headDim]);
-    };
-    const [queries, keys] = [count(test.queries), count(test.keys)];
-    feeds[`q${layer}`] = tensor(inputs.q, queries);
-    feeds[`k${layer}`] = tensor(inputs.k, keys);
-    feeds[`v${layer}`] = tensor(inputs.v, keys);
-    fetches[`out${layer}`] = tensor(out, queries);
-  }
+  const [queries, keys] = [count(test.queries), count(test.keys)];
+  const calls = Array.from({ length: sets }, (_, set) => {
+    const feeds: { [name: string]: ort.Tensor } = {};
+    const fetches: { [name: string]: ort.Tensor } = {};
+    for (let layer = 0; layer < layers; layer++) {
+      const [part, parts] = [set * layers + layer, sets * layers];
+      const tensor = (all: Float32Array, tokens: number) => {
+        const values = all.subarray((part * all.length) / parts, ((part + 1) * all.length) / parts);
+        return new ort.Tensor('float32', values, [1, tokens, HEADS * test.headDim]);
+      };
+      feeds[`q${layer}`] = tensor(inputs.q, queries);
+      feeds[`k${layer}`] = tensor(inputs.k, keys);
+      feeds[`v${layer}`] = tensor(inputs.v, keys);
+      fetches[`out${layer}`] = tensor(out, queries);
+    }
+    return { feeds, fetches };
+  });
   return {
     name: 'onnxruntime',
     test,
-    run: (times) =>
-      timeRuns(times, async () => {
-        await session.run(feeds, fetches);
-      }),
+    run: inTurn(sets, async (set) => {
+      const { feeds, fetches } = calls[set]!;
+      await session.run(feeds, fetches);
+    }),
     output: async () => out,
     close: () => session.release(),
   };

@@ -72,6 +72,7 @@ export class TorchPeer extends PythonPeer {
       dtype: test.dtype,
       is_causal: test.kind === 'causal',
       mask: mask ?? null,
+      sets_count: inputs.sets,
       count: test.layers ?? 1,
       heads: HEADS,
       head_dim: test.headDim,

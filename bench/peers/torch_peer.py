@@ -1,6 +1,6 @@
 """PyTorch's attention, at the command of torch.ts: one JSON object a line, in and out.
 
-Tensors travel as files of raw elements, [layers, tokens, heads, headDim]. PyTorch is given [1, heads, tokens, headDim],
+Tensors travel as files of raw elements, [sets x layers, tokens, heads, headDim]; runs take the sets in turn. PyTorch is given [1, heads, tokens, headDim],
 contiguous, the layout it documents; putting them into it is not timed. Without a mask, and for causal ones, it is
 scaled_dot_product_attention; for other masks compiled flex_attention.
 """
@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends with its parent, without a traceback
 torch.set_num_threads(int(sys.argv[1]))
-attend, layers, outs = None, [], []
+attend, sets, outs, turn = None, [], [], 0
 
 
 def windowed(left, right, offset):
@@ -69,47 +69,51 @@ def flexible(mask):
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     sees = masks[mask.pop("kind")](**mask)
-    queries, keys = layers[0][0].shape[2], layers[0][1].shape[2]
+    q, k, _ = sets[0][0]
+    queries, keys = q.shape[2], k.shape[2]
     block_mask = create_block_mask(sees, None, None, queries, keys, device="cpu")
     torch._dynamo.reset()
     compiled = torch.compile(flex_attention, dynamic=False)
     return lambda q, k, v: compiled(q, k, v, block_mask=block_mask)
 
 
-def load(folder, dtype, is_causal, mask, count, heads, head_dim, queries, keys):
-    global attend, layers, outs
-    layers, outs = [], []
+def load(folder, dtype, is_causal, mask, sets_count, count, heads, head_dim, queries, keys):
+    global attend, sets, outs, turn
+    sets, outs, turn = [], [None] * sets_count, 0
 
     def read(name, tokens):
-        shape = (count, 1, tokens, heads, head_dim)
-        size = count * tokens * heads * head_dim
+        shape = (sets_count * count, 1, tokens, heads, head_dim)
+        size = sets_count * count * tokens * heads * head_dim
         flat = torch.from_file(os.path.join(folder, name), size=size, dtype=torch.float32).view(shape)
         return [each.transpose(1, 2).to(getattr(torch, dtype)).contiguous().clone() for each in flat]
 
     layers = list(zip(read("q", queries), read("k", keys), read("v", keys)))
+    sets = [layers[n * count : (n + 1) * count] for n in range(sets_count)]
     if mask is None:
         attend = lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=is_causal)
     else:
         try:
             attend = flexible(mask)
-            attend(*layers[0])
+            attend(*sets[0][0])
         except Exception as error:  # compilers fail in many ways
             return {"error": f"{type(error).__name__}: {error}".split("\n")[0]}
     return {}
 
 
 def run(times):
-    global outs
+    global turn
     elapsed = []
     for _ in range(times):
+        layers = sets[turn]
         start = time.perf_counter_ns()
-        outs = [attend(*each) for each in layers]
+        outs[turn] = [attend(*each) for each in layers]
         elapsed.append((time.perf_counter_ns() - start) / 1e6)
+        turn = (turn + 1) % len(sets)
     return {"elapsed": elapsed}
 
 
 def output(path):
-    flat = torch.cat([out.float().transpose(1, 2).contiguous().flatten() for out in outs])
+    flat = torch.cat([out.float().transpose(1, 2).contiguous().flatten() for each in outs for out in each])
     torch.from_file(path, shared=True, size=flat.numel(), dtype=torch.float32).copy_(flat)
     return {}
 

@@ -2,10 +2,10 @@
 
 import { KvCache, Stream, Tensor } from 'node-attention';
 import { decode, uniform } from '../../test/support/numbers';
+import { floorOf } from '../floor';
 import { type Fault, makeRow, OWN, type Peak, type Row } from '../format';
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan } from '../measure';
-import { rateOf } from '../peak';
 import type { SuiteOptions } from '../session';
 import { filled, HEAD_DIM, HEAD_KINDS, noiseFrom, normals, structuredHead } from '../sparse/heads';
 import type { Target } from '../targets';
@@ -198,11 +198,20 @@ export function decodeRows(
     const faults: Fault[] = fault === undefined ? [] : [{ contestant: OWN, fault }];
     return makeRow({
       name: `${test.name}: ${name}`,
-      case: { mask: name, dtype: 'bfloat16', tokens: test.keys, headDim: HEAD_DIM, threads, data: test.name },
+      case: {
+        mask: name,
+        dtype: 'bfloat16',
+        tokens: test.keys,
+        headDim: HEAD_DIM,
+        threads,
+        data: `decode, ${test.kind}`,
+      },
       samples: { ...(own && { [OWN]: own }), dense: samples[contestants.indexOf('dense')]! },
       disturbed,
       repeated,
-      floor: name === 'scan' ? { ms: (1e3 * bytes) / rateOf(peaks, 'read', threads), bound: 'memory' } : undefined,
+      ...(name === 'scan'
+        ? { flops: 2 * HEAD_DIM * test.keys * HEADS, bytes, floor: floorOf({ bytes }, { peaks, threads }) }
+        : {}),
       memory: { [OWN]: bytes },
       faults,
       figures: {

@@ -1,7 +1,8 @@
 // The suite of retrieval: keys of a cache found by indexes, and decoding with what they find.
 
 import { devices } from 'node-attention';
-import { type Fault, makeRow, OWN, type Row, type SuiteResult } from '../format';
+import { floorOf } from '../floor';
+import { type Fault, makeRow, OWN, type Peak, type Row, type SuiteResult } from '../format';
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan, type Timed } from '../measure';
 import { peaksOf } from '../peak';
@@ -24,7 +25,7 @@ import {
 import { DECODE_TARGETS, type DecodeOutcome, decodeCases, decodeRows, HEADS, KV_HEADS, measureDecode } from './decode';
 import { judgeFinder } from './judge';
 
-const FULL: Plan = { rounds: 5, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2 };
+const FULL: Plan = { rounds: 6, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2 };
 const QUICK: Plan = { rounds: 3, batchMs: 5, settleMs: 0, warmRuns: 1, patience: 1 };
 
 /** Making a graph of more keys takes minutes. */
@@ -80,7 +81,7 @@ async function bench(options: SuiteOptions, progress: Progress): Promise<SuiteRe
   const failure = await runSteps(steps, progress);
   const peaks = peaksOf(threads!, options.quick);
   const rows = [
-    ...searched.flatMap((outcome) => rowsOf(outcome, threads!)),
+    ...searched.flatMap((outcome) => rowsOf(outcome, threads!, peaks)),
     ...decoded.flatMap((outcome) => decodeRows(outcome, peaks, threads!)),
   ];
   return {
@@ -132,8 +133,15 @@ export async function measureCase(test: RetrievalCase, plan: Plan, threads: numb
 /** How many times as long dense attention takes as attention over what is found, the search included. */
 const DENSE_OVER_ATTEND = 'dense over attend';
 
-/** A row for each method of this library, beside all others; and one for each other, that has its recall. */
-export function rowsOf({ test, finders, contestants, samples, disturbed, repeated }: Outcome, threads: number): Row[] {
+/**
+ * A row for each method of this library, beside all others; and one for each other, that has its recall. The scan cannot
+ * do with less than reading its 8-bit copies, and a product of each of them with each of the queries.
+ */
+export function rowsOf(
+  { test, finders, contestants, samples, disturbed, repeated }: Outcome,
+  threads: number,
+  peaks: readonly Peak[] = [],
+): Row[] {
   const samplesOf = (name: string): number[] | undefined => samples[contestants.indexOf(name)];
   const own = (name: string) => name in METHODS;
   return finders.map(({ name, buildMs, bytes, recall, touched, fault }) => {
@@ -144,12 +152,22 @@ export function rowsOf({ test, finders, contestants, samples, disturbed, repeate
     if (own(name)) beside.push(['attend', attend], ['dense', whole]);
     return makeRow({
       name: `${test.name}: ${name}`,
-      case: { mask: name, dtype: 'float32', tokens: test.keys, headDim: HEAD_DIM, threads, data: test.name },
+      case: {
+        mask: name,
+        dtype: 'float32',
+        tokens: test.keys,
+        headDim: HEAD_DIM,
+        threads,
+        data: `${test.kind} head, ${test.by} look for keys`,
+      },
       samples: Object.fromEntries(
         [[own(name) ? OWN : name, mine] as const, ...beside].filter((entry): entry is [string, number[]] => !!entry[1]),
       ),
       disturbed,
       repeated,
+      ...(name === 'scan'
+        ? { flops: 2 * HEAD_DIM * test.keys * GROUP, bytes, floor: floorOf({ bytes }, { peaks, threads }) }
+        : {}),
       memory: bytes === undefined ? undefined : { [OWN]: bytes },
       faults,
       figures: {

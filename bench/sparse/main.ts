@@ -24,7 +24,7 @@ import { findingsOf, type Judged, printed, TARGETS } from './report';
 import { SELECTORS } from './selectors';
 import { growthRows, measureGrowth, measureTimes, timeRows } from './time';
 
-const FULL: Plan = { rounds: 5, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2 };
+const FULL: Plan = { rounds: 6, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2 };
 const QUICK: Plan = { rounds: 3, batchMs: 5, settleMs: 0, warmRuns: 1, patience: 1 };
 
 const ABOUT =

@@ -3,10 +3,10 @@
 import { attention, causal, fromBfloat16, type SparsePlan, Stream, Tensor, toBfloat16 } from 'node-attention';
 import { expected } from '../../test/support/tolerance';
 import { faultOfRow } from '../check';
-import { type Fault, type Floor, makeRow, OWN, type Peak, type Row } from '../format';
+import { floorOf } from '../floor';
+import { type Fault, makeRow, OWN, type Peak, type Row } from '../format';
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan, type Timed, timeRuns } from '../measure';
-import { arithmeticRate, cacheBytes, rateOf } from '../peak';
 import { medianRatio } from '../statistics';
 import { budgetOf, densityText, type GrowthCase, phaseName, type TimeCase } from './cases';
 import { HEAD_DIM, HEAD_KINDS, structuredHead } from './heads';
@@ -209,7 +209,11 @@ export function timeRows(outcome: TimeOutcome, peaks: readonly Peak[], set: stri
         repeated,
         flops,
         bytes,
-        floor: floorOf(flops, bytes, peaks, set, threads),
+        // Of attention alone: what selecting has to read depends on the selector.
+        floor: floorOf(
+          { flops, dtype: 'bfloat16', exponentials: pairs, bytes },
+          { peaks, instructionSet: set, threads },
+        ),
         memory: { [OWN]: plan.bytes },
         faults,
         figures: {
@@ -218,13 +222,6 @@ export function timeRows(outcome: TimeOutcome, peaks: readonly Peak[], set: stri
         },
       });
     });
-}
-
-/** Of attention alone: what selecting has to read depends on the selector. */
-function floorOf(flops: number, bytes: number, peaks: readonly Peak[], set: string, threads: number): Floor {
-  const arithmetic = (1e3 * flops) / arithmeticRate(peaks, set, 'bfloat16', threads)!;
-  const memory = bytes > cacheBytes() ? (1e3 * bytes) / rateOf(peaks, 'read', threads) : 0;
-  return memory > arithmetic ? { ms: memory, bound: 'memory' } : { ms: arithmetic, bound: 'arithmetic' };
 }
 
 export interface GrowthOutcome extends Measurement {
