@@ -106,8 +106,7 @@ describe.each(makes)('%s', (name, make) => {
 
   it('follows what is appended and truncated, token by token', async () => {
     const { twin, random } = filled([500, 300]);
-    const check = async () =>
-      (await checkSelection(twin, queriesOf(random, 1), sizes.dtype, make, options)).dispose();
+    const check = async () => (await checkSelection(twin, queriesOf(random, 1), sizes.dtype, make, options)).dispose();
     await check();
     for (let step = 0; step < 30; step++) {
       append(twin, sizes, [1, 1], random);
@@ -149,7 +148,8 @@ describe.each(makes)('%s', (name, make) => {
   it('sees nothing of what was truncated, nor of the rest of a page', async () => {
     const { twin, random } = filled([300, 290]);
     const poison = (n: number) => {
-      const one = (columns: number) => Tensor.from(new Float32Array(2 * n * 2 * columns).fill(Number.NaN), [2, n, 2, columns]);
+      const one = (columns: number) =>
+        Tensor.from(new Float32Array(2 * n * 2 * columns).fill(Number.NaN), [2, n, 2, columns]);
       const tensors = [one(sizes.headDim), one(sizes.valueDim)].map((tensor) => tensor.to(sizes.dtype));
       twin.cache.append(tensors[0]!, tensors[1]!);
     };
@@ -471,7 +471,12 @@ describe('refused', () => {
       /the cache is float32 but q is bfloat16/,
       () => hipPlan(q.to('bfloat16'), cache, { budget: 8 }),
     ],
-    ['another batch', 'ERR_SHAPE', /the cache \[2, 40/, () => pooledPlan(Tensor.zeros([1, 1, 4, 8]), cache, { budget: 8 })],
+    [
+      'another batch',
+      'ERR_SHAPE',
+      /the cache \[2, 40/,
+      () => pooledPlan(Tensor.zeros([1, 1, 4, 8]), cache, { budget: 8 }),
+    ],
     ['heads', 'ERR_SHAPE', /multiple of kvHeads/, () => pagePlan(Tensor.zeros([2, 1, 3, 8]), cache, { budget: 8 })],
     ['a grid', 'ERR_SHAPE', /with a KvCache/, () => pagePlan(Tensor.zeros([2, 1, 1, 4, 8]), cache, { budget: 8 })],
     ['what is neither', 'ERR_OPTION', /k is 5/, () => pagePlan(q, 5 as never, { budget: 8 })],

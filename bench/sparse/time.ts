@@ -1,6 +1,16 @@
 // What selecting and attending take: 8 query heads on 2 key heads, bfloat16; while decoding, over a KvCache.
 
-import { attention, causal, fromBfloat16, KvCache, type Mask, type SparsePlan, Stream, Tensor, toBfloat16 } from 'node-attention';
+import {
+  attention,
+  causal,
+  fromBfloat16,
+  KvCache,
+  type Mask,
+  type SparsePlan,
+  Stream,
+  Tensor,
+  toBfloat16,
+} from 'node-attention';
 import { expected } from '../../test/support/tolerance';
 import { faultOfRow } from '../check';
 import { type Fault, type Floor, makeRow, OWN, type Peak, type Row } from '../format';

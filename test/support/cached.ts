@@ -58,7 +58,8 @@ function join(a: Values, b: Values): Values {
 function quantised({ shape, data }: Values, dtype: Float): Values {
   const columns = shape.at(-1)!;
   const held = data.slice();
-  const even = (x: number) => (Math.round(x) - x === 0.5 && Math.round(x) % 2 !== 0 ? Math.round(x) - 1 : Math.round(x));
+  const even = (x: number) =>
+    Math.round(x) - x === 0.5 && Math.round(x) % 2 !== 0 ? Math.round(x) - 1 : Math.round(x);
   for (let row = 0; row < data.length; row += columns) {
     const elements = data.subarray(row, row + columns);
     const unit = Math.fround(elements.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127);
