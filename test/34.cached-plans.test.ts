@@ -38,7 +38,7 @@ import { listsOf } from './support/selectors';
 
 const instructionSets = ['generic', 'avx2', 'avx512', 'amx'];
 const best = instructionSets.indexOf(devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '');
-const runs = 20;
+const runs = 25;
 
 it.each(instructionSets.slice(0, best + 1))(
   'whatever is appended, truncated and forked, with %s',

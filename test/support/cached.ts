@@ -236,7 +236,7 @@ export const cachedCase = fc.record({
       fc.constantFrom('append', 'append', 'token', 'truncate', 'fork', 'select', 'select', 'attend', 'estimate'),
       fc.nat(),
     ),
-    { minLength: 4, maxLength: 16 },
+    { minLength: 6, maxLength: 20 },
   ),
 });
 
@@ -247,6 +247,9 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
   const pickOf = <T>(of: readonly T[]): T => of[upTo(of.length - 1)]!;
   const twins = [emptyTwin(sizes, CAPACITY)];
   const heads = sizes.kvHeads * sizes.group;
+  // Few kinds of selections, so that what one has left behind meets the next.
+  const keyBlock = pickOf([2, 8, 16, 32, 64, 128]);
+  const own = [pickOf(makes), pickOf(makes)];
   const all = [['append', 0] as const, ...steps, ['select', 2] as const, ['attend', 0] as const];
   for (const [step, pick] of all) {
     const twin = twins[pick % twins.length]!;
@@ -254,14 +257,13 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
     const longest = Math.max(...lengths);
     const queries = pickOf([1, 1, 2, 5, 33]);
     const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
-    const keyBlock = pickOf([2, 8, 16, 32, 64, 128]);
     const causal = pickOf([true, true, false]);
     if (step === 'append') {
-      const together = pickOf([true, false]) ? upTo(300) : undefined;
+      const together = pickOf([true, false]) ? upTo(400) : undefined;
       append(
         twin,
         sizes,
-        lengths.map((length) => Math.min(CAPACITY - length, together ?? upTo(300))),
+        lengths.map((length) => Math.min(CAPACITY - length, together ?? upTo(400))),
         random,
       );
     } else if (step === 'token') {
@@ -287,7 +289,7 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
         share: pickOf(['group', 'all', 'none'] as const),
         queryTile: 16,
       };
-      (await checkSelection(twin, q, sizes.dtype, makes[pick % makes.length]![1], options)).dispose();
+      (await checkSelection(twin, q, sizes.dtype, pickOf(own)[1], options)).dispose();
     } else {
       const estimate = step === 'estimate';
       const geometry = {
