@@ -168,6 +168,31 @@ describe.each(makes)('%s', (name, make) => {
     twin.cache.dispose();
   });
 
+  it('sees the cache as it is at the call, whatever follows on other streams', async () => {
+    using first = new Stream();
+    using second = new Stream();
+    const { twin, random } = filled([3000, 3000]);
+    const q = queriesOf(random, 1);
+    using given = tensorOf(q, sizes.dtype);
+    const rounds: { plans: SparsePlan[]; k: Tensor }[] = [];
+    for (const [n, length] of [1000, 300, 0].entries()) {
+      const plans = [first, second].map((stream) => make(given, twin.cache, { ...options, stream }));
+      rounds.push({ plans, k: whole(twin, 'k') });
+      truncate(twin, [length, length]);
+      append(twin, sizes, [2000, 2000], random, n % 2 ? first : second);
+    }
+    for (const { plans, k } of rounds) {
+      using want = make(given, k, options);
+      const wanted = await listsOf(want);
+      for (const plan of plans) {
+        expect(await listsOf(plan)).toEqual(wanted);
+        plan.dispose();
+      }
+      k.dispose();
+    }
+    twin.cache.dispose();
+  });
+
   it('is the same, bit for bit, for attention over the cache', async () => {
     const { twin, random } = filled([1500, 1500]);
     const [k, v] = [whole(twin, 'k'), whole(twin, 'v')];
@@ -381,7 +406,8 @@ describe('what is kept', () => {
     const kept = await select(cache);
     expect(kept).toBeGreaterThanOrEqual(195 * segment);
     expect(kept).toBeLessThan(1.3 * 195 * segment + 2 * 2 ** 20);
-    expect(Math.abs(memoryStats('cpu').bytes - others - cache.bytes)).toBeLessThan(4096);
+    // Tensors of earlier tests may be collected meanwhile.
+    expect(memoryStats('cpu').bytes - others - cache.bytes).toBeLessThan(4096);
     expect(await select(cache)).toBe(kept);
     const fork = cache.fork();
     expect([fork.bytes, cache.bytes]).toEqual([pages + kept, pages + kept]);

@@ -11,7 +11,7 @@ import {
   pooledPlan,
   type SelectorOptions,
   type SparsePlan,
-  type Stream,
+  Stream,
   type Tensor,
   window,
 } from 'node-attention';
@@ -245,6 +245,7 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
   const random = uniform(seed);
   const upTo = (most: number) => Math.floor(random() * (most + 1));
   const pickOf = <T>(of: readonly T[]): T => of[upTo(of.length - 1)]!;
+  const streams = [undefined, new Stream(), new Stream()];
   const twins = [emptyTwin(sizes, CAPACITY)];
   const heads = sizes.kvHeads * sizes.group;
   // Few kinds of selections, so that what one has left behind meets the next.
@@ -253,6 +254,7 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
   const all = [['append', 0] as const, ...steps, ['select', 2] as const, ['attend', 0] as const];
   for (const [step, pick] of all) {
     const twin = twins[pick % twins.length]!;
+    const stream = pickOf(streams);
     const lengths = lengthsOf(twin);
     const longest = Math.max(...lengths);
     const queries = pickOf([1, 1, 2, 5, 33]);
@@ -265,6 +267,7 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
         sizes,
         lengths.map((length) => Math.min(CAPACITY - length, together ?? upTo(400))),
         random,
+        stream,
       );
     } else if (step === 'token') {
       append(
@@ -272,6 +275,7 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
         sizes,
         lengths.map((length) => Math.min(1, CAPACITY - length)),
         random,
+        stream,
       );
     } else if (step === 'truncate') {
       truncate(twin, lengths.map(upTo));
@@ -288,6 +292,7 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
         always: { sink: upTo(20), window: upTo(40) },
         share: pickOf(['group', 'all', 'none'] as const),
         queryTile: 16,
+        stream,
       };
       (await checkSelection(twin, q, sizes.dtype, pickOf(own)[1], options)).dispose();
     } else {
@@ -303,8 +308,9 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
       };
       const spec = randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 0.9, 1]), !estimate && upTo(2) === 0);
       const band = !estimate && upTo(1) ? { left: upTo(100), right: 0 } : undefined;
-      await checkAttention(twin, q, sizes.dtype, { ...spec, ...(estimate && { estimate }) }, band);
+      await checkAttention(twin, q, sizes.dtype, { ...spec, ...(estimate && { estimate }) }, band, stream);
     }
   }
   for (const { cache } of twins) cache.dispose();
+  for (const stream of streams) stream?.dispose();
 }
