@@ -75,11 +75,12 @@ function result(made: NativeResult, out: unknown): AttentionResult {
  * Attention of q `[batch, n, heads, headDim]` over the tokens of a {@link KvCache}, for decoding and for prefill in
  * chunks. Query i of a sequence stands at position i + length - n, so that the queries of the last n tokens that were
  * appended stand where these do. No mask unless given: a chunk of a prefill needs `causal()`. A cache with `rope`
- * rotates the queries by their positions. Biases see the longest sequence as Lk. Inside `capture` each launch sees what
- * the cache then holds.
+ * rotates the queries by their positions. Biases see the longest sequence as Lk, and so do sparse plans, whose `keys` are
+ * `cache.length`: of a shorter sequence its queries see what is listed of the keys that it has, causally as they stand.
+ * Inside `capture` each launch sees what the cache then holds.
  *
  * @throws AttentionError before anything is enqueued; ERR_OPTION for `cuSeqlens` and neighborhood masks, and inside
- * `capture` for biases other than {@link alibi}.
+ * `capture` for sparse plans and for biases other than {@link alibi}.
  */
 export function attention(q: Tensor, cache: KvCache, opts?: Omit<AttentionOptions, 'cuSeqlens'>): AttentionResult;
 /**

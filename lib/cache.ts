@@ -176,7 +176,10 @@ export class KvCache {
     return native.kvCacheLengths(this.#use());
   }
 
-  /** Bytes of the pages that this cache and its forks hold together, in use or kept for reuse. */
+  /**
+   * Bytes of the pages that this cache and its forks hold together, in use or kept for reuse, and of what is kept to
+   * select from them: see {@link pagePlan} and {@link pooledPlan}.
+   */
   get bytes(): number {
     return native.kvCacheBytes(this.#use());
   }

@@ -162,7 +162,9 @@ export interface NativePlanWords {
 /** A call of a selector; numbers are checked, and what is left out is 0 or empty. */
 export interface NativeSelect {
   q: NativeTensor;
-  k: NativeTensor;
+  /** k, or a cache. */
+  k: NativeTensor | undefined;
+  cache: NativeCache | undefined;
   /** Index into na_selector. */
   selector: number;
   geometry: NativeGeometry;

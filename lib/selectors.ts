@@ -1,5 +1,6 @@
 // Selectors: sparse plans made from queries and keys.
 
+import { cacheHandle, type KvCache } from './cache';
 import { AttentionError } from './errors';
 import { type NativeHipState, type NativeSelect, native } from './native';
 import { boolean, entries, finite, integer, integers, isArray, isObject, oneOf, options, show } from './options';
@@ -35,7 +36,7 @@ export interface SelectorOptions {
   /**
    * Whether blocks that are not selected still count, each by the mean of its keys and of its values:
    * {@link PlanGeometry.estimate}. Costs once to three times 1/keyBlock of dense attention and a pass
-   * over k and v. Default false.
+   * over k and v, of which a cache keeps the means instead. Default false.
    *
    * @see Chen et al. 2025 (RetroInfer).
    */
@@ -54,15 +55,17 @@ type Common = { [name in (typeof commonNames)[number]]?: unknown };
 function select(
   call: string,
   q: Tensor,
-  k: Tensor,
+  k: Tensor | KvCache,
   given: Common,
   keyBlock: number,
   rest: Partial<NativeSelect>,
 ): SparsePlan {
-  const [qHandle, kHandle] = [tensorHandle(q, 'q'), tensorHandle(k, 'k')];
+  const [qHandle, cache] = [tensorHandle(q, 'q'), cacheHandle(k)];
+  const kHandle = cache ? undefined : tensorHandle(k, 'k');
+  const kvHeads = cache ? (k as KvCache).kvHeads : ((k as Tensor).shape.at(-2) ?? 1);
   const always = options(`${call}: always`, given.always, ['sink', 'window']);
   const share = oneOf(call, 'share', given.share ?? 'group', ['group', 'all', 'none']);
-  const heads = { all: 1, group: k.shape.at(-2) ?? 1, none: q.shape.at(-2) ?? 1 }[share];
+  const heads = { all: 1, group: kvHeads, none: q.shape.at(-2) ?? 1 }[share];
   const budgets = isArray(given.budget)
     ? integers(call, 'budget', given.budget, 0, 'ERR_OPTION')
     : [integer(call, 'budget', given.budget, 0)];
@@ -71,6 +74,7 @@ function select(
     native.select({
       q: qHandle,
       k: kHandle,
+      cache,
       selector: selectors.pooled,
       geometry: [
         1,
@@ -105,10 +109,11 @@ let stateHandle: (value: unknown) => NativeHipState;
 
 /**
  * What the stages of {@link hipPlan} have kept, so that decoding need not search all keys for each token: pass the same
- * state in every step, with q of the newest tokens and k of all so far. Stage i searches anew in every `refresh[i]`-th
- * call and whenever an earlier stage does, and otherwise its chunks stay. The window of `always` then reaches back as
- * far as when all stages last searched, so no appended key is missed. All stages search anew when keys have become
- * fewer, or other shapes or options are given.
+ * state in every step, with q of the newest tokens and k of all so far, or the cache that they are in. Stage i searches
+ * anew in every `refresh[i]`-th call and whenever an earlier stage does, and otherwise its chunks stay. The window of
+ * `always` then reaches back as far as when all stages last searched, so no appended key is missed; of sequences of a
+ * cache the one that grew most says how far. All stages search anew when keys have become fewer, a cache was truncated
+ * since the last call, or another cache, other shapes or other options are given.
  *
  * @see Lee et al. 2025 (InfiniteHiP, arXiv:2502.08910), algorithm 4.
  */
@@ -170,9 +175,13 @@ export interface HipOptions extends SelectorOptions {
  * representatives, and the best chunks of a stage are cut into those of the next. It takes time in proportion to the
  * chunks, so O(T log T) in all, where keys near each other have like scores; what stands alone it may miss.
  *
+ * @param k `[batch, tokens…, kvHeads, headDim]`, or a {@link KvCache}. From a cache the plan is for `cache.length` keys, the
+ * queries stand where those of {@link attention} do and are rotated likewise, and each sequence is selected from as if it
+ * were alone. `density()` and the like show the longest one.
+ * @throws AttentionError before anything is enqueued; ERR_OPTION for a cache inside `capture`.
  * @see Lee et al. 2024 (HiP, arXiv:2406.09827); Lee et al. 2025 (InfiniteHiP, arXiv:2502.08910).
  */
-export function hipPlan(q: Tensor, k: Tensor, opts: HipOptions): SparsePlan {
+export function hipPlan(q: Tensor, k: Tensor | KvCache, opts: HipOptions): SparsePlan {
   const call = 'hipPlan';
   const given = options(call, opts, [...commonNames, 'variant', 'representative', 'stages', 'state']);
   const variant = oneOf(call, 'variant', given.variant ?? 'infinite', ['infinite', 'hip1']);
@@ -219,9 +228,14 @@ export interface PageOptions extends SelectorOptions {}
  * The pages whose keys may have the highest scores: for each element the largest and the smallest of a page's keys bound
  * what any of them can contribute, so no key has a higher score than its page.
  *
+ * A cache keeps the largest and smallest elements of its pages from the first call on, in segments of 256 tokens: 2/keyBlock
+ * of the elements of its keys, in its dtype, counted by `cache.bytes`. A call then makes those of what was appended since.
+ *
+ * @param k as for {@link hipPlan}.
+ * @throws AttentionError before anything is enqueued; ERR_OPTION for a cache inside `capture`.
  * @see Tang et al. 2024 (Quest).
  */
-export function pagePlan(q: Tensor, k: Tensor, opts: PageOptions): SparsePlan {
+export function pagePlan(q: Tensor, k: Tensor | KvCache, opts: PageOptions): SparsePlan {
   const call = 'pagePlan';
   const given = options(call, opts, commonNames);
   const keyBlock = integer(call, 'keyBlock', given.keyBlock ?? 16, 2);
@@ -243,11 +257,14 @@ export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
 }
 
 /**
- * The blocks whose pooled keys have the highest scores, as in MoBA (means) and SeerAttention.
+ * The blocks whose pooled keys have the highest scores, as in MoBA (means) and SeerAttention. A cache keeps pooled keys as it
+ * does for {@link pagePlan}, 1/keyBlock of as many elements as its keys have, means in float32.
  *
+ * @param k as for {@link hipPlan}.
+ * @throws AttentionError before anything is enqueued; ERR_OPTION for a cache inside `capture`.
  * @see Lu et al. 2025 (MoBA, arXiv:2502.13189); Gao et al. 2024 (SeerAttention, arXiv:2410.13276).
  */
-export function pooledPlan(q: Tensor, k: Tensor, opts: PooledOptions): SparsePlan {
+export function pooledPlan(q: Tensor, k: Tensor | KvCache, opts: PooledOptions): SparsePlan {
   const call = 'pooledPlan';
   const given = options(call, opts, [...commonNames, 'pooling', 'queries', 'topP', 'threshold']);
   const pooling = oneOf(call, 'pooling', given.pooling ?? 'mean', ['mean', 'max', 'min']);

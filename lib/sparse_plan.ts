@@ -12,7 +12,7 @@ import { type Device, makeTensor, Tensor, tensorHandle } from './tensor';
 export interface PlanGeometry {
   /** Queries (Lq) of each batch entry. */
   queries: number;
-  /** Keys (Lk) of each batch entry. */
+  /** Keys (Lk) of each batch entry; for a cache those of its longest sequence. */
   keys: number;
   /** 1, for all entries of a batch alike, or the batch; default 1. */
   batch?: number;

@@ -20,6 +20,7 @@ import {
   factorizeBias,
   fitBias,
   type Graph,
+  hipPlan,
   KvCache,
   KvIndex,
   type KvIndexMethod,
@@ -29,7 +30,10 @@ import {
   memoryStats,
   merge,
   neighborhood,
+  pagePlan,
+  pooledPlan,
   relativePositionBias,
+  type SparsePlan,
   Stream,
   sphereBias,
   Tensor,
@@ -219,6 +223,9 @@ describe('KvCache', () => {
     const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10, rope: { interleaved: true } });
     expectTypeOf(attention(t, cache, { mask: causal() })).toExtend<{ out: Tensor; lse: Tensor }>();
     expectTypeOf(cache.fork()).toEqualTypeOf<KvCache>();
+    const plans = [hipPlan, pagePlan, pooledPlan].map((select) => select(t, cache, { budget: 64, causal: true }));
+    expectTypeOf(plans).toEqualTypeOf<SparsePlan[]>();
+    attention(t, cache, { mask: plans[0]! });
     expectTypeOf(cache.lengths).toEqualTypeOf<number[]>();
     cache.append(t, t, { lengths: [1], stream: new Stream() });
     cache.truncate(3);

@@ -3,6 +3,7 @@
 import {
   dilatedPlan,
   hipPlan,
+  type KvCache,
   pagePlan,
   pooledPlan,
   type SelectorOptions,
@@ -20,6 +21,8 @@ export const ALWAYS = { sink: 64, window: 256 } as const;
 export interface Choice {
   q: Tensor;
   k: Tensor;
+  /** Where the keys are read instead. */
+  cache?: KvCache | undefined;
   keys: number;
   queries: number;
   /** Keys to choose beyond `ALWAYS`. */
@@ -37,12 +40,12 @@ export interface Selector {
   scored(keys: number, budget: number): number;
 }
 
-type Make = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
+type Make = (q: Tensor, k: Tensor | KvCache, options: SelectorOptions) => SparsePlan;
 
 const chooses =
   (make: Make, estimate = false): Selector['plan'] =>
-  ({ q, k, budget, share, stream }) =>
-    make(q, k, { budget, causal: true, always: ALWAYS, share, stream, estimate });
+  ({ q, k, cache, budget, share, stream }) =>
+    make(q, cache ?? k, { budget, causal: true, always: ALWAYS, share, stream, estimate });
 
 const open = (keys: number) => keys - ALWAYS.sink - ALWAYS.window;
 

@@ -1,6 +1,16 @@
-// What selecting and attending take: 8 query heads on 2 key heads, bfloat16.
+// What selecting and attending take: 8 query heads on 2 key heads, bfloat16; while decoding, over a KvCache.
 
-import { attention, causal, fromBfloat16, type SparsePlan, Stream, Tensor, toBfloat16 } from 'node-attention';
+import {
+  attention,
+  causal,
+  fromBfloat16,
+  KvCache,
+  type Mask,
+  type SparsePlan,
+  Stream,
+  Tensor,
+  toBfloat16,
+} from 'node-attention';
 import { expected } from '../../test/support/tolerance';
 import { faultOfRow } from '../check';
 import { floorOf } from '../floor';
@@ -69,11 +79,20 @@ export interface TimeOutcome extends Measurement {
 const named = (part: string, { selector, density }: Pick<Entry, 'selector' | 'density'>) =>
   `${part} ${selector} ${densityText(density)}`;
 
+/** What a model decodes from. */
+function cacheOf({ k, v }: Data): KvCache {
+  const capacity = k.shape[1]!;
+  const cache = new KvCache({ batch: 1, kvHeads: KV_HEADS, headDim: HEAD_DIM, capacity, dtype: 'bfloat16' });
+  cache.append(k, v);
+  return cache;
+}
+
 export async function measureTimes(test: TimeCase, plan: Plan): Promise<TimeOutcome> {
-  const { queries, keys, densities } = test;
+  const { phase, queries, keys, densities } = test;
   using stream = new Stream();
   const data = makeData(queries, keys);
   const { q, k, v } = data;
+  const cache = phase === 'decode' ? cacheOf(data) : undefined;
   using out = Tensor.empty(q.shape, { dtype: 'bfloat16' });
   const entries: Entry[] = [];
   const contestants: [string, Timed][] = [];
@@ -85,13 +104,16 @@ export async function measureTimes(test: TimeCase, plan: Plan): Promise<TimeOutc
         for (const each of made) each.dispose();
       }),
   });
-  const attend = (mask: Parameters<typeof attention>[3] & object) => attention(q, k, v, { ...mask, out, stream }).lse;
+  const attend = ({ mask }: { mask: Mask }) => {
+    const options = { mask, out, stream };
+    return (cache ? attention(q, cache, options) : attention(q, k, v, options)).lse;
+  };
   const dense = timed(() => [attend({ mask: causal() })]);
   await dense.run(1);
   const denseFault = await faultOfLastRow(data, out, undefined);
   if (denseFault === undefined) contestants.push(['dense', dense]);
   for (const density of densities) {
-    const choice: Choice = { q, k, keys, queries, budget: budgetOf(keys, density), share: 'group', stream };
+    const choice: Choice = { q, k, cache, keys, queries, budget: budgetOf(keys, density), share: 'group', stream };
     for (const name of ['streaming', ...TIMED_SELECTORS]) {
       const selector = selectorOf(name);
       const made = selector.plan(choice);
@@ -120,7 +142,7 @@ export async function measureTimes(test: TimeCase, plan: Plan): Promise<TimeOutc
     watchLoad(),
   );
   for (const { plan } of entries) plan.dispose();
-  for (const tensor of [q, k, v]) tensor.dispose();
+  for (const made of [q, k, v, cache]) made?.dispose();
   return { test, contestants: contestants.map(([name]) => name), entries, denseFault, ...measurement };
 }
 

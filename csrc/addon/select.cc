@@ -52,13 +52,20 @@ Napi::Value call_select(const Napi::CallbackInfo& info) {
   const auto call = info[0].As<Napi::Object>();
   SelectArguments arguments;
   Ref<Tensor> q, k;
+  Ref<KvCache> cache;
   Ref<Stream> stream;
   Ref<SparsePlan> plan;
   Ref<HipState> state;
   NA_REFUSE(env, unwrap<Tensor>(call.Get("q"), "q", &q));
-  NA_REFUSE(env, unwrap<Tensor>(call.Get("k"), "k", &k));
+  const Napi::Value of = call.Get("cache");
+  if (of.IsUndefined()) {
+    NA_REFUSE(env, unwrap<Tensor>(call.Get("k"), "k", &k));
+  } else {
+    NA_REFUSE(env, unwrap<KvCache>(of, "cache", &cache));
+  }
   arguments.q = q.get();
   arguments.k = k.get();
+  arguments.cache = cache.get();
   NA_REFUSE(env, read_select(call, &arguments));
   const Napi::Value given = call.Get("state");
   if (!given.IsUndefined()) {

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "core/kv_cache.h"
-#include "core/pooling.h"
+#include "core/summaries.h"
 
 namespace na {
 namespace {
@@ -12,30 +12,39 @@ constexpr int64_t kMostHeadDim = 512;
 // Positions, and twice their number, are 32-bit inside the kernels.
 constexpr int64_t kMostTokens = int64_t{1} << 30;
 
+// What the arguments of an operation point to, beside tensors; any of it may be null.
+struct Attached {
+  Ref<ScoreMod> mod;
+  Ref<CacheView> cache;
+  Ref<Summaries> pooled_k, pooled_v;
+};
+
 class AttentionOperation final : public Operation {
  public:
-  AttentionOperation(const na_attention& attention, Ref<ScoreMod> mod, Ref<CacheView> cache)
-      : Operation(NA_OP_ATTENTION), attention_(attention), mod_(std::move(mod)), cache_(std::move(cache)) {
+  AttentionOperation(const na_attention& attention, const Attached& attached)
+      : Operation(NA_OP_ATTENTION), attention_(attention), attached_(attached) {
     args = &attention_;
     retain_tensors();
   }
   AttentionOperation(const AttentionOperation& other)
-      : Operation(other), attention_(other.attention_), mod_(other.mod_), cache_(other.cache_) {
+      : Operation(other), attention_(other.attention_), attached_(other.attached_) {
     args = &attention_;
     retain_tensors();
   }
 
   void each_tensor(Visit visit, void* context) const override {
     const na_attention& a = attention_;
-    for (const na_tensor* read :
-         {a.q, a.k, a.v, a.sinks, a.extra_k, a.extra_v, a.cu_q, a.cu_k, a.pooled_k, a.pooled_v}) {
+    for (const na_tensor* read : {a.q, a.k, a.v, a.sinks, a.extra_k, a.extra_v, a.cu_q, a.cu_k}) {
       if (read) visit(context, Tensor::of(read), false);
     }
-    if (mod_) {
-      for (const Ref<Tensor>& tensor : mod_->tensors()) visit(context, tensor.get(), false);
+    if (attached_.mod) {
+      for (const Ref<Tensor>& tensor : attached_.mod->tensors()) visit(context, tensor.get(), false);
     }
-    if (cache_) {
-      for (const Ref<Tensor>& slab : cache_->slabs()) visit(context, slab.get(), false);
+    if (attached_.cache) {
+      for (const Ref<Tensor>& slab : attached_.cache->slabs()) visit(context, slab.get(), false);
+    }
+    for (const Ref<Summaries>* means : {&attached_.pooled_k, &attached_.pooled_v}) {
+      if (*means) (*means)->each_tensor([&](Tensor* tensor, bool) { visit(context, tensor, false); });
     }
     visit(context, Tensor::of(a.out), true);
     visit(context, Tensor::of(a.lse), true);
@@ -45,8 +54,7 @@ class AttentionOperation final : public Operation {
  private:
   void** workspace() override { return &attention_.workspace; }
   na_attention attention_;
-  Ref<ScoreMod> mod_;
-  Ref<CacheView> cache_;
+  const Attached attached_;
 };
 
 struct Named {
@@ -177,15 +185,19 @@ Status check_cached(const AttentionArguments& a) {
     if (mask.kind == NA_MASK_NEIGHBORHOOD) {
       return error(NA_ERR_OPTION, "mask: neighborhood needs a grid and cannot be used with a KvCache; use window()");
     }
-    if (mask.kind == NA_MASK_PLAN) {
-      return error(NA_ERR_OPTION, "mask: a SparsePlan cannot be used with a KvCache yet; use tensors, or window()");
-    }
   }
   return {};
 }
 
 // What fits a cache of one length only cannot be recorded.
 Status check_recorded(const AttentionArguments& a) {
+  for (const MaskSpec& mask : a.masks) {
+    if (mask.kind != NA_MASK_PLAN) continue;
+    return error(
+        NA_ERR_OPTION,
+        "capture: a sparse plan over the keys of a KvCache, whose number changes from launch to launch, cannot "
+        "be recorded; call attention outside of capture");
+  }
   for (const BiasSpec& bias : a.biases) {
     if (bias.kind == BiasSpec::kAlibi) continue;
     return error(NA_ERR_OPTION,
@@ -286,7 +298,7 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
     return error(NA_ERR_DEVICE, "stream is on %s but q is on %s", stream->device->name.c_str(), device->name.c_str());
   }
   const SparsePlan* estimating = estimating_plan(a);
-  NA_TRY(stream->room(estimating ? 3 : a.cache ? 2 : 1));
+  NA_TRY(stream->room(1 + (estimating ? 2 : 0) + (a.cache ? 1 : 0)));
   for (const Named& tensor : {q, k, v}) NA_TRY(check_tokens(tensor, q, 4, 3 + NA_MAX_AXES));
   NA_TRY(check_keys(q, k, v));
   if (estimating) NA_TRY(check_estimate(a));
@@ -332,7 +344,9 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
                                token_axes(a.k->view),
                                ragged,
                                device};
-  Ref<ScoreMod> mod;
+  Attached attached;
+  attached.cache = cached;
+  Ref<ScoreMod>& mod = attached.mod;
   NA_TRY(ScoreMod::make(a.masks, a.biases, score_shape, &mod));
   for (const BiasSpec& bias : a.biases) {
     for (Tensor* tensor : {bias.tensor, bias.query, bias.key}) {
@@ -376,19 +390,24 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   }
   call.out = &result->out->view;
   call.lse = &result->lse->view;
-  Ref<Tensor> pooled_k, pooled_v;
   if (estimating) {
-    NA_TRY(pool(a.k, estimating->view.key_block, NA_POOL_MEAN, qv.dtype, stream, &pooled_k));
-    NA_TRY(pool(a.v, estimating->view.key_block, NA_POOL_MEAN, qv.dtype, stream, &pooled_v));
-    call.pooled_k = &pooled_k->view;
-    call.pooled_v = &pooled_v->view;
+    const SummarySpec spec{NA_POOL_MEAN, estimating->view.key_block, qv.dtype};
+    const auto means = [&](bool values, Ref<Summaries>* made) {
+      if (cached) return a.cache->summaries().make({spec, values}, cached, stream, made);
+      return pool(values ? a.v : a.k, spec, stream, made);
+    };
+    NA_TRY(means(false, &attached.pooled_k));
+    NA_TRY(means(true, &attached.pooled_v));
+    call.pooled_k = &attached.pooled_k->view();
+    call.pooled_v = &attached.pooled_v->view();
   }
-  if (!cached) return stream->run(new AttentionOperation(call, std::move(mod), {}));
   Ref<Tensor> rotated;
-  NA_TRY(a.cache->rotate_queries(a.q, stream, &rotated));
-  call.q = &rotated->view;
-  call.pages = &cached->pages();
-  return stream->run(new AttentionOperation(call, std::move(mod), cached));
+  if (cached) {
+    NA_TRY(a.cache->rotate_queries(a.q, stream, &rotated));
+    call.q = &rotated->view;
+    call.pages = &cached->pages();
+  }
+  return stream->run(new AttentionOperation(call, attached));
 }
 
 }  // namespace na

@@ -75,7 +75,8 @@ typedef enum na_entry_kind {
  * Which blocks of keys each tile of queries sees: rows (batch entry, pattern head, query tile) of 32-bit entries
  * `block:24 | level:3 | kind:2 | spare:3`, the block in the lowest bits; level is 0. Of a row the full entries come
  * first, then the others, each run in ascending order. All tensors are int32 and contiguous. Their values are
- * unchecked: whoever reads them clamps them.
+ * unchecked: whoever reads them clamps them. A sequence of a cache that has fewer keys than the plan sees what is
+ * listed of those that it has, up to its own causal border, whatever the kinds of entries say.
  */
 typedef struct na_plan {
   const na_tensor* offsets; /* [rows + 1]: where the entries of each row begin, and the end of the last */
@@ -145,6 +146,18 @@ typedef struct na_pages {
 } na_pages;
 
 /*
+ * What stands for the keys, or the values, of each block of those that follow each other: rows [kvHeads, features], in
+ * one type. Of batch entry b, tables[b] lists segments[b] segments, each with the rows of segment_blocks blocks, the
+ * first ones; `rest` has those of the blocks behind them.
+ */
+typedef struct na_summaries {
+  int64_t segment_blocks;
+  void* const* const* tables;
+  const int64_t* segments; /* NULL: there are none */
+  const na_tensor* rest;   /* [batch, blocks, kvHeads, features], contiguous */
+} na_summaries;
+
+/*
  * out = softmax(mask(softcap(scale * q k^T) + biases)) v, lse = log of the sum of exponentials.
  * q [batch, tokens..., heads, headDim], k [batch, tokens..., kvHeads, headDim], v likewise with its own
  * last axis; out [batch, tokens..., heads, vHeadDim] in the dtype of q; lse float32 [batch, tokens..., heads].
@@ -153,13 +166,13 @@ typedef struct na_pages {
 typedef struct na_attention {
   const na_tensor *q, *k, *v, *out, *lse;
   const na_pages* pages; /* where k and v are, which then have no data, the strides of a page, and the longest length */
-  const na_tensor* sinks;               /* float32 [heads] */
-  const na_tensor *extra_k, *extra_v;   /* [batch, n, kvHeads, headDim]: seen by every query */
-  const na_tensor *cu_q, *cu_k;         /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
-  const na_tensor *pooled_k, *pooled_v; /* the means of an estimating plan's blocks, in the dtype of k, contiguous. Such
-                                           a plan is the only mask, and there is neither bias nor softcap */
-  const na_mask* masks;                 /* intersected */
-  const na_bias* biases;                /* added */
+  const na_tensor* sinks;                  /* float32 [heads] */
+  const na_tensor *extra_k, *extra_v;      /* [batch, n, kvHeads, headDim]: seen by every query */
+  const na_tensor *cu_q, *cu_k;            /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
+  const na_summaries *pooled_k, *pooled_v; /* the means of an estimating plan's blocks, in the dtype of k. Such a plan
+                                              is the only mask, and there is neither bias nor softcap */
+  const na_mask* masks;                    /* intersected */
+  const na_bias* biases;                   /* added */
   int32_t mask_count, bias_count;
   float scale;
   float softcap;   /* 0: none */
@@ -286,11 +299,15 @@ typedef enum na_pooling {
   NA_POOL_BOUNDS /* the maxima, then the minima: twice headDim */
 } na_pooling;
 
+/* Writes what stands for the blocks of k, but for those of the first first[b] segments of out, which are there. */
 typedef struct na_pool {
   int32_t pooling;
   int32_t block;
-  const na_tensor* k;   /* [batch, tokens..., kvHeads, headDim] */
-  const na_tensor* out; /* [batch, blocks, kvHeads, headDim or twice that], contiguous, float32 or of the dtype of k */
+  const na_tensor* k;    /* [batch, tokens..., kvHeads, headDim]; with pages as for na_attention, its k or v */
+  const na_pages* pages; /* NULL: k has its data */
+  int64_t page_offset;   /* where in a page the rows begin: 0, or value_offset */
+  na_summaries out;      /* of headDim features or twice that, float32 or of the dtype of k */
+  const int64_t* first;  /* where out has segments */
   void* workspace;
 } na_pool;
 
@@ -305,12 +322,14 @@ typedef enum na_selector {
 /*
  * Writes the plan `out`: for each of its rows the blocks of sink and window, and of the others those whose scores with
  * the queries of the row are highest; ties go to the lower block. Scores are shared by the heads of a pattern: the
- * largest counts. Keys are [batch, tokens..., kvHeads, headDim], and out's heads divide kvHeads or are a multiple.
+ * largest counts. Keys are [batch, tokens..., kvHeads, headDim], and out's heads divide kvHeads or are a multiple. With
+ * pages each batch entry is selected from as if the plan were for as many keys as it has.
  */
 typedef struct na_select {
   int32_t selector;
   const na_plan* out;
-  const na_tensor *q, *k;
+  const na_tensor *q, *k;       /* k as for na_attention with pages, if there are */
+  const na_pages* pages;        /* or NULL */
   int64_t sink, window;         /* keys: the first ones, and the last up to a query's own, or on both sides of it */
   const int64_t* budgets;       /* [out->heads]: blocks beyond those */
   int32_t stages;               /* HIP: */
@@ -319,12 +338,12 @@ typedef struct na_select {
   const na_tensor* kept; /* HIP: what earlier calls kept, or NULL: int32 [rows, ...], for each stage the number of
                             chunks and room for kept_room of them, by their first keys, contiguous */
   int64_t kept_room[NA_MAX_STAGES];
-  int32_t refreshed_from;  /* HIP with kept: the stages before this one are taken from it, the others written */
-  int32_t first;           /* HIP, BISECTION: the first key of a range stands for it, else the middle one */
-  const na_tensor* pooled; /* POOLED: what na_pool made of k, or NULL */
-  int32_t bounds;          /* POOLED: of NA_POOL_BOUNDS */
-  int32_t mean_query;      /* POOLED: the mean of the row's queries counts, else each of them */
-  float scale;             /* POOLED: of scores, for what follows */
+  int32_t refreshed_from;     /* HIP with kept: the stages before this one are taken from it, the others written */
+  int32_t first;              /* HIP, BISECTION: the first key of a range stands for it, else the middle one */
+  const na_summaries* pooled; /* POOLED: what na_pool made of k, or NULL */
+  int32_t bounds;             /* POOLED: of NA_POOL_BOUNDS */
+  int32_t mean_query;         /* POOLED: the mean of the row's queries counts, else each of them */
+  float scale;                /* POOLED: of scores, for what follows */
   float top_p;     /* POOLED: no more blocks than have this share of the softmax; 1: all that the budget allows */
   float threshold; /* POOLED: no block of a smaller share */
   void* workspace;

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/strided.h"
+#include "core/summaries.h"
 
 namespace na {
 namespace {
@@ -216,9 +217,19 @@ Status KvCache::create(Device* device, const CacheShape& shape, Ref<KvCache>* ca
   Ref<PagePool> pool(new PagePool(device, page_bytes(shape), most));
   Ref<Storage> nothing;
   NA_TRY(Storage::allocate(device, 0, false, false, &nothing));
-  *cache = Ref<KvCache>(new KvCache(device, shape, std::move(pool), std::move(nothing)));
+  auto summaries = std::make_unique<CacheSummaries>(device, shape);
+  *cache = Ref<KvCache>(new KvCache(device, shape, std::move(pool), std::move(nothing), std::move(summaries)));
   return {};
 }
+
+KvCache::KvCache(Device* device, const CacheShape& shape, Ref<PagePool> pool, Ref<Storage> nothing,
+                 std::unique_ptr<CacheSummaries> summaries)
+    : device(device),
+      shape(shape),
+      pool_(std::move(pool)),
+      nothing_(std::move(nothing)),
+      summaries_(std::move(summaries)),
+      sequences_(shape.batch) {}
 
 KvCache::~KvCache() {
   for (const Ref<Watermark>& mark : watermarks_) mark->cache = nullptr;
@@ -362,6 +373,7 @@ Status KvCache::truncate(const std::vector<int64_t>& lengths) {
     }
   }
   drop_watermarks();
+  summaries_->truncate(lengths);
   for (size_t b = 0; b < lengths.size(); b++) {
     for (const Ref<Watermark>& mark : watermarks_) mark->tokens[b] = std::min(mark->tokens[b], lengths[b]);
     Sequence& sequence = sequences_[b];
@@ -465,7 +477,7 @@ Status KvCache::copy_rows(const CachedRows& rows, bool write, Tensor* bytes, Str
 }
 
 Ref<KvCache> KvCache::fork() const {
-  Ref<KvCache> copy(new KvCache(device, shape, pool_, nothing_));
+  Ref<KvCache> copy(new KvCache(device, shape, pool_, nothing_, summaries_->fork()));
   for (size_t b = 0; b < sequences_.size(); b++) {
     const Sequence& from = sequences_[b];
     Sequence& to = copy->sequences_[b];
@@ -492,6 +504,8 @@ Ref<Watermark> KvCache::watch() {
   watermarks_.push_back(mark);
   return mark;
 }
+
+int64_t KvCache::bytes() const { return pool_->bytes() + summaries_->bytes(); }
 
 std::vector<int64_t> KvCache::lengths() const {
   std::vector<int64_t> all;

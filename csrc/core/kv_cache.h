@@ -109,6 +109,8 @@ struct Watermark : RefCounted {
   std::vector<int64_t> tokens;
 };
 
+class CacheSummaries;
+
 class KvCache : public RefCounted {
  public:
   static Status create(Device* device, const CacheShape& shape, Ref<KvCache>* cache);
@@ -134,8 +136,11 @@ class KvCache : public RefCounted {
   // A mark that truncate() lowers as long as anybody else holds it.
   Ref<Watermark> watch();
 
+  // What stands for the blocks of its keys and values: see core/summaries.h.
+  CacheSummaries& summaries() const { return *summaries_; }
+
   std::vector<int64_t> lengths() const;
-  int64_t bytes() const { return pool_->bytes(); }
+  int64_t bytes() const;  // of pages and summaries
 
   Device* const device;
   const CacheShape shape;
@@ -148,8 +153,8 @@ class KvCache : public RefCounted {
   };
   struct Growth;
 
-  KvCache(Device* device, const CacheShape& shape, Ref<PagePool> pool, Ref<Storage> nothing)
-      : device(device), shape(shape), pool_(std::move(pool)), nothing_(std::move(nothing)), sequences_(shape.batch) {}
+  KvCache(Device* device, const CacheShape& shape, Ref<PagePool> pool, Ref<Storage> nothing,
+          std::unique_ptr<CacheSummaries> summaries);
   ~KvCache() override;
 
   Status check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const;
@@ -162,6 +167,7 @@ class KvCache : public RefCounted {
 
   const Ref<PagePool> pool_;
   const Ref<Storage> nothing_;  // no bytes: what k and v of a view belong to
+  const std::unique_ptr<CacheSummaries> summaries_;
   std::vector<Sequence> sequences_;
   std::vector<Ref<Watermark>> watermarks_;
 };

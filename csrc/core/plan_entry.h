@@ -35,6 +35,13 @@ struct PlanShape {
         key_block(plan.key_block),
         causal(plan.causal != 0) {}
 
+  // For a sequence that has fewer keys than the plan.
+  PlanShape with_keys(int64_t own) const {
+    PlanShape shape = *this;
+    shape.keys = own;
+    return shape;
+  }
+
   int64_t tiles() const { return (queries + query_tile - 1) / query_tile; }
   int64_t blocks() const { return (keys + key_block - 1) / key_block; }
   // The queries of a tile are [first, end).

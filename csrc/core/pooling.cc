@@ -5,23 +5,39 @@ namespace {
 
 class PoolOperation final : public Operation {
  public:
-  PoolOperation(const na_pool& pool) : Operation(NA_OP_POOL), pool_(pool) {
-    args = &pool_;
-    retain_tensors();
+  // Of pages where there is a cache.
+  PoolOperation(const na_pool& pool, Ref<Summaries> summaries, Ref<CacheView> cache)
+      : Operation(NA_OP_POOL), pool_(pool), summaries_(std::move(summaries)), cache_(std::move(cache)) {
+    finish();
   }
-  PoolOperation(const PoolOperation& other) : Operation(other), pool_(other.pool_) {
-    args = &pool_;
-    retain_tensors();
+  PoolOperation(const PoolOperation& other)
+      : Operation(other), pool_(other.pool_), summaries_(other.summaries_), cache_(other.cache_) {
+    finish();
   }
+
   void each_tensor(Visit visit, void* context) const override {
     visit(context, Tensor::of(pool_.k), false);
-    visit(context, Tensor::of(pool_.out), true);
+    if (cache_) {
+      for (const Ref<Tensor>& slab : cache_->slabs()) visit(context, slab.get(), false);
+    }
+    // What is there already it does not even read.
+    summaries_->each_tensor([&](Tensor* tensor, bool written) {
+      if (written) visit(context, tensor, true);
+    });
   }
   Operation* clone() const override { return new PoolOperation(*this); }
 
  private:
   void** workspace() override { return &pool_.workspace; }
+  void finish() {
+    pool_.out = summaries_->view();
+    pool_.first = summaries_->first();
+    args = &pool_;
+    retain_tensors();
+  }
   na_pool pool_;
+  const Ref<Summaries> summaries_;
+  const Ref<CacheView> cache_;
 };
 
 }  // namespace
@@ -54,18 +70,45 @@ Status check_even_tokens(const char* name, const Tensor& tensor) {
   return {};
 }
 
-Status pool(Tensor* tokens, int64_t block, na_pooling pooling, int32_t dtype, Stream* stream, Ref<Tensor>* pooled) {
+void Summaries::add_segments(Ref<PageTable> table, int64_t first, int64_t count) {
+  tables_.push_back(table ? table->entries() : nullptr);
+  held_.push_back(std::move(table));
+  first_.push_back(first);
+  segments_.push_back(count);
+}
+
+void Summaries::keep_segments(int64_t blocks, const std::vector<Ref<Tensor>>& slabs, bool written) {
+  slabs_ = slabs;
+  written_ = written;
+  view_.segment_blocks = blocks;
+  view_.tables = tables_.data();
+  view_.segments = segments_.data();
+}
+
+Status pool(Tensor* tokens, const SummarySpec& spec, Stream* stream, Ref<Summaries>* summaries) {
   const na_tensor& view = tokens->view;
-  const int64_t blocks = (token_count(view) + block - 1) / block;
-  const int64_t features = view.shape[view.rank - 1] * (pooling == NA_POOL_BOUNDS ? 2 : 1);
-  NA_TRY(Tensor::allocate(tokens->device(), dtype, {view.shape[0], blocks, view.shape[view.rank - 2], features}, false,
-                          false, pooled));
+  const int64_t blocks = (token_count(view) + spec.block - 1) / spec.block;
+  const int64_t features = spec.features(view.shape[view.rank - 1]);
+  Ref<Tensor> rest;
+  NA_TRY(Tensor::allocate(tokens->device(), spec.dtype, {view.shape[0], blocks, view.shape[view.rank - 2], features},
+                          false, false, &rest));
+  *summaries = Ref<Summaries>(new Summaries(std::move(rest)));
   na_pool call{};
-  call.pooling = pooling;
-  call.block = static_cast<int32_t>(block);
+  call.pooling = spec.pooling;
+  call.block = static_cast<int32_t>(spec.block);
   call.k = &view;
-  call.out = &(*pooled)->view;
-  return stream->run(new PoolOperation(call));
+  return stream->run(new PoolOperation(call, *summaries, {}));
+}
+
+Status pool_cache(const Ref<CacheView>& cache, bool values, const SummarySpec& spec, const Ref<Summaries>& summaries,
+                  Stream* stream) {
+  na_pool call{};
+  call.pooling = spec.pooling;
+  call.block = static_cast<int32_t>(spec.block);
+  call.k = &(values ? cache->v() : cache->k())->view;
+  call.pages = &cache->pages();
+  call.page_offset = values ? cache->pages().value_offset : 0;
+  return stream->run(new PoolOperation(call, summaries, cache));
 }
 
 }  // namespace na

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/plan_rows.h"
-#include "core/pooling.h"
+#include "core/summaries.h"
 
 namespace na {
 namespace {
@@ -12,35 +12,44 @@ using Count = long long;
 
 constexpr int64_t kMostWords = (int64_t{1} << 31) - 1;
 
+// What the arguments of an operation point to; the cache and the summaries may be null.
+struct Attached {
+  std::vector<int64_t> budgets;
+  Ref<SparsePlan> plan;
+  Ref<CacheView> cache;
+  Ref<Summaries> pooled;
+};
+
 class SelectOperation final : public Operation {
  public:
-  SelectOperation(const na_select& select, std::vector<int64_t> budgets, Ref<SparsePlan> plan)
-      : Operation(NA_OP_SELECT), select_(select), budgets_(std::move(budgets)), plan_(std::move(plan)) {
+  SelectOperation(const na_select& select, Attached attached)
+      : Operation(NA_OP_SELECT), select_(select), attached_(std::move(attached)) {
     finish();
   }
-  SelectOperation(const SelectOperation& other)
-      : Operation(other), select_(other.select_), budgets_(other.budgets_), plan_(other.plan_) {
+  SelectOperation(const SelectOperation& other) : Operation(other), select_(other.select_), attached_(other.attached_) {
     finish();
   }
   void each_tensor(Visit visit, void* context) const override {
     visit(context, Tensor::of(select_.q), false);
     visit(context, Tensor::of(select_.k), false);
-    if (select_.pooled) visit(context, Tensor::of(select_.pooled), false);
+    if (attached_.cache) {
+      for (const Ref<Tensor>& slab : attached_.cache->slabs()) visit(context, slab.get(), false);
+    }
+    if (attached_.pooled) attached_.pooled->each_tensor([&](Tensor* tensor, bool) { visit(context, tensor, false); });
     if (select_.kept) visit(context, Tensor::of(select_.kept), select_.refreshed_from < select_.stages);
-    plan_->each_tensor([&](const Ref<Tensor>& tensor) { visit(context, tensor.get(), true); });
+    attached_.plan->each_tensor([&](const Ref<Tensor>& tensor) { visit(context, tensor.get(), true); });
   }
   Operation* clone() const override { return new SelectOperation(*this); }
 
  private:
   void** workspace() override { return &select_.workspace; }
   void finish() {
-    select_.budgets = budgets_.data();
+    select_.budgets = attached_.budgets.data();
     args = &select_;
     retain_tensors();
   }
   na_select select_;
-  const std::vector<int64_t> budgets_;
-  const Ref<SparsePlan> plan_;
+  const Attached attached_;
 };
 
 bool power_of_two(int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
@@ -68,7 +77,9 @@ Status check_stages(const SelectArguments& a) {
 // One call with a HipState, which follows only once the call is enqueued.
 class HipStep {
  public:
-  static Status begin(const SelectArguments& a, const PlanGeometry& g, const Stream& stream, HipStep* step) {
+  // `lengths`: keys of all sequences, or of each sequence of a cache.
+  static Status begin(const SelectArguments& a, const PlanGeometry& g, const std::vector<int64_t>& lengths,
+                      const Stream& stream, HipStep* step) {
     HipState* state = a.state;
     if (!state) return {};
     if (a.selector != NA_SELECT_HIP || state->refresh_.size() != a.chunk.size()) {
@@ -79,6 +90,7 @@ class HipStep {
       return error(NA_ERR_OPTION, "hipPlan: a state counts calls, and so cannot be used in capture");
     }
     step->state_ = state;
+    step->cache_ = a.cache;
     const na_tensor &q = a.q->view, &k = a.k->view;
     step->call_ = {q.dtype,
                    g.batch,
@@ -92,20 +104,25 @@ class HipStep {
                    g.query_tile,
                    g.causal,
                    a.first,
+                   a.cache != nullptr,
                    reinterpret_cast<intptr_t>(a.q->device())};
     for (const auto* list : {&a.budgets, &a.chunk, &a.keep}) {
       step->call_.insert(step->call_.end(), list->begin(), list->end());
     }
-    const bool other = step->call_ != state->call_ || g.keys < state->keys_;
+    const bool other = step->call_ != state->call_ || a.cache != state->cache() || state->lost(lengths);
     step->calls_ = other ? 0 : state->calls_;
-    step->keys_ = g.keys;
+    step->keys_ = lengths;
     while (step->from_ < a.chunk.size() && step->calls_ % state->refresh_[step->from_] != 0) step->from_++;
-    step->first_keys_ = step->from_ == 0 ? g.keys : state->first_keys_;
+    step->first_keys_ = step->from_ == 0 ? lengths : state->first_keys_;
     return {};
   }
 
   // How far the window reaches back beyond that of the call.
-  int64_t appended() const { return state_ ? keys_ - first_keys_ : 0; }
+  int64_t appended() const {
+    int64_t most = 0;
+    for (size_t i = 0; i < keys_.size(); i++) most = std::max(most, keys_[i] - first_keys_[i]);
+    return most;
+  }
 
   // Points the call to what is kept, with memory for it.
   Status attach(Device* device, int64_t rows, const std::vector<int64_t>& budgets, int64_t block, na_select* call) {
@@ -125,8 +142,10 @@ class HipStep {
     for (size_t stage = from_; stage < state_->runs_.size(); stage++) state_->runs_[stage]++;
     state_->call_ = std::move(call_);
     state_->calls_ = calls_ + 1;
-    state_->keys_ = keys_;
-    state_->first_keys_ = first_keys_;
+    if (state_->cache() != cache_ || !cache_) state_->mark_ = cache_ ? cache_->watch() : Ref<Watermark>();
+    if (cache_) state_->mark_->tokens = keys_;
+    state_->keys_ = std::move(keys_);
+    state_->first_keys_ = std::move(first_keys_);
     state_->kept_ = std::move(kept_);
     state_->rooms_ = std::move(rooms_);
   }
@@ -136,12 +155,13 @@ class HipStep {
   Status make_room(Device* device, int64_t rows, const std::vector<int64_t>& budgets, int64_t block,
                    const na_select& call) {
     const int64_t most = *std::max_element(budgets.begin(), budgets.end());
+    const int64_t all = *std::max_element(keys_.begin(), keys_.end());
     int64_t keys = most * block, words = 0;
     rooms_.assign(static_cast<size_t>(call.stages), most);
     for (int32_t stage = call.stages - 1; stage >= 0; stage--) {
       int64_t& room = rooms_[static_cast<size_t>(stage)];
       if (stage + 1 < call.stages) {
-        keys = std::min(keys_, keys * 4);
+        keys = std::min(all, keys * 4);
         const int64_t kept = call.keep[stage] > 0 ? call.keep[stage] : keys;
         room = (kept + call.chunk[stage] - 1) / call.chunk[stage];
       }
@@ -155,34 +175,62 @@ class HipStep {
   }
 
   HipState* state_ = nullptr;
-  std::vector<int64_t> call_;
+  KvCache* cache_ = nullptr;
+  std::vector<int64_t> call_, keys_, first_keys_;
   size_t from_ = 0;
-  int64_t calls_ = 0, keys_ = 0, first_keys_ = 0;
+  int64_t calls_ = 0;
   Ref<Tensor> kept_;
   std::vector<int64_t> rooms_;
 };
 
-Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
+const KvCache* HipState::cache() const { return mark_ ? mark_->cache : nullptr; }
+
+bool HipState::lost(const std::vector<int64_t>& keys) const {
+  const std::vector<int64_t>& stayed = mark_ ? mark_->tokens : keys;
+  for (size_t i = 0; i < keys_.size(); i++) {
+    if (stayed[i] < keys_[i]) return true;
+  }
+  return false;
+}
+
+Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>* plan) {
+  SelectArguments a = arguments;
+  Attached attached;
+  if (a.cache) {
+    if (stream->capturing()) {
+      return error(NA_ERR_OPTION,
+                   "capture: a plan over the keys of a KvCache, whose number changes from launch to launch, cannot be "
+                   "recorded; select outside of capture");
+    }
+    attached.cache = a.cache->view();
+    a.k = attached.cache->k();
+  }
+  const char* const name = a.cache ? "the cache" : "k";
   const na_tensor &q = a.q->view, &k = a.k->view;
   Device* device = a.q->device();
   if (stream->device != device) {
     return error(NA_ERR_DEVICE, "stream is on %s but q is on %s", stream->device->name.c_str(), device->name.c_str());
   }
-  NA_TRY(stream->room(2));
+  NA_TRY(stream->room(a.cache ? 3 : 2));
   NA_TRY(check_even_tokens("q", *a.q));
-  NA_TRY(check_even_tokens("k", *a.k));
+  if (a.cache && q.rank != 4) {
+    return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",
+                 shape_text(q).c_str());
+  }
+  NA_TRY(check_even_tokens(name, *a.k));
   if (a.k->device() != device) {
-    return error(NA_ERR_DEVICE, "k is on %s but q is on %s; move one with to()", a.k->device()->name.c_str(),
+    return error(NA_ERR_DEVICE, "%s is on %s but q is on %s; move one with to()", name, a.k->device()->name.c_str(),
                  device->name.c_str());
   }
   if (q.dtype != k.dtype) {
-    return error(NA_ERR_DTYPE, "k is %s but q is %s; convert one with to()", dtype_name(k.dtype), dtype_name(q.dtype));
+    return error(NA_ERR_DTYPE, "%s is %s but q is %s; convert one with to()", name, dtype_name(k.dtype),
+                 dtype_name(q.dtype));
   }
   const int64_t heads = q.shape[q.rank - 2], kv_heads = k.shape[k.rank - 2];
   if (q.shape[0] != k.shape[0] || q.shape[q.rank - 1] != k.shape[k.rank - 1] || heads % kv_heads != 0) {
     return error(NA_ERR_SHAPE,
-                 "q has shape %s and k %s: batch and headDim must be equal, and heads a multiple of kvHeads",
-                 shape_text(q).c_str(), shape_text(k).c_str());
+                 "q has shape %s and %s %s: batch and headDim must be equal, and heads a multiple of kvHeads",
+                 shape_text(q).c_str(), name, shape_text(k).c_str());
   }
   PlanGeometry g = a.geometry;
   g.batch = q.shape[0];
@@ -195,7 +243,7 @@ Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
                  a.budgets.size(), Count(g.heads));
   }
   // In blocks, and no more than there are.
-  std::vector<int64_t> budgets;
+  std::vector<int64_t>& budgets = attached.budgets;
   for (int64_t head = 0; head < g.heads; head++) {
     const int64_t keys = std::min(g.keys, a.budgets[a.budgets.size() > 1 ? static_cast<size_t>(head) : 0]);
     budgets.push_back((keys + g.key_block - 1) / g.key_block);
@@ -206,25 +254,30 @@ Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
   counted.query_tile = static_cast<int32_t>(g.query_tile);
   counted.key_block = static_cast<int32_t>(g.key_block);
   counted.causal = g.causal;
+  // Of all sequences, or of each.
+  const std::vector<int64_t> lengths = a.cache ? a.cache->lengths() : std::vector<int64_t>{g.keys};
   HipStep step;
-  NA_TRY(HipStep::begin(a, g, *stream, &step));
+  NA_TRY(HipStep::begin(a, g, lengths, *stream, &step));
   const int64_t window = a.window + step.appended();
   const PlanShape shape(counted);
   int64_t words = 0;
-  for (int64_t tile = 0; tile < shape.tiles(); tile++) {
-    const SelectedRow row(shape, tile, a.sink, window);
-    for (int64_t budget : budgets) words += g.batch * (row.always_count() + std::min(row.open_count(), budget));
-    if (words > kMostWords) {
-      return error(NA_ERR_OPTION, "the plan might have more than %lld blocks; give a smaller budget or larger keyBlock",
-                   Count(kMostWords));
+  for (int64_t own : lengths) {
+    for (int64_t tile = 0; tile < shape.tiles(); tile++) {
+      const SelectedRow row(shape.with_keys(own), tile, a.sink, window);
+      const int64_t entries = a.cache ? 1 : g.batch;
+      for (int64_t budget : budgets) words += entries * (row.always_count() + std::min(row.open_count(), budget));
+      if (words > kMostWords) {
+        return error(NA_ERR_OPTION,
+                     "the plan might have more than %lld blocks; give a smaller budget or larger keyBlock",
+                     Count(kMostWords));
+      }
     }
   }
-  Ref<SparsePlan> made;
-  NA_TRY(SparsePlan::allocate(device, g, words, 0, &made));
+  NA_TRY(SparsePlan::allocate(device, g, words, 0, &attached.plan));
 
   na_select call{};
   call.selector = a.selector;
-  call.out = &made->view;
+  call.out = &attached.plan->view;
   call.q = &q;
   call.k = &k;
   call.sink = a.sink;
@@ -241,16 +294,26 @@ Status select(const SelectArguments& a, Stream* stream, Ref<SparsePlan>* plan) {
   call.scale = static_cast<float>(a.scale);
   call.top_p = static_cast<float>(a.top_p);
   call.threshold = static_cast<float>(a.threshold);
-  Ref<Tensor> pooled;
   if (a.selector == NA_SELECT_POOLED) {
     // Extremes of keys are as exact as these.
-    const int32_t dtype = a.pooling == NA_POOL_MEAN ? NA_FLOAT32 : k.dtype;
-    NA_TRY(pool(a.k, g.key_block, a.pooling, dtype, stream, &pooled));
-    call.pooled = &pooled->view;
+    const SummarySpec spec{a.pooling, g.key_block, a.pooling == NA_POOL_MEAN ? NA_FLOAT32 : k.dtype};
+    if (a.cache) {
+      NA_TRY(a.cache->summaries().make({spec, false}, attached.cache, stream, &attached.pooled));
+    } else {
+      NA_TRY(pool(a.k, spec, stream, &attached.pooled));
+    }
+    call.pooled = &attached.pooled->view();
   }
-  NA_TRY(stream->run(new SelectOperation(call, std::move(budgets), made)));
+  Ref<Tensor> rotated;
+  if (a.cache) {
+    NA_TRY(a.cache->rotate_queries(a.q, stream, &rotated));
+    call.q = &rotated->view;
+    call.pages = &attached.cache->pages();
+  }
+  const Ref<SparsePlan> made = attached.plan;
+  NA_TRY(stream->run(new SelectOperation(call, std::move(attached))));
   step.end();
-  *plan = std::move(made);
+  *plan = made;
   return {};
 }
 

@@ -1,13 +1,14 @@
 // Selectors: sparse plans made from queries and keys.
 #pragma once
 
+#include "core/kv_cache.h"
 #include "core/sparse_plan.h"
 
 namespace na {
 
 // What the stages of hipPlan() have kept, for calls whose keys only grow, as in decoding: stage i runs anew in every
 // refresh[i]-th call, and whenever an earlier one does. In between the window reaches back to where it began when all
-// stages ran, so that whatever was appended since is in it.
+// stages ran, so that whatever was appended since is in it: as far as for the sequence of a cache that grew most.
 class HipState : public RefCounted {
  public:
   // One number for each stage, at least 1.
@@ -17,11 +18,15 @@ class HipState : public RefCounted {
 
  private:
   friend class HipStep;
+  const KvCache* cache() const;                       // null if there is none, or none any more
+  bool lost(const std::vector<int64_t>& keys) const;  // keys of the last call, which now has so many
   const std::vector<int64_t> refresh_;
   std::vector<int64_t> runs_;
-  std::vector<int64_t> call_;     // what the calls so far had in common
-  int64_t calls_ = 0, keys_ = 0;  // since all stages ran anew because of other calls; keys of the last call
-  int64_t first_keys_ = 0;        // when all stages ran last
+  std::vector<int64_t> call_;        // what the calls so far had in common
+  int64_t calls_ = 0;                // since all stages ran anew because of other calls
+  std::vector<int64_t> keys_;        // in the last call: of all sequences, or of each sequence of a cache
+  std::vector<int64_t> first_keys_;  // when all stages ran last
+  Ref<Watermark> mark_;              // of the cache, if the calls were of one
   Ref<Tensor> kept_;
   std::vector<int64_t> rooms_;  // of kept_, for each stage
 };
@@ -29,7 +34,8 @@ class HipState : public RefCounted {
 struct SelectArguments {
   na_selector selector = NA_SELECT_HIP;
   Tensor *q = nullptr, *k = nullptr;
-  PlanGeometry geometry;  // heads: patterns; batch, queries and keys are those of the tensors
+  KvCache* cache = nullptr;  // instead of k
+  PlanGeometry geometry;     // heads: patterns; batch, queries and keys are those of the tensors
   int64_t sink = 0, window = 0;
   std::vector<int64_t> budgets;      // keys: one number, or one for each pattern
   std::vector<int64_t> chunk, keep;  // HIP: of each stage; keep may be empty, or 0

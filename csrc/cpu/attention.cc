@@ -183,8 +183,8 @@ struct Description {
       p.extra = a.extra_k->shape[1];
     }
     if (a.pooled_k) {
-      p.pooled_k = rows_of(*a.pooled_k, 2);
-      p.pooled_v = rows_of(*a.pooled_v, 2);
+      p.pooled_k = a.pooled_k;
+      p.pooled_v = a.pooled_v;
       p.estimate = true;
     }
     if (a.sinks) {

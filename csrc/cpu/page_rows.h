@@ -5,9 +5,17 @@
 
 #include "core/backend.h"
 #include "core/dtype.h"
-#include "core/half.h"
+#include "core/narrow.h"
 
 namespace na::cpu {
+
+// Some columns of a row of int8, of which there are `columns`, in the type that attention widens it to.
+template <class Type>
+void widen_int8(const char* row, int columns, int first, int count, Type* to) {
+  float unit;
+  std::memcpy(&unit, row + columns, sizeof(unit));
+  for (int d = 0; d < count; d++) to[d] = narrow<Type>(unit * static_cast<float>(static_cast<int8_t>(row[first + d])));
+}
 
 struct PageRows {
   const na_pages& pages;

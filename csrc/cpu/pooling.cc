@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "core/narrow.h"
+#include "cpu/page_rows.h"
+#include "cpu/summary_rows.h"
 
 namespace na::cpu {
 namespace {
@@ -13,23 +16,35 @@ namespace {
 // A task is a block, all heads of it.
 class PoolJob final : public Job {
  public:
-  explicit PoolJob(const na_pool& pool) : pool_(pool), rows_(*pool.k) {
-    tokens_ = 1;
+  explicit PoolJob(const na_pool& pool) : pool_(pool), rows_(*pool.k), out_(pool.out) {
+    if (pool.pages) paged_.emplace(*pool.k, *pool.pages, pool.page_offset);
     for (int axis = 1; axis < pool.k->rank - 2; axis++) tokens_ *= pool.k->shape[axis];
   }
 
-  int64_t prepare() override { return pool_.out->shape[0] * pool_.out->shape[1]; }
+  int64_t prepare() override {
+    tasks_.push_back(0);
+    for (int64_t batch = 0; batch < pool_.k->shape[0]; batch++) {
+      const int64_t blocks = (tokens_of(batch) + pool_.block - 1) / pool_.block;
+      tasks_.push_back(tasks_.back() + blocks - first_block(batch));
+    }
+    return tasks_.back();
+  }
 
   void run(int64_t task, void*, const Cancel&) override {
     with_type(rows_.dtype, [&](auto* type) { pool<std::remove_pointer_t<decltype(type)>>(task); });
   }
 
  private:
+  int64_t tokens_of(int64_t batch) const { return pool_.pages ? pool_.pages->lengths[batch] : tokens_; }
+  // Those before it are there.
+  int64_t first_block(int64_t batch) const { return pool_.first ? pool_.first[batch] * pool_.out.segment_blocks : 0; }
+
   template <class Type>
   void pool(int64_t task) const {
-    const int64_t blocks = pool_.out->shape[1], heads = pool_.out->shape[2], features = pool_.out->shape[3];
-    const int64_t batch = task / blocks, first = task % blocks * pool_.block;
-    const int64_t end = std::min(first + pool_.block, tokens_);
+    const int64_t batch = std::upper_bound(tasks_.begin(), tasks_.end(), task) - tasks_.begin() - 1;
+    const int64_t block = first_block(batch) + task - tasks_[static_cast<size_t>(batch)];
+    const int64_t heads = pool_.out.rest->shape[2], features = pool_.out.rest->shape[3];
+    const int64_t first = block * pool_.block, end = std::min(first + pool_.block, tokens_of(batch));
     const float filled = static_cast<float>(end - first) / static_cast<float>(pool_.block);
     std::vector<float> made(static_cast<size_t>(features));
     for (int64_t head = 0; head < heads; head++) {
@@ -46,7 +61,7 @@ class PoolJob final : public Job {
           }
         }
       }
-      store(made, (task * heads + head) * features);
+      store(made, out_.row(batch, block) + head * out_.head);
     }
   }
 
@@ -68,12 +83,15 @@ class PoolJob final : public Job {
       folded.least[i] = kInfinity;
     }
     for (int64_t token = first; token < end; token++) {
-      const char* row = rows_.row(batch, token, head) + column * static_cast<int64_t>(sizeof(Type));
+      const char* row = paged_ ? paged_->row(batch, token, head) : rows_.row(batch, token, head);
+      const char* from = row + column * static_cast<int64_t>(sizeof(Type));
       Type some[kColumns] = {};
-      if (count == kColumns) {
-        memcpy(some, row, sizeof(some));
+      if (paged_ && paged_->int8) {
+        widen_int8(row, rows_.head_dim, column, count, some);
+      } else if (count == kColumns) {
+        memcpy(some, from, sizeof(some));
       } else {
-        memcpy(some, row, static_cast<size_t>(count) * sizeof(Type));
+        memcpy(some, from, static_cast<size_t>(count) * sizeof(Type));
       }
       float values[kColumns];
       for (int i = 0; i < kColumns; i++) values[i] = static_cast<float>(widen(some[i]));
@@ -84,17 +102,20 @@ class PoolJob final : public Job {
     return folded;
   }
 
-  void store(const std::vector<float>& made, int64_t at) const {
-    with_type(pool_.out->dtype, [&](auto* type) {
+  void store(const std::vector<float>& made, char* row) const {
+    with_type(pool_.out.rest->dtype, [&](auto* type) {
       using Type = std::remove_pointer_t<decltype(type)>;
-      auto* to = static_cast<Type*>(pool_.out->data) + at;
+      auto* to = reinterpret_cast<Type*>(row);
       for (size_t d = 0; d < made.size(); d++) to[d] = narrow<Type>(made[d]);
     });
   }
 
   const na_pool& pool_;
-  const TokenRows rows_;
-  int64_t tokens_;
+  const TokenRows rows_;           // without pages
+  std::optional<PageRows> paged_;  // with them
+  const SummaryRows out_;
+  int64_t tokens_ = 1;          // of each batch entry, without pages
+  std::vector<int64_t> tasks_;  // of each batch entry: the first
 };
 
 }  // namespace

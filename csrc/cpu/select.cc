@@ -5,13 +5,16 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "core/dtype.h"
 #include "core/narrow.h"
 #include "core/plan_rows.h"
 #include "cpu/executor/problem.h"
+#include "cpu/page_rows.h"
 #include "cpu/pooling.h"
+#include "cpu/summary_rows.h"
 
 namespace na::cpu {
 namespace {
@@ -82,10 +85,31 @@ Scoring scoring_of(Isa isa) {
 // What is no number counts for nothing.
 float sane(float score) { return score == score ? score : -kInfinity; }
 
+// Rows of keys, of tokens that are evenly spaced or lie in pages.
+class KeyRows {
+ public:
+  KeyRows(const na_tensor& k, const na_pages* pages) : plain_(k) {
+    if (pages) paged_.emplace(k, *pages, 0);
+  }
+
+  const char* row(int64_t batch, int64_t token, int64_t head) const {
+    if (paged_) return paged_->row(batch, token, head);
+    return plain_.data + batch * plain_.batch + token * plain_.token + head * plain_.head;
+  }
+  bool int8() const { return paged_ && paged_->int8; }
+  int64_t row_bytes() const { return paged_ ? paged_->head : plain_.head_dim * dtype_size(plain_.dtype); }
+
+ private:
+  const TokenRows plain_;
+  std::optional<PageRows> paged_;
+};
+
 // Scores keys by the largest of their products with some queries.
 class Scorer {
  public:
-  Scorer(const Scoring& scoring, Queries queries) : scoring_(scoring), queries_(std::move(queries)) {
+  // `int8`: keys are rows of int8 (na_pages), which are widened to the type of the queries.
+  Scorer(const Scoring& scoring, Queries queries, bool int8 = false)
+      : scoring_(scoring), int8_(int8), queries_(std::move(queries)) {
     constexpr size_t kAlignment = 64;
     const auto count = static_cast<int>(queries_.rows.size());
     packed_.resize(static_cast<size_t>(packed_floats(count, queries_.head_dim)) + kAlignment / sizeof(float));
@@ -108,17 +132,39 @@ class Scorer {
     if (count == 0) return;
     keys.resize(padded, keys[count - 1]);
     best_.resize(padded);
-    call_.keys = keys.data();
-    call_.key_count = static_cast<int>(padded);
-    call_.best = best_.data();
-    scoring_.score(call_);
+    const size_t together = int8_ ? kWidened : padded;
+    for (size_t first = 0; first < padded; first += together) {
+      const size_t end = std::min(first + together, padded);
+      if (int8_) widen_keys(first, end);
+      call_.keys = keys.data() + first;
+      call_.key_count = static_cast<int>(end - first);
+      call_.best = best_.data() + first;
+      scoring_.score(call_);
+    }
   }
   float operator[](size_t key) const { return sane(best_[key]); }
 
  private:
+  static constexpr size_t kWidened = 8 * kStrip;  // keys at once
+
+  void widen_keys(size_t first, size_t end) {
+    with_type(queries_.dtype, [&](auto* type) {
+      using Type = std::remove_pointer_t<decltype(type)>;
+      const auto columns = static_cast<size_t>(queries_.head_dim);
+      wide_.resize(kWidened * columns * sizeof(Type));
+      for (size_t key = first; key < end; key++) {
+        auto* const to = reinterpret_cast<Type*>(wide_.data()) + (key - first) * columns;
+        widen_int8(keys[key], queries_.head_dim, 0, queries_.head_dim, to);
+        keys[key] = reinterpret_cast<const char*>(to);
+      }
+    });
+  }
+
   const Scoring scoring_;
+  const bool int8_;
   Queries queries_;
   std::vector<float> packed_, best_;
+  std::vector<char> wide_;
   BestScores call_;
 };
 
@@ -140,7 +186,7 @@ std::vector<int64_t> highest(const std::vector<float>& scores, int64_t count) {
 class SelectJob final : public Job {
  public:
   SelectJob(const na_select& select, Isa isa)
-      : select_(select), shape_(*select.out), q_(*select.q), k_(*select.k), scoring_(scoring_of(isa)) {
+      : select_(select), shape_(*select.out), q_(*select.q), k_(*select.k, select.pages), scoring_(scoring_of(isa)) {
     heads_ = select.q->shape[select.q->rank - 2];
     kv_heads_ = select.k->shape[select.k->rank - 2];
   }
@@ -168,16 +214,23 @@ class SelectJob final : public Job {
   }
 
  private:
+  int64_t batch_of(int64_t row) const { return row / shape_.tiles() / select_.out->heads; }
+
+  // As if the plan were for the keys of this batch entry alone.
+  PlanShape own_shape(int64_t batch) const {
+    return select_.pages ? shape_.with_keys(select_.pages->lengths[batch]) : shape_;
+  }
+
   SelectedRow row_of(int64_t row) const {
-    return SelectedRow(shape_, row % shape_.tiles(), select_.sink, select_.window);
+    return SelectedRow(own_shape(batch_of(row)), row % shape_.tiles(), select_.sink, select_.window);
   }
 
   void write_row(int64_t row) {
     const int64_t tile = row % shape_.tiles(), pattern = row / shape_.tiles() % select_.out->heads;
-    const int64_t batch = row / shape_.tiles() / select_.out->heads;
+    const int64_t batch = batch_of(row);
     const SelectedRow here = row_of(row);
     const int64_t budget = select_.budgets[pattern];
-    const Row given = {row, batch, pattern, tile, budget, here};
+    const Row given = {row, batch, pattern, tile, budget, here, own_shape(batch)};
     std::vector<int64_t> chosen;
     if (here.open_count() <= budget && select_.top_p >= 1 && select_.threshold <= 0) {
       for (int64_t i = 0; i < here.open_count(); i++) chosen.push_back(here.open_block(i));
@@ -223,6 +276,7 @@ class SelectJob final : public Job {
   struct Row {
     int64_t index, batch, pattern, tile, budget;
     const SelectedRow& open;
+    const PlanShape shape;
   };
 
   // The query heads of a pattern are [first, end).
@@ -255,7 +309,7 @@ class SelectJob final : public Job {
   std::vector<Scorer> scorers_of(const Row& row, int64_t together) const {
     std::vector<Scorer> scorers;
     for (int64_t head = first_head(row.pattern); head < first_head(row.pattern + 1); head++) {
-      scorers.emplace_back(scoring_, queries_of(row, head, together));
+      scorers.emplace_back(scoring_, queries_of(row, head, together), k_.int8());
     }
     return scorers;
   }
@@ -266,7 +320,7 @@ class SelectJob final : public Job {
     constexpr int64_t kTogether = 4;  // queries whose mean stands for them, but in the last stage
     constexpr size_t kChunksTogether =
         64;  // that one head after the other goes down, while their keys are in the cache
-    const int64_t limit = shape_.visible_keys(shape_.end_query(row.tile) - 1), block = shape_.key_block;
+    const int64_t limit = row.shape.visible_keys(shape_.end_query(row.tile) - 1), block = shape_.key_block;
     std::vector<int64_t> chunks;
     const int32_t first_stage = select_.kept ? select_.refreshed_from : 0;
     if (first_stage > 0) chunks = kept_chunks(row, first_stage - 1, limit);
@@ -350,8 +404,7 @@ class SelectJob final : public Job {
                int64_t limit, float* scores) const {
     std::vector<BlockRange> ranges;  // of keys
     for (size_t i = 0; i < count; i++) ranges.push_back({chunks[i], std::min(chunks[i] + size, limit)});
-    const char* keys = k_.row(row.batch, 0, kv_head(head));
-    const int64_t row_bytes = k_.head_dim * dtype_size(k_.dtype);
+    const int64_t row_bytes = k_.row_bytes();
     std::vector<size_t> active;
     for (bool once = true;; once = false) {
       active.clear();
@@ -364,7 +417,7 @@ class SelectJob final : public Job {
         for (const BlockRange half : {BlockRange{range.begin, std::max(middle, range.begin + 1)},
                                       BlockRange{std::min(middle, range.end - 1), range.end}}) {
           const int64_t stands = select_.first ? half.begin : (half.begin + half.end) / 2;
-          const char* key = keys + stands * k_.token;
+          const char* key = k_.row(row.batch, stands, kv_head(head));
           for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(key + at);  // before all are known
           scorer.keys.push_back(key);
         }
@@ -414,7 +467,7 @@ class SelectJob final : public Job {
         for (const BlockRange& half : halves) {
           const int64_t index = select_.first ? half.begin : (half.begin + half.end) / 2;
           const int64_t block = row.open.open_block(std::min(index, half.end - 1));
-          const int64_t key = (block * shape_.key_block + shape_.end_key(block)) / 2;
+          const int64_t key = (block * shape_.key_block + row.shape.end_key(block)) / 2;
           scorer.keys.push_back(k_.row(row.batch, key, kv_head(head)));
         }
         scorer.run();
@@ -428,16 +481,24 @@ class SelectJob final : public Job {
     return blocks;
   }
 
-  // With bounds, the positive parts of queries meet the maxima, the negative ones the minima.
-  Queries pooled_queries(const Row& row, int64_t head) const {
-    const Queries given = queries_of(row, head, select_.mean_query ? shape_.query_tile : 1);
-    const auto features = static_cast<int>(select_.pooled->shape[3]);
-    Queries queries(select_.pooled->dtype, features);
-    queries.make(given.rows.size());
+  // Those of heads [first, end). With bounds, the positive parts of queries meet the maxima, the negative ones the
+  // minima.
+  Queries pooled_queries(const Row& row, int64_t first, int64_t end) const {
+    std::vector<Queries> given;
+    size_t count = 0;
+    for (int64_t head = first; head < end; head++) {
+      given.push_back(queries_of(row, head, select_.mean_query ? shape_.query_tile : 1));
+      count += given.back().rows.size();
+    }
+    const na_tensor& table = *select_.pooled->rest;
+    const auto features = static_cast<int>(table.shape[3]);
+    Queries queries(table.dtype, features);
+    queries.make(count);
     std::vector<float> values(static_cast<size_t>(features));
-    for (size_t i = 0; i < given.rows.size(); i++) {
+    for (size_t i = 0; i < count; i++) {
+      const size_t each = given[0].rows.size();
       std::fill(values.begin(), values.end(), 0.0f);
-      add_row(given.rows[i], q_.dtype, q_.head_dim, values.data());
+      add_row(given[i / each].rows[i % each], q_.dtype, q_.head_dim, values.data());
       for (int d = 0; select_.bounds && d < q_.head_dim; d++) {
         float& least = values[static_cast<size_t>(q_.head_dim + d)];
         least = std::min(values[static_cast<size_t>(d)], 0.0f);
@@ -451,22 +512,26 @@ class SelectJob final : public Job {
   // By the products of queries with pooled keys; with bounds, by what no key of the block exceeds.
   std::vector<int64_t> pooled(const Row& row) const {
     constexpr int64_t kBlocksTogether = 256;  // that one head after the other looks at, while they are in the cache
-    const na_tensor& table = *select_.pooled;
-    const int64_t blocks = table.shape[1], features = table.shape[3], count = row.open.open_count();
+    const SummaryRows table(*select_.pooled);
+    const int64_t count = row.open.open_count(), end_head = first_head(row.pattern + 1);
     std::vector<float> scores(static_cast<size_t>(count), -kInfinity);
+    // One for each key head: of the query heads that share it the largest score counts, as of the queries of each.
     std::vector<Scorer> scorers;
-    for (int64_t head = first_head(row.pattern); head < first_head(row.pattern + 1); head++) {
-      scorers.emplace_back(scoring_, pooled_queries(row, head));
+    const int64_t first_kv_head = kv_head(first_head(row.pattern)), group = heads_ / kv_heads_;
+    for (int64_t head = first_head(row.pattern); head < end_head; head = (kv_head(head) + 1) * group) {
+      scorers.emplace_back(scoring_, pooled_queries(row, head, std::min(end_head, (kv_head(head) + 1) * group)));
     }
+    std::vector<const char*> rows;
     for (int64_t first = 0; first < count; first += kBlocksTogether) {
       const int64_t end = std::min(first + kBlocksTogether, count);
+      rows.clear();
+      for (int64_t index = first; index < end; index++) {
+        rows.push_back(table.row(row.batch, row.open.open_block(index)));
+      }
       for (size_t i = 0; i < scorers.size(); i++) {
-        const int64_t head = kv_head(first_head(row.pattern) + static_cast<int64_t>(i));
+        const int64_t head = first_kv_head + static_cast<int64_t>(i);
         scorers[i].keys.clear();
-        for (int64_t index = first; index < end; index++) {
-          const int64_t at = (row.batch * blocks + row.open.open_block(index)) * kv_heads_ + head;
-          scorers[i].keys.push_back(static_cast<const char*>(table.data) + at * features * dtype_size(table.dtype));
-        }
+        for (const char* at : rows) scorers[i].keys.push_back(at + head * table.head);
         scorers[i].run();
         for (int64_t index = first; index < end; index++) {
           float& score = scores[static_cast<size_t>(index)];
@@ -503,7 +568,8 @@ class SelectJob final : public Job {
 
   const na_select& select_;
   const PlanShape shape_;
-  const TokenRows q_, k_;
+  const TokenRows q_;
+  const KeyRows k_;
   const Scoring scoring_;
   int64_t heads_, kv_heads_;
   std::vector<int64_t> begin_, count_;  // of each row: where it has its room, and how many words it took

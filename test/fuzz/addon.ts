@@ -129,6 +129,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
     {
       q: mostly(picked('q')),
       k: mostly(picked('k')),
+      cache: fc.oneof(nothing, nothing, cache),
       selector: mostly(oneOf(0, 1, 2)),
       geometry,
       sink: small,

@@ -153,7 +153,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
         'hipPlan with a state',
         api.hipPlan,
         mostly(picked('q')),
-        mostly(picked('k')),
+        mostly(picked('k', 'cache')),
         optional(
           {
             budget: mostly(oneOf(2, 3)),
@@ -267,7 +267,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
         select.name,
         select,
         mostly(picked('q')),
-        mostly(picked('k')),
+        mostly(picked('k', 'cache')),
         optional(
           {
             budget: perAxis(small),

@@ -1,9 +1,11 @@
 // Compares random problems with the oracle under the instruction set that the environment forces, which is read once
-// when the library is loaded: test/20, test/23, test/27, test/29, test/31 and test/32 run this program once for each.
-//   tsx test/support/sweep.ts any|decode|plan|estimate|retrieve|select RUNS SEED
+// when the library is loaded: test/20, test/23, test/27, test/29, test/31, test/32 and test/34 run this program once for
+// each.
+//   tsx test/support/sweep.ts any|decode|plan|estimate|cached|retrieve|select RUNS SEED
 
 import fc from 'fast-check';
 import { devices } from 'node-attention';
+import { cachedCase, checkCached } from './cached';
 import { attentionCase, decodeCase, problemOf } from './cases';
 import { check, expectedOn, expectResult, run } from './library';
 import { estimateCase, estimateProblem, planCase, planProblem, withMeans } from './plans';
@@ -31,11 +33,13 @@ async function main(): Promise<void> {
           })
         : kind === 'plan'
           ? fc.asyncProperty(planCase, (one) => check(planProblem(one), one.dtype, one.seed))
-          : kind === 'retrieve'
-            ? fc.asyncProperty(retrievalCase, checkRetrieval)
-            : fc.asyncProperty(kind === 'decode' ? decodeCase : attentionCase, (one) =>
-                check(problemOf(one), one.dtype, one.seed),
-              );
+          : kind === 'cached'
+            ? fc.asyncProperty(cachedCase, checkCached)
+            : kind === 'retrieve'
+              ? fc.asyncProperty(retrievalCase, checkRetrieval)
+              : fc.asyncProperty(kind === 'decode' ? decodeCase : attentionCase, (one) =>
+                  check(problemOf(one), one.dtype, one.seed),
+                );
   await fc.assert(property as fc.IAsyncProperty<unknown>, { numRuns: runs, seed });
   if (kind === 'retrieve') {
     await checkRounding();

@@ -9,6 +9,7 @@
 #include "cpu/arena.h"
 #include "cpu/executor/problem.h"
 #include "cpu/job.h"
+#include "cpu/summary_rows.h"
 
 namespace na::cpu {
 namespace {
@@ -366,23 +367,6 @@ int64_t coordinate(const Tile& tile, int axis, int64_t u) {
   return tile.residue[axis] + tile.dilation[axis] * u;
 }
 
-// The rows of keys u ... u + count - 1 that lie in pages.
-void find_pages(const Problem& problem, const Tile& tile, int64_t u, int count, const char** k, const char** v) {
-  const Pages& pages = *problem.pages;
-  void* const* const table = pages.tables[tile.batch];
-  const int64_t k_head = tile.kv_head * problem.k.head, v_head = tile.kv_head * problem.v.head + pages.value_offset;
-  int64_t page = u / pages.tokens, token = u % pages.tokens;
-  for (int i = 0; i < count; i++) {
-    const char* const at = static_cast<const char*>(table[page]);
-    k[i] = at + k_head + token * problem.k.token[0];
-    v[i] = at + v_head + token * problem.v.token[0];
-    if (++token == pages.tokens) {
-      token = 0;
-      page++;
-    }
-  }
-}
-
 // Adds keys u ... u + count - 1 of the innermost axis, of which none lies across the seam of a wrapping axis.
 void add_run(const Problem& problem, Tile& tile, int64_t u, int count) {
   const TilePlan& plan = *tile.plan;
@@ -474,6 +458,22 @@ size_t scratch_bytes(const Problem& problem) {
   return carve(problem, tile, sums, nullptr);
 }
 
+void find_pages(const Problem& problem, const Tile& tile, int64_t u, int count, const char** k, const char** v) {
+  const Pages& pages = *problem.pages;
+  void* const* const table = pages.tables[tile.batch];
+  const int64_t k_head = tile.kv_head * problem.k.head, v_head = tile.kv_head * problem.v.head + pages.value_offset;
+  int64_t page = u / pages.tokens, token = u % pages.tokens;
+  for (int i = 0; i < count; i++) {
+    const char* const at = static_cast<const char*>(table[page]);
+    k[i] = at + k_head + token * problem.k.token[0];
+    v[i] = at + v_head + token * problem.v.token[0];
+    if (++token == pages.tokens) {
+      token = 0;
+      page++;
+    }
+  }
+}
+
 void lane_range(const TilePlan& plan, int c, int64_t index, int64_t position, int64_t length, int64_t* begin,
                 int64_t* end) {
   const Range range = lane_range(plan, c, index, position, length);
@@ -532,8 +532,8 @@ bool next_keys(const Problem& problem, Tile& tile) {
   tile.pooled = !extra && problem.estimate && add_pooled(problem, tile);
   tile.extra = extra || tile.pooled;
   tile.constraints = tile.extra ? 0 : tile.plan->constraint_count;
-  tile.k_head = (extra ? problem.extra_k : tile.pooled ? problem.pooled_k : problem.k).head;
-  tile.v_head = (extra ? problem.extra_v : tile.pooled ? problem.pooled_v : problem.v).head;
+  tile.k_head = extra ? problem.extra_k.head : tile.pooled ? SummaryRows(*problem.pooled_k).head : problem.k.head;
+  tile.v_head = extra ? problem.extra_v.head : tile.pooled ? SummaryRows(*problem.pooled_v).head : problem.v.head;
   if (extra) {
     add_extra(problem, tile);
   } else if (!tile.pooled) {

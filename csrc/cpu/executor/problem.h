@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 struct na_plan;
+struct na_summaries;
 
 namespace na::cpu {
 
@@ -103,7 +104,7 @@ struct Problem {
   int query_axes, key_axes;
   int64_t query_extent[kMaxAxes], key_extent[kMaxAxes];
   int64_t queries, keys;
-  Rows q, k, v, out, lse, extra_k, extra_v, pooled_k, pooled_v;
+  Rows q, k, v, out, lse, extra_k, extra_v;
   const Pages* pages;  // where k and v are, or nullptr
   int64_t extra;
   const float* sinks;
@@ -118,7 +119,8 @@ struct Problem {
   int element_bytes;            // of q, k and v in scratch memory
   int constraints;              // at most, in any plan
   const na_plan* sparse;        // a sparse plan among the masks, or null
-  bool estimate;                // the plan's blocks that are not listed count as the means in pooled_k and pooled_v
+  bool estimate;                // the plan's blocks that are not listed count as the means in:
+  const na_summaries *pooled_k, *pooled_v;
 };
 
 class Cancel;
@@ -255,6 +257,8 @@ size_t scratch_bytes(const Problem& problem);
 // Fills the lanes; `tile` and `sums` point into scratch from then on.
 void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch);
 bool next_keys(const Problem& problem, Tile& tile);  // false: no more, or cancelled
+// The rows of kv_head of keys u ... u + count - 1, which lie in pages.
+void find_pages(const Problem& problem, const Tile& tile, int64_t u, int count, const char** k, const char** v);
 // Of the keys at hand, `count` from `first`, a multiple of kStrip.
 Sight sight(const Problem& problem, const Tile& tile, int block, int first, int count);
 int64_t tile_count(const TilePlan& plan, const int64_t* extent);

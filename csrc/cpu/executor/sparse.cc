@@ -7,15 +7,20 @@
 
 #include "core/plan_entry.h"
 #include "cpu/executor/problem.h"
+#include "cpu/summary_rows.h"
 
 namespace na::cpu {
 namespace {
 
 constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
 
-void advance(const PlanReader& reader, Stream& stream) {
+// To the next entry of a block that begins before the `keys` of the sequence end.
+void advance(const PlanReader& reader, int64_t keys, Stream& stream) {
   PlanEntry entry;
-  const bool more = reader.next(stream.at, stream.end, &entry);
+  bool more;
+  do {
+    more = reader.next(stream.at, stream.end, &entry);
+  } while (more && entry.block * reader.shape.key_block >= keys);
   stream.block = more ? entry.block : kNone;
   stream.bitmap = more ? entry.bitmap : nullptr;
 }
@@ -26,12 +31,12 @@ int64_t full_end(const PlanReader& reader, int64_t at, int64_t end) {
   return at;
 }
 
-void add_stream(const PlanReader& reader, SparseWalk& walk, int64_t at, int64_t end, int row) {
+void add_stream(const PlanReader& reader, int64_t keys, SparseWalk& walk, int64_t at, int64_t end, int row) {
   Stream& stream = walk.streams[walk.stream_count++];
   stream.at = at;
   stream.end = end;
   stream.row = row;
-  advance(reader, stream);
+  advance(reader, keys, stream);
 }
 
 void show_row(SparseWalk& walk, int64_t tile, int row) {
@@ -41,12 +46,12 @@ void show_row(SparseWalk& walk, int64_t tile, int row) {
 }
 
 // The next block that any row lists.
-bool next_block(const PlanReader& reader, SparseWalk& walk) {
+bool next_block(const PlanReader& reader, int64_t keys, SparseWalk& walk) {
   int64_t block = kNone;
   for (int i = 0; i < walk.stream_count; i++) block = std::min(block, walk.streams[i].block);
   if (block == kNone) return false;
   walk.key = block * reader.shape.key_block;
-  walk.end = reader.shape.end_key(block);
+  walk.end = std::min(reader.shape.end_key(block), keys);
   for (int word = 0; word < walk.words; word++) walk.full[word] = 0;
   for (int i = 0; i < walk.stream_count; i++) walk.bitmaps[walk.streams[i].row] = nullptr;
   for (int i = 0; i < walk.stream_count; i++) {
@@ -57,7 +62,7 @@ bool next_block(const PlanReader& reader, SparseWalk& walk) {
     } else if (walk.words > 0) {
       show_row(walk, reader.shape.query_tile, stream.row);
     }
-    advance(reader, stream);
+    advance(reader, keys, stream);
   }
   return true;
 }
@@ -76,6 +81,7 @@ void add_keys(const Problem& problem, Tile& tile, int64_t first, int count) {
   const int axes = problem.key_axes;
   const char* k = problem.k.data + tile.batch * problem.k.batch + tile.kv_head * problem.k.head;
   const char* v = problem.v.data + tile.batch * problem.v.batch + tile.kv_head * problem.v.head;
+  if (problem.pages) find_pages(problem, tile, first, count, tile.ahead_k + tile.ahead, tile.ahead_v + tile.ahead);
   for (int i = 0; i < count; i++) {
     const int at = tile.ahead + i;
     const int64_t key = first + i;
@@ -85,8 +91,10 @@ void add_keys(const Problem& problem, Tile& tile, int64_t first, int count) {
       k_offset += x[a] * problem.k.token[a];
       v_offset += x[a] * problem.v.token[a];
     }
-    tile.ahead_k[at] = k + k_offset;
-    tile.ahead_v[at] = v + v_offset;
+    if (!problem.pages) {
+      tile.ahead_k[at] = k + k_offset;
+      tile.ahead_v[at] = v + v_offset;
+    }
     tile.ahead_key[at] = key;
     for (int c = 0; c < plan.constraint_count; c++) {
       const Constraint& constraint = plan.constraints[c];
@@ -101,7 +109,7 @@ void add_keys(const Problem& problem, Tile& tile, int64_t first, int count) {
 // Which blocks count as their means: those that all queries of the row may see whole.
 void set_pooled(const PlanReader& reader, Tile& tile, int64_t row, int64_t first_query) {
   SparseWalk& walk = tile.sparse;
-  const PlanShape& shape = reader.shape;
+  const PlanShape shape = reader.shape.with_keys(tile.keys);
   const int64_t visible = shape.visible_keys(first_query);
   const int64_t blocks = visible == shape.keys ? shape.blocks() : visible / shape.key_block;
   walk.pooled = blocks * tile.split.part / tile.split.parts;
@@ -109,7 +117,7 @@ void set_pooled(const PlanReader& reader, Tile& tile, int64_t row, int64_t first
   const int64_t begin = reader.begin(row), end = reader.end(row), middle = full_end(reader, begin, end);
   walk.listed[0] = {begin, middle, 0, nullptr, 0};
   walk.listed[1] = {middle, end, 0, nullptr, 0};
-  for (Stream& stream : walk.listed) advance(reader, stream);
+  for (Stream& stream : walk.listed) advance(reader, tile.keys, stream);
 }
 
 // Who sees the keys that are added, of the block at hand.
@@ -151,11 +159,11 @@ void set_sparse_lanes(const Problem& problem, Tile& tile) {
     const int64_t begin = reader.begin(index), end = reader.end(index);
     if (rows > 1) {
       const int64_t middle = full_end(reader, begin, end);
-      add_stream(reader, walk, begin, middle, row);
-      add_stream(reader, walk, middle, end, row);
+      add_stream(reader, tile.keys, walk, begin, middle, row);
+      add_stream(reader, tile.keys, walk, middle, end, row);
     } else {
       const int64_t words = end - begin, part = tile.split.part, parts = tile.split.parts;
-      add_stream(reader, walk, begin + words * part / parts, begin + words * (part + 1) / parts, row);
+      add_stream(reader, tile.keys, walk, begin + words * part / parts, begin + words * (part + 1) / parts, row);
     }
   }
   if (problem.estimate) {
@@ -211,7 +219,7 @@ void walk_sparse(const Problem& problem, Tile& tile) {
   SparseWalk& walk = tile.sparse;
   const PlanReader reader(*problem.sparse);
   while (tile.ahead < problem.geometry.keys) {
-    if (walk.key == walk.end && !next_block(reader, walk)) return;
+    if (walk.key == walk.end && !next_block(reader, tile.keys, walk)) return;
     const int count = static_cast<int>(std::min<int64_t>(walk.end - walk.key, problem.geometry.keys - tile.ahead));
     add_keys(problem, tile, walk.key, count);
     if (walk.words > 0) add_bits(reader.shape, tile, count);
@@ -223,20 +231,18 @@ void walk_sparse(const Problem& problem, Tile& tile) {
 bool add_pooled(const Problem& problem, Tile& tile) {
   SparseWalk& walk = tile.sparse;
   const PlanReader reader(*problem.sparse);
-  const PlanShape& shape = reader.shape;
+  const PlanShape shape = reader.shape.with_keys(tile.keys);
+  const SummaryRows k(*problem.pooled_k), v(*problem.pooled_v);
   tile.count = 0;
   for (; tile.count < problem.geometry.keys && walk.pooled < walk.pooled_end; walk.pooled++) {
     bool listed = false;
     for (Stream& stream : walk.listed) {
-      while (stream.block < walk.pooled) advance(reader, stream);
+      while (stream.block < walk.pooled) advance(reader, tile.keys, stream);
       listed |= stream.block == walk.pooled;
     }
     if (listed) continue;
-    const auto row = [&](const Rows& rows) {
-      return rows.data + tile.batch * rows.batch + tile.kv_head * rows.head + walk.pooled * rows.token[0];
-    };
-    tile.k[tile.count] = row(problem.pooled_k);
-    tile.v[tile.count] = row(problem.pooled_v);
+    tile.k[tile.count] = k.row(tile.batch, walk.pooled) + tile.kv_head * k.head;
+    tile.v[tile.count] = v.row(tile.batch, walk.pooled) + tile.kv_head * v.head;
     const int64_t keys = shape.end_key(walk.pooled) - walk.pooled * shape.key_block;
     tile.log_counts[tile.count++] = std::log2(static_cast<float>(keys));
   }

@@ -1,0 +1,316 @@
+// Plans and selectors over a KvCache against the same over plain tensors of each sequence, and against the oracle, under
+// random appends, truncations and forks.
+
+import fc from 'fast-check';
+import {
+  attention,
+  hipPlan,
+  KvCache,
+  type PooledOptions,
+  pagePlan,
+  pooledPlan,
+  type SelectorOptions,
+  type SparsePlan,
+  Stream,
+  type Tensor,
+  window,
+} from 'node-attention';
+import { dtypes } from './cases';
+import { expectResult, tensorOf } from './library';
+import { count, decode, type Float, normal, round, uniform, type Values } from './numbers';
+import type { PlanSpec, Problem } from './oracle';
+import { planOf, randomPlan, withMeans } from './plans';
+import { listsOf } from './selectors';
+import { expected } from './tolerance';
+
+export interface Sizes {
+  storage?: 'int8' | undefined;
+  batch: number;
+  kvHeads: number;
+  group: number;
+  headDim: number;
+  valueDim: number;
+  pageSize: number;
+  dtype: Float;
+}
+
+/** A cache and what it must hold: keys and values of each sequence, `[1, tokens, kvHeads, columns]`. */
+export interface Twin {
+  cache: KvCache;
+  sequences: { k: Values; v: Values }[];
+}
+
+/** Rows [from, to) along the tokens of one batch entry. */
+export function rowsOf({ shape, data }: Values, batch: number, from: number, to: number): Values {
+  const row = count(shape.slice(2));
+  const start = (batch * shape[1]! + from) * row;
+  return { shape: [1, to - from, ...shape.slice(2)], data: data.slice(start, start + (to - from) * row) };
+}
+
+function join(a: Values, b: Values): Values {
+  const data = new Float64Array(a.data.length + b.data.length);
+  data.set(a.data);
+  data.set(b.data, a.data.length);
+  return { shape: [1, a.shape[1]! + b.shape[1]!, ...a.shape.slice(2)], data };
+}
+
+/** What int8 storage makes of rows, from its definition. */
+function quantised({ shape, data }: Values, dtype: Float): Values {
+  const columns = shape.at(-1)!;
+  const held = data.slice();
+  const even = (x: number) =>
+    Math.round(x) - x === 0.5 && Math.round(x) % 2 !== 0 ? Math.round(x) - 1 : Math.round(x);
+  for (let row = 0; row < data.length; row += columns) {
+    const elements = data.subarray(row, row + columns);
+    const unit = Math.fround(elements.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127);
+    elements.forEach((x, d) => {
+      held[row + d] = unit === 0 ? 0 : round(dtype, Math.fround(unit * even(Math.fround(x / unit))));
+    });
+  }
+  return { shape, data: held };
+}
+
+export function emptyTwin(sizes: Sizes, capacity: number): Twin {
+  const { storage, batch, kvHeads, headDim, valueDim, pageSize, dtype } = sizes;
+  const none = (columns: number): Values => ({ shape: [1, 0, kvHeads, columns], data: new Float64Array(0) });
+  return {
+    cache: new KvCache({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, ...(storage && { storage }) }),
+    sequences: Array.from({ length: batch }, () => ({ k: none(headDim), v: none(valueDim) })),
+  };
+}
+
+/** Appends random tokens; those that a sequence does not get are NaN. */
+export function append(twin: Twin, sizes: Sizes, lengths: number[], random: () => number, stream?: Stream): void {
+  const { batch, kvHeads, headDim, valueDim, dtype, storage } = sizes;
+  const held = (values: Values) => (storage ? quantised(values, dtype) : values);
+  const n = Math.max(...lengths);
+  const [k, v] = [headDim, valueDim].map((columns) => {
+    const values = normal(random, dtype, [batch, n, kvHeads, columns]);
+    const row = kvHeads * columns;
+    lengths.forEach((length, b) => {
+      values.data.fill(Number.NaN, (b * n + length) * row, (b + 1) * n * row);
+    });
+    return values;
+  }) as [Values, Values];
+  const tensors = [tensorOf(k, dtype), tensorOf(v, dtype)] as const;
+  twin.cache.append(...tensors, { lengths, stream });
+  for (const tensor of tensors) tensor.dispose();
+  twin.sequences = twin.sequences.map((old, b) => ({
+    k: join(old.k, held(rowsOf(k, b, 0, lengths[b]!))),
+    v: join(old.v, held(rowsOf(v, b, 0, lengths[b]!))),
+  }));
+}
+
+export function truncate(twin: Twin, lengths: number[]): void {
+  twin.cache.truncate(lengths);
+  twin.sequences = twin.sequences.map(({ k, v }, b) => ({
+    k: rowsOf(k, 0, 0, lengths[b]!),
+    v: rowsOf(v, 0, 0, lengths[b]!),
+  }));
+}
+
+export const lengthsOf = (twin: Twin): number[] => twin.sequences.map(({ k }) => k.shape[1]!);
+
+export type Make = (q: Tensor, k: Tensor | KvCache, options: SelectorOptions) => SparsePlan;
+
+const pooled =
+  (more: Partial<PooledOptions>): Make =>
+  (q, k, options) =>
+    pooledPlan(q, k, { ...options, ...more });
+
+export const makes: [name: string, make: Make][] = [
+  ['hipPlan', hipPlan],
+  ['hipPlan, hip1', (q, k, options) => hipPlan(q, k, { ...options, variant: 'hip1' })],
+  ['pagePlan', pagePlan],
+  ['pooledPlan', pooledPlan],
+  ['pooledPlan, max', pooled({ pooling: 'max' })],
+  ['pooledPlan, min', pooled({ pooling: 'min', queries: 'mean' })],
+  ['pooledPlan, topP', pooled({ topP: 0.6 })],
+];
+
+/**
+ * Throws unless a selector makes of the cache what it makes of a tensor with the keys of each sequence alone. Returns the
+ * plan.
+ */
+export async function checkSelection(
+  twin: Twin,
+  q: Values,
+  dtype: Float,
+  make: Make,
+  options: SelectorOptions,
+  held = twin.sequences,
+  turned = q,
+): Promise<SparsePlan> {
+  const lengths = held.map(({ k }) => k.shape[1]!);
+  const longest = Math.max(...lengths);
+  using given = tensorOf(q, dtype);
+  const plan = make(given, twin.cache, options);
+  if (plan.keys !== longest || plan.batch !== lengths.length) {
+    throw new Error(`the plan is for ${plan.batch} x ${plan.keys} keys, not ${lengths.length} x ${longest}`);
+  }
+  const [lists, shown] = [await listsOf(plan), await bytesOf(plan)];
+  const rows = lists.length / lengths.length;
+  for (const [b, { k }] of held.entries()) {
+    const own = lists.slice(b * rows, (b + 1) * rows);
+    if (lengths[b] === 0) {
+      if (own.some((list) => list.length > 0)) throw new Error(`sequence ${b} is empty but has blocks`);
+      continue;
+    }
+    using alone = tensorOf(rowsOf(turned, b, 0, turned.shape[1]!), dtype);
+    using keys = tensorOf(k, dtype);
+    using want = make(alone, keys, options);
+    const wanted = await listsOf(want);
+    const wrong = wanted.findIndex((list, row) => list.join() !== own[row]!.join());
+    if (wrong >= 0) throw new Error(`sequence ${b} of ${lengths}: row ${wrong} is ${own[wrong]}, not ${wanted[wrong]}`);
+    if (lengths[b] !== longest) continue;
+    const part = shown.subarray((shown.length / lengths.length) * b, (shown.length / lengths.length) * (b + 1));
+    if (Buffer.compare(part, await bytesOf(want)) !== 0) throw new Error(`sequence ${b}: other keys are seen`);
+  }
+  return plan;
+}
+
+async function bytesOf(plan: SparsePlan): Promise<Uint8Array> {
+  using dense = plan.toDense();
+  return (await dense.read()) as Uint8Array;
+}
+
+/** What of a plan for the longest sequence is there for one of so many keys. */
+function planFor(spec: PlanSpec, batch: number, keys: number): PlanSpec {
+  const rows = spec.lists.length / spec.batch;
+  const first = spec.batch === 1 ? 0 : batch * rows;
+  const lists = spec.lists
+    .slice(first, first + rows)
+    .map((list) => list.filter((block) => block * spec.keyBlock < keys));
+  return { ...spec, batch: 1, keys, lists };
+}
+
+/** Throws unless attention over the cache and a plan, perhaps beside a window, is that of the oracle on each sequence. */
+export async function checkAttention(
+  twin: Twin,
+  q: Values,
+  dtype: Float,
+  spec: PlanSpec,
+  band?: { left: number; right: number },
+  stream?: Stream,
+): Promise<void> {
+  using plan = planOf(spec);
+  using given = tensorOf(q, dtype);
+  const { out, lse } = attention(given, twin.cache, { mask: band ? [plan, window(band)] : plan, stream });
+  const sequences = twin.sequences; // as they are now, whatever comes before the result
+  const got = { out: decode(dtype, await out.read()), lse: decode('float32', await lse.read()) };
+  for (const tensor of [out, lse]) tensor.dispose();
+  for (const [b, { k, v }] of sequences.entries()) {
+    const part = (all: Float64Array) =>
+      all.slice((all.length / sequences.length) * b, (all.length / sequences.length) * (b + 1));
+    const own = { out: part(got.out), lse: part(got.lse) };
+    const keys = k.shape[1]!;
+    if (keys === 0) {
+      if (own.out.some((x) => x !== 0) || own.lse.some((x) => x !== Number.NEGATIVE_INFINITY)) {
+        throw new Error(`sequence ${b} is empty but has a result`);
+      }
+      continue;
+    }
+    const masks: NonNullable<Problem['masks']> = [{ plan: planFor(spec, b, keys) }, ...(band ? [band] : [])];
+    const problem: Problem = { q: rowsOf(q, b, 0, q.shape[1]!), k, v, masks };
+    expectResult(own, expected(spec.estimate ? withMeans(problem, dtype) : problem, dtype));
+  }
+}
+
+const CAPACITY = 700;
+
+export const cachedCase = fc.record({
+  seed: fc.integer(),
+  sizes: fc.record({
+    batch: fc.integer({ min: 1, max: 3 }),
+    kvHeads: fc.integer({ min: 1, max: 3 }),
+    group: fc.integer({ min: 1, max: 3 }),
+    headDim: fc.integer({ min: 1, max: 40 }),
+    valueDim: fc.integer({ min: 1, max: 20 }),
+    pageSize: fc.constantFrom(1, 3, 16, 64, 300),
+    dtype: fc.constantFrom(...dtypes),
+    storage: fc.constantFrom(undefined, 'int8' as const),
+  }),
+  // The first step fills the cache.
+  steps: fc.array(
+    fc.tuple(
+      fc.constantFrom('append', 'append', 'token', 'truncate', 'fork', 'select', 'select', 'attend', 'estimate'),
+      fc.nat(),
+    ),
+    { minLength: 6, maxLength: 20 },
+  ),
+});
+
+export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infer T> ? T : never): Promise<void> {
+  const { sizes, seed, steps } = c;
+  const random = uniform(seed);
+  const upTo = (most: number) => Math.floor(random() * (most + 1));
+  const pickOf = <T>(of: readonly T[]): T => of[upTo(of.length - 1)]!;
+  const streams = [undefined, new Stream(), new Stream()];
+  const twins = [emptyTwin(sizes, CAPACITY)];
+  const heads = sizes.kvHeads * sizes.group;
+  // Few kinds of selections, so that what one has left behind meets the next.
+  const keyBlock = pickOf([2, 8, 16, 32, 64, 128]);
+  const own = [pickOf(makes), pickOf(makes)];
+  const all = [['append', 0] as const, ...steps, ['select', 2] as const, ['attend', 0] as const];
+  for (const [step, pick] of all) {
+    const twin = twins[pick % twins.length]!;
+    const stream = pickOf(streams);
+    const lengths = lengthsOf(twin);
+    const longest = Math.max(...lengths);
+    const queries = pickOf([1, 1, 2, 5, 33]);
+    const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
+    const causal = pickOf([true, true, false]);
+    if (step === 'append') {
+      const together = pickOf([true, false]) ? upTo(400) : undefined;
+      append(
+        twin,
+        sizes,
+        lengths.map((length) => Math.min(CAPACITY - length, together ?? upTo(400))),
+        random,
+        stream,
+      );
+    } else if (step === 'token') {
+      append(
+        twin,
+        sizes,
+        lengths.map((length) => Math.min(1, CAPACITY - length)),
+        random,
+        stream,
+      );
+    } else if (step === 'truncate') {
+      truncate(twin, lengths.map(upTo));
+    } else if (step === 'fork' && twins.length < 3) {
+      twins.push({ cache: twin.cache.fork(), sequences: twin.sequences });
+    } else if (longest === 0) {
+      // Nothing to select from.
+    } else if (step === 'select') {
+      const budget = upTo(200);
+      const options = {
+        budget,
+        keyBlock,
+        causal,
+        always: { sink: upTo(20), window: upTo(40) },
+        share: pickOf(['group', 'all', 'none'] as const),
+        queryTile: 16,
+        stream,
+      };
+      (await checkSelection(twin, q, sizes.dtype, pickOf(own)[1], options)).dispose();
+    } else {
+      const estimate = step === 'estimate';
+      const geometry = {
+        batch: pickOf([1, sizes.batch]),
+        heads: pickOf([1, sizes.kvHeads, heads]),
+        queries,
+        keys: longest,
+        queryTile: pickOf([16, 64]),
+        keyBlock,
+        causal,
+      };
+      const spec = randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 0.9, 1]), !estimate && upTo(2) === 0);
+      const band = !estimate && upTo(1) ? { left: upTo(100), right: 0 } : undefined;
+      await checkAttention(twin, q, sizes.dtype, { ...spec, ...(estimate && { estimate }) }, band, stream);
+    }
+  }
+  for (const { cache } of twins) cache.dispose();
+  for (const stream of streams) stream?.dispose();
+}
