@@ -507,12 +507,21 @@ describe('refused', () => {
     ['a grid', 'ERR_SHAPE', /with a KvCache/, () => pagePlan(Tensor.zeros([2, 1, 1, 4, 8]), cache, { budget: 8 })],
     ['what is neither', 'ERR_OPTION', /k is 5/, () => pagePlan(q, 5 as never, { budget: 8 })],
     [
-      'capture',
+      'selection in capture',
       'ERR_OPTION',
-      /capture/,
+      /capture: a plan over/,
       () => {
         using stream = new Stream();
         stream.capture(() => void pagePlan(q, cache, { budget: 8, stream }));
+      },
+    ],
+    [
+      'a plan in capture',
+      'ERR_OPTION',
+      /capture: a sparse plan/,
+      () => {
+        using stream = new Stream();
+        stream.capture(() => void attention(q, cache, { mask: plan(40), stream }));
       },
     ],
   ])('%s', (_, code, message, call) => {
