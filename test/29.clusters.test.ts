@@ -383,6 +383,34 @@ describe('KvIndex: clusters', () => {
     );
   });
 
+  it('moves centroids until clusters are those that there are, where single keys are far from their middle', async () => {
+    // Keys of a cluster have a cosine of 1 / 5.8 with each other, but 1 / 2.4 with their middle; others are random, of 1 / 16.
+    const [random, D, clusters] = [uniform(33), 256, 16];
+    const directions = normal(random, 'float32', [clusters, D]).data;
+    const noise = normal(random, 'float32', [SEGMENT, D]).data;
+    const groups: number[][] = Array.from({ length: clusters }, () => []);
+    const k: Values = { shape: [1, SEGMENT, 1, D], data: new Float64Array(SEGMENT * D) };
+    for (let t = 0; t < SEGMENT; t++) {
+      const group = t % 64 === 32 ? (t - 32) / 64 : Math.floor(random() * clusters);
+      groups[group]!.push(t);
+      for (let d = 0; d < D; d++) {
+        k.data[t * D + d] = Math.fround(directions[group * D + d]! + 2.2 * noise[t * D + d]!);
+      }
+    }
+    const v = normal(random, 'float32', [1, SEGMENT, 1, 4]);
+    const q = normal(random, 'float32', [1, 1, 2, D]);
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: D, valueDim: 4, capacity: SEGMENT });
+    cache.append(tensorOf(k), tensorOf(v));
+    using index = new KvIndex(cache, { method: 'clusters', clusterSize: 64, probe: 1 });
+    const wanted = { topK: 2, sink: 0, window: 0 };
+    const got = await results(index.attend(tensorOf(q), { ...wanted, estimate: true }), 'float32');
+    for (const head of [0, 1]) {
+      const { problem, left } = estimated(headOf(q, head), k, v, groups, wanted, 1 / 16);
+      expect(left).toBeGreaterThan(10);
+      expectResult(got[head]!, expected(problem, 'float32'));
+    }
+  });
+
   it('says exactly what it touches', async () => {
     const { k } = planted(uniform(30), 4, 64, 32, 0);
     using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 32, capacity: 5000 });
