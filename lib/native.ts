@@ -244,7 +244,7 @@ export interface Addon {
   planOver(geometry: NativeGeometry, words: NativePlanWords): NativePlan;
   planCombine(a: NativePlan, b: NativePlan, union: boolean, stream: NativeStream | undefined): NativePlan;
   planReport(plan: NativePlan, stream: NativeStream | undefined): NativeTensor;
-  planDense(plan: NativePlan, stream: NativeStream | undefined): NativeTensor;
+  planDense(plan: NativePlan, heads: number, stream: NativeStream | undefined): NativeTensor;
   planWords(plan: NativePlan): NativePlanWords;
   planInfo(plan: NativePlan): { geometry: NativeGeometry; bytes: number; device: string };
   planDispose(plan: NativePlan): void;

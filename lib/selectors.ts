@@ -65,7 +65,8 @@ function select(
   const kvHeads = cache ? (k as KvCache).kvHeads : ((k as Tensor).shape.at(-2) ?? 1);
   const always = options(`${call}: always`, given.always, ['sink', 'window']);
   const share = oneOf(call, 'share', given.share ?? 'group', ['group', 'all', 'none']);
-  const heads = { all: 1, group: kvHeads, none: q.shape.at(-2) ?? 1 }[share];
+  const queryHeads = q.shape.at(-2) ?? 1;
+  const heads = { all: 1, group: kvHeads, none: queryHeads }[share];
   const budgets = isArray(given.budget)
     ? integers(call, 'budget', given.budget, 0, 'ERR_OPTION')
     : [integer(call, 'budget', given.budget, 0)];
@@ -101,6 +102,7 @@ function select(
       stream: optionalStream(given.stream),
       ...rest,
     }),
+    queryHeads,
   );
 }
 

@@ -135,8 +135,8 @@ const visibleKeys = (l: Layout, query: number) =>
 
 const kinds = { full: 0, predicate: 1, bitmap: 2, tail: 3 };
 
-/** The SparsePlan of a plan of the addon. */
-export let makePlan: (plan: NativePlan) => SparsePlan;
+/** The SparsePlan of a plan of the addon, for queries of so many heads. */
+export let makePlan: (plan: NativePlan, queryHeads: number) => SparsePlan;
 
 /** The plan of ascending lists of blocks that are known to be right. */
 export let fromLists: (layout: Layout, lists: readonly (readonly number[])[]) => SparsePlan;
@@ -177,8 +177,9 @@ export class SparsePlan extends Mask {
   readonly bytes: number;
 
   readonly #native: NativePlan;
+  readonly #queryHeads: number;
 
-  private constructor(plan: NativePlan) {
+  private constructor(plan: NativePlan, queryHeads?: number) {
     super({ plan });
     const { geometry, bytes, device } = native.planInfo(plan);
     const [batch, heads, queries, keys, queryTile, keyBlock, causal, estimate] = geometry as [
@@ -202,6 +203,7 @@ export class SparsePlan extends Mask {
     this.device = device as Device;
     this.bytes = bytes;
     this.#native = plan;
+    this.#queryHeads = queryHeads ?? heads;
   }
 
   /**
@@ -331,7 +333,7 @@ export class SparsePlan extends Mask {
   }
 
   static {
-    makePlan = (plan) => new SparsePlan(plan);
+    makePlan = (plan, queryHeads) => new SparsePlan(plan, queryHeads);
     fromLists = (layout, lists) => {
       const offsets = new Int32Array(lists.length + 1);
       lists.forEach((list, row) => {
@@ -395,10 +397,14 @@ export class SparsePlan extends Mask {
     throw new AttentionError('ERR_OPTION', `sparse plan: ${describe(layout, row)}: ${what}`);
   }
 
-  /** uint8 `[batch, heads, Lq, Lk]`, 1 where the key is seen itself; as the plan has batch and heads. */
+  /**
+   * uint8 `[batch, heads, Lq, Lk]`, 1 where the key is seen itself. The batch is the plan's; heads are those of the queries
+   * that a selector chose for, unless all of them have one pattern, and the plan's patterns otherwise.
+   */
   toDense(opts?: { stream?: Stream }): Tensor<'uint8'> {
     const { stream } = options('toDense', opts, ['stream']);
-    return makeTensor(native.planDense(this.#native, optionalStream(stream))) as Tensor<'uint8'>;
+    const heads = this.heads === 1 ? 1 : this.#queryHeads;
+    return makeTensor(native.planDense(this.#native, heads, optionalStream(stream))) as Tensor<'uint8'>;
   }
 
   #geometry(): Required<PlanGeometry> {

@@ -163,7 +163,7 @@ async function faultOfLastRow(
   if (plan) {
     using dense = plan.toDense();
     const seen = await dense.read();
-    const pattern = Math.floor(head / (HEADS / plan.heads));
+    const pattern = Math.floor(head / (HEADS / dense.shape[1]!));
     const first = ((pattern + 1) * plan.queries - 1) * keys;
     places = places.filter((j) => seen[first + j]);
   }

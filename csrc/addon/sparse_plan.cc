@@ -56,16 +56,29 @@ Napi::Value plan_combine(const Napi::CallbackInfo& info) {
   return wrap_plan(env, std::move(plan));
 }
 
-// planReport(plan, stream | undefined) and planDense(plan, stream | undefined): tensor
-template <bool kDense>
-Napi::Value plan_inspect(const Napi::CallbackInfo& info) {
+// planReport(plan, stream | undefined): tensor
+Napi::Value plan_report(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<SparsePlan> plan;
   Ref<Stream> stream;
   Ref<Tensor> tensor;
   NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
   NA_REFUSE(env, stream_of(env, info[1], plan->device(), &stream));
-  NA_REFUSE(env, inspect_plan(plan.get(), stream.get(), kDense ? nullptr : &tensor, kDense ? &tensor : nullptr));
+  NA_REFUSE(env, inspect_plan(plan.get(), stream.get(), &tensor));
+  return wrap_tensor(env, std::move(tensor));
+}
+
+// planDense(plan, heads, stream | undefined): tensor
+Napi::Value plan_dense(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Ref<SparsePlan> plan;
+  int64_t heads = 0;
+  Ref<Stream> stream;
+  Ref<Tensor> tensor;
+  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
+  NA_REFUSE(env, read_integer(info[1], "heads", NA_ERR_OPTION, &heads));
+  NA_REFUSE(env, stream_of(env, info[2], plan->device(), &stream));
+  NA_REFUSE(env, dense_plan(plan.get(), heads, stream.get(), &tensor));
   return wrap_tensor(env, std::move(tensor));
 }
 
@@ -102,8 +115,8 @@ void export_sparse_plan(Napi::Env env, Napi::Object exports) {
   export_function<plan_build>(env, exports, "planBuild");
   export_function<plan_over>(env, exports, "planOver");
   export_function<plan_combine>(env, exports, "planCombine");
-  export_function<plan_inspect<false>>(env, exports, "planReport");
-  export_function<plan_inspect<true>>(env, exports, "planDense");
+  export_function<plan_report>(env, exports, "planReport");
+  export_function<plan_dense>(env, exports, "planDense");
   export_function<plan_words>(env, exports, "planWords");
   export_function<plan_info>(env, exports, "planInfo");
   export_function<dispose<SparsePlan>>(env, exports, "planDispose");

@@ -272,26 +272,52 @@ Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream
   return {};
 }
 
-Status inspect_plan(SparsePlan* plan, Stream* stream, Ref<Tensor>* report, Ref<Tensor>* dense) {
+namespace {
+
+Status inspect(SparsePlan* plan, Stream* stream, const Ref<Tensor>& into, bool dense) {
+  na_inspect inspect{};
+  inspect.plan = &plan->view;
+  (dense ? inspect.dense : inspect.report) = &into->view;
+  std::vector<Ref<Tensor>> reads;
+  add_tensors(*plan, &reads);
+  return stream->run(
+      new PlanOperation<na_inspect>(NA_OP_INSPECT, inspect, {Ref<SparsePlan>(plan)}, std::move(reads), {into}));
+}
+
+}  // namespace
+
+Status inspect_plan(SparsePlan* plan, Stream* stream, Ref<Tensor>* report) {
+  NA_TRY(check_stream(*stream, plan->device()));
+  NA_TRY(Tensor::allocate(plan->device(), NA_INT64, {6}, false, false, report));
+  return inspect(plan, stream, *report, false);
+}
+
+Status dense_plan(SparsePlan* plan, int64_t heads, Stream* stream, Ref<Tensor>* dense) {
   const na_plan& view = plan->view;
   NA_TRY(check_stream(*stream, plan->device()));
-  na_inspect inspect{};
-  inspect.plan = &view;
-  std::vector<Ref<Tensor>> reads, writes;
-  add_tensors(*plan, &reads);
-  if (report) {
-    NA_TRY(Tensor::allocate(plan->device(), NA_INT64, {6}, false, false, report));
-    inspect.report = &(*report)->view;
-    writes.push_back(*report);
+  if (heads < view.heads || heads % view.heads != 0) {
+    return error(NA_ERR_OPTION, "the plan has %lld patterns of heads, which %lld heads cannot share",
+                 Count(view.heads), Count(heads));
   }
-  if (dense) {
-    NA_TRY(Tensor::allocate(plan->device(), NA_UINT8, {view.batch, view.heads, view.queries, view.keys}, false, false,
-                            dense));
-    inspect.dense = &(*dense)->view;
-    writes.push_back(*dense);
+  Ref<Tensor> patterns, shown;
+  NA_TRY(Tensor::allocate(plan->device(), NA_UINT8, {view.batch, view.heads, view.queries, view.keys}, false, false,
+                          &patterns));
+  shown = patterns;
+  if (heads > view.heads) {
+    NA_TRY(stream->room(1 + static_cast<uint64_t>(heads)));
+    NA_TRY(Tensor::allocate(plan->device(), NA_UINT8, {view.batch, heads, view.queries, view.keys}, false, false,
+                            &shown));
   }
-  return stream->run(new PlanOperation<na_inspect>(NA_OP_INSPECT, inspect, {Ref<SparsePlan>(plan)}, std::move(reads),
-                                                   std::move(writes)));
+  NA_TRY(inspect(plan, stream, patterns, true));
+  for (int64_t head = 0; heads > view.heads && head < heads; head++) {
+    const int64_t pattern = head / (heads / view.heads);
+    Ref<Tensor> from, to;
+    NA_TRY(patterns->slice({0, pattern, 0, 0}, {view.batch, pattern + 1, view.queries, view.keys}, &from));
+    NA_TRY(shown->slice({0, head, 0, 0}, {view.batch, head + 1, view.queries, view.keys}, &to));
+    NA_TRY(stream->run(new CopyOperation(from.get(), to.get())));
+  }
+  *dense = std::move(shown);
+  return {};
 }
 
 }  // namespace na

@@ -49,7 +49,9 @@ Status build_plan(const PlanGeometry& geometry, Tensor* offsets, Tensor* blocks,
 // What either of two plans of the same geometry shows, or what both do.
 Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream* stream, Ref<SparsePlan>* plan);
 
-// The report of na_inspect, and the plan as a dense mask; each if asked for.
-Status inspect_plan(SparsePlan* plan, Stream* stream, Ref<Tensor>* report, Ref<Tensor>* dense);
+// The report of na_inspect.
+Status inspect_plan(SparsePlan* plan, Stream* stream, Ref<Tensor>* report);
+// The plan as a dense mask of so many heads, which share its patterns evenly.
+Status dense_plan(SparsePlan* plan, int64_t heads, Stream* stream, Ref<Tensor>* dense);
 
 }  // namespace na

@@ -269,7 +269,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
     [2, invoke('planOver', native.planOver, geometry, mostly(words))],
     [2, invoke('planCombine', native.planCombine, plan, plan, flag, defaultable(stream))],
     [2, invoke('planReport', native.planReport, plan, defaultable(stream))],
-    [2, invoke('planDense', native.planDense, plan, defaultable(stream))],
+    [2, invoke('planDense', native.planDense, plan, small, defaultable(stream))],
     [1, invoke('planWords', native.planWords, plan)],
     [1, invoke('planInfo', native.planInfo, plan)],
     [1, invoke('planDispose', native.planDispose, plan)],

@@ -14,12 +14,13 @@ export async function listsOf(plan: SparsePlan): Promise<number[][]> {
   const shown = await dense.read();
   const { queries, keys, queryTile, keyBlock, heads, batch } = plan;
   const lists: number[][] = [];
+  const repeats = dense.shape[1]! / heads; // heads of each pattern
   for (let pattern = 0; pattern < batch * heads; pattern++) {
     for (let first = 0; first < queries; first += queryTile) {
       const last = Math.min(first + queryTile, queries) - 1;
       const list: number[] = [];
       for (let block = 0; block * keyBlock < keys; block++) {
-        if (shown[(pattern * queries + last) * keys + block * keyBlock]) list.push(block);
+        if (shown[(pattern * repeats * queries + last) * keys + block * keyBlock]) list.push(block);
       }
       lists.push(list);
     }
