@@ -1,12 +1,12 @@
 // Predicts next tokens one by one, as a model decodes: what was read lies in a KvCache, and each query reads all of it, its
 // last tokens, or what an index retrieves. See predict.ts for what keys, queries and values are.
 
-import { attention, KvCache, KvIndex, type KvIndexOptions, Tensor, window } from 'node-attention';
+import { attention, KvCache, KvIndex, type KvIndexMethod, Tensor, window } from 'node-attention';
 import { CONTEXT_DIM, randomBits, VALUE_DIM } from './codes';
 import { lookUp, type Memory, positions, SHARPNESS } from './predict';
 
 /** How an index finds keys. */
-export const METHODS = ['scan', 'pages'] as const satisfies readonly NonNullable<KvIndexOptions['method']>[];
+export const METHODS = ['scan', 'pages', 'clusters'] as const satisfies readonly KvIndexMethod[];
 export type Method = (typeof METHODS)[number];
 
 /** Which of the tokens read so far a query sees: all unless `width` is given, then as many as that. */
