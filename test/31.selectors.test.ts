@@ -150,6 +150,37 @@ describe('a needle in 64K keys', () => {
   });
 });
 
+describe('the dense mask of a selection', () => {
+  it.each([
+    ['group', 4],
+    ['all', 1],
+    ['none', 4],
+  ] as const)('has a head for each of the queries, sharing by %s', async (share, heads) => {
+    const [q, k] = [Tensor.randn([2, 33, 4, 8], { seed: 1 }), Tensor.randn([2, 90, 2, 8], { seed: 2 })];
+    using plan = pagePlan(q, k, { budget: 16, queryTile: 16, keyBlock: 8, share, always: { sink: 0, window: 0 } });
+    using dense = plan.toDense();
+    expect(dense.shape).toEqual([2, heads, 33, 90]);
+    const shown = (await dense.read()) as Uint8Array;
+    // A head sees what attention lets it see: softmax of no scores weighs all keys alike.
+    using none = Tensor.zeros([2, 33, 4, 8]);
+    using places = Tensor.from(
+      Float32Array.from({ length: 2 * 90 * 2 * 90 }, (_, n) => Number(n % 90 === Math.floor(n / 180) % 90)),
+      [2, 90, 2, 90],
+    );
+    const { out } = attention(none, k, places, { mask: plan });
+    (await out.read()).forEach((weight, n) => {
+      const [key, head, query, batch] = [
+        n % 90,
+        Math.floor(n / 90) % 4,
+        Math.floor(n / 360) % 33,
+        Math.floor(n / 11880),
+      ];
+      const seen = shown[((batch * heads + (heads === 1 ? 0 : head)) * 33 + query) * 90 + key];
+      if (seen !== Number(Number(weight) > 0)) expect([batch, query, head, key, weight]).toBe(seen);
+    });
+  });
+});
+
 describe('pooledPlan', () => {
   it('keeps the blocks that make up a share of the softmax, or whose own share is large', async () => {
     // Block n has the score n: shares of the softmax are powers of e.

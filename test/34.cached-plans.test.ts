@@ -327,7 +327,8 @@ describe('HipState', () => {
       await plan.validate();
       using dense = plan.toDense();
       const shown = await dense.read();
-      return [0, 1].map((b) => Array.from(shown.subarray(b * 2 * plan.keys, (b * 2 + 1) * plan.keys), Number));
+      const each = dense.shape[1]! * plan.keys; // of the batch entry; the first head's
+      return [0, 1].map((b) => Array.from(shown.subarray(b * each, b * each + plan.keys), Number));
     };
     const chosen = await seen();
     for (const lengths of [
