@@ -2,12 +2,12 @@ import { type AttentionResult, attention, merge } from './attention';
 import { cacheHandle, type KvCache } from './cache';
 import { AttentionError } from './errors';
 import { window as lastKeys } from './masks';
-import { type NativeIndex, native } from './native';
+import { type NativeIndex, type NativeIndexOptions, native } from './native';
 import { boolean, finite, integer, oneOf, options } from './options';
 import { optionalStream, type Stream } from './stream';
 import { makeTensor, type Tensor, tensorHandle } from './tensor';
 
-const METHODS = ['scan', 'pages', 'clusters'] as const;
+const METHODS = ['scan', 'pages', 'clusters', 'graph'] as const;
 /** How a {@link KvIndex} finds keys. */
 export type KvIndexMethod = (typeof METHODS)[number];
 
@@ -17,6 +17,9 @@ const METHODS_OF = {
   summary: ['pages'],
   clusterSize: ['clusters'],
   probe: ['pages', 'clusters'],
+  queries: ['graph'],
+  degree: ['graph'],
+  effort: ['graph'],
 } as const satisfies { [option: string]: readonly KvIndexMethod[] };
 
 /** Options of {@link KvIndex}. */
@@ -25,7 +28,8 @@ export interface KvIndexOptions {
    * How keys are found. 'scan' scores 8-bit copies of all keys, one pass for all query heads of a key head, and then
    * exactly those that may be among the best by the bounds of what rounding can do: it misses none. 'pages' scores a
    * summary of each page of keys, and exactly the keys of the best pages. 'clusters' does the same with the means of
-   * clusters, which spherical k-means makes of the keys of each 1024 tokens (Chen et al. 2025, RetroInfer). Default
+   * clusters, which spherical k-means makes of the keys of each 1024 tokens (Chen et al. 2025, RetroInfer). 'graph'
+   * scores the keys that it comes to by walking a graph, which links keys that the same sample queries look for. Default
    * 'scan'.
    */
   method?: KvIndexMethod;
@@ -40,6 +44,19 @@ export interface KvIndexOptions {
   clusterSize?: number;
   /** 'pages' and 'clusters': share of them whose keys are scored for a query head; default 0.06. */
   probe?: number;
+  /**
+   * 'graph': sample queries `[batch or 1, n, heads, headDim]`, of the cache's type, as the index will be asked: those of
+   * the prompt, some thousands for each key head. They are copied. A cache with `rope` rotates them, as those of the last
+   * n tokens when the graph is first made.
+   */
+  queries?: Tensor;
+  /** 'graph': links of a key, from 1 to 256; default 32. */
+  degree?: number;
+  /**
+   * 'graph': keys that a search keeps in view for each query head, at least `topK`: more find more and take longer. With
+   * as many as there are keys, all are scored. Default 400.
+   */
+  effort?: number;
 }
 
 /** Options of {@link KvIndex.search} beside topK. */
@@ -85,12 +102,20 @@ export interface RetrievalResult extends AttentionResult {
  * context.
  *
  * An index belongs to one cache and follows its appends and truncations: what was appended is found by the next call. A
- * fork of the cache needs an index of its own. The index holds copies or summaries of keys by segments of 1024 tokens,
- * which are made by the first call after a segment is complete; further tokens are scored themselves. What estimates
- * need is made by the first call that asks for one. Ties go to the lower position.
+ * fork of the cache needs an index of its own. Ties go to the lower position.
+ *
+ * But for 'graph' the index holds copies or summaries of keys by segments of 1024 tokens, which are made by the first call
+ * after a segment is complete; further tokens are scored themselves. What estimates need is made by the first call that
+ * asks for one.
+ *
+ * 'graph' has its links made by the first call, on its stream and before the search, from the exact best keys of every
+ * sample query: the work is the number of sample queries times that of keys. Further keys are scored themselves until they
+ * are more than 1024 and more than a sixteenth of the others; the next call then compares the sample queries with
+ * the new keys, and makes the links anew, as they would be if all keys had been there at first. Every key can be reached,
+ * since each is linked to those before and behind it as well.
  *
  * @see Liu et al. 2024 (RetrievalAttention) and Chen et al. 2025 (RetroInfer) on attention by retrieval; Tang et al. 2024
- * (Quest).
+ * (Quest); Chen et al. 2024 (RoarGraph).
  */
 export class KvIndex {
   /** The cache whose keys are found. */
@@ -102,12 +127,14 @@ export class KvIndex {
   /**
    * An index on a cache.
    *
-   * @throws AttentionError ERR_OPTION for options out of range, or for something that is not a cache.
+   * @throws AttentionError ERR_OPTION for options out of range, or for something that is not a cache; of 'graph' also
+   * ERR_SHAPE, ERR_DTYPE, ERR_DEVICE and ERR_DISPOSED for what `queries` must be, and ERR_OUT_OF_MEMORY for their copy.
    */
   constructor(cache: KvCache, opts?: KvIndexOptions) {
     const handle = cacheHandle(cache);
     if (!handle) throw new AttentionError('ERR_OPTION', 'KvIndex: cache is not a KvCache');
-    const given = options('KvIndex', opts, ['method', 'pageSize', 'summary', 'clusterSize', 'probe']);
+    const names = Object.keys(METHODS_OF) as (keyof typeof METHODS_OF)[];
+    const given = options('KvIndex', opts, ['method', ...names]);
     this.cache = cache;
     this.method = oneOf('KvIndex', 'method', given.method ?? 'scan', METHODS);
     for (const [name, methods] of Object.entries(METHODS_OF) as [keyof typeof METHODS_OF, readonly KvIndexMethod[]][]) {
@@ -115,18 +142,10 @@ export class KvIndex {
       const of = methods.map((method) => `'${method}'`).join(' and ');
       throw new AttentionError('ERR_OPTION', `KvIndex: ${name} is an option of ${of}, not of '${this.method}'`);
     }
-    const summary = oneOf('KvIndex', 'summary', given.summary ?? 'mean', ['mean', 'bounds']);
-    const block = {
-      scan: () => 1,
-      pages: () => integer('KvIndex', 'pageSize', given.pageSize ?? 8, 2),
-      clusters: () => integer('KvIndex', 'clusterSize', given.clusterSize ?? 8, 4),
-    };
-    this.#handle = native.kvIndexCreate(handle, {
-      block: block[this.method](),
-      bounds: summary === 'bounds',
-      clusters: this.method === 'clusters',
-      probe: finite('KvIndex', 'probe', given.probe ?? 0.06),
-    });
+    this.#handle = native.kvIndexCreate(
+      handle,
+      this.method === 'graph' ? graphOf(given) : mirrorOf(this.method, given),
+    );
   }
 
   #retrieve(call: string, q: unknown, counts: { top: number; sink: number; window: number }, given: SearchGiven) {
@@ -159,7 +178,7 @@ export class KvIndex {
    * last `window` keys and the `topK` others of the highest scores of each query head, and with `estimate` over all
    * others as well as their means tell. A topK of the length or more gives attention over all keys.
    *
-   * @throws AttentionError before anything is enqueued; ERR_OPTION inside `capture`, and for `estimate` with 'scan'.
+   * @throws AttentionError before anything is enqueued; ERR_OPTION inside `capture`, and for `estimate` with 'scan' and 'graph'.
    */
   attend(q: Tensor, opts: RetrievalOptions): RetrievalResult {
     const given = options('attend', opts, ['topK', 'sink', 'window', 'estimate', 'scale', 'stream']);
@@ -207,6 +226,37 @@ export class KvIndex {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+type Given = { [name in keyof KvIndexOptions]?: unknown };
+
+function mirrorOf(method: Exclude<KvIndexMethod, 'graph'>, given: Given): NativeIndexOptions {
+  const summary = oneOf('KvIndex', 'summary', given.summary ?? 'mean', ['mean', 'bounds']);
+  const block = {
+    scan: () => 1,
+    pages: () => integer('KvIndex', 'pageSize', given.pageSize ?? 8, 2),
+    clusters: () => integer('KvIndex', 'clusterSize', given.clusterSize ?? 8, 4),
+  };
+  return {
+    block: block[method](),
+    bounds: summary === 'bounds',
+    clusters: method === 'clusters',
+    probe: finite('KvIndex', 'probe', given.probe ?? 0.06),
+  };
+}
+
+function graphOf({ queries, degree, effort }: Given): NativeIndexOptions {
+  if (queries === undefined) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      "KvIndex: 'graph' needs sample queries: give those of the prompt as queries",
+    );
+  }
+  return {
+    queries: tensorHandle(queries, 'queries'),
+    degree: integer('KvIndex', 'degree', degree ?? 32, 1),
+    effort: integer('KvIndex', 'effort', effort ?? 400, 1),
+  };
 }
 
 interface SearchGiven {

@@ -113,6 +113,11 @@ export interface NativeRows {
   units: boolean;
 }
 
+/** An index by a mirror, whose rows are `block` keys each, or by a graph. */
+export type NativeIndexOptions =
+  | { block: number; bounds: boolean; clusters: boolean; probe: number }
+  | { queries: NativeTensor; degree: number; effort: number };
+
 /** A call of an index. */
 export interface NativeRetrieve {
   q: NativeTensor;
@@ -276,10 +281,7 @@ export interface Addon {
   kvCacheBytes(cache: NativeCache): number;
   kvCacheDispose(cache: NativeCache): void;
 
-  kvIndexCreate(
-    cache: NativeCache,
-    options: { block: number; bounds: boolean; clusters: boolean; probe: number },
-  ): NativeIndex;
+  kvIndexCreate(cache: NativeCache, options: NativeIndexOptions): NativeIndex;
   kvIndexRetrieve(index: NativeIndex, cache: NativeCache, call: NativeRetrieve): NativeRetrieved;
   kvIndexBytes(index: NativeIndex): number;
   kvIndexDispose(index: NativeIndex): void;

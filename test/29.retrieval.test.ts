@@ -485,7 +485,8 @@ describe('errors of KvIndex', () => {
     [{ method: 'pages', pageSize: 12 }, 'pageSize is 12'],
     [{ method: 'pages', pageSize: 2 ** 40 }, 'pageSize is'],
     [{ method: 'pages', summary: 'median' }, "summary is 'median'"],
-    [{ queries: q }, "option 'queries' is not known"],
+    [{ queries: q }, "queries is an option of 'graph', not of 'scan'"],
+    [{ query: q }, "option 'query' is not known"],
   ])('%o', (options, text) => {
     const make = () => new KvIndex(cache, options as never);
     expect(make).toThrow(text);

@@ -146,6 +146,7 @@ describe('KvIndex', () => {
     expectTypeOf(new KvIndex(cache, { method: 'clusters', clusterSize: 8 }).method).toEqualTypeOf<KvIndexMethod>();
     // @ts-expect-error: topK is needed
     index.attend(t, { sink: 4 });
+    expectTypeOf(new KvIndex(cache, { method: 'graph', queries: t, degree: 16, effort: 100 })).toEqualTypeOf<KvIndex>();
     // @ts-expect-error: no such method
     new KvIndex(cache, { method: 'flat' });
   });

@@ -1,7 +1,7 @@
 // The benchmark of retrieval: that what is looked for is right, and that each contestant finds it.
 
 import { describe, expect, it } from 'vitest';
-import { type Data, dataOf, GROUP, retrievalCases, SEARCHES, TOP } from '../bench/retrieval/cases';
+import { type Data, dataOf, GROUP, retrievalCases, SAMPLES, SEARCHES, TOP } from '../bench/retrieval/cases';
 import { cacheOf, usearchExact, usearchVersion } from '../bench/retrieval/contestants';
 import {
   DECODE_TARGETS,
@@ -116,10 +116,11 @@ it('measures all of them, and rows say so', async () => {
     'pages mean',
     'pages bounds',
     'clusters',
+    'graph',
     'usearch exact',
     'usearch HNSW 512',
   ]);
-  const [scan, mean, , , exact, graph] = rows as [(typeof rows)[0], ...typeof rows];
+  const [scan, mean, , , own, exact, graph] = rows as [(typeof rows)[0], ...typeof rows];
   for (const { faults } of rows) expect(faults).toEqual([]);
   expect(Object.keys(scan.ratios)).toEqual(['usearch exact', 'usearch HNSW 512', 'attend', 'dense']);
   expect(scan.figures!['recall@100']).toBeGreaterThan(0.995);
@@ -127,6 +128,8 @@ it('measures all of them, and rows say so', async () => {
   expect(mean!.figures!.touched).toBeLessThan(1);
   expect(mean!.figures!['dense over attend']).toBeGreaterThan(0);
   expect(scan.memory!['node-attention']).toBeGreaterThan(0);
+  expect(own!.figures).toMatchObject({ 'recall@100': expect.any(Number), 'build ms': expect.any(Number) });
+  expect(own!.memory!['node-attention']).toBeGreaterThan(SAMPLES * GROUP * HEAD_DIM * 4);
   expect(exact!.figures).toEqual({ 'recall@100': expect.any(Number) });
   const peaks = [{ name: 'read 1 MiB', threads: 1, rate: 1e9, unit: 'B/s' as const, footprint: 2 ** 20 }];
   const floors = rowsOf(outcome, 1, peaks).map(({ floor }) => floor);
@@ -137,7 +140,7 @@ it('measures all of them, and rows say so', async () => {
   expect(Object.keys(graph!.samples)).toEqual(['usearch HNSW 512']);
   // What is wrong has no time.
   const wrong = { ...outcome, finders: outcome.finders.map((one) => ({ ...one, fault: 'it is wrong' })) };
-  expect(rowsOf(wrong, 1)[4]).toMatchObject({ faults: [{ contestant: 'usearch exact', fault: 'it is wrong' }] });
+  expect(rowsOf(wrong, 1)[5]).toMatchObject({ faults: [{ contestant: 'usearch exact', fault: 'it is wrong' }] });
 });
 
 it('searches a cache of the keys', () => {
@@ -175,12 +178,13 @@ describe('decoding', () => {
 
   it('has a row for each method', async () => {
     const outcome = await measureDecode({ name: 'decode, small', kind: 'smooth', keys: 1500 }, ONCE);
-    const names = ['scan', 'pages mean', 'pages bounds', 'clusters', 'pages mean, estimate', 'clusters, estimate'];
+    const estimates = ['pages mean, estimate', 'clusters, estimate'];
+    const names = ['scan', 'pages mean', 'pages bounds', 'clusters', 'graph', ...estimates];
     expect(outcome.contestants).toEqual(['dense', ...names]);
     const peaks = [{ name: 'read 1 MiB', threads: 1, rate: 1e9, unit: 'B/s' as const, footprint: 2 ** 20 }];
     const rows = decodeRows(outcome, peaks, 1);
     expect(rows.map(({ case: { mask } }) => mask)).toEqual(names);
-    const [scan, mean, , clusters, , estimate] = rows as [(typeof rows)[0], ...typeof rows];
+    const [scan, mean, , clusters, , , estimate] = rows as [(typeof rows)[0], ...typeof rows];
     for (const row of rows) {
       expect(row.faults).toEqual([]);
       expect(Object.keys(row.ratios)).toEqual(['dense']);

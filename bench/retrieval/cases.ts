@@ -9,6 +9,8 @@ import { HEAD_DIM, HEAD_KINDS, noiseFrom, structuredHead } from '../sparse/heads
 export const GROUP = 4;
 /** Searches that recall is the mean of. */
 export const SEARCHES = 16;
+/** Sample queries of each query head, by which a graph is made. */
+export const SAMPLES = 2048;
 /** How many keys are looked for, as RetrievalAttention does. */
 export const TOP = 100;
 
@@ -41,6 +43,8 @@ export interface Data {
   v: Float32Array;
   /** [searches][query heads of a search][HEAD_DIM] */
   q: Float32Array;
+  /** [sample queries][query heads][HEAD_DIM]: queries of attention, none of those above. */
+  samples: Float32Array;
   /** The keys of the largest products with each of the queries. */
   top: Set<number>[];
   /** The least of these products, and how far below it a key may lie that float32 takes for a better one. */
@@ -49,7 +53,7 @@ export interface Data {
 
 export function dataOf({ kind, by, keys }: RetrievalCase): Data {
   const queries = SEARCHES * GROUP;
-  const { k, q: asked, targets } = structuredHead(HEAD_KINDS[kind], keys, queries, 1, 77);
+  const { k, q: asked, samples, targets } = structuredHead(HEAD_KINDS[kind], keys, queries, 1, 77, SAMPLES * GROUP);
   const noise = noiseFrom(uniform(78));
   const v = k.map((_, i) => noise(i));
   const q = asked.slice();
@@ -60,7 +64,7 @@ export function dataOf({ kind, by, keys }: RetrievalCase): Data {
       }
     }
   }
-  return { k, v, q, ...bestOf(q, k) };
+  return { k, v, q, samples, ...bestOf(q, k) };
 }
 
 /** What each of the queries looks for. */

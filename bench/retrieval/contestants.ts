@@ -28,6 +28,7 @@ export const METHODS = {
   'pages mean': { method: 'pages', summary: 'mean' },
   'pages bounds': { method: 'pages', summary: 'bounds' },
   clusters: { method: 'clusters' },
+  graph: { method: 'graph' },
 } as const satisfies { [name: string]: KvIndexOptions };
 
 /** Those whose attention may estimate what they do not find. */
@@ -44,6 +45,8 @@ const split = (all: ArrayLike<number | bigint>, heads: number): number[][] =>
 export interface Cached {
   cache: KvCache;
   queries: Tensor[];
+  /** [1, sample queries, query heads, HEAD_DIM] */
+  samples: Tensor;
   stream: Stream;
   close(): void;
 }
@@ -57,11 +60,21 @@ export function cacheOf(data: Data): Cached {
   using v = Tensor.from(data.v, shape);
   cache.append(k, v, { stream });
   const queries = queriesOf(data).map((own) => Tensor.from(own, [1, 1, GROUP, HEAD_DIM]));
+  const samples = samplesOf(data, GROUP);
   const close = () => {
-    for (const resource of [...queries, cache, stream]) resource.dispose();
+    for (const resource of [...queries, samples, cache, stream]) resource.dispose();
   };
-  return { cache, queries, stream, close };
+  return { cache, queries, samples, stream, close };
 }
+
+export const samplesOf = (
+  { samples }: Pick<Data, 'samples'>,
+  heads: number,
+  dtype: 'float32' | 'bfloat16' = 'float32',
+) => Tensor.from(samples, [1, samples.length / heads / HEAD_DIM, heads, HEAD_DIM], { dtype });
+
+const indexOn = ({ cache, samples }: Cached, options: KvIndexOptions) =>
+  new KvIndex(cache, { ...options, ...(options.method === 'graph' && { queries: samples }) });
 
 /** Runs take one search after the other, so that no query is still at hand. */
 function inTurn(searches: number, step: (n: number) => Promise<void>): Timed {
@@ -70,13 +83,10 @@ function inTurn(searches: number, step: (n: number) => Promise<void>): Timed {
 }
 
 /** With `estimate`, what that takes is made too. */
-export async function indexed(
-  { cache, queries, stream }: Cached,
-  options: KvIndexOptions,
-  estimate = false,
-): Promise<Finder> {
+export async function indexed(cached: Cached, options: KvIndexOptions, estimate = false): Promise<Finder> {
+  const { queries, stream } = cached;
   const start = performance.now();
-  const index = new KvIndex(cache, options);
+  const index = indexOn(cached, options);
   const touched = () => {
     const result = index.attend(queries[0]!, { topK: TOP, estimate, stream });
     result.out.dispose();
@@ -140,8 +150,8 @@ export function dense(cached: Cached): Attending {
 
 /** Attention over the keys that an index finds, and the first and last ones; with `estimate` the others count too. */
 export function attending(cached: Cached, options: KvIndexOptions, estimate = false): Attending {
-  const { cache, queries, stream } = cached;
-  const index = new KvIndex(cache, options);
+  const { queries, stream } = cached;
+  const index = indexOn(cached, options);
   return attendingBy(
     cached,
     (n) => index.attend(queries[n]!, { topK: TOP, estimate, stream }),

@@ -10,11 +10,13 @@ import type { SuiteOptions } from '../session';
 import { filled, HEAD_DIM, HEAD_KINDS, noiseFrom, normals, structuredHead } from '../sparse/heads';
 import type { Target } from '../targets';
 import { bestOf, type Data, TOP } from './cases';
-import { type Attending, attending, type Cached, dense, ESTIMATES, indexed, METHODS } from './contestants';
+import { type Attending, attending, type Cached, dense, ESTIMATES, indexed, METHODS, samplesOf } from './contestants';
 import { judgeFinder } from './judge';
 
 export const KV_HEADS = 8;
 export const HEADS = 32;
+/** Sample queries of each query head, by which a graph is made. */
+const SAMPLES = 512;
 /** Steps whose queries take turns. */
 export const STEPS = 4;
 /** Tokens appended to see what one takes. */
@@ -35,7 +37,7 @@ export function decodeCases({ quick }: SuiteOptions): DecodeCase[] {
   );
 }
 
-export type DecodeData = Pick<Data, 'k' | 'v' | 'q' | 'top' | 'least'>;
+export type DecodeData = Pick<Data, 'k' | 'v' | 'q' | 'samples' | 'top' | 'least'>;
 
 /** Numbers that bfloat16 has. All key heads have these keys and values, which takes as long as others; queries differ. */
 export async function decodeData({ kind, keys }: Omit<DecodeCase, 'name'>): Promise<DecodeData> {
@@ -43,19 +45,24 @@ export async function decodeData({ kind, keys }: Omit<DecodeCase, 'name'>): Prom
   const next = normals(uniform(79));
   const made =
     kind === 'noise'
-      ? { k: filled(keys * HEAD_DIM, next), q: filled(queries * HEAD_DIM, next) }
-      : structuredHead(HEAD_KINDS[kind], keys, queries, 1, 79);
-  const [k, q, v] = await Promise.all(
-    [made.k, made.q, filled(keys * HEAD_DIM, noiseFrom(uniform(80)))].map(async (values) => {
+      ? {
+          k: filled(keys * HEAD_DIM, next),
+          q: filled(queries * HEAD_DIM, next),
+          samples: filled(SAMPLES * HEADS * HEAD_DIM, noiseFrom(uniform(81))),
+        }
+      : structuredHead(HEAD_KINDS[kind], keys, queries, 1, 79, SAMPLES * HEADS);
+  const [k, q, samples, v] = await Promise.all(
+    [made.k, made.q, made.samples, filled(keys * HEAD_DIM, noiseFrom(uniform(80)))].map(async (values) => {
       using narrow = Tensor.from(values, [values.length], { dtype: 'bfloat16' });
       using wide = narrow.to('float32');
       return (await wide.read()) as Float32Array;
     }),
   );
-  return { k: k!, v: v!, q: q!, ...bestOf(q!, k!) };
+  return { k: k!, v: v!, q: q!, samples: samples!, ...bestOf(q!, k!) };
 }
 
-export function decodeCache({ k, v, q }: DecodeData): Cached {
+export function decodeCache(data: DecodeData): Cached {
+  const { k, v, q } = data;
   const keys = k.length / HEAD_DIM;
   const stream = new Stream();
   const cache = new KvCache({
@@ -76,10 +83,11 @@ export function decodeCache({ k, v, q }: DecodeData): Cached {
       dtype: 'bfloat16',
     }),
   );
+  const samples = samplesOf(data, HEADS, 'bfloat16');
   const close = () => {
-    for (const resource of [...queries, cache, stream]) resource.dispose();
+    for (const resource of [...queries, samples, cache, stream]) resource.dispose();
   };
-  return { cache, queries, stream, close };
+  return { cache, queries, samples, stream, close };
 }
 
 /** [1, tokens, KV_HEADS, HEAD_DIM] of the rows from `first` on. */

@@ -27,6 +27,8 @@ export interface Head {
   targets: Int32Array;
   /** [queries][HEAD_DIM] */
   q: Float32Array;
+  /** [samples][HEAD_DIM]: further queries, which look for other keys. */
+  samples: Float32Array;
 }
 
 /** Extents of the subspaces: of slow and of fast content. Two more directions are the mean of all keys and the sinks'. */
@@ -81,9 +83,16 @@ function dot(a: Float64Array, b: Float64Array): number {
 
 /**
  * A head of so many keys and queries. The queries come in runs of `run` that look for neighbouring keys, as those of one
- * text do; runs look anywhere.
+ * text do; runs look anywhere, and so does each of the samples. Keys and queries do not depend on the number of these.
  */
-export function structuredHead(kind: HeadKind, tokens: number, queries: number, run: number, seed: number): Head {
+export function structuredHead(
+  kind: HeadKind,
+  tokens: number,
+  queries: number,
+  run: number,
+  seed: number,
+  samples = 0,
+): Head {
   const random = uniform(seed);
   const next = normals(random);
   const noise = noiseFrom(random);
@@ -102,8 +111,10 @@ export function structuredHead(kind: HeadKind, tokens: number, queries: number, 
     () => least + Math.floor(random() * Math.max(1, tokens - least - run - queries)),
   );
   const targets = Int32Array.from({ length: queries }, (_, i) => starts[Math.floor(i / run)]! + (i % run));
+  const other = uniform(~seed);
+  const others = Int32Array.from({ length: samples }, () => least + Math.floor(other() * (tokens - least)));
   const wanted = new Map<number, Float64Array>();
-  for (const target of targets) wanted.set(target, new Float64Array(FAST));
+  for (const target of [...targets, ...others]) wanted.set(target, new Float64Array(FAST));
 
   const k = new Float32Array(tokens * HEAD_DIM);
   const [zSlow, zFast] = [Float64Array.from({ length: SLOW }, next), Float64Array.from({ length: FAST }, next)];
@@ -130,16 +141,22 @@ export function structuredHead(kind: HeadKind, tokens: number, queries: number, 
     for (let c = 0; c < HEAD_DIM; c++) k[t * HEAD_DIM + c] = row[c]! + loud * noise(t * HEAD_DIM + c);
   }
 
-  const q = new Float32Array(queries * HEAD_DIM);
-  targets.forEach((target, i) => {
-    row.fill(0);
-    add(-5, mean);
-    const content = wanted.get(target)!;
-    for (const [c, direction] of fast.entries()) add(kind.sharpness * (0.65 * content[c]! + 0.35 * next()), direction);
-    for (const direction of slow) add(0.5 * next(), direction);
-    for (const direction of rest) add(1.2 * next(), direction);
-    q.set(row, i * HEAD_DIM);
-  });
+  const queriesFor = (keys: Int32Array, draw: () => number) => {
+    const made = new Float32Array(keys.length * HEAD_DIM);
+    keys.forEach((target, i) => {
+      row.fill(0);
+      add(-5, mean);
+      const content = wanted.get(target)!;
+      for (const [c, direction] of fast.entries())
+        add(kind.sharpness * (0.65 * content[c]! + 0.35 * draw()), direction);
+      for (const direction of slow) add(0.5 * draw(), direction);
+      for (const direction of rest) add(1.2 * draw(), direction);
+      made.set(row, i * HEAD_DIM);
+    });
+    return made;
+  };
+  const q = queriesFor(targets, next);
+  const sampled = queriesFor(others, normals(other));
 
   // The sinks' direction: their mean score is to be that share of the mean of the best other scores.
   const probes = Math.min(PROBES, queries);
@@ -155,8 +172,8 @@ export function structuredHead(kind: HeadKind, tokens: number, queries: number, 
     best += most / probes;
   }
   const strength = (kind.sinkLogit * best - sinks) / 5; // sinks have 5 along this direction
-  for (let i = 0; i < queries; i++) {
-    for (let c = 0; c < HEAD_DIM; c++) q[i * HEAD_DIM + c]! += strength * sink[c]!;
+  for (const made of [q, sampled]) {
+    for (let i = 0; i < made.length; i++) made[i]! += strength * sink[i % HEAD_DIM]!;
   }
-  return { k, q, targets };
+  return { k, q, samples: sampled, targets };
 }

@@ -8,13 +8,35 @@
 namespace na {
 namespace {
 
-// kvIndexCreate(cache, { block, bounds, clusters, probe })
+// A graph of { queries, degree, effort }; none where there are no queries.
+Status read_graph(Napi::Env env, const Napi::Object& options, KvCache* cache, Ref<KeyGraph>* graph) {
+  const Napi::Value given = options.Get("queries");
+  if (given.IsEmpty() || given.IsUndefined()) return {};
+  Ref<Tensor> queries;
+  Ref<Stream> stream;
+  KeyGraphShape shape;
+  NA_TRY(unwrap<Tensor>(given, "queries", &queries));
+  NA_TRY(read_integer(options.Get("degree"), "degree", NA_ERR_OPTION, &shape.degree));
+  NA_TRY(read_integer(options.Get("effort"), "effort", NA_ERR_OPTION, &shape.effort));
+  NA_TRY(stream_of(env, env.Undefined(), cache->device, &stream));
+  return KeyGraph::create(cache, queries.get(), shape, stream.get(), graph);
+}
+
+// kvIndexCreate(cache, { block, bounds, clusters, probe }), or of a graph { queries, degree, effort }
 Napi::Value create(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<KvCache> cache;
   NA_REFUSE(env, unwrap<KvCache>(info[0], "cache", &cache));
   if (!info[1].IsObject()) return refuse(env, error(NA_ERR_OPTION, "KvIndex needs options"));
   const auto options = info[1].As<Napi::Object>();
+  Ref<KvIndex> index;
+  Ref<KeyGraph> graph;
+  NA_REFUSE(env, read_graph(env, options, cache.get(), &graph));
+  if (env.IsExceptionPending()) return Napi::Value();
+  if (graph) {
+    NA_REFUSE(env, KvIndex::create(cache.get(), std::move(graph), &index));
+    return wrap(env, std::move(index));
+  }
   int64_t block = 0;
   NA_REFUSE(env, read_integer(options.Get("block"), "pageSize", NA_ERR_OPTION, &block));
   MirrorShape shape;
@@ -25,7 +47,6 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   if (!probe.IsNumber()) return refuse(env, error(NA_ERR_OPTION, "KvIndex: probe must be a number"));
   shape.probe = probe.As<Napi::Number>().DoubleValue();
   if (env.IsExceptionPending()) return Napi::Value();
-  Ref<KvIndex> index;
   NA_REFUSE(env, KvIndex::create(cache.get(), shape, &index));
   return wrap(env, std::move(index));
 }

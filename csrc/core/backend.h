@@ -242,10 +242,42 @@ typedef struct na_average {
 } na_average;
 
 /*
+ * By which the keys that matter to a query are found, too: a graph over the first keys of each sequence, of each key
+ * head its own. links[b] is int32 [kvHeads, keys + 1, degree], contiguous: for each key those that it leads to, -1
+ * where there are no more, and in the last row those where a search begins, likewise. Every key leads to the one before
+ * it and the one behind it, too. Of the keys only the first counts[b] are still there; where counts[b] is 0, links[b]
+ * may be NULL.
+ */
+typedef struct na_key_graph {
+  int64_t degree;
+  const na_tensor* const* links;
+  const int64_t* counts;
+} na_key_graph;
+
+/*
+ * Makes the graphs of those sequences whose links are given, over all of their keys, of keys that are among the best of
+ * the same sample queries: queries is [batch, n, heads, headDim], of the dtype of k, last axis of stride 1. `nearest`,
+ * int32, and `products`, float32, both [batch, kvHeads, n * heads / kvHeads, count], are what is known of these: for
+ * each the keys of the highest products with it, best first, then -1. When the operation begins they are about the keys
+ * that the sequence had when its links were last made; of these the first kept[b] are still there, others have taken
+ * the place of the rest. With kept[b] = 0 they have not been written yet.
+ */
+typedef struct na_link {
+  const na_tensor* k; /* as for na_attention with pages */
+  na_pages pages;
+  const na_tensor* queries;
+  const na_tensor *nearest, *products;
+  const int64_t* kept;
+  na_key_graph graph; /* links[b]: NULL, or of as many keys as there are */
+  void* workspace;
+} na_link;
+
+/*
  * The `top` keys of the highest scores scale * q k^T of each query head, among those from `sink` on that are not the
  * last `window` ones of their sequence; q is [batch, 1, heads, headDim]. Where a row of the mirror is a key, no key of
  * them is missed, up to the rounding of scores; else only the keys of a share of the rows, those that score highest,
- * are looked at, and those that are in no row. Ties go to the lower key.
+ * are looked at, and those that are in no row. With a graph there is no row: keys are looked at that are found by
+ * walking it, and those that are not in it. Ties go to the lower key.
  *
  * With means, attention is over more: each row of which no key is among the first `sink`, the last `window` or the best
  * `top` counts as n times its mean key, with its mean value, n being its keys; all keys of the other rows count, and
@@ -263,6 +295,8 @@ typedef struct na_retrieve {
                                     contiguous, or NULL */
   const na_tensor* touched;      /* int64 [batch, kvHeads]: keys of which the row or the key itself was scored */
   void* const* const* means;     /* as for na_average, to attend; or NULL */
+  const na_key_graph* graph;     /* NULL: none */
+  int64_t effort; /* with a graph: of the keys that a query has met, so many best ones, or `top`, lead on */
   void* workspace;
 } na_retrieve;
 
@@ -406,7 +440,8 @@ typedef enum na_operation_kind {
   NA_OP_SELECT,
   NA_OP_REFLECT,
   NA_OP_AVERAGE,
-  NA_OP_RETRIEVE
+  NA_OP_RETRIEVE,
+  NA_OP_LINK
 } na_operation_kind;
 
 typedef struct na_stream na_stream;

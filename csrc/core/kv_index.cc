@@ -72,18 +72,23 @@ class AverageOperation final : public Operation {
 
 class RetrieveOperation final : public Operation {
  public:
-  RetrieveOperation(Ref<CacheView> cache, SegmentsView mirror, SegmentsView means, const na_retrieve& retrieve,
-                    int64_t segment_rows, const MirrorShape& shape)
+  RetrieveOperation(Ref<CacheView> cache, SegmentsView mirror, SegmentsView means, Ref<KeyGraphView> graph,
+                    const na_retrieve& retrieve, int64_t segment_rows, const MirrorShape& shape)
       : Operation(NA_OP_RETRIEVE),
         cache_(std::move(cache)),
         mirror_(std::move(mirror)),
         means_(std::move(means)),
+        graph_view_(std::move(graph)),
         retrieve_(retrieve) {
     retrieve_.k = &cache_->k()->view;
     retrieve_.v = &cache_->v()->view;
     retrieve_.pages = cache_->pages();
     retrieve_.mirror = mirror_of(mirror_, segment_rows, shape);
     retrieve_.means = means_.tables.empty() ? nullptr : means_.tables.data();
+    if (graph_view_) {
+      graph_ = graph_view_->graph();
+      retrieve_.graph = &graph_;
+    }
     args = &retrieve_;
     retain_tensors();
   }
@@ -92,6 +97,11 @@ class RetrieveOperation final : public Operation {
     visit(context, Tensor::of(retrieve_.q), false);
     for (const auto* slabs : {&cache_->slabs(), &mirror_.slabs, &means_.slabs}) {
       for (const Ref<Tensor>& slab : *slabs) visit(context, slab.get(), false);
+    }
+    if (graph_view_) {
+      for (const Ref<Tensor>& links : graph_view_->links()) {
+        if (links) visit(context, links.get(), false);
+      }
     }
     for (const na_tensor* made : {retrieve_.ids, retrieve_.scores, retrieve_.out, retrieve_.lse, retrieve_.touched}) {
       if (made) visit(context, Tensor::of(made), true);
@@ -104,6 +114,8 @@ class RetrieveOperation final : public Operation {
 
   const Ref<CacheView> cache_;
   const SegmentsView mirror_, means_;
+  const Ref<KeyGraphView> graph_view_;
+  na_key_graph graph_{};
   na_retrieve retrieve_;
 };
 
@@ -204,6 +216,12 @@ Status KvIndex::create(KvCache* cache, const MirrorShape& shape, Ref<KvIndex>* i
   return {};
 }
 
+Status KvIndex::create(KvCache* cache, Ref<KeyGraph> graph, Ref<KvIndex>* index) {
+  NA_TRY(create(cache, MirrorShape{}, index));
+  (*index)->graph_ = std::move(graph);
+  return {};
+}
+
 Status KvIndex::follow(KvCache* cache, const Ref<CacheView>& view, bool estimate, Stream* stream) {
   for (size_t b = 0; b < mark_->tokens.size(); b++) {
     for (Segments* segments : {&mirror_, &means_}) segments->truncate(b, mark_->tokens[b] / kSegmentTokens);
@@ -246,9 +264,10 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
     return error(NA_ERR_OPTION, "scale is %g; it must be a finite float32 number", a.scale);
   }
   if (a.estimate && shape_.block == 1) {
-    return error(NA_ERR_OPTION,
-                 "attend: estimate is for the methods 'pages' and 'clusters'; a scan looks at every key, so make an "
-                 "index of one of these");
+    return error(
+        NA_ERR_OPTION,
+        "attend: estimate is for the methods 'pages' and 'clusters'; a scan looks at every key, and a graph has "
+        "no means, so make an index of one of these");
   }
   NA_TRY(stream->room(8));  // to attend: what is below, attention over the window, to merge and to read `touched`
   const CacheShape& s = cache->shape;
@@ -269,7 +288,7 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
     NA_TRY(make(NA_FLOAT32, {s.batch, heads, a.top}, &made.scores, &call.scores));
   }
   const Ref<CacheView> cached = cache->view();
-  NA_TRY(follow(cache, cached, a.estimate, stream));
+  NA_TRY(graph_ ? graph_->follow(cache, cached, mark_.get(), stream) : follow(cache, cached, a.estimate, stream));
   Ref<Tensor> q;
   NA_TRY(cache->rotate_queries(a.q, stream, &q));
   call.q = &q->view;
@@ -279,7 +298,13 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   call.probe = shape_.probe;
   call.scale = static_cast<float>(a.has_scale ? a.scale : 1.0 / std::sqrt(static_cast<double>(s.head_dim)));
   SegmentsView means = a.estimate ? means_.view() : SegmentsView{};
-  NA_TRY(stream->run(new RetrieveOperation(cached, mirror_.view(), std::move(means), call, segment_rows_, shape_)));
+  Ref<KeyGraphView> graph;
+  if (graph_) {
+    graph = graph_->view();
+    call.effort = graph_->shape.effort;
+  }
+  NA_TRY(stream->run(
+      new RetrieveOperation(cached, mirror_.view(), std::move(means), std::move(graph), call, segment_rows_, shape_)));
   *result = std::move(made);
   return {};
 }

@@ -1,5 +1,5 @@
-// Finds the keys of a cache that matter to a query, by a mirror of them: small copies of all keys, or of means or
-// bounds of some that follow each other, or of the means of clusters.
+// Finds the keys of a cache that matter to a query, by a graph of them (core/key_graph.h) or by a mirror: small copies
+// of all keys, or of means or bounds of some that follow each other, or of the means of clusters.
 //
 // A segment of the mirror is made of so many tokens once they are all there, and never changed. So appending costs
 // nothing, and truncating only gives segments up; the tokens behind the last segment are looked at themselves. The
@@ -7,7 +7,7 @@
 // which a query may estimate what it does not look at; the first such query has them made.
 #pragma once
 
-#include "core/kv_cache.h"
+#include "core/key_graph.h"
 
 namespace na {
 
@@ -68,10 +68,12 @@ class Segments {
 class KvIndex : public RefCounted {
  public:
   static Status create(KvCache* cache, const MirrorShape& shape, Ref<KvIndex>* index);
+  // Finds keys by walking a graph, and mirrors none.
+  static Status create(KvCache* cache, Ref<KeyGraph> graph, Ref<KvIndex>* index);
 
   // `cache` is the one that the index was made for.
   Status retrieve(KvCache* cache, const RetrieveArguments& arguments, Stream* stream, RetrieveResult* result);
-  int64_t bytes() const { return mirror_.bytes() + means_.bytes(); }
+  int64_t bytes() const { return mirror_.bytes() + means_.bytes() + (graph_ ? graph_->bytes() : 0); }
 
  private:
   KvIndex(const MirrorShape& shape, int64_t segment_rows, Segments mirror, Segments means, Ref<Watermark> mark)
@@ -88,6 +90,7 @@ class KvIndex : public RefCounted {
   const int64_t segment_rows_;
   const Ref<Watermark> mark_;
   Segments mirror_, means_;
+  Ref<KeyGraph> graph_;  // null: a mirror
 };
 
 }  // namespace na

@@ -12,6 +12,7 @@
 #include "cpu/attention.h"
 #include "cpu/average.h"
 #include "cpu/isa.h"
+#include "cpu/link.h"
 #include "cpu/memory.h"
 #include "cpu/reflect.h"
 #include "cpu/retrieve.h"
@@ -138,8 +139,8 @@ int stream_create(int32_t, na_stream** stream, na_error* failure) {
 
 void stream_destroy(na_stream* stream) { scheduler().destroy_stream(stream); }
 
-// The CPU runs all that core lets through, given scratch memory, which belongs to its threads, and to retrieve memory
-// of the operation.
+// The CPU runs all that core lets through, given scratch memory, which belongs to its threads, and to link and to
+// retrieve memory of the operation.
 int operation_check(int32_t, int32_t kind, const void* args, int64_t* workspace_bytes, na_error* failure) {
   *workspace_bytes = 0;
   size_t bytes = 0;
@@ -149,6 +150,7 @@ int operation_check(int32_t, int32_t kind, const void* args, int64_t* workspace_
       break;
     case NA_OP_REFLECT: bytes = reflect_scratch_bytes(*static_cast<const na_reflect*>(args)); break;
     case NA_OP_AVERAGE: bytes = average_scratch_bytes(*static_cast<const na_average*>(args)); break;
+    case NA_OP_LINK: link_bytes(*static_cast<const na_link*>(args), workspace_bytes, &bytes); break;
     case NA_OP_RETRIEVE: retrieve_bytes(*static_cast<const na_retrieve*>(args), workspace_bytes, &bytes); break;
     default: return NA_OK;
   }

@@ -5,12 +5,15 @@
 #include <cmath>
 #include <limits>
 #include <new>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "cpu/arena.h"
+#include "cpu/choice.h"
 #include "cpu/element.h"
 #include "cpu/executor/problem.h"
+#include "cpu/key_walk.h"
 #include "cpu/page_rows.h"
 #include "cpu/segments.h"
 
@@ -27,7 +30,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Kernels {
   void (*scan_rows)(const Scan&);
-  void (*score_list)(const RowList&, const float*, float*);
+  ScoreList score_list;
   void (*add_list)(const RowList&, const float*, float*);
 };
 
@@ -96,23 +99,13 @@ struct Query {
   }
 };
 
-struct Choice {
-  int32_t key;
-  float score;
-};
-
-bool before(const Choice& a, const Choice& b) {
-  const float x = a.score == a.score ? a.score : -kInfinity, y = b.score == b.score ? b.score : -kInfinity;
-  return x != y ? x > y : a.key < b.key;
-}
-
 // The order of rows whose keys are looked at.
 bool better_row(const Hit& a, const Hit& b) { return a.high != b.high ? a.high > b.high : a.row < b.row; }
 // The order of rows that are keys, by what they surely reach.
 bool surer_row(const Hit& a, const Hit& b) { return a.low > b.low; }
 
 // Keys of a sequence: [0, sinks) always count, [sinks, end) may be chosen, and rows [from, to) of the mirror stand for
-// those that it covers, perhaps with some that may not.
+// those that it covers, perhaps with some that may not. The keys of a graph are rows of their own.
 struct Span {
   int64_t length, sinks, end, covered, from, to;
   bool all;                  // no more than are wanted
@@ -129,7 +122,7 @@ struct Found {
 
 // How much memory everything takes. `room`: hits of a part that are kept; `gathered`: that are there at a time.
 struct Sizes {
-  int64_t queries, units, group, parts, part_rows, room, gathered, keep, top, rows, seen;
+  int64_t queries, units, group, parts, part_rows, room, gathered, keep, top, rows, seen, walk;
   int64_t columns, features, values;  // padded
 };
 
@@ -145,7 +138,8 @@ struct Workspace {
         left(arena.take<std::atomic<int64_t>>(s.units)),
         thresholds(arena.take<std::atomic<float>>(s.queries)),
         found(arena.take<Found>(s.queries * s.parts)),
-        hits(arena.take<Hit>(s.queries * s.parts * s.room)) {}
+        hits(arena.take<Hit>(s.queries * s.parts * s.room)),
+        walks(arena.take<char>(s.units * s.walk)) {}
 
   Arena arena;
   Query* queries;  // [batch, head]
@@ -156,6 +150,7 @@ struct Workspace {
   std::atomic<float>* thresholds;  // of each query
   Found* found;                    // [unit, part, query head of it]
   Hit* hits;
+  char* walks;  // of each unit
 };
 
 // A softmax that grows by some scores and values at a time.
@@ -186,7 +181,8 @@ struct Scratch {
         weights(arena.take<float>(kSumRows)),
         sums(arena.take<float>(s.values)),
         softmaxes(arena.take<Softmax>(s.group)),
-        outs(arena.take<double>(s.group * s.values)) {}
+        outs(arena.take<double>(s.group * s.values)),
+        columns(arena.take<const float*>(s.group)) {}
 
   Arena arena;
   Hit* hits;
@@ -202,6 +198,7 @@ struct Scratch {
   float *weights, *sums;
   Softmax* softmaxes;  // [query head of the unit], and their sums
   double* outs;
+  const float** columns;  // [query head of the unit], to walk
 };
 
 // A unit is a key head of a sequence; a task is some segments of one. Whichever of a unit's tasks ends last looks at
@@ -272,8 +269,9 @@ class RetrieveJob final : public Job {
       s.top = std::max(s.top, span.top);
       if (paged_) s.rows = std::max(s.rows, span.to - span.from);
       if (r_.means) s.seen = s.rows;
-      if (!span.all) s.keep = std::max(s.keep, span.keep);
+      if (!span.all && !r_.graph) s.keep = std::max(s.keep, span.keep);
     }
+    if (r_.graph) s.walk = ceil_div(KeyWalk::bytes(r_), 64) * 64;
     if (s.keep > 0) {
       s.room = std::min(s.part_rows, paged_ ? 2 * s.keep : 4 * s.keep + 256);
       s.gathered = std::min(s.part_rows, s.room + layout_.rows);
@@ -292,7 +290,7 @@ class RetrieveJob final : public Job {
     s.length = r_.pages.lengths[b];
     s.end = std::max<int64_t>(0, s.length - r_.window);
     s.sinks = std::min(r_.sink, s.end);
-    s.covered = r_.mirror.segments[b] * segment;
+    s.covered = r_.graph ? r_.graph->counts[b] : r_.mirror.segments[b] * segment;
     s.from = s.sinks / step * step / block;
     s.to = std::max(s.from, ceil_div(s.covered_end(), step) * step / block);
     s.top = std::min(r_.top, s.end - s.sinks);
@@ -302,7 +300,8 @@ class RetrieveJob final : public Job {
     const int64_t rows = s.to - s.from, hidden = rows * block - std::max<int64_t>(0, s.covered_end() - s.sinks);
     const int64_t enough = r_.mirror.clusters ? s.top + hidden : ceil_div(s.top + hidden, block);
     s.keep = paged_ ? std::min(rows, std::max(s.share, enough)) : s.top;
-    s.all = s.end - s.sinks <= r_.top || (paged_ && rows <= (r_.mirror.clusters ? s.share : s.keep));
+    s.all = s.end - s.sinks <= r_.top || (paged_ && rows <= (r_.mirror.clusters ? s.share : s.keep)) ||
+            (r_.graph && rows <= r_.effort);
     return s;
   }
 
@@ -338,7 +337,7 @@ class RetrieveJob final : public Job {
   void scan(int64_t unit, int64_t part, const Scratch& scratch, const Cancel& cancel) {
     const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_, rows = layout_.rows;
     const Span& span = spans_[static_cast<size_t>(b)];
-    if (span.all) return;
+    if (span.all || r_.graph) return;
     ScanQuery* const queries = scratch.queries;
     for (int64_t g = 0; g < group_; g++) {
       queries[g] = query(b, kv_head * group_ + g).scan;
@@ -421,10 +420,18 @@ class RetrieveJob final : public Job {
     const Span& span = spans_[static_cast<size_t>(b)];
     const int64_t rows = paged_ ? span.to - span.from : 0;
     std::fill_n(scratch.probed, rows, false);
+    std::optional<KeyWalk> walk;
+    if (r_.graph && !span.all) {
+      walk.emplace(r_, keys_, kernels_.score_list, b, kv_head, work_.walks + unit * sizes_.walk);
+      for (int64_t g = 0; g < group_; g++) scratch.columns[g] = query(b, kv_head * group_ + g).columns;
+      walk->run(scratch.columns, span.from, span.to, cancel);
+    }
     for (int64_t g = 0; g < group_ && !cancel.requested(); g++) {
       Chooser chooser{this, scratch, b, kv_head * group_ + g, span.top};
       if (span.all) {
         for (int64_t key = span.sinks; key < span.end; key++) chooser.add(key);
+      } else if (walk) {
+        for (int64_t i = 0; i < walk->found_count(g); i++) chooser.add(walk->found(g)[i].key);
       } else if (paged_) {
         const int64_t count = best_rows(unit, g, span, scratch);
         for (int64_t i = 0; i < count; i++) {
@@ -446,6 +453,7 @@ class RetrieveJob final : public Job {
     if (r_.means) add_means(b, kv_head, scratch, cancel);
     for (int64_t g = 0; r_.out && g < group_; g++) write_out(b, kv_head * group_ + g, scratch.softmaxes[g]);
     int64_t touched = span.length;
+    if (walk) touched -= span.to - span.from - walk->scored();
     if (paged_ && !span.all) {
       touched -= std::max<int64_t>(0, span.covered_end() - span.sinks);
       for (int64_t i = 0; i < rows; i++) {

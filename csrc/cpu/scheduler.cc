@@ -12,6 +12,7 @@
 #include "cpu/attention.h"
 #include "cpu/average.h"
 #include "cpu/copy.h"
+#include "cpu/link.h"
 #include "cpu/merge.h"
 #include "cpu/pooling.h"
 #include "cpu/reflect.h"
@@ -233,6 +234,7 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
       case NA_OP_REFLECT: job = reflect_job(*static_cast<const na_reflect*>(operation->args), isa_); break;
       case NA_OP_AVERAGE: job = average_job(*static_cast<const na_average*>(operation->args)); break;
       case NA_OP_RETRIEVE: job = retrieve_job(*static_cast<const na_retrieve*>(operation->args), isa_); break;
+      case NA_OP_LINK: job = link_job(*static_cast<const na_link*>(operation->args), isa_); break;
       case NA_OP_MARK: mark(operation); break;
       default: break;  // no others come to the CPU: its memory is allocated zeroed, its graphs are replayed
     }

@@ -217,10 +217,17 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
         native.kvIndexCreate,
         cache,
         mostly(
-          record({ block: mostly(oneOf(1, 4, 64)), bounds: flag, clusters: flag, probe: mostly(oneOf(0.1, 1)) }, [
-            'block',
-            'probe',
-          ]),
+          fc.oneof(
+            record({ block: mostly(oneOf(1, 4, 64)), bounds: flag, clusters: flag, probe: mostly(oneOf(0.1, 1)) }, [
+              'block',
+              'probe',
+            ]),
+            record({ queries: mostly(picked('token')), degree: mostly(oneOf(1, 4)), effort: mostly(oneOf(1, 20)) }, [
+              'queries',
+              'degree',
+              'effort',
+            ]),
+          ),
         ),
       ),
     ],
@@ -354,7 +361,9 @@ export function addonPool(pool: Pool, devices: string[]): void {
     const sizes = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, int8: false };
     const cache = native.kvCacheCreate({ ...sizes, device, theta: 0, columns: 0, interleaved: false });
     pool.add('cache', cache);
-    pool.add('token', make(0, 2, 1, 4, 8));
+    const token = make(0, 2, 1, 4, 8);
+    pool.add('token', token);
+    pool.add('index', native.kvIndexCreate(cache, { queries: token, degree: 4, effort: 8 }));
     pool.add('bytes', make(4, 400));
     for (const [block, clusters] of [
       [1, false],

@@ -220,12 +220,18 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
         'new KvIndex',
         (cache, given) => new KvIndex(cache, given),
         mostly(picked('cache')),
-        optional({
-          method: mostly(oneOf('scan', 'pages', 'clusters')),
-          pageSize: mostly(oneOf(4, 8)),
-          clusterSize: mostly(oneOf(4, 16)),
-          probe: small,
-        }),
+        fc.oneof(
+          optional({
+            method: mostly(oneOf('scan', 'pages', 'clusters')),
+            pageSize: mostly(oneOf(4, 8)),
+            clusterSize: mostly(oneOf(4, 16)),
+            probe: small,
+          }),
+          optional({ method: mostly(oneOf('graph')), queries: mostly(picked('token')), degree: small, effort: small }, [
+            'method',
+            'queries',
+          ]),
+        ),
       ),
     ],
     [
@@ -433,7 +439,9 @@ export function publicPool(pool: Pool, devices: string[]): void {
     const cache = new KvCache({ batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40 });
     collect(pool, cache);
     for (const method of ['scan', 'pages', 'clusters'] as const) collect(pool, new KvIndex(cache, { method }));
-    pool.add('token', make('float32', 2, 1, 4, 8));
+    const token = make('float32', 2, 1, 4, 8);
+    pool.add('token', token);
+    collect(pool, new KvIndex(cache, { method: 'graph', queries: token }));
     collect(pool, api.streamingPlan({ queries: 5, keys: 7, sink: 1, window: 2, keyBlock: 2 } as Any));
     collect(pool, api.alibi());
     collect(pool, new HipState({ refresh: [4, 2, 1] }));
