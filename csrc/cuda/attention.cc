@@ -6,6 +6,7 @@
 #include "attention/attention.h"
 #include "copy/copy.h"
 #include "core/dtype.h"
+#include "cuda/grid.h"
 
 namespace na::cuda {
 namespace {
@@ -32,6 +33,7 @@ struct Dense {
 
 struct Plan {
   Problem keys{};   // of the call
+  Grids grids;      // to run `keys` with, one after the other; none: as it is
   Problem extra{};  // its `extra` keys, which all queries see; keys is 0 if there are none
   Element element{};
   bool tf32 = false, hopper = false, extra_hopper = false;
@@ -77,10 +79,8 @@ Status check_call(const na_attention& call) {
     if (call.masks[i].kind == NA_MASK_PLAN) {
       return error(NA_ERR_OPTION, "sparse plans do not run on CUDA yet: use device 'cpu'");
     }
-    if (call.masks[i].kind != NA_MASK_WINDOW) {
-      return error(NA_ERR_OPTION, "neighborhood masks do not run on CUDA yet: use device 'cpu'");
-    }
   }
+  NA_TRY(check_grid(call));
   for (int32_t i = 0; i < call.bias_count; i++) {
     if (call.biases[i].kind != NA_BIAS_DENSE) {
       return error(NA_ERR_OPTION,
@@ -126,16 +126,27 @@ class Planner {
     p.value_dim = static_cast<int32_t>(call_.v->shape[call_.v->rank - 1]);
     p.scale = call_.scale;
     p.softcap = call_.softcap;
-    p.q = input(q, &p.q_strides);
-    p.k = input(k, &p.k_strides);
-    p.v = input(*call_.v, &p.v_strides);
-    p.out = output(*call_.out, &p.out_strides);
     p.lse = static_cast<float*>(lse());
     p.left = p.right = kUnlimited;
+    NA_TRY(find_grids(call_, &plan->grids));
+    const bool on_grid = plan->grids.count > 0;
+    if (!on_grid) {
+      p.q = input(q, &p.q_strides);
+      p.k = input(k, &p.k_strides);
+      p.v = input(*call_.v, &p.v_strides);
+      p.out = output(*call_.out, &p.out_strides);
+    } else {  // whose axes have strides of their own
+      p.q = in_place(q, &p.q_strides);
+      p.k = in_place(k, &p.k_strides);
+      p.v = in_place(*call_.v, &p.v_strides);
+      p.out = in_place(*call_.out, &p.out_strides);
+    }
 
     const bool extra = call_.extra_k && token_count(*call_.extra_k) > 0;
     if (extra) {
       plan->extra = p;
+      plan->extra.parts = 1;
+      if (on_grid) plan->extra.q = input(q, &plan->extra.q_strides);
       plan->extra.keys = static_cast<int32_t>(token_count(*call_.extra_k));
       plan->extra.k = input(*call_.extra_k, &plan->extra.k_strides);
       plan->extra.v = input(*call_.extra_v, &plan->extra.v_strides);
@@ -148,9 +159,18 @@ class Planner {
       p.sinks = static_cast<const float*>(call_.sinks->data);
       p.sink_stride = call_.sinks->stride[0];
     }
-    plan->hopper = hopper(p);
-    const int64_t parts = choose_parts(p, plan->hopper);
-    if (parts > 1 || extra) add_parts(static_cast<int32_t>(parts), extra);
+    if (on_grid) {
+      // A window that hides nothing would have every tile masked.
+      for (int32_t* side : {&p.left, &p.right}) {
+        if (*side >= p.keys - 1) *side = kUnlimited;
+      }
+    }
+    plan->hopper = on_grid ? hopper_grids(p) : hopper(p);
+    const int64_t parts = on_grid ? plan_grids(p) : choose_parts(p, plan->hopper);
+    if (parts > 1 || extra) {
+      add_parts(static_cast<int32_t>(parts), extra);
+      if (on_grid) p.out = output(*call_.out, &p.out_strides);  // what combine() writes
+    }
     return {};
   }
 
@@ -171,6 +191,11 @@ class Planner {
     strides->batch = view.stride[0];
     strides->head = view.stride[view.rank - 2];
     return token_stride(view, &strides->token);
+  }
+
+  static void* in_place(const na_tensor& view, Strides* strides) {
+    *strides = {view.stride[0], 0, view.stride[view.rank - 2]};
+    return view.data;
   }
 
   const void* input(const na_tensor& view, Strides* strides) {
@@ -199,6 +224,7 @@ class Planner {
       if (reach >= 0) *side = static_cast<int32_t>(std::min<int64_t>(*side, reach));
     };
     for (int32_t i = 0; i < call_.mask_count; i++) {
+      if (call_.masks[i].kind != NA_MASK_WINDOW) continue;
       narrow(&p->left, call_.masks[i].left);
       narrow(&p->right, call_.masks[i].right);
     }
@@ -232,6 +258,54 @@ class Planner {
            typical(p, p.queries) >= kLeastHopperQueries && attention_sm90_takes(p, plan_->element);
   }
 
+  static Problem on(Problem p, const Grid& grid) {
+    p.grid = grid;
+    return p;
+  }
+
+  // Tiles hold tokens of one dilation group.
+  bool hopper_grids(const Problem& p) const {
+    return std::all_of(plan_->grids.begin(), plan_->grids.end(), [&](const Grid& grid) {
+      const Problem own = on(p, grid);
+      int64_t tokens = 1;
+      for (int a = 0; a < kMostAxes; a++) {
+        tokens *= ceil_div(grid.extent[a], grid.neighborhoods[0].axes[a].dilation);
+      }
+      return tokens >= kLeastHopperQueries && hopper(own);
+    });
+  }
+
+  TileShape tile_of(const Problem& p, bool hopper) const {
+    return hopper ? attention_sm90_tile(p) : attention_sm80_tile(p, plan_->element);
+  }
+
+  // Makes the grids ready to be run, and says how many parts the keys of each are to be shared out among.
+  int64_t plan_grids(const Problem& p) {
+    double blocks = 0, visits = 0;
+    const bool windows = p.left != kUnlimited || p.right != kUnlimited;
+    for (Grid& grid : plan_->grids) {
+      const GridCost cost = choose_boxes(&grid, tile_of(on(p, grid), plan_->hopper), windows);
+      blocks += double(p.batch) * grid.heads * cost.query_tiles;
+      visits += double(p.batch) * grid.heads * cost.visited;
+    }
+    return best_parts(p, static_cast<int64_t>(blocks), static_cast<int64_t>(visits / blocks), plan_->hopper);
+  }
+
+  int64_t choose_parts(const Problem& p, bool hopper) const {
+    const TileShape tile = tile_of(p, hopper);
+    const int64_t queries = typical(p, p.queries), group = p.heads / p.kv_heads;
+    const int64_t packed = hopper ? 1 : std::clamp<int64_t>(tile.rows / queries, 1, group);
+    const int64_t tiles =
+        p.cu_q ? int64_t{p.sequences} * ceil_div(queries, tile.rows / packed) : ceil_div(queries, tile.rows / packed);
+    const int64_t blocks = p.batch * p.kv_heads * ceil_div(group, packed) * std::max<int64_t>(tiles, 1);
+    // Keys that the rows of a tile see.
+    int64_t keys = typical(p, p.keys);
+    if (p.left != kUnlimited && p.right != kUnlimited) {
+      keys = std::min(keys, int64_t{p.left} + p.right + std::min<int64_t>(queries, tile.rows / packed));
+    }
+    return best_parts(p, blocks, ceil_div(keys, tile.keys), hopper);
+  }
+
   // How many parts of the keys a call is made of.
   //
   // Blocks work at tiles of rows, and walk through T key tiles each. With B blocks on R places (multiprocessors times
@@ -240,20 +314,9 @@ class Planner {
   // with the lowest sum is chosen, of several the lowest, if that saves a quarter: for less, memory is not worth
   // having. Decoding one token with 8 key heads on 132 multiprocessors, T = 128: B = 8, R = 264; one part takes 129, 32
   // parts take 4 + 1 + 4 = 9.
-  int64_t choose_parts(const Problem& p, bool hopper) const {
-    const TileShape tile = hopper ? attention_sm90_tile(p) : attention_sm80_tile(p, plan_->element);
-    const int64_t queries = typical(p, p.queries), group = p.heads / p.kv_heads;
-    const int64_t packed = hopper ? 1 : std::clamp<int64_t>(tile.rows / queries, 1, group);
-    const int64_t tiles =
-        p.cu_q ? int64_t{p.sequences} * ceil_div(queries, tile.rows / packed) : ceil_div(queries, tile.rows / packed);
-    const int64_t blocks = p.batch * p.kv_heads * ceil_div(group, packed) * std::max<int64_t>(tiles, 1);
+  int64_t best_parts(const Problem& p, int64_t blocks, int64_t key_tiles, bool hopper) const {
     const int64_t places = device_.multiprocessors * (hopper ? kResidentSm90 : kResidentSm80);
-    // Keys that the rows of a tile see.
-    int64_t keys = typical(p, p.keys);
-    if (p.left != kUnlimited && p.right != kUnlimited) {
-      keys = std::min(keys, int64_t{p.left} + p.right + std::min<int64_t>(queries, tile.rows / packed));
-    }
-    const int64_t key_tiles = std::max<int64_t>(ceil_div(keys, tile.keys), 1);
+    key_tiles = std::max<int64_t>(key_tiles, 1);
     const int64_t part_bytes = int64_t{p.batch} * p.queries * p.heads * (p.value_dim + 1) * 4;
     const int64_t most = std::min({key_tiles, kMostParts, std::max<int64_t>(kMostPartBytes / part_bytes, 1)});
     const auto cost = [&](int64_t parts) {
@@ -279,7 +342,6 @@ class Planner {
     if (!extra) return;
     plan_->extra.part_out = p.part_out;
     plan_->extra.part_lse = p.part_lse;
-    plan_->extra.parts = 1;
     plan_->extra.first_slot = parts;
   }
 
@@ -298,6 +360,17 @@ cudaError_t run(const Plan& plan, const Problem& problem, bool hopper, cudaStrea
                 : attention_sm80(problem, plan.element, plan.tf32, stream);
 }
 
+cudaError_t run_keys(const Plan& plan, cudaStream_t stream) {
+  if (plan.grids.count == 0) return run(plan, plan.keys, plan.hopper, stream);
+  Problem problem = plan.keys;
+  for (const Grid& grid : plan.grids) {
+    problem.grid = grid;
+    const cudaError_t result = run(plan, problem, plan.hopper, stream);
+    if (result != cudaSuccess) return result;
+  }
+  return cudaSuccess;
+}
+
 }  // namespace
 
 Status check_attention(const Device& device, const na_attention& call, int64_t* workspace_bytes) {
@@ -309,7 +382,8 @@ Status check_attention(const Device& device, const na_attention& call, int64_t* 
 
 cudaError_t attention(const Device& device, const na_attention& call, cudaStream_t stream) {
   Plan plan;
-  if (!Planner(device, call).make(&plan).ok()) return cudaErrorInvalidValue;
+  // All else that can be refused was refused by check_attention().
+  if (!Planner(device, call).make(&plan).ok()) return cudaErrorMemoryAllocation;
   if (plan.keys.batch == 0) return cudaSuccess;  // no rows
   cudaError_t result = cudaSuccess;
   const auto then = [&](cudaError_t next) {
@@ -320,7 +394,7 @@ cudaError_t attention(const Device& device, const na_attention& call, cudaStream
     const Dense& dense = plan.inputs[i];
     if (!then(copy_all(*dense.view, dense_view(*dense.view, dense.view->dtype, dense.data), stream))) return result;
   }
-  if (!then(run(plan, plan.keys, plan.hopper, stream))) return result;
+  if (!then(run_keys(plan, stream))) return result;
   if (plan.extra.keys > 0 && !then(run(plan, plan.extra, plan.extra_hopper, stream))) return result;
   if (plan.slots > 0 && !then(combine(plan.keys, plan.element, plan.slots, stream))) return result;
   for (const Dense& dense : {plan.out, plan.lse}) {

@@ -74,7 +74,7 @@ __device__ inline void store_shared(uint32_t to, uint32_t x) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
 }
 
-// --- tensor copies of rank 4
+// --- tensor copies of rank 4 and 5
 
 __device__ inline void copy_tensor(uint32_t to, const CUtensorMap* map, uint32_t barrier, int32_t column, int32_t head,
                                    int32_t token, int32_t batch) {
@@ -85,10 +85,26 @@ __device__ inline void copy_tensor(uint32_t to, const CUtensorMap* map, uint32_t
       : "memory");
 }
 
+__device__ inline void copy_tensor(uint32_t to, const CUtensorMap* map, uint32_t barrier, int32_t column, int32_t head,
+                                   int32_t z, int32_t y, int32_t x) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], "
+      "[%2];" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(column), "r"(head), "r"(z), "r"(y), "r"(x)
+      : "memory");
+}
+
 __device__ inline void store_tensor(const CUtensorMap* map, uint32_t from, int32_t column, int32_t head, int32_t token,
                                     int32_t batch) {
   asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
                "r"(from), "r"(column), "r"(head), "r"(token), "r"(batch)
+               : "memory");
+}
+
+__device__ inline void store_tensor(const CUtensorMap* map, uint32_t from, int32_t column, int32_t head, int32_t z,
+                                    int32_t y, int32_t x) {
+  asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map),
+               "r"(from), "r"(column), "r"(head), "r"(z), "r"(y), "r"(x)
                : "memory");
 }
 

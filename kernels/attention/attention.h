@@ -12,7 +12,8 @@ namespace na::cuda {
 // products of TF32, or one with `tf32`.
 cudaError_t attention_sm80(const Problem& problem, Element element, bool tf32, cudaStream_t stream);
 
-// Rows (queries times the heads of a group that are packed together) and keys of a tile of attention_sm80.
+// Rows (queries times the heads of a group that are packed together) and keys of a tile of attention_sm80. On a grid
+// both are powers of two up to 128, whichever the kernel, and the boxes of the grid must have as many tokens.
 struct TileShape {
   int32_t rows, keys;
 };

@@ -18,6 +18,36 @@ struct Bias {
   int64_t batch, head, query, key;
 };
 
+// One token axis of a neighborhood, see tile/grid.h.
+struct Axis {
+  int32_t window, stride, dilation;
+  bool causal, wrap;
+};
+
+constexpr int kMostAxes = 3, kMostNeighborhoods = 4;
+
+struct Neighborhood {
+  Axis axes[kMostAxes];
+};
+
+// Tokens on a grid: queries and keys are both the product of the extents, in row-major order. Axes that a call does not
+// have come first, with extent and window 1.
+struct Grid {
+  int32_t extent[kMostAxes];
+
+  // Intersected. Tiles are chosen for the first one, and are boxes of its dilation groups; their sides are powers of
+  // two, given by their exponents, with as many queries and keys in all as a tile of the kernel has.
+  Neighborhood neighborhoods[kMostNeighborhoods];
+  int32_t neighborhood_count;  // 0: there is no grid
+  int32_t query_box[kMostAxes], key_box[kMostAxes];
+
+  // Elements between neighbours on each axis, in place of the strides between tokens.
+  int64_t q[kMostAxes], k[kMostAxes], v[kMostAxes], out[kMostAxes];
+
+  // The heads [first_head, first_head + heads) alone are computed, which share the neighborhoods.
+  int32_t first_head, heads;
+};
+
 constexpr int kMostBiases = 4;
 constexpr int32_t kUnlimited = INT32_MAX;
 
@@ -53,6 +83,8 @@ struct Problem {
   //   part_out [slots, batch, queries, heads, value_dim], part_lse [slots, batch, queries, heads].
   int32_t parts, first_slot;
   float *part_out, *part_lse;
+
+  Grid grid;  // never with packed sequences
 };
 
 }  // namespace na::cuda

@@ -9,6 +9,8 @@ namespace na::cuda {
 // Tiles [begin, end) are visited; of these, [full_begin, full_end) are seen whole by every query of the tile.
 class KeyTiles {
  public:
+  KeyTiles() = default;
+
   // Of the queries [first, last] of the sequence.
   __device__ KeyTiles(const Problem& problem, const Sequence& sequence, int32_t first, int32_t last,
                       int32_t tile_keys) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "tile/band.h"
+#include "tile/grid.h"
 
 namespace na::cuda {
 
@@ -19,13 +20,11 @@ struct Row {
 // Whether scores need more than a positive scale: then they are changed one by one before the softmax, else the scale
 // enters with the exponent.
 __host__ __device__ inline bool modifies_scores(const Problem& problem) {
-  return problem.softcap > 0 || problem.bias_count > 0 || !(problem.scale > 0);
+  return problem.softcap > 0 || problem.bias_count > 0 || !(problem.scale > 0) || masks_further(problem);
 }
 
-// Products become scores in units of log2.
 template <int kColumns>
-__device__ inline void modify(float (&scores)[kColumns][4], const Problem& problem, const Sequence& sequence,
-                              const Row (&rows)[2], int32_t first_key, int32_t lane) {
+__device__ inline void scale_and_cap(float (&scores)[kColumns][4], const Problem& problem) {
 #pragma unroll
   for (int i = 0; i < 4 * kColumns; i++) scores[i / 4][i % 4] *= problem.scale;
   if (problem.softcap > 0) {
@@ -35,6 +34,19 @@ __device__ inline void modify(float (&scores)[kColumns][4], const Problem& probl
       score = problem.softcap * tanhf(score / problem.softcap);
     }
   }
+}
+
+template <int kColumns>
+__device__ inline void to_log2(float (&scores)[kColumns][4]) {
+#pragma unroll
+  for (int i = 0; i < 4 * kColumns; i++) scores[i / 4][i % 4] *= kLog2E;
+}
+
+// Products become scores in units of log2.
+template <int kColumns>
+__device__ inline void modify(float (&scores)[kColumns][4], const Problem& problem, const Sequence& sequence,
+                              const Row (&rows)[2], int32_t first_key, int32_t lane) {
+  scale_and_cap(scores, problem);
   const int32_t own_key = first_key + lane % 4 * 2;
 #pragma unroll 1
   for (int b = 0; b < problem.bias_count; b++) {
@@ -52,8 +64,7 @@ __device__ inline void modify(float (&scores)[kColumns][4], const Problem& probl
       }
     }
   }
-#pragma unroll
-  for (int i = 0; i < 4 * kColumns; i++) scores[i / 4][i % 4] *= kLog2E;
+  to_log2(scores);
 }
 
 // Scores of keys that a row does not see become -infinity.

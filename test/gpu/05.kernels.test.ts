@@ -53,6 +53,21 @@ describe('attention, every head dimension', () => {
   });
 });
 
+describe('neighborhoods, every kernel', () => {
+  const axis = { window: 5, stride: 2, dilation: 1, causal: false, wrap: false };
+  const masks = [{ heads: [[axis, { ...axis, dilation: 2, wrap: true }]] }];
+  for (const dtype of ['bfloat16', 'float16', 'float32'] as const) {
+    for (const dim of [64, 128, 256]) {
+      const random = uniform(dim);
+      const [q, k, v] = [2, 1, 1].map((heads) => normal(random, dtype, [1, 11, 12, heads, dim]));
+      const problem: Problem = { q: q!, k: k!, v: v!, masks };
+      it(`${dtype} ${dim}`, () => check(problem, dtype, undefined, device));
+      it(`${dtype} ${dim}, of any alignment`, () => check(problem, dtype, 7, device));
+      it(`${dtype} ${dim}, softcap`, () => check({ ...problem, softcap: 2 }, dtype, undefined, device));
+    }
+  }
+});
+
 describe('attention, every feature', () => {
   const random = uniform(3);
   const values = (...shape: number[]) => normal(random, 'float32', shape);

@@ -24,6 +24,13 @@ constexpr Entry kFloat[] = {
     {128, 128, run_sm80<Element::kFloat32, kProducts, 128, 128>},
     {256, 256, run_sm80<Element::kFloat32, kProducts, 256, 256>},
 };
+// Few, since each of them takes a while to compile: narrower ones are padded, and float32 is always three products.
+template <Element kElement>
+constexpr Entry kGrid[] = {
+    {64, 64, run_sm80_grid<kElement, 64>},
+    {128, 128, run_sm80_grid<kElement, 128>},
+    {256, 256, run_sm80_grid<kElement, 256>},
+};
 
 template <size_t kCount>
 const Entry* find(const Entry (&entries)[kCount], const Problem& problem) {
@@ -33,11 +40,18 @@ const Entry* find(const Entry (&entries)[kCount], const Problem& problem) {
   return nullptr;
 }
 
+template <Element kElement>
+const Entry* find_half(const Problem& problem) {
+  return is_grid(problem) ? find(kGrid<kElement>, problem) : find(kHalf<kElement>, problem);
+}
+
 const Entry* find(const Problem& problem, Element element, bool tf32) {
   switch (element) {
-    case Element::kFloat16: return find(kHalf<Element::kFloat16>, problem);
-    case Element::kBfloat16: return find(kHalf<Element::kBfloat16>, problem);
-    default: return tf32 ? find(kFloat<1>, problem) : find(kFloat<3>, problem);
+    case Element::kFloat16: return find_half<Element::kFloat16>(problem);
+    case Element::kBfloat16: return find_half<Element::kBfloat16>(problem);
+    default:
+      if (is_grid(problem)) return find(kGrid<Element::kFloat32>, problem);
+      return tf32 ? find(kFloat<1>, problem) : find(kFloat<3>, problem);
   }
 }
 
@@ -50,20 +64,28 @@ int32_t typical_queries(const Problem& problem) {
 }
 
 // The queries of a whole group share its keys, which are read once if all fit into one tile.
-bool is_few(const Problem& problem) { return int64_t{typical_queries(problem)} * group_of(problem) <= 16; }
-
-TileShape shape_of(const Problem& problem, Element element, const Entry& entry) {
-  const bool few = is_few(problem);
-  return shape_of(tiling(element, entry.head_dim, entry.value_dim, few, modifies_scores(problem)), few);
+bool is_few(const Problem& problem) {
+  return !is_grid(problem) && int64_t{typical_queries(problem)} * group_of(problem) <= 16;
 }
 
-// The widest access that the alignment of every row allows.
-int32_t width_of(const void* data, const Strides& strides, const Problem& problem, int32_t tokens, int32_t heads,
-                 int bytes) {
+TileShape shape_of(const Problem& problem, Element element, const Entry& entry) {
+  const bool few = is_few(problem), modified = modifies_scores(problem);
+  return shape_of(tiling(element, entry.head_dim, entry.value_dim, few, modified, is_grid(problem)), few);
+}
+
+// The widest access that the alignment of every row allows. `axes` are the strides on a grid.
+int32_t width_of(const void* data, const Strides& strides, const int64_t (&axes)[kMostAxes], const Problem& problem,
+                 int32_t tokens, int32_t heads, int bytes) {
   int64_t bits = reinterpret_cast<intptr_t>(data);
   if (problem.batch > 1) bits |= strides.batch * bytes;
-  if (tokens > 1) bits |= strides.token * bytes;
   if (heads > 1) bits |= strides.head * bytes;
+  if (is_grid(problem)) {
+    for (int a = 0; a < kMostAxes; a++) {
+      if (problem.grid.extent[a] > 1) bits |= axes[a] * bytes;
+    }
+  } else if (tokens > 1) {
+    bits |= strides.token * bytes;
+  }
   return bits % 16 == 0 ? 16 : bits % 4 == 0 ? 4 : 2;
 }
 
@@ -80,19 +102,27 @@ cudaError_t attention_sm80(const Problem& problem, Element element, bool tf32, c
   if (problem.batch == 0 || problem.queries == 0 || problem.heads == 0) return cudaSuccess;
   const int bytes = element_bytes(element), group = group_of(problem);
   const TileShape shape = shape_of(problem, element, *entry);
-  Launch launch;
-  const int32_t room = shape.rows / typical_queries(problem);  // for heads
-  launch.packed = room < 1 ? 1 : room < group ? room : group;
-  launch.head_tiles = (group + launch.packed - 1) / launch.packed;
-  launch.query_slots = tile_slots(problem, shape.rows / launch.packed);
-  launch.q_width = width_of(problem.q, problem.q_strides, problem, problem.queries, problem.heads, bytes);
-  launch.k_width = width_of(problem.k, problem.k_strides, problem, problem.keys, problem.kv_heads, bytes);
-  launch.v_width = width_of(problem.v, problem.v_strides, problem, problem.keys, problem.kv_heads, bytes);
-  launch.out_width = problem.parts == 0
-                         ? width_of(problem.out, problem.out_strides, problem, problem.queries, problem.heads, bytes)
+  Launch launch{};
+  if (is_grid(problem)) {
+    launch.query_slots = query_tiles(problem.grid);
+  } else {
+    const int32_t room = shape.rows / typical_queries(problem);  // for heads
+    launch.packed = room < 1 ? 1 : room < group ? room : group;
+    launch.head_tiles = (group + launch.packed - 1) / launch.packed;
+    launch.query_slots = tile_slots(problem, shape.rows / launch.packed);
+  }
+  launch.q_width =
+      width_of(problem.q, problem.q_strides, problem.grid.q, problem, problem.queries, problem.heads, bytes);
+  launch.k_width =
+      width_of(problem.k, problem.k_strides, problem.grid.k, problem, problem.keys, problem.kv_heads, bytes);
+  launch.v_width =
+      width_of(problem.v, problem.v_strides, problem.grid.v, problem, problem.keys, problem.kv_heads, bytes);
+  launch.out_width = problem.parts == 0 ? width_of(problem.out, problem.out_strides, problem.grid.out, problem,
+                                                   problem.queries, problem.heads, bytes)
                      : (reinterpret_cast<intptr_t>(problem.part_out) | problem.value_dim * intptr_t{4}) % 16 == 0 ? 16
                                                                                                                   : 4;
-  const int64_t rest = int64_t{launch.head_tiles} * problem.kv_heads * (problem.parts > 0 ? problem.parts : 1);
+  const int64_t heads = is_grid(problem) ? problem.grid.heads : int64_t{launch.head_tiles} * problem.kv_heads;
+  const int64_t rest = heads * (problem.parts > 0 ? problem.parts : 1);
   const int64_t tiles = int64_t{problem.batch} * launch.query_slots;
   if (rest > INT32_MAX / tiles) return cudaErrorInvalidConfiguration;
   return entry->run(problem, launch, is_few(problem), modifies_scores(problem), static_cast<uint32_t>(rest * tiles),

@@ -10,4 +10,9 @@ template <Element kElement, int kProducts, int kHeadDim, int kValueDim>
 cudaError_t run_sm80(const Problem& problem, const Launch& launch, bool few, bool modified, uint32_t blocks,
                      cudaStream_t stream);
 
+// The kernel of grids, of one element in a file: the same for few queries and modified scores.
+template <Element kElement, int kHeadDim>
+cudaError_t run_sm80_grid(const Problem& problem, const Launch& launch, bool few, bool modified, uint32_t blocks,
+                          cudaStream_t stream);
+
 }  // namespace na::cuda

@@ -9,22 +9,17 @@
 
 #include <type_traits>
 
+#include "attention/sm80/keys.h"
 #include "attention/sm80/load.h"
 #include "attention/sm80/multiply.h"
-#include "attention/sm80/work.h"
 #include "tile/softmax.h"
 
 namespace na::cuda {
 
-template <typename T>
-__device__ inline const char* element_at(const void* tensor, int64_t index) {
-  return static_cast<const char*>(tensor) + index * T::kBytes;
-}
-
 // One operand of queries straight from memory: a lane has columns 2 * (lane % 4) and the next, and those eight further
 // on, of rows lane / 4 and eight further on. Half types only.
-template <typename T>
-__device__ inline void load_query(uint32_t (&q)[4], const Problem& problem, const Launch& launch, const Work<T>& work,
+template <typename T, typename Works>
+__device__ inline void load_query(uint32_t (&q)[4], const Problem& problem, const Launch& launch, const Works& work,
                                   int row, int step, int lane) {
 #pragma unroll
   for (int i = 0; i < 4; i++) {
@@ -32,10 +27,9 @@ __device__ inline void load_query(uint32_t (&q)[4], const Problem& problem, cons
     const int32_t column = step * 16 + lane % 4 * 2 + i / 2 * 8;
     q[i] = 0;
     if (!work.exists(own) || column >= problem.head_dim) continue;
-    const Row of = work.row(own);
-    const auto* from = reinterpret_cast<const uint16_t*>(
-        element_at<T>(problem.q, work.sequence.batch * problem.q_strides.batch + of.head * problem.q_strides.head +
-                                     int64_t{work.sequence.first_query + of.query} * problem.q_strides.token + column));
+    const auto of = work.row(own);
+    const auto* from =
+        reinterpret_cast<const uint16_t*>(element_at<T>(problem.q, work.query_offset(problem, of) + column));
     if (column + 1 == problem.head_dim) {
       q[i] = *from;
     } else if (launch.q_width >= 4) {
@@ -76,17 +70,17 @@ __device__ inline void store_columns(void* row, int32_t column, int32_t columns,
 }
 
 // What the warps left in shared memory becomes rows of the result; teams' results are put together.
-template <typename T>
-__device__ inline void store_tile(const Problem& problem, const Launch& launch, const Work<T>& work, const float* outs,
+template <typename T, typename Works>
+__device__ inline void store_tile(const Problem& problem, const Launch& launch, const Works& work, const float* outs,
                                   const float2* sums) {
   constexpr int kColumns = T::kValueDim / 8;
-  const int64_t batch = work.sequence.batch;
+  const int64_t batch = work.batch();
 #pragma unroll 1
   for (int n = static_cast<int>(threadIdx.x); n < T::kRows * kColumns; n += T::kThreads) {
     const int32_t row = n / kColumns, column = n % kColumns * 8;
     if (!work.exists(row) || (column >= problem.value_dim && column > 0)) continue;
-    const Row of = work.row(row);
-    const int64_t query = work.sequence.first_query + of.query;
+    const auto of = work.row(row);
+    const int64_t query = work.query(problem, of);
     float maximum = -kInfinity, sum = 0, x[8] = {};
 #pragma unroll
     for (int team = 0; team < T::kTeams; team++) maximum = fmaxf(maximum, sums[row + team * T::kRows].x);
@@ -110,9 +104,7 @@ __device__ inline void store_tile(const Problem& problem, const Launch& launch, 
     const int64_t index = ((slot * problem.batch + batch) * problem.queries + query) * problem.heads + of.head;
     if (column == 0) (whole ? problem.lse : problem.part_lse)[index] = lse;
     if (whole) {
-      const Strides& strides = problem.out_strides;
-      char* to = static_cast<char*>(problem.out) +
-                 (batch * strides.batch + query * strides.token + of.head * strides.head) * T::kBytes;
+      char* to = static_cast<char*>(problem.out) + work.out_offset(problem, of, query) * T::kBytes;
       store_columns<T::kElement>(to, column, problem.value_dim, launch.out_width, x);
     } else {
       store_columns<Element::kFloat32>(problem.part_out + index * problem.value_dim, column, problem.value_dim,
@@ -124,9 +116,8 @@ __device__ inline void store_tile(const Problem& problem, const Launch& launch, 
 template <typename T>
 __device__ inline void attend(const Problem& problem, const Launch& launch) {
   extern __shared__ __align__(128) uint8_t memory[];
-  Work<T> work;
-  if (!work.find(problem, launch)) return;
-  const Sequence& sequence = work.sequence;
+  std::conditional_t<T::kGrid, GridWork<T>, Work<T>> work;
+  if (!work.find(problem, launch, memory + T::kBlockAt)) return;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int team = T::kTeams == 1 ? 0 : warp, member = T::kTeams == 1 ? thread : lane;
   const int warp_row = T::kTeams == 1 ? warp * T::kWarpRows : 0;
@@ -139,7 +130,7 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     }
   };
 
-  const KeyTiles tiles(problem, sequence, work.first_query, work.first_query + work.queries - 1, T::kKeys);
+  const auto& tiles = work.tiles(problem);
   int32_t visit, end;
   tiles.share(work.part, max(problem.parts, 1), &visit, &end);
 
@@ -148,48 +139,35 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     load_rows<T::kThreads, T::kRows, T::kHeadDim * T::kBytes>(
         queries, problem.q, problem.head_dim * T::kBytes, launch.q_width, thread, [&](int row) -> const char* {
           if (!work.exists(row)) return nullptr;
-          const Row of = work.row(row);
-          return element_at<T>(problem.q, sequence.batch * problem.q_strides.batch + of.head * problem.q_strides.head +
-                                              int64_t{sequence.first_query + of.query} * problem.q_strides.token);
+          return element_at<T>(problem.q, work.query_offset(problem, work.row(row)));
         });
   }
 
-  const char* const keys =
-      element_at<T>(problem.k, sequence.batch * problem.k_strides.batch + work.kv_head * problem.k_strides.head +
-                                   sequence.first_key * problem.k_strides.token);
-  const char* const values =
-      element_at<T>(problem.v, sequence.batch * problem.v_strides.batch + work.kv_head * problem.v_strides.head +
-                                   sequence.first_key * problem.v_strides.token);
-  const auto first_key_of = [&](int32_t n) { return tiles[n] * T::kKeys + team * T::kTeamKeys; };
+  const std::conditional_t<T::kGrid, GridKeys<T>, Keys<T>> keys(problem, work, tiles, team);
   int32_t load_visit = visit, load_slot = 0, slot = 0;
   const auto next_slot = [](int32_t n) { return n + 1 == T::kStages ? 0 : n + 1; };
-  // Keys that no query of the tile sees become zeros.
   const auto load_item = [&](auto is_values) {
     constexpr bool kValues = decltype(is_values)::value;
     constexpr int kRowBytes = (kValues ? T::kValueDim : T::kHeadDim) * T::kBytes;
     if (load_visit < end) {
-      const int32_t first = first_key_of(load_visit);
-      const char* const from = kValues ? values : keys;
-      const int64_t pitch = (kValues ? problem.v_strides.token : problem.k_strides.token) * T::kBytes;
-      load_rows<T::kTeamThreads, T::kTeamKeys, kRowBytes>(
-          ring + load_slot * T::kSlotBytes, from, (kValues ? problem.value_dim : problem.head_dim) * T::kBytes,
-          kValues ? launch.v_width : launch.k_width, member, [&](int row) -> const char* {
-            const int32_t key = first + row;
-            return key >= tiles.first_key() && key < tiles.end_key() ? from + key * pitch : nullptr;
-          });
+      const auto rows = keys.template rows<kValues>(load_visit);
+      load_rows<T::kTeamThreads, T::kTeamKeys, kRowBytes>(ring + load_slot * T::kSlotBytes,
+                                                          keys.template base<kValues>(),
+                                                          (kValues ? problem.value_dim : problem.head_dim) * T::kBytes,
+                                                          kValues ? launch.v_width : launch.k_width, member, rows);
     }
     copy_async_commit();  // also when there is nothing, so that groups and items keep in step
     load_slot = next_slot(load_slot);
     if (kValues) load_visit++;
   };
-  using Keys = std::false_type;
-  using Values = std::true_type;
+  using IsKeys = std::false_type;
+  using IsValues = std::true_type;
 #pragma unroll
   for (int item = 0; item < T::kStages - 1; item++) {
     if (item % 2 == 0) {
-      load_item(Keys());
+      load_item(IsKeys());
     } else {
-      load_item(Values());
+      load_item(IsValues());
     }
   }
   // The next item that is there for the whole team, and whose slot's predecessor is refilled.
@@ -208,7 +186,7 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     for (int set = 0; set < T::kRowSets; set++) {
 #pragma unroll
       for (int step = 0; step < T::kHeadDim / T::kStep; step++) {
-        load_query(q[set][step], problem, launch, work, warp_row + set * 16, step, lane);
+        load_query<T>(q[set][step], problem, launch, work, warp_row + set * 16, step, lane);
       }
     }
   } else if constexpr (T::kTeams > 1) {  // other teams' copies of queries
@@ -227,8 +205,9 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     }
   };
 
-  const float factor = T::kModified ? 1 : problem.scale * kLog2E;
-  const bool works = warp_row < work.rows();
+  const bool modified = T::kGrid ? modifies_scores(problem) : T::kModified;
+  const float factor = modified ? 1 : problem.scale * kLog2E;
+  const bool works = work.any_from(warp_row);
   Softmax softmax[T::kRowSets];
   float out[T::kRowSets][T::kValueDim / 8][4] = {};
 #pragma unroll 1
@@ -237,14 +216,12 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     const uint32_t key_tile = next_item(std::integral_constant<bool, T::kStages % 2 == 0>());
     if (works) {
       multiply_keys<T>(scores, query, key_tile, lane);
-      const int32_t first_key = first_key_of(visit);
+      const auto at = keys.at(visit, modified);
 #pragma unroll
       for (int set = 0; set < T::kRowSets; set++) {
-        if (T::kModified || visit >= tiles.full()) {
-          const int row = warp_row + set * 16 + lane / 4;
-          const Row rows[2] = {work.row(row), work.row(row + 8)};
-          if (T::kModified) modify(scores[set], problem, sequence, rows, first_key, lane);
-          if (visit >= tiles.full()) mask(scores[set], problem, sequence, rows, first_key, lane);
+        const bool masked = visit >= tiles.full();
+        if (modified || masked) {
+          keys.score(scores[set], warp_row + set * 16 + lane / 4, at, modified, masked, lane);
         }
         float decay[2];
         softmax[set].update(scores[set], factor, decay);

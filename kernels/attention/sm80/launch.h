@@ -35,13 +35,22 @@ template <Element kElement, int kProducts, int kHeadDim, int kValueDim>
 cudaError_t run_sm80(const Problem& problem, const Launch& launch, bool few, bool modified, uint32_t blocks,
                      cudaStream_t stream) {
   const auto run = [&](auto is_few, auto is_modified) {
-    using T = Tile<kElement, kProducts, kHeadDim, kValueDim, decltype(is_few)::value, decltype(is_modified)::value>;
+    using T =
+        Tile<kElement, kProducts, kHeadDim, kValueDim, decltype(is_few)::value, decltype(is_modified)::value, false>;
     return launch_kernel<T>(problem, launch, blocks, stream);
   };
   using Yes = std::true_type;
   using No = std::false_type;
   if (few) return modified ? run(Yes(), Yes()) : run(Yes(), No());
   return modified ? run(No(), Yes()) : run(No(), No());
+}
+
+template <Element kElement, int kHeadDim>
+cudaError_t run_sm80_grid(const Problem& problem, const Launch& launch, bool, bool, uint32_t blocks,
+                          cudaStream_t stream) {
+  constexpr int kProducts = kElement == Element::kFloat32 ? 3 : 1;
+  return launch_kernel<Tile<kElement, kProducts, kHeadDim, kHeadDim, false, true, true>>(problem, launch, blocks,
+                                                                                         stream);
 }
 
 }  // namespace na::cuda

@@ -21,6 +21,7 @@
 #pragma once
 
 #include "attention/attention.h"
+#include "tile/grid_block.h"
 
 namespace na::cuda {
 
@@ -34,8 +35,8 @@ struct Tiling {
 
 constexpr int element_bytes(Element element) { return element == Element::kFloat32 ? 4 : 2; }
 
-// `modified` scores need registers of their own.
-constexpr Tiling tiling(Element element, int head_dim, int value_dim, bool few, bool modified) {
+// `modified` scores need registers of their own, and so does a grid; both fit beside 64 columns.
+constexpr Tiling tiling(Element element, int head_dim, int value_dim, bool few, bool modified, bool grid) {
   if (element == Element::kFloat32) {
     if (few) {
       if (head_dim <= 64) return {4, 1, 16, 4, false};
@@ -52,7 +53,7 @@ constexpr Tiling tiling(Element element, int head_dim, int value_dim, bool few, 
     if (head_dim <= 128) return {4, 1, 16, 4, true};
     return {4, 1, 16, 3, true};
   }
-  const int row_sets = modified ? 1 : 2;
+  const int row_sets = grid ? (head_dim <= 64 ? 2 : 1) : modified ? 1 : 2;
   if (head_dim <= 64) return {4, row_sets, 64, 4, true};
   if (head_dim <= 128) return {4, row_sets, 64, 3, false};
   if (value_dim <= 128) return {4, row_sets, 32, 3, false};
@@ -66,14 +67,15 @@ constexpr TileShape shape_of(Tiling tiling, bool few) {
 }
 
 // Everything that follows from the template parameters of a kernel. kProducts is by how many products of TF32 one of
-// float32 is made, and 1 for half types.
-template <Element kElement_, int kProducts_, int kHeadDim_, int kValueDim_, bool kFew_, bool kModified_>
+// float32 is made, and 1 for half types. A kernel of grids modifies scores only where a problem asks for it.
+template <Element kElement_, int kProducts_, int kHeadDim_, int kValueDim_, bool kFew_, bool kModified_, bool kGrid_>
 struct Tile {
   static constexpr Element kElement = kElement_;
   static constexpr int kProducts = kProducts_, kHeadDim = kHeadDim_, kValueDim = kValueDim_;
-  static constexpr bool kFew = kFew_, kModified = kModified_;
+  static constexpr bool kFew = kFew_, kModified = kModified_, kGrid = kGrid_;
+  static_assert(!kGrid || (kModified && !kFew));
 
-  static constexpr Tiling kTiling = tiling(kElement, kHeadDim, kValueDim, kFew, kModified);
+  static constexpr Tiling kTiling = tiling(kElement, kHeadDim, kValueDim, kFew, kModified, kGrid);
   static constexpr int kWarps = kTiling.warps, kThreads = 32 * kWarps, kRowSets = kTiling.row_sets;
   static constexpr int kTeams = kFew ? kWarps : 1, kTeamThreads = kThreads / kTeams;
   static constexpr int kWarpRows = 16 * kRowSets, kRows = shape_of(kTiling, kFew).rows;
@@ -91,8 +93,10 @@ struct Tile {
   static constexpr int kOutPitch = kValueDim + 8;  // floats; eight rows of two-float accesses lie in different banks
   static constexpr int kOutBytes = kWarps * kWarpRows * kOutPitch * 4, kSoftmaxBytes = kWarps * kWarpRows * 8;
   static constexpr int kLoopBytes = kQueryBytes + kTeams * kRingBytes, kEndBytes = kOutBytes + kSoftmaxBytes;
-  static constexpr int kSharedBytes = kLoopBytes > kEndBytes ? kLoopBytes : kEndBytes;
+  static constexpr int kBlockAt = kLoopBytes > kEndBytes ? kLoopBytes : kEndBytes;  // of a grid, behind all that
+  static constexpr int kSharedBytes = kBlockAt + (kGrid ? static_cast<int>(sizeof(GridBlock<kRows>)) : 0);
   static_assert(kSharedBytes <= 99 * 1024);
+  static_assert(kSharedBytes - kBlockAt <= 1024);  // so that two blocks of 80 KiB still fit on an A100
   static_assert(kStages >= 2);
 };
 

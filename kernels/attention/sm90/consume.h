@@ -11,7 +11,7 @@ enum : int { kTurn = 1, kMeeting = 4 };
 template <typename T>
 __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const Problem& problem, int consumer) {
   constexpr int kTurnThreads = 256;  // of the one whose turn begins and of the one whose turn ends
-  const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
+  const int thread = static_cast<int>(threadIdx.x % 128), warp = thread / 32, lane = thread % 32;
   const int next_consumer = consumer + 1 == T::kConsumers ? 0 : consumer + 1;
   const auto take_turn = [&] { named_barrier(kTurn + consumer, kTurnThreads); };
   const auto pass_turn = [&] { named_barrier_arrive(kTurn + next_consumer, kTurnThreads); };
@@ -21,23 +21,20 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
   };
 
   const float factor = T::kModified ? 1 : problem.scale * kLog2E;
-  const bool packed = problem.cu_q != nullptr;
   const uint32_t own_queries = shared.queries(consumer);
-  Place<T::kStages> keys, values;
+  RingPlace<T::kStages> keys, values;
   uint32_t queries_parity = 0;
   if (consumer == T::kConsumers - 1) pass_turn();  // consumer 0 is first
 
   for_work(shared, lane, [&](const Work<T>& work) {
-    const Sequence& sequence = work.sequence;
-    const int32_t own_first = work.first_query + consumer * T::kOwnRows;
-    const int32_t own_row = own_first + warp * 16 + lane / 4;
-    const Row rows[2] = {{own_row, work.head}, {own_row + 8, work.head}};
+    typename Geometry<T>::Rows rows(problem, work, consumer, warp, lane);
     float scores[T::kKeys / 8][4], out[T::kValueDim / 8][4] = {};
     uint32_t weights[T::kKeys / 16][4];
     Softmax softmax;
 
     const auto start_scores = [&] {
       barrier_wait(shared.keys_full(keys.stage), keys.parity);
+      rows.look(shared, keys.stage, lane);
       const uint32_t tile = shared.keys(keys.stage);
       multiply_fence();
 #pragma unroll
@@ -73,9 +70,7 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
       values.advance();
     };
     const auto soften = [&](int32_t visit, float(&decay)[2]) {
-      const int32_t first_key = work.tiles[visit] * T::kKeys;
-      if (T::kModified) modify(scores, problem, sequence, rows, first_key, lane);
-      if (visit >= work.tiles.full()) mask(scores, problem, sequence, rows, first_key, lane);
+      rows.score(scores, problem, work, visit, lane);
       softmax.update(scores, factor, decay);
     };
     const auto pack_weights = [&] {
@@ -132,17 +127,15 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
         x = share == 0 ? 0 : x * share;
       }
       const int64_t slot = whole ? 0 : problem.first_slot + work.part;
-      index[r] = ((slot * problem.batch + sequence.batch) * problem.queries + sequence.first_query + rows[r].query) *
-                     problem.heads +
-                 work.head;
-      if (lane % 4 == 0 && rows[r].query < sequence.queries) {
+      index[r] = (slot * problem.batch * problem.queries + rows.token(problem, work, r)) * problem.heads + work.head;
+      if (lane % 4 == 0 && rows.exists(problem, work, r)) {
         (whole ? problem.lse : problem.part_lse)[index[r]] = lse;
       }
     }
 
-    // A tensor copy stores the tile, except where it would reach into the next packed sequence, where outputs are of
-    // another type, and where the place of the outputs is already given to other queries.
-    const bool copies = works && problem.parts == 0 && (!packed || own_first + T::kOwnRows <= sequence.queries);
+    // A tensor copy stores the tile, except where it would not stay where it belongs, where outputs are of another
+    // type, and where the place of the outputs is already given to other queries.
+    const bool copies = works && problem.parts == 0 && rows.copies(problem, work);
     if (copies) {
       const uint32_t to = shared.out(consumer);
       if (T::kOutApart && thread == 0) store_wait();  // for the item before
@@ -151,11 +144,7 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
       fence_async();
       meet();
       if (thread == 0) {
-#pragma unroll
-        for (int box = 0; box < T::kValueBoxes; box++) {
-          store_tensor(&maps.out, to + box * T::kRowBoxBytes, box * T::kBoxColumns, work.head,
-                       sequence.first_query + own_first, sequence.batch);
-        }
+        rows.store(&maps.out, to, problem, work);
         store_commit();
         if (!T::kOutApart) store_wait();
       }
@@ -163,8 +152,8 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
     } else {
 #pragma unroll
       for (int r = 0; r < 2; r++) {
-        if (rows[r].query >= sequence.queries) continue;
-        store_row<T>(problem, work, out, r, sequence.first_query + rows[r].query, index[r], lane);
+        if (!rows.exists(problem, work, r)) continue;
+        store_row<T>(problem, out, r, rows.offset(problem, work, r), index[r], lane);
       }
     }
     if (!T::kOutApart && works) done_with(shared.queries_empty(consumer));

@@ -8,4 +8,8 @@ namespace na::cuda::sm90 {
 template <Element kElement, int kHeadDim, int kValueDim>
 cudaError_t run_sm90(const Problem& problem, cudaStream_t stream);
 
+// Of grids, whose scores are not modified.
+template <Element kElement, int kHeadDim>
+cudaError_t run_sm90_grid(const Problem& problem, cudaStream_t stream);
+
 }  // namespace na::cuda::sm90

@@ -42,7 +42,7 @@ __device__ inline void attend(const Problem& problem, const Launch& launch, cons
     if (thread == 0) {
       produce(shared, maps, problem, launch);
     } else if (thread >= 32) {
-      clean(shared, launch, thread - 32);
+      clean(shared, problem, launch, thread - 32);
     }
   } else {
     take_registers<T::kConsumerRegisters>();

@@ -8,7 +8,7 @@ namespace na::cuda::sm90 {
 
 // A ring's stage, and the parity of its round.
 template <int kStages>
-struct Place {
+struct RingPlace {
   int stage = 0;
   uint32_t parity = 0;
 
@@ -18,6 +18,11 @@ struct Place {
       parity ^= 1;
     }
   }
+};
+
+// The visit of a key tile, of each axis; the last one is not used.
+struct GridVisit {
+  int32_t at[kMostAxes + 1];
 };
 
 // Full barriers are signalled by the bytes of copies, or by the one thread that writes; empty barriers by one lane of
@@ -33,6 +38,10 @@ class Shared {
   __device__ uint32_t out(int consumer) const { return base_ + T::kOutAt + consumer * T::kOutPitch; }
   static_assert(2 * sizeof(Work<T>) <= T::kWorkBytes);
   __device__ Work<T>& work(int stage) const { return reinterpret_cast<Work<T>*>(memory_ + T::kWorkAt)[stage]; }
+
+  // Of a grid: what the keys, or the values, of a stage are.
+  __device__ GridVisit& keys_visit(int stage) const { return visit(stage); }
+  __device__ GridVisit& values_visit(int stage) const { return visit(T::kStages + stage); }
 
   __device__ uint32_t keys_full(int stage) const { return barrier(stage); }
   __device__ uint32_t keys_empty(int stage) const { return barrier(T::kStages + stage); }
@@ -65,6 +74,8 @@ class Shared {
   }
 
  private:
+  static_assert(2 * T::kStages * sizeof(GridVisit) <= T::kVisitBytes || !T::kGrid);
+  __device__ GridVisit& visit(int index) const { return reinterpret_cast<GridVisit*>(memory_ + T::kVisitsAt)[index]; }
   __device__ uint32_t barrier(int index) const { return base_ + T::kBarriersAt + 8 * index; }
 
   uint8_t* memory_;
@@ -75,7 +86,7 @@ class Shared {
 template <typename T, typename Each>
 __device__ inline void for_work(const Shared<T>& shared, int lane, Each each) {
 #pragma unroll 1
-  for (Place<2> place;; place.advance()) {
+  for (RingPlace<2> place;; place.advance()) {
     barrier_wait(shared.work_full(place.stage), place.parity);
     const Work<T>& work = shared.work(place.stage);
     if (work.last < 0) return;

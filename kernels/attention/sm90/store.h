@@ -20,13 +20,12 @@ __device__ inline void store_shared_out(uint32_t to, const float (&out)[T::kValu
   }
 }
 
-// Two neighbouring columns of every eight, of one row.
+// Two neighbouring columns of every eight, of row r of the thread; `offset` elements from the first output, and partial
+// result `index`.
 template <typename T>
-__device__ inline void store_row(const Problem& problem, const Work<T>& work, const float (&out)[T::kValueDim / 8][4],
-                                 int r, int64_t query, int64_t index, int lane) {
-  const Strides& strides = problem.out_strides;
-  auto* const half = static_cast<uint16_t*>(problem.out) + work.sequence.batch * strides.batch + query * strides.token +
-                     work.head * strides.head;
+__device__ inline void store_row(const Problem& problem, const float (&out)[T::kValueDim / 8][4], int r, int64_t offset,
+                                 int64_t index, int lane) {
+  auto* const half = static_cast<uint16_t*>(problem.out) + offset;
   float* const whole = problem.part_out + index * problem.value_dim;
 #pragma unroll
   for (int i = 0; i < T::kValueDim / 8; i++) {

@@ -11,8 +11,13 @@ struct Tiling {
   int stages;  // of the rings of keys and of values
 };
 
-// `modified`: scores are changed one by one, which needs registers, see modify().
-constexpr Tiling tiling(int head_dim, int value_dim, bool modified) {
+// `modified`: scores are changed one by one, which needs registers, see modify(). On a grid, where scores are never
+// modified, rows and keys are boxes whose sides are powers of two.
+constexpr Tiling tiling(int head_dim, int value_dim, bool modified, bool grid) {
+  if (grid) {
+    if (head_dim <= 128) return {2, 128, head_dim <= 64 ? 4 : 2};
+    return {2, 64, 2};
+  }
   if (head_dim <= 64) return {modified ? 2 : 3, 128, 4};
   if (head_dim <= 96) return {2, 128, 3};
   if (head_dim <= 128) return {2, 128, 2};
@@ -21,12 +26,13 @@ constexpr Tiling tiling(int head_dim, int value_dim, bool modified) {
 }
 
 // Everything that follows from the template parameters of a kernel.
-template <Element kElement_, int kHeadDim_, int kValueDim_, bool kModified_>
+template <Element kElement_, int kHeadDim_, int kValueDim_, bool kModified_, bool kGrid_>
 struct Tile {
   static constexpr Element kElement = kElement_;
   static constexpr int kHeadDim = kHeadDim_, kValueDim = kValueDim_;
-  static constexpr bool kModified = kModified_;
-  static constexpr Tiling kTiling = tiling(kHeadDim, kValueDim, kModified);
+  static constexpr bool kModified = kModified_, kGrid = kGrid_;
+  static_assert(!kModified || !kGrid);
+  static constexpr Tiling kTiling = tiling(kHeadDim, kValueDim, kModified, kGrid);
   static constexpr int kConsumers = kTiling.consumers, kKeys = kTiling.keys, kStages = kTiling.stages;
   static constexpr int kThreads = 128 * (1 + kConsumers), kOwnRows = 64, kRows = kOwnRows * kConsumers;
   // Of 65536 registers.
@@ -37,20 +43,23 @@ struct Tile {
   static constexpr int kHeadBoxes = kHeadDim / kBoxColumns, kValueBoxes = kValueDim / kBoxColumns;
   static constexpr int kKeyBoxBytes = kKeys * kSpan, kRowBoxBytes = kOwnRows * kSpan;
 
-  // Shared memory: queries of each consumer, rings, outputs of each consumer if there is room, work, barriers.
+  // Shared memory: queries of each consumer, rings, outputs of each consumer if there is room, work, visits of the
+  // rings' stages, barriers.
   static constexpr int kQueryBytes = kHeadBoxes * kRowBoxBytes, kOutBytes = kValueBoxes * kRowBoxBytes;
   static constexpr int kKeyBytes = kHeadBoxes * kKeyBoxBytes, kValueBytes = kValueBoxes * kKeyBoxBytes;
   static constexpr int kKeysAt = kConsumers * kQueryBytes, kValuesAt = kKeysAt + kStages * kKeyBytes;
   static constexpr int kRingsEnd = kValuesAt + kStages * kValueBytes;
   static constexpr int kCleaners = 3;  // warps of the producer's warpgroup
-  static constexpr int kWorkBytes = 2 * 96, kBarrierBytes = 8 * (5 * kStages + 2 * kConsumers + 4);
+  static constexpr int kWorkBytes = 2 * (kGrid ? 256 : 96), kVisitBytes = kGrid ? 2 * kStages * 16 : 0;
+  static constexpr int kBarrierBytes = 8 * (5 * kStages + 2 * kConsumers + 4),
+                       kEndBytes = kWorkBytes + kVisitBytes + kBarrierBytes;
   static constexpr int kMostBytes = 227 * 1024;
   // Outputs have a place of their own, or else take that of their consumer's queries, which then cannot be replaced
   // before the outputs are stored.
-  static constexpr bool kOutApart = kRingsEnd + kConsumers * kOutBytes + kWorkBytes + kBarrierBytes <= kMostBytes;
+  static constexpr bool kOutApart = kRingsEnd + kConsumers * kOutBytes + kEndBytes <= kMostBytes;
   static constexpr int kOutAt = kOutApart ? kRingsEnd : 0, kOutPitch = kOutApart ? kOutBytes : kQueryBytes;
   static constexpr int kWorkAt = kRingsEnd + (kOutApart ? kConsumers * kOutBytes : 0);
-  static constexpr int kBarriersAt = kWorkAt + kWorkBytes;
+  static constexpr int kVisitsAt = kWorkAt + kWorkBytes, kBarriersAt = kVisitsAt + kVisitBytes;
   static constexpr int kSharedBytes = kBarriersAt + kBarrierBytes;
 
   static_assert(kSharedBytes <= kMostBytes);

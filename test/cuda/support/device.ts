@@ -39,6 +39,7 @@ export const schedules: Schedule[] = interpreted ? SCHEDULES : SCHEDULES.slice(0
 interface StandIn {
   schedule(seed: number, asynchrony: number): void;
   report(): string;
+  kernel(): string;
   reset(): void;
 }
 
@@ -55,6 +56,7 @@ function loadStandIn(): StandIn {
   return {
     schedule: driver.func('void standin_schedule(uint64_t seed, int asynchrony)'),
     report: driver.func('const char *standin_last_report()'),
+    kernel: driver.func('const char *standin_last_kernel()'),
     reset: driver.func('void standin_reset()'),
   };
 }
@@ -75,6 +77,9 @@ export function schedule({ seed, asynchrony }: Schedule): void {
 
 /** What the interpreter said of the first fault; empty without one. */
 export const lastReport = (): string => standin?.report() ?? '';
+
+/** The kernel that ran last. */
+export const lastKernel = (): string => standin?.kernel() ?? '';
 
 /** Forgets the sticky errors of the stand-in's devices. */
 export const reset = (): void => standin?.reset();

@@ -11,12 +11,26 @@
 
 namespace standin {
 
+namespace {
+
+Device whole_device() {
+  const char* wanted = std::getenv("NODE_ATTENTION_STANDIN_CAPABILITY");
+  if (!wanted || std::strcmp(wanted, "9.0") == 0) return Device{"stand-in for an H200", 9, 0, 132, 227 << 10};
+  if (std::strcmp(wanted, "8.0") == 0) return Device{"stand-in for an A100", 8, 0, 108, 163 << 10};
+  std::fprintf(stderr, "NODE_ATTENTION_STANDIN_CAPABILITY is %s; it may be 9.0 or 8.0\n", wanted);
+  std::abort();
+}
+
+}  // namespace
+
 const Device& device() {
   static const Device chosen = [] {
-    const char* wanted = std::getenv("NODE_ATTENTION_STANDIN_CAPABILITY");
-    if (!wanted || std::strcmp(wanted, "9.0") == 0) return Device{"stand-in for an H200", 9, 0, 132, 227 << 10};
-    if (std::strcmp(wanted, "8.0") == 0) return Device{"stand-in for an A100", 8, 0, 108, 163 << 10};
-    std::fprintf(stderr, "NODE_ATTENTION_STANDIN_CAPABILITY is %s; it may be 9.0 or 8.0\n", wanted);
+    Device device = whole_device();
+    const char* wanted = std::getenv("NODE_ATTENTION_STANDIN_MULTIPROCESSORS");
+    if (!wanted) return device;
+    device.multiprocessors = std::atoi(wanted);
+    if (device.multiprocessors > 0) return device;
+    std::fprintf(stderr, "NODE_ATTENTION_STANDIN_MULTIPROCESSORS is %s; it may be 1 or more\n", wanted);
     std::abort();
   }();
   return chosen;

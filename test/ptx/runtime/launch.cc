@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstring>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "c_api.h"
@@ -21,6 +22,7 @@ namespace {
 constexpr int kMostParameters = 256;
 
 std::mutex interpreter;  // one kernel at a time
+std::string last_kernel, shown_kernel;
 std::atomic<uint64_t> schedule_seed{0};
 std::atomic<int> schedule_asynchrony{0};
 std::atomic<bool> fail_next{false};
@@ -69,6 +71,7 @@ cudaError_t launch(Kernel* kernel, dim3 grid, dim3 block, void** arguments, size
   enqueue(*stream, [=, device = stream->device, name = kernel->name, parameters = std::move(parameters)] {
     if (failure_of(device) != cudaSuccess) return;
     const std::lock_guard<std::mutex> lock(interpreter);
+    last_kernel = name;
     const uint32_t grid3[] = {grid.x, grid.y, grid.z}, block3[] = {block.x, block.y, block.z};
     if (fail_next.exchange(false)) return fail_device(device, cudaErrorIllegalAddress, name + ": as it was asked to");
     std::vector<char> report(1 << 16);
@@ -84,6 +87,12 @@ cudaError_t launch(Kernel* kernel, dim3 grid, dim3 block, void** arguments, size
 void standin_schedule(uint64_t seed, int asynchrony) {
   schedule_seed = seed;
   schedule_asynchrony = asynchrony;
+}
+
+const char* standin_last_kernel(void) {
+  const std::lock_guard<std::mutex> lock(interpreter);
+  shown_kernel = last_kernel;
+  return shown_kernel.c_str();
 }
 
 void standin_fail_next(void) { fail_next = true; }

@@ -19,6 +19,9 @@ STANDIN_API void standin_schedule(uint64_t seed, int asynchrony);
 /* The report of the first fault, empty when there was none; valid until the next call. */
 STANDIN_API const char* standin_last_report(void);
 
+/* The name of the kernel that began last, empty before the first one; valid until the next call. */
+STANDIN_API const char* standin_last_kernel(void);
+
 /* The next kernel to run, on whichever device, faults as if it had touched memory that is not there. */
 STANDIN_API void standin_fail_next(void);
 
