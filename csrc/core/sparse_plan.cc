@@ -296,8 +296,8 @@ Status dense_plan(SparsePlan* plan, int64_t heads, Stream* stream, Ref<Tensor>* 
   const na_plan& view = plan->view;
   NA_TRY(check_stream(*stream, plan->device()));
   if (heads < view.heads || heads % view.heads != 0) {
-    return error(NA_ERR_OPTION, "the plan has %lld patterns of heads, which %lld heads cannot share",
-                 Count(view.heads), Count(heads));
+    return error(NA_ERR_OPTION, "the plan has %lld patterns of heads, which %lld heads cannot share", Count(view.heads),
+                 Count(heads));
   }
   Ref<Tensor> patterns, shown;
   NA_TRY(Tensor::allocate(plan->device(), NA_UINT8, {view.batch, view.heads, view.queries, view.keys}, false, false,
@@ -305,8 +305,8 @@ Status dense_plan(SparsePlan* plan, int64_t heads, Stream* stream, Ref<Tensor>* 
   shown = patterns;
   if (heads > view.heads) {
     NA_TRY(stream->room(1 + static_cast<uint64_t>(heads)));
-    NA_TRY(Tensor::allocate(plan->device(), NA_UINT8, {view.batch, heads, view.queries, view.keys}, false, false,
-                            &shown));
+    NA_TRY(
+        Tensor::allocate(plan->device(), NA_UINT8, {view.batch, heads, view.queries, view.keys}, false, false, &shown));
   }
   NA_TRY(inspect(plan, stream, patterns, true));
   for (int64_t head = 0; heads > view.heads && head < heads; head++) {
