@@ -1,7 +1,6 @@
 // KvCache: a model of plain arrays beside it, under random appends, truncations, forks and attention.
 import fc from 'fast-check';
 import {
-  type AttentionError,
   type AttentionResult,
   alibi,
   attention,
@@ -18,6 +17,7 @@ import { describe, expect, it } from 'vitest';
 import { expectResult, tensorOf } from './support/library';
 import { count, decode, type Float, normal, round, uniform, type Values } from './support/numbers';
 import type { MaskSpec, Problem } from './support/oracle';
+import { code } from './support/refusal';
 import { expected } from './support/tolerance';
 
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
@@ -41,15 +41,6 @@ interface Twin {
   cache: KvCache;
   sequences: { k: Values; v: Values }[];
 }
-
-const code = (run: () => unknown): string => {
-  try {
-    run();
-  } catch (error) {
-    return (error as AttentionError).code;
-  }
-  return 'none';
-};
 
 interface Sizes {
   storage?: 'int8' | undefined;

@@ -4,11 +4,12 @@
 import * as path from 'node:path';
 import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
-import { type AttentionError, attention, KvCache, KvIndex, Stream, Tensor } from 'node-attention';
+import { attention, KvCache, KvIndex, Stream, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { HEAD_DIM, HEAD_KINDS, structuredHead } from '../bench/sparse/heads';
 import { tensorOf } from './support/library';
 import { decode, type Float, normal, uniform, type Values } from './support/numbers';
+import { code } from './support/refusal';
 
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
 const sanitized = process.env.LD_PRELOAD?.includes('san.so') ?? false;
@@ -81,15 +82,6 @@ function cacheOf(k: Values, options: { dtype?: Float; storage?: 'int8'; capacity
 }
 
 const touchedOf = (index: KvIndex, q: Tensor, topK = 1) => index.attend(q, { topK, sink: 0, window: 0 }).touched;
-
-const code = (run: () => unknown): string => {
-  try {
-    run();
-  } catch (error) {
-    return (error as AttentionError).code;
-  }
-  return 'none';
-};
 
 describe('every key can be reached', () => {
   it.each(FLOATS.flatMap((dtype) => [undefined, 'int8' as const].map((storage) => ({ dtype, storage }))))(

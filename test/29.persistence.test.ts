@@ -19,6 +19,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Addon } from '../lib/native';
 import { makeHead, readHead } from '../lib/safetensors';
 import { count, decode, type Float, uniform } from './support/numbers';
+import { code } from './support/refusal';
 
 const folder = fs.mkdtempSync(join(tmpdir(), 'node-attention-cache-'));
 afterAll(() => fs.rmSync(folder, { recursive: true }));
@@ -39,16 +40,6 @@ interface Described {
   shape: number[];
   data_offsets: [number, number];
 }
-
-/** What a call is refused with. */
-const code = (run: () => unknown): string => {
-  try {
-    run();
-  } catch (error) {
-    return (error as AttentionError).code;
-  }
-  return 'none';
-};
 
 /** What a promise is rejected with. */
 const failure = async (promise: Promise<unknown>): Promise<AttentionError & NodeJS.ErrnoException> => {

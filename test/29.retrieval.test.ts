@@ -1,10 +1,11 @@
 // KvIndex: what is found against a plain sort of float64 scores, under appends, truncations and hostile values.
 import fc from 'fast-check';
-import { type AttentionError, attention, devices, KvCache, KvIndex, Stream, Tensor } from 'node-attention';
+import { attention, devices, KvCache, KvIndex, Stream, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { expectResult, tensorOf } from './support/library';
 import { decode, type Float, normal, uniform, type Values } from './support/numbers';
 import { program } from './support/program';
+import { code } from './support/refusal';
 import { expectExact, heldKeys, scoresOf, structured } from './support/searches';
 import { expected } from './support/tolerance';
 
@@ -12,15 +13,6 @@ const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
 type Storage = 'int8' | undefined;
 
 const largest = ({ data }: Values) => data.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
-
-const code = (run: () => unknown): string => {
-  try {
-    run();
-  } catch (error) {
-    return (error as AttentionError).code;
-  }
-  return 'none';
-};
 
 const instructionSets = ['generic', 'avx2', 'avx512', 'amx'];
 const most = instructionSets.indexOf(devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '');
