@@ -96,6 +96,11 @@ export function compare(before: ResultFile, after: ResultFile, limit: number): C
   for (const [key, { suite, row }] of news) {
     const old = olds.get(key);
     if (!old) continue;
+    const [setsBefore, setsAfter] = [old.row.sets ?? 1, row.sets ?? 1];
+    if (setsBefore !== setsAfter) {
+      result.doubts.push(`sets of inputs of ${key}: ${setsBefore} before, ${setsAfter} after; not compared`);
+      continue;
+    }
     const versions = [old.suite.versions ?? {}, suite.versions ?? {}];
     const peers = Object.keys(row.samples).filter(
       (name) => PEERS[name] !== undefined && versions[0]![PEERS[name]!] === versions[1]![PEERS[name]!],

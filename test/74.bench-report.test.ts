@@ -5,7 +5,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { typed } from '../bench/command';
 import { commit } from '../bench/commit';
 import { compare, comparisonText } from '../bench/compare';
@@ -252,6 +252,13 @@ describe('--compare', () => {
     const slower = compare(file(10), file(10.7), 0.1);
     expect(slower).toMatchObject({ slower: [{ row: 'float32 dense S=64 D=16, 2 thr.' }], regressions: [] });
     expect(slower.slower[0]!.median).toBeCloseTo(1.07, 2);
+    const cold = file(12);
+    cold.suites[0]!.rows[0]!.sets = 30; // inputs that no cache holds, where the other file has one set
+    expect(compare(file(10), cold, 0.1)).toMatchObject({
+      slower: [],
+      level: 0,
+      doubts: [expect.stringMatching(/^sets/)],
+    });
     expect(compare(file(10), file(9), 0.1)).toMatchObject({ faster: [{ suite: 'cpu' }], level: 0 });
     expect(compare(file(10), file(12), 0.1).regressions.length).toBe(1);
     expect(compare(file(10), file(12), 0.3).regressions.length).toBe(0);
@@ -412,6 +419,9 @@ describe('the tables of the documentation', () => {
 });
 
 describe('the GPU benchmark in parts', () => {
+  beforeAll(() => void vi.stubEnv('NODE_ATTENTION_COMMIT', 'a commit'));
+  afterAll(() => void vi.unstubAllEnvs());
+
   const { suites, ...rest } = fileOf([]);
   const part = (args: string[], more: object = {}, name = args.at(-1)!): ResultFile => ({
     ...rest,
@@ -461,6 +471,14 @@ describe('the GPU benchmark in parts', () => {
     expect(quick.ran).toEqual(all());
     expect(runParts(out, ['--quick'], quick.run, () => {})).toBe(0);
     expect(quick.ran).toEqual(all());
+  });
+
+  it('makes parts of a changed tree again', () => {
+    vi.stubEnv('NODE_ATTENTION_COMMIT', 'a commit+');
+    const changed = runner();
+    for (let time = 0; time < 2; time++) expect(runParts(out, ['--quick'], changed.run, () => {})).toBe(0);
+    expect(changed.ran).toEqual([...all(), ...all()]);
+    vi.stubEnv('NODE_ATTENTION_COMMIT', 'a commit');
   });
 
   it('says that an output was wrong, in every run', () => {
