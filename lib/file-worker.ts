@@ -76,14 +76,27 @@ function commit(head: Uint8Array): void {
   const complete = file!;
   file = undefined;
   fs.closeSync(complete);
-  fs.renameSync(temporary!, target);
-  temporary = undefined;
-  if (process.platform === 'win32') return; // where folders cannot be opened
-  const folder = fs.openSync(path.dirname(target), 'r');
+  const folder = openFolder(path.dirname(target));
   try {
-    fs.fsyncSync(folder); // the new name
+    fs.renameSync(temporary!, target);
+    temporary = undefined;
+    if (folder !== undefined) fs.fsyncSync(folder); // the new name
+  } catch (error) {
+    const { syscall, code } = error as NodeJS.ErrnoException;
+    if (syscall !== 'fsync' || code !== 'EINVAL') throw error; // not every file system can do that to a folder
   } finally {
-    fs.closeSync(folder);
+    if (folder !== undefined) fs.closeSync(folder);
+  }
+}
+
+/** A folder to be synchronised; undefined where that cannot be: on Windows, and where it may be written but not read. */
+function openFolder(folder: string): number | undefined {
+  if (process.platform === 'win32') return undefined;
+  try {
+    return fs.openSync(folder, 'r');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EACCES') return undefined;
+    throw error;
   }
 }
 

@@ -203,7 +203,7 @@ export class SparsePlan extends Mask {
     this.device = device as Device;
     this.bytes = bytes;
     this.#native = plan;
-    this.#queryHeads = queryHeads ?? heads;
+    this.#queryHeads = queryHeads !== undefined && queryHeads % heads === 0 ? queryHeads : heads;
   }
 
   /**
@@ -354,7 +354,8 @@ export class SparsePlan extends Mask {
     if (!isObject(other) || !(#native in other)) {
       throw new AttentionError('ERR_OPTION', `${call}: the other plan is ${show(other)}; it must be a SparsePlan`);
     }
-    return new SparsePlan(native.planCombine(this.#native, other.#native, union, optionalStream(stream)));
+    const combined = native.planCombine(this.#native, other.#native, union, optionalStream(stream));
+    return new SparsePlan(combined, Math.max(this.#queryHeads, other.#queryHeads));
   }
 
   /** The plan of what this one or the other lists; both of the same geometry. */

@@ -160,6 +160,9 @@ describe('the dense mask of a selection', () => {
     using plan = pagePlan(q, k, { budget: 16, queryTile: 16, keyBlock: 8, share, always: { sink: 0, window: 0 } });
     using dense = plan.toDense();
     expect(dense.shape).toEqual([2, heads, 33, 90]);
+    using both = plan.union(plan);
+    using again = both.toDense();
+    expect([again.shape, await again.read()]).toEqual([dense.shape, await dense.read()]);
     const shown = (await dense.read()) as Uint8Array;
     // A head sees what attention lets it see: softmax of no scores weighs all keys alike.
     using none = Tensor.zeros([2, 33, 4, 8]);
