@@ -17,7 +17,7 @@ const METHODS_OF = {
   summary: ['pages'],
   clusterSize: ['clusters'],
   probe: ['pages', 'clusters'],
-  queries: ['graph'],
+  queries: METHODS, // 'graph' alone needs them
   degree: ['graph'],
   effort: ['graph'],
 } as const satisfies { [option: string]: readonly KvIndexMethod[] };
@@ -45,7 +45,7 @@ export interface KvIndexOptions {
   /** 'pages' and 'clusters': share of them whose keys are scored for a query head; default 0.06. */
   probe?: number;
   /**
-   * 'graph': sample queries `[batch or 1, n, heads, headDim]`, of the cache's type, as the index will be asked: those of
+   * Needed by 'graph' alone: sample queries `[batch or 1, n, heads, headDim]`, of the cache's type, as the index will be asked: those of
    * the prompt, some thousands for each key head. They are copied. A cache with `rope` rotates them, as those of the last
    * n tokens when the graph is first made.
    */
@@ -142,6 +142,7 @@ export class KvIndex {
       const of = methods.map((method) => `'${method}'`).join(' and ');
       throw new AttentionError('ERR_OPTION', `KvIndex: ${name} is an option of ${of}, not of '${this.method}'`);
     }
+    if (given.queries !== undefined) tensorHandle(given.queries, 'queries');
     this.#handle = native.kvIndexCreate(
       handle,
       this.method === 'graph' ? graphOf(given) : mirrorOf(this.method, given),

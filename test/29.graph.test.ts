@@ -644,7 +644,6 @@ describe('errors', () => {
     ['ERR_OPTION', { queries, effort: '5' }, "effort is '5'"],
     ['ERR_OPTION', { queries, probe: 0.5 }, "probe is an option of 'pages' and 'clusters', not of 'graph'"],
     ['ERR_OPTION', { queries, pageSize: 8 }, "pageSize is an option of 'pages', not of 'graph'"],
-    ['ERR_OPTION', { method: 'clusters', queries }, "queries is an option of 'graph', not of 'clusters'"],
     ['ERR_OPTION', { method: 'scan', effort: 5 }, "effort is an option of 'graph', not of 'scan'"],
     ['ERR_OPTION', { degree: 5, method: undefined }, "degree is an option of 'graph', not of 'scan'"],
   ])('%s: %o', (wanted, options, text) => {

@@ -477,12 +477,16 @@ describe('errors of KvIndex', () => {
     [{ method: 'pages', pageSize: 12 }, 'pageSize is 12'],
     [{ method: 'pages', pageSize: 2 ** 40 }, 'pageSize is'],
     [{ method: 'pages', summary: 'median' }, "summary is 'median'"],
-    [{ queries: q }, "queries is an option of 'graph', not of 'scan'"],
+    [{ queries: 5 }, 'queries is 5'],
     [{ query: q }, "option 'query' is not known"],
   ])('%o', (options, text) => {
     const make = () => new KvIndex(cache, options as never);
     expect(make).toThrow(text);
     expect(code(make)).toBe('ERR_OPTION');
+  });
+
+  it('takes sample queries by any method', () => {
+    for (const method of ['scan', 'pages', 'clusters'] as const) new KvIndex(cache, { method, queries: q }).dispose();
   });
 
   it('refuses calls that it cannot serve', () => {

@@ -102,7 +102,7 @@ ClusterSpace::ClusterSpace(Arena& arena, int64_t tokens, int64_t clusters, int64
       before(arena.take<int32_t>(tokens)) {}
 
 int32_t cluster_keys(const PageRows& rows, int64_t batch, int64_t first, int64_t head, const MirrorLayout& layout,
-                     Isa isa, const ClusterSpace& space, const ClusterLists& lists) {
+                     Isa isa, const Cancel& cancel, const ClusterSpace& space, const ClusterLists& lists) {
   const Kernels kernels = kernels_of(isa);
   const int64_t tokens = layout.tokens, clusters = layout.rows, columns = layout.columns;
   read_keys(rows, batch, first, head, tokens, space);
@@ -118,6 +118,7 @@ int32_t cluster_keys(const PageRows& rows, int64_t batch, int64_t first, int64_t
   for (int round = 1;; round++) {
     kernels.assign_keys(assign);
     if (round == kRounds || (round > 1 && std::equal(space.labels, space.labels + tokens, space.before))) break;
+    if (cancel.requested()) break;  // these clusters will do: nobody is going to look
     std::copy_n(space.labels, tokens, space.before);
     sort_members(space.labels, tokens, clusters, lists.starts, lists.members);
     for (int64_t c = 0; c < clusters; c++) {

@@ -4,6 +4,7 @@
 #include "core/mirror.h"
 #include "cpu/arena.h"
 #include "cpu/isa.h"
+#include "cpu/job.h"
 #include "cpu/page_rows.h"
 
 namespace na::cpu {
@@ -22,8 +23,9 @@ struct ClusterSpace {
 };
 
 // Puts layout.tokens keys, from `first` on, into layout.rows clusters at most, and lists them. Which ones depends on
-// the keys alone, but for the rounding of an instruction set. Returns how many clusters there are; none is empty.
+// the keys alone, but for the rounding of an instruction set and what `cancel` cuts short. Returns how many clusters
+// there are; none is empty.
 int32_t cluster_keys(const PageRows& rows, int64_t batch, int64_t first, int64_t head, const MirrorLayout& layout,
-                     Isa isa, const ClusterSpace& space, const ClusterLists& lists);
+                     Isa isa, const Cancel& cancel, const ClusterSpace& space, const ClusterLists& lists);
 
 }  // namespace na::cpu

@@ -43,7 +43,7 @@ class ReflectJob final : public Job {
 
   int64_t prepare() override { return list_.count() * heads_; }
 
-  void run(int64_t task, void* scratch, const Cancel&) override {
+  void run(int64_t task, void* scratch, const Cancel& cancel) override {
     const auto [batch, segment] = list_.at(task / heads_);
     const int64_t head = task % heads_, first = segment * layout_.rows * reflect_.mirror.block;
     const SegmentHead of(reflect_.mirror, layout_, batch, segment, head);
@@ -52,7 +52,7 @@ class ReflectJob final : public Job {
     std::memset(to, 0, static_cast<size_t>(layout_.codes_at()));
     auto used = static_cast<int32_t>(layout_.rows);
     if (reflect_.mirror.clusters) {
-      used = cluster_keys(rows_, batch, first, head, layout_, isa_, space.clusters, layout_.lists(to));
+      used = cluster_keys(rows_, batch, first, head, layout_, isa_, cancel, space.clusters, layout_.lists(to));
       std::memset(to + layout_.codes_at(), 0, static_cast<size_t>(layout_.lists_at() - layout_.codes_at()));
     }
     std::memcpy(to + layout_.used_at(), &used, sizeof(used));

@@ -265,13 +265,15 @@ class RetrieveJob final : public Job {
     s.group = group_;
     s.parts = ceil_div(most_segments(), part_segments_);
     s.part_rows = part_segments_ * layout_.rows;
+    bool walks = false;
     for (const Span& span : spans_) {
+      walks |= r_.graph && !span.all;
       s.top = std::max(s.top, span.top);
       if (paged_) s.rows = std::max(s.rows, span.to - span.from);
       if (r_.means) s.seen = s.rows;
       if (!span.all && !r_.graph) s.keep = std::max(s.keep, span.keep);
     }
-    if (r_.graph) s.walk = ceil_div(KeyWalk::bytes(r_), 64) * 64;
+    if (walks) s.walk = ceil_div(KeyWalk::bytes(r_), 64) * 64;
     if (s.keep > 0) {
       s.room = std::min(s.part_rows, paged_ ? 2 * s.keep : 4 * s.keep + 256);
       s.gathered = std::min(s.part_rows, s.room + layout_.rows);
