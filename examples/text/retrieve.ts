@@ -6,7 +6,7 @@ import { CONTEXT_DIM, randomBits, VALUE_DIM } from './codes';
 import { lookUp, type Memory, positions, SHARPNESS } from './predict';
 
 /** How an index finds keys. */
-export const METHODS = ['scan', 'pages', 'clusters'] as const satisfies readonly KvIndexMethod[];
+export const METHODS = ['scan', 'pages', 'clusters', 'graph'] as const satisfies readonly KvIndexMethod[];
 export type Method = (typeof METHODS)[number];
 
 /** Which of the tokens read so far a query sees: all unless `width` is given, then as many as that. */
@@ -20,6 +20,21 @@ export interface Reader {
 const STRETCH = 32;
 /** How many such stretches there are at most. */
 const STRETCHES = 64;
+
+/** Queries of the first half that a graph is made by, at most: evenly spaced ones. */
+const SAMPLES = 4096;
+
+async function sampled(queries: Tensor, end: number): Promise<Tensor> {
+  const count = Math.max(1, Math.min(SAMPLES, end));
+  using all = positions(queries, 0, Math.max(1, end));
+  const values = (await all.read()) as Float32Array;
+  const data = new (values.constructor as Float32ArrayConstructor)(count * CONTEXT_DIM);
+  for (let n = 0; n < count; n++) {
+    const from = Math.floor((n * end) / count) * CONTEXT_DIM;
+    data.set(values.subarray(from, from + CONTEXT_DIM), n * CONTEXT_DIM);
+  }
+  return Tensor.from(data, [1, count, 1, CONTEXT_DIM], { dtype: queries.dtype });
+}
 
 /** Where stretches of the second half of a text begin: those that a seed draws, in their order. */
 export function drawStretches(length: number, seed: number): { starts: number[]; size: number } {
@@ -64,7 +79,8 @@ export async function decode(
     capacity: length,
     dtype: keys.dtype as KvCache['dtype'],
   });
-  using index = reader.method && new KvIndex(cache, { method: reader.method });
+  using samples = await sampled(queries, starts[0] ?? 0);
+  using index = reader.method && new KvIndex(cache, { method: reader.method, queries: samples });
   const result = { predicted: new Int32Array(length).fill(-1), count: 0, seconds: 0, read: 0 };
   const append = (end: number) => {
     using k = positions(keys, cache.length, end);
