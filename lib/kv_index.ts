@@ -7,9 +7,10 @@ import { boolean, finite, integer, oneOf, options } from './options';
 import { optionalStream, type Stream } from './stream';
 import { makeTensor, type Tensor, tensorHandle } from './tensor';
 
-const METHODS = ['scan', 'pages', 'clusters', 'graph'] as const;
 /** How a {@link KvIndex} finds keys. */
-export type KvIndexMethod = (typeof METHODS)[number];
+export type KvIndexMethod = 'scan' | 'pages' | 'clusters' | 'graph';
+
+const METHODS: readonly KvIndexMethod[] = ['scan', 'pages', 'clusters', 'graph'];
 
 /** The methods that each option belongs to. */
 const METHODS_OF = {
@@ -45,9 +46,9 @@ export interface KvIndexOptions {
   /** 'pages' and 'clusters': share of them whose keys are scored for a query head; default 0.06. */
   probe?: number;
   /**
-   * Needed by 'graph' alone: sample queries `[batch or 1, n, heads, headDim]`, of the cache's type, as the index will be asked: those of
-   * the prompt, some thousands for each key head. They are copied. A cache with `rope` rotates them, as those of the last
-   * n tokens when the graph is first made.
+   * Needed by 'graph' alone: sample queries `[batch or 1, n, heads, headDim]`, of the cache's type, as the index will be
+   * asked: those of the prompt, some thousands for each key head. They are copied. A cache with `rope` rotates them, as
+   * those of the last n tokens when the graph is first made.
    */
   queries?: Tensor;
   /** 'graph': links of a key, from 1 to 256; default 32. */
