@@ -664,7 +664,8 @@ describe('errors', () => {
     expect((await failure(cache.save(join(closed, 'file')))).code).toBe('EACCES');
   });
 
-  it('in the middle of a save leave the old file as it was', async () => {
+  // ThreadSanitizer keeps its own state in a file that is larger than the limit.
+  it.skipIf(sanitized)('in the middle of a save leave the old file as it was (not under sanitizers)', async () => {
     using cache = small();
     const file = newFile();
     await cache.save(file);
