@@ -150,9 +150,13 @@ export class KvIndex {
     );
   }
 
+  #use(): NativeIndex {
+    if (this.#handle) return this.#handle;
+    throw new AttentionError('ERR_DISPOSED', 'this KvIndex was disposed of; make a new one');
+  }
+
   #retrieve(call: string, q: unknown, counts: { top: number; sink: number; window: number }, given: SearchGiven) {
-    if (!this.#handle) throw new AttentionError('ERR_DISPOSED', 'this KvIndex was disposed of; make a new one');
-    return native.kvIndexRetrieve(this.#handle, cacheHandle(this.cache)!, {
+    return native.kvIndexRetrieve(this.#use(), cacheHandle(this.cache)!, {
       q: tensorHandle(q, 'q'),
       ...counts,
       scale: given.scale === undefined ? undefined : finite(call, 'scale', given.scale),
@@ -209,8 +213,7 @@ export class KvIndex {
 
   /** Bytes that the index holds beside the cache. */
   get bytes(): number {
-    if (!this.#handle) throw new AttentionError('ERR_DISPOSED', 'this KvIndex was disposed of; make a new one');
-    return native.kvIndexBytes(this.#handle);
+    return native.kvIndexBytes(this.#use());
   }
 
   /** Whether this index was disposed of. */

@@ -253,6 +253,12 @@ Status check_estimate(const AttentionArguments& a) {
 
 }  // namespace
 
+Status scale_of(bool given, double scale, int64_t head_dim, float* result) {
+  *result = static_cast<float>(given ? scale : 1.0 / std::sqrt(static_cast<double>(head_dim)));
+  if (!given || std::isfinite(*result)) return {};
+  return error(NA_ERR_OPTION, "scale is %g; it must be a finite float32 number", scale);
+}
+
 Status check_out(Tensor* out, const Shape& shape, int32_t dtype, const Device* device,
                  const std::vector<Tensor*>& inputs) {
   const na_tensor& view = out->view;
@@ -326,10 +332,8 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
     NA_TRY(check_ragged(a));
     inputs.insert(inputs.end(), {a.cu_q, a.cu_k});
   }
-  // Kernels compute in float32.
-  if (a.has_scale && !std::isfinite(static_cast<float>(a.scale))) {
-    return error(NA_ERR_OPTION, "scale is %g; it must be a finite float32 number", a.scale);
-  }
+  float scale = 0;
+  NA_TRY(scale_of(a.has_scale, a.scale, qv.shape[qv.rank - 1], &scale));
   if (a.has_softcap && !(std::isfinite(static_cast<float>(a.softcap)) && static_cast<float>(a.softcap) > 0)) {
     return error(NA_ERR_OPTION, "softcap is %g; it must be a finite float32 number above 0 (leave it out for no cap)",
                  a.softcap);
@@ -374,7 +378,7 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
     call.mask_count = static_cast<int32_t>(mod->masks().size());
     call.bias_count = static_cast<int32_t>(mod->biases().size());
   }
-  call.scale = static_cast<float>(a.has_scale ? a.scale : 1.0 / std::sqrt(static_cast<double>(qv.shape[qv.rank - 1])));
+  call.scale = scale;
   call.softcap = a.has_softcap ? static_cast<float>(a.softcap) : 0.0f;
   call.tf32 = a.tf32;
 

@@ -29,6 +29,9 @@ struct AttentionResult {
 // Refuses before anything is allocated or enqueued.
 Status attention(const AttentionArguments& arguments, Stream* stream, AttentionResult* result);
 
+// The factor of scores as kernels want it: `scale`, or 1/sqrt(head_dim) where none was given.
+Status scale_of(bool given, double scale, int64_t head_dim, float* result);
+
 // Shared with merge(): checks `out` as given by the caller against what the call writes and reads.
 Status check_out(Tensor* out, const Shape& shape, int32_t dtype, const Device* device,
                  const std::vector<Tensor*>& inputs);

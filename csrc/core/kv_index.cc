@@ -1,7 +1,6 @@
 #include "core/kv_index.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "core/mirror.h"
 
@@ -260,9 +259,8 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
                    Count(count.least), Count(kMostTop));
     }
   }
-  if (a.has_scale && !std::isfinite(static_cast<float>(a.scale))) {
-    return error(NA_ERR_OPTION, "scale is %g; it must be a finite float32 number", a.scale);
-  }
+  float scale = 0;
+  NA_TRY(scale_of(a.has_scale, a.scale, cache->shape.head_dim, &scale));
   if (a.estimate && shape_.block == 1) {
     return error(
         NA_ERR_OPTION,
@@ -296,7 +294,7 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   call.window = a.window;
   call.top = a.top;
   call.probe = shape_.probe;
-  call.scale = static_cast<float>(a.has_scale ? a.scale : 1.0 / std::sqrt(static_cast<double>(s.head_dim)));
+  call.scale = scale;
   SegmentsView means = a.estimate ? means_.view() : SegmentsView{};
   Ref<KeyGraphView> graph;
   if (graph_) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/ceil_div.h"
 #include "cpu/executor/problem.h"
 
 namespace na::cpu {
@@ -29,7 +30,7 @@ Kernels kernels_of(Isa isa) {
   }
 }
 
-int64_t padded(int64_t columns) { return (columns + kStrip - 1) / kStrip * kStrip; }
+int64_t padded(int64_t columns) { return ceil_div(columns, kStrip) * kStrip; }
 
 // Keys without their mean, in units of the largest magnitude, so that no product overflows; what is not finite counts
 // as the mean.

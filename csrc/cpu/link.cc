@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/ceil_div.h"
 #include "cpu/arena.h"
 #include "cpu/choice.h"
 #include "cpu/element.h"
@@ -18,8 +19,6 @@ constexpr int64_t kBlock = 64;     // sample queries of a task
 constexpr int64_t kTile = 32;      // keys that they are compared with at once
 constexpr int64_t kMostLists = 8;  // lists of a key that its links come from
 constexpr int64_t kCancelKeys = 256;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 using ScoreList = void (*)(const RowList&, const float*, float*);
 

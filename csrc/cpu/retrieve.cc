@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/ceil_div.h"
 #include "cpu/arena.h"
 #include "cpu/choice.h"
 #include "cpu/element.h"
@@ -25,8 +26,6 @@ constexpr int64_t kPartBytes = 1 << 20;  // of a mirror: segments that make a ta
 constexpr int64_t kChunk = 1024;         // keys that are scored together
 constexpr int64_t kSumRows = 256;        // that are added up in float32
 constexpr int kMostSteps = 127 * 128;    // of a query: what two bytes hold, see ScanQuery
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Kernels {
   void (*scan_rows)(const Scan&);

@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/ceil_div.h"
 #include "core/dtype.h"
 #include "core/narrow.h"
 #include "core/plan_rows.h"
@@ -20,8 +21,6 @@ namespace na::cpu {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The elements of a row are added to `sums`.
 void add_row(const char* row, int32_t dtype, int count, float* sums) {

@@ -5,6 +5,7 @@
 
 #include "attention/attention.h"
 #include "copy/copy.h"
+#include "core/ceil_div.h"
 #include "core/dtype.h"
 #include "cuda/grid.h"
 
@@ -22,8 +23,6 @@ constexpr int64_t kResidentSm80 = 2, kResidentSm90 = 1;
 
 // Partial results may take that much memory, and there may be that many.
 constexpr int64_t kMostPartBytes = int64_t{1} << 28, kMostParts = 128;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A copy of a tensor whose token axes have no common stride.
 struct Dense {
