@@ -22,7 +22,13 @@ export class AttentionError extends Error {
   /** An error of a code; programs have no need to make one. */
   constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
     super(message, options);
-    this.name = 'AttentionError';
     this.code = code;
   }
 }
+
+// Of the class, not of each error: the addon makes errors without running the constructor.
+Object.defineProperty(AttentionError.prototype, 'name', {
+  value: 'AttentionError',
+  writable: true,
+  configurable: true,
+});

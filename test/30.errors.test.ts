@@ -637,3 +637,20 @@ describe('what is in use', () => {
     expect(ask).toThrow(/tensors.*alive.*hold/);
   });
 });
+
+describe('an error that the addon has made', () => {
+  it('is an AttentionError like those of TypeScript, and says where the call is', () => {
+    let thrown: Wrong;
+    try {
+      attention(q, k, f(1, 1, 1, 1));
+    } catch (error) {
+      thrown = error;
+    }
+    const own = new AttentionError(thrown.code, thrown.message);
+    expect(thrown).toBeInstanceOf(AttentionError);
+    expect(Object.getOwnPropertyNames(thrown).sort()).toEqual(Object.getOwnPropertyNames(own).sort());
+    expect(String(thrown)).toBe(String(own));
+    expect(thrown.stack.startsWith(`AttentionError: ${thrown.message}\n`)).toBe(true);
+    expect(thrown.stack).toContain(__filename);
+  });
+});

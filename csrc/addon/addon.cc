@@ -5,11 +5,13 @@
 namespace na {
 namespace {
 
-// setErrorClass(AttentionError): what refusals are thrown as.
+// setErrorClass(AttentionError): what refusals are instances of; its constructor is not run.
 Napi::Value set_error_class(const Napi::CallbackInfo& info) {
-  if (!info[0].IsFunction()) return refuse(info.Env(), error(NA_ERR_OPTION, "setErrorClass needs a class"));
-  Environment::of(info.Env())->set_error_class(info[0].As<Napi::Function>());
-  return info.Env().Undefined();
+  const Napi::Env env = info.Env();
+  if (!info[0].IsFunction() || !Environment::of(env)->set_error_class(info[0].As<Napi::Object>())) {
+    return refuse(env, error(NA_ERR_OPTION, "setErrorClass needs a class"));
+  }
+  return env.Undefined();
 }
 
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {

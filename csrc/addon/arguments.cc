@@ -34,6 +34,11 @@ Status read_integers(const Napi::Value& value, const char* name, na_code code, s
   return {};
 }
 
+bool read_flag(const Napi::Value& value) {
+  const Napi::Boolean flag = value.IsEmpty() ? Napi::Boolean() : value.ToBoolean();
+  return !flag.IsEmpty() && flag.Value();
+}
+
 Status read_dtype(const Napi::Value& value, int32_t* result) {
   int64_t index = -1;
   NA_TRY(read_integer(value, "dtype", NA_ERR_DTYPE, &index));

@@ -18,7 +18,9 @@ Status read_integers(const Napi::Value& value, const char* name, na_code code, s
 inline Status read_shape(const Napi::Value& value, Shape* result) {
   return read_integers(value, "shape", NA_ERR_SHAPE, result);
 }
-inline bool read_flag(const Napi::Value& value) { return !value.IsEmpty() && value.ToBoolean(); }
+// False also where nothing can be read any more, because the environment is ending: the empty Napi::Boolean that
+// ToBoolean() gives then ends the process when it is asked for its value.
+bool read_flag(const Napi::Value& value);
 Status read_dtype(const Napi::Value& value, int32_t* result);
 // [batch, heads, queries, keys, queryTile, keyBlock, causal, estimate]
 Status read_geometry(const Napi::Value& value, PlanGeometry* result);

@@ -182,23 +182,45 @@ void Environment::close() {
     dropped_.clear();
   }
   napi_release_threadsafe_function(wake_, napi_tsfn_abort);
-  error_class_.Reset();
+  error_prototype_.Reset();
+  set_prototype_.Reset();
+  capture_stack_.Reset();
   defaults_.clear();
   reading_.clear();
   streams_.clear();
 }
 
+bool Environment::set_error_class(const Napi::Object& error_class) {
+  const auto get = [](const Napi::Value& from, const char* name) {
+    return from.IsObject() || from.IsFunction() ? from.As<Napi::Object>().Get(name) : Napi::Value();
+  };
+  const Napi::Object global = Napi::Env(env_).Global();
+  const Napi::Value prototype = get(error_class, "prototype"),
+                    set_prototype = get(get(global, "Object"), "setPrototypeOf"),
+                    capture_stack = get(get(global, "Error"), "captureStackTrace");
+  if (!prototype.IsObject() || !set_prototype.IsFunction() || !capture_stack.IsFunction()) return false;
+  error_prototype_ = Napi::Persistent(prototype.As<Napi::Object>());
+  set_prototype_ = Napi::Persistent(set_prototype.As<Napi::Function>());
+  capture_stack_ = Napi::Persistent(capture_stack.As<Napi::Function>());
+  return true;
+}
+
+// What is called are functions of the engine, not the constructor of the class: the end of a worker could meet one that
+// is JavaScript, Node-API would swallow it, and a worker that catches errors in a loop would never end.
 Napi::Value Environment::make_error(const Status& status) {
   Napi::Env env(env_);
   const napi_value message = Napi::String::New(env, status.message),
                    code = Napi::String::New(env, code_name(status.code));
-  const napi_value arguments[] = {code, message};
-  napi_value made;
-  if (!error_class_.IsEmpty()) {
-    if (napi_new_instance(env, error_class_.Value(), 2, arguments, &made) == napi_ok) return Napi::Value(env, made);
-    napi_get_and_clear_last_exception(env, &made);  // of a class that cannot be made; the refusal is what matters
+  napi_value made, undefined, result;
+  if (napi_create_error(env, code, message, &made) != napi_ok) return Napi::Value();
+  if (error_prototype_.IsEmpty() || napi_get_undefined(env, &undefined) != napi_ok) return Napi::Value(env, made);
+  const napi_value arguments[] = {made, error_prototype_.Value()};
+  if (napi_call_function(env, undefined, set_prototype_.Value(), 2, arguments, &result) != napi_ok ||
+      // which is told with the name of the class
+      napi_call_function(env, undefined, capture_stack_.Value(), 1, arguments, &result) != napi_ok) {
+    napi_get_and_clear_last_exception(env, &result);  // the refusal is what matters
   }
-  return napi_create_error(env, code, message, &made) == napi_ok ? Napi::Value(env, made) : Napi::Value();
+  return Napi::Value(env, made);
 }
 
 Napi::Value refuse(Napi::Env env, const Status& status) {

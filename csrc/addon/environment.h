@@ -41,8 +41,8 @@ class Environment : public RefCounted {
   // From any thread, by the storage as it goes.
   void forget_shared_storage(const Storage* storage);
 
-  void set_error_class(Napi::Function error_class) { error_class_ = Napi::Persistent(error_class); }
-  Napi::Value make_error(const Status& status);  // an AttentionError
+  bool set_error_class(const Napi::Object& error_class);  // false: it is none
+  Napi::Value make_error(const Status& status);           // an AttentionError
 
  private:
   struct Settlement {
@@ -66,7 +66,8 @@ class Environment : public RefCounted {
   int64_t promises_ = 0;   // not yet settled
   std::vector<Ref<Stream>> streams_;
   std::map<Device*, Ref<Stream>> defaults_, reading_;
-  Napi::FunctionReference error_class_;
+  Napi::ObjectReference error_prototype_;
+  Napi::FunctionReference set_prototype_, capture_stack_;
 
   std::mutex mutex_;  // guards what follows
   bool closed_ = false, awake_ = false;

@@ -51,7 +51,7 @@ Napi::Value plan_combine(const Napi::CallbackInfo& info) {
   NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &a));
   NA_REFUSE(env, unwrap<SparsePlan>(info[1], "the other SparsePlan", &b));
   NA_REFUSE(env, stream_of(env, info[3], a->device(), &stream));
-  const na_plan_source source = info[2].ToBoolean() ? NA_PLAN_UNION : NA_PLAN_INTERSECTION;
+  const na_plan_source source = read_flag(info[2]) ? NA_PLAN_UNION : NA_PLAN_INTERSECTION;
   NA_REFUSE(env, combine_plans(a.get(), b.get(), source, stream.get(), &plan));
   return wrap_plan(env, std::move(plan));
 }

@@ -65,7 +65,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   Device* device = nullptr;
   Ref<Stream> stream;
   Ref<Tensor> tensor;
-  const bool pinned = info[3].ToBoolean(), zeroed = info[4].ToBoolean();
+  const bool pinned = read_flag(info[3]), zeroed = read_flag(info[4]);
   NA_REFUSE(info.Env(), read_shape(info[0], &shape));
   NA_REFUSE(info.Env(), read_dtype(info[1], &dtype));
   NA_REFUSE(info.Env(), read_device(info[2], &device));

@@ -58,7 +58,7 @@ describe.each(Object.keys(versions).map(Number))('Node %d', (line) => {
   });
 
   describe.each(devices)('%s', (device) => {
-    test.each(['workers', 'collect', 'churn'])(
+    test.each(['workers', 'reading', 'collect', 'churn'])(
       '%s',
       (name) => succeed(device, join(__dirname, 'programs.cjs'), name, device),
       150_000,

@@ -2,6 +2,7 @@
 // ends the process; otherwise it prints what it did.
 const { isMainThread, parentPort, Worker, workerData } = require('node:worker_threads');
 const { attention, causal, keyBias, memoryStats, Stream, Tensor } = require('node-attention');
+const { native } = require('../../dist/native.js');
 const { allocated } = require('../support/allocated.cjs');
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -49,6 +50,27 @@ async function flood({ device }) {
   }
 }
 
+/** Of a worker: one call, again and again, so that the end finds the addon in the middle of it. */
+function repeat({ device, call }) {
+  const x = quarter(device);
+  const mismatched = Tensor.zeros([1, 1, 2, 32], { device });
+  const calls = {
+    create: () => native.tensorCreate([1], 0, device, false, false),
+    attention() {
+      try {
+        attention(x, x, mismatched); // is read to its end, and refused
+      } catch {}
+    },
+    refuse() {
+      try {
+        native.tensorCreate([-1], 0, device, false, false);
+      } catch {}
+    },
+  };
+  parentPort.postMessage('busy');
+  for (;;) calls[call]();
+}
+
 const programs = {
   /** Thirty workers: half are terminated at work, half at any moment from their start on. */
   async workers(device) {
@@ -68,6 +90,22 @@ const programs = {
     }
     await backTo(before, device);
     return '30 workers';
+  },
+
+  /** Twenty-four workers, terminated while the addon reads the arguments of a call or refuses it. */
+  async reading(device) {
+    for (let i = 0; i < 24; i += 4) {
+      const all = ['create', 'attention', 'create', 'refuse'].map(
+        (call) => new Worker(__filename, { workerData: { device, call } }),
+      );
+      await Promise.all(
+        all.map(async (worker) => {
+          await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject));
+          await worker.terminate();
+        }),
+      );
+    }
+    return '24 workers';
   },
 
   /** Everything is dropped while it is queued, and collected at once. */
@@ -153,6 +191,8 @@ const programs = {
 if (isMainThread) {
   const [name, device] = process.argv.slice(2);
   programs[name](device).then((done) => console.log(done));
+} else if (workerData.call) {
+  repeat(workerData);
 } else {
   flood(workerData);
 }
