@@ -177,7 +177,8 @@ export interface HipOptions extends SelectorOptions {
  * representatives, and the best chunks of a stage are cut into those of the next. It takes time in proportion to the
  * chunks, so O(T log T) in all, where keys near each other have like scores; what stands alone it may miss.
  *
- * @param k `[batch, tokens…, kvHeads, headDim]`, or a {@link KvCache}. From a cache the plan is for `cache.length` keys, the
+ * @param k `[batch, tokens…, kvHeads, headDim]`, or a {@link KvCache}. The headDim elements of q and k lie side by side; token
+ * axes without one common stride cost a copy first. From a cache the plan is for `cache.length` keys, the
  * queries stand where those of {@link attention} do and are rotated likewise, and each sequence is selected from as if it
  * were alone. `density()` and the like show the longest one.
  * @throws AttentionError before anything is enqueued; ERR_OPTION for a cache inside `capture`.

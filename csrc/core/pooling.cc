@@ -48,7 +48,7 @@ int64_t token_count(const na_tensor& view) {
   return count;
 }
 
-Status check_even_tokens(const char* name, const Tensor& tensor) {
+Status check_rows(const char* name, const Tensor& tensor) {
   const na_tensor& view = tensor.view;
   if (view.rank < 4 || view.rank > 3 + NA_MAX_AXES) {
     return error(NA_ERR_SHAPE,
@@ -62,11 +62,10 @@ Status check_even_tokens(const char* name, const Tensor& tensor) {
     return error(NA_ERR_SHAPE, "%s has shape %s; selectors need 1 to %lld tokens", name, shape_text(view).c_str(),
                  static_cast<long long>(kMostPooledTokens));
   }
-  bool even = view.shape[view.rank - 1] == 1 || view.stride[view.rank - 1] == 1;
-  for (int axis = 1; axis < view.rank - 3; axis++) {
-    even &= view.stride[axis] == view.stride[axis + 1] * view.shape[axis + 1];
+  if (view.stride[view.rank - 1] != 1 && view.shape[view.rank - 1] > 1) {
+    return error(NA_ERR_SHAPE, "%s has stride %lld on its last axis; it must be 1: copy it with to()", name,
+                 static_cast<long long>(view.stride[view.rank - 1]));
   }
-  if (!even) return error(NA_ERR_SHAPE, "%s does not have its tokens evenly spaced: copy it with to()", name);
   return {};
 }
 

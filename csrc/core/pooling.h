@@ -9,8 +9,8 @@ constexpr int64_t kMostPooledTokens = int64_t{1} << 30;
 
 int64_t token_count(const na_tensor& view);  // of [batch, tokens..., heads, headDim]
 
-// Refuses what is not [batch, tokens..., heads, headDim] with its tokens evenly spaced.
-Status check_even_tokens(const char* name, const Tensor& tensor);
+// Refuses what is not [batch, tokens..., heads, headDim] with a last axis of stride 1.
+Status check_rows(const char* name, const Tensor& tensor);
 
 struct SummarySpec {
   na_pooling pooling = NA_POOL_MEAN;

@@ -52,6 +52,22 @@ class SelectOperation final : public Operation {
   const Attached attached_;
 };
 
+// The tensor, or a copy of it where its tokens are not evenly spaced along all of their axes: a search goes from any
+// token to any other, and tokens of one stride are found without a division for each axis.
+Status even_tokens(Tensor* tensor, Stream* stream, Ref<Tensor>* even) {
+  const na_tensor& view = tensor->view;
+  *even = Ref<Tensor>(tensor);
+  const int last = view.rank - 3;
+  bool spaced = true;
+  for (int64_t axis = last - 1, step = view.stride[last] * view.shape[last]; axis > 0; axis--) {
+    spaced &= view.shape[axis] == 1 || view.stride[axis] == step;
+    step *= view.shape[axis];
+  }
+  if (spaced) return {};
+  NA_TRY(Tensor::allocate(tensor->device(), view.dtype, shape_of(view), false, false, even));
+  return stream->run(new CopyOperation(tensor, even->get()));
+}
+
 bool power_of_two(int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
 
 Status check_stages(const SelectArguments& a) {
@@ -211,13 +227,13 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   if (stream->device != device) {
     return error(NA_ERR_DEVICE, "stream is on %s but q is on %s", stream->device->name.c_str(), device->name.c_str());
   }
-  NA_TRY(stream->room(a.cache ? 3 : 2));
-  NA_TRY(check_even_tokens("q", *a.q));
+  NA_TRY(stream->room(4));  // copies of q and k, or rotated queries; to pool, to select
+  NA_TRY(check_rows("q", *a.q));
   if (a.cache && q.rank != 4) {
     return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",
                  shape_text(q).c_str());
   }
-  NA_TRY(check_even_tokens(name, *a.k));
+  NA_TRY(check_rows(name, *a.k));
   if (a.k->device() != device) {
     return error(NA_ERR_DEVICE, "%s is on %s but q is on %s; move one with to()", name, a.k->device()->name.c_str(),
                  device->name.c_str());
@@ -278,7 +294,6 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   na_select call{};
   call.selector = a.selector;
   call.out = &attached.plan->view;
-  call.q = &q;
   call.k = &k;
   call.sink = a.sink;
   call.window = window;
@@ -304,12 +319,17 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
     }
     call.pooled = &attached.pooled->view();
   }
-  Ref<Tensor> rotated;
+  Ref<Tensor> queries, keys;
   if (a.cache) {
-    NA_TRY(a.cache->rotate_queries(a.q, stream, &rotated));
-    call.q = &rotated->view;
+    NA_TRY(a.cache->rotate_queries(a.q, stream, &queries));
     call.pages = &attached.cache->pages();
+  } else {
+    NA_TRY(even_tokens(a.q, stream, &queries));
+    // What was pooled stands for the keys, and pooling takes them as they lie.
+    if (a.selector != NA_SELECT_POOLED) NA_TRY(even_tokens(a.k, stream, &keys));
   }
+  call.q = &queries->view;
+  if (keys) call.k = &keys->view;
   const Ref<SparsePlan> made = attached.plan;
   NA_TRY(stream->run(new SelectOperation(call, std::move(attached))));
   step.end();
