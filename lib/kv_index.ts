@@ -94,7 +94,10 @@ export interface SearchResult {
 
 /** What {@link KvIndex.attend} returns. */
 export interface RetrievalResult extends AttentionResult {
-  /** The share of cached keys whose own vector or 8-bit copy was scored; 0 when there are none. */
+  /**
+   * The share of cached keys whose own vector or 8-bit copy was scored; 0 when there are none. Inside `capture` each
+   * access asks anew, about the last launch before it; 0 before the first.
+   */
   readonly touched: Promise<number>;
 }
 
@@ -103,7 +106,8 @@ export interface RetrievalResult extends AttentionResult {
  * context.
  *
  * An index belongs to one cache and follows its appends and truncations: what was appended is found by the next call. A
- * fork of the cache needs an index of its own. Ties go to the lower position.
+ * fork of the cache needs an index of its own. Ties go to the lower position. Inside `capture` calls are recorded; each launch
+ * follows the cache as it is by then, and holds cache and index.
  *
  * But for 'graph' the index holds copies or summaries of keys by segments of 1024 tokens, which are made by the first call
  * after a segment is complete; further tokens are scored themselves. What estimates need is made by the first call that
@@ -169,7 +173,7 @@ export class KvIndex {
   /**
    * The topK keys of the highest scores of each query head; q is `[batch, 1, heads, headDim]`, of the cache's type.
    *
-   * @throws AttentionError before anything is enqueued; ERR_OPTION inside `capture`.
+   * @throws AttentionError before anything is enqueued.
    */
   search(q: Tensor, topK: number, opts?: SearchOptions): SearchResult {
     const given = options('search', opts, ['scale', 'stream']);
@@ -184,7 +188,7 @@ export class KvIndex {
    * last `window` keys and the `topK` others of the highest scores of each query head, and with `estimate` over all
    * others as well as their means tell. A topK of the length or more gives attention over all keys.
    *
-   * @throws AttentionError before anything is enqueued; ERR_OPTION inside `capture`, and for `estimate` with 'scan' and 'graph'.
+   * @throws AttentionError before anything is enqueued; ERR_OPTION for `estimate` with 'scan' and 'graph'.
    */
   attend(q: Tensor, opts: RetrievalOptions): RetrievalResult {
     const given = options('attend', opts, ['topK', 'sink', 'window', 'estimate', 'scale', 'stream']);
@@ -208,7 +212,19 @@ export class KvIndex {
       result = merge(parts, stream && { stream });
       for (const { out, lse } of parts) for (const part of [out, lse]) part.dispose();
     }
-    return { ...result, touched: shareOf(makeTensor(made.touched), keys) };
+    const touched = makeTensor(made.touched);
+    if (!made.keys) {
+      const share = shareOf(touched, keys);
+      touched.dispose(); // nobody else need do so: it is being read
+      return { ...result, touched: share };
+    }
+    const launched = makeTensor(made.keys);
+    return {
+      ...result,
+      get touched() {
+        return shareOf(touched, launched);
+      },
+    };
   }
 
   /** Bytes that the index holds beside the cache. */
@@ -271,15 +287,15 @@ interface SearchGiven {
 }
 
 /**
- * The share of `keys` that the counts, of each key head of each sequence, make up. They are read at once, so that nobody
- * need dispose of them; who does not ask does not learn that the work has failed.
+ * The share of `keys`, a number or a tensor with it, that the counts, of each key head of each sequence, make up. They are
+ * read at once; who does not ask does not learn that the work has failed.
  */
-function shareOf(counts: Tensor, keys: number): Promise<number> {
-  const share = counts.read().then((touched) => {
-    const sum = (touched as BigInt64Array).reduce((all, count) => all + count, 0n);
-    return keys === 0 ? 0 : Number(sum) / keys;
+function shareOf(counts: Tensor, keys: number | Tensor): Promise<number> {
+  const all = typeof keys === 'number' ? keys : keys.read().then((read) => Number(read[0]));
+  const share = Promise.all([counts.read(), all]).then(([touched, of]) => {
+    const sum = (touched as BigInt64Array).reduce((total, count) => total + count, 0n);
+    return of === 0 ? 0 : Number(sum) / of;
   });
   share.catch(() => {});
-  counts.dispose();
   return share;
 }

@@ -130,13 +130,14 @@ export interface NativeRetrieve {
   stream: NativeStream | undefined;
 }
 
-/** out and lse of a call that attends, else ids and scores. */
+/** out and lse of a call that attends, inside capture with keys; else ids and scores. */
 export interface NativeRetrieved {
   ids?: NativeTensor;
   scores?: NativeTensor;
   out?: NativeTensor;
   lse?: NativeTensor;
   touched: NativeTensor;
+  keys?: NativeTensor;
 }
 
 /** `out` is absent when the caller gave it. */

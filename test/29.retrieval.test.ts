@@ -491,7 +491,6 @@ describe('errors of KvIndex', () => {
 
   it('refuses calls that it cannot serve', () => {
     const index = new KvIndex(cache);
-    using stream = new Stream();
     const refused: [string, () => unknown][] = [
       ['ERR_OPTION', () => new KvIndex(q as never)],
       ['ERR_OPTION', () => index.search(q, 0)],
@@ -514,8 +513,6 @@ describe('errors of KvIndex', () => {
       ['ERR_SHAPE', () => index.search(Tensor.zeros([2, 1, 4, 9]), 3)],
       ['ERR_SHAPE', () => index.search(Tensor.zeros([2, 1, 8, 4]).permute(0, 1, 3, 2), 3)],
       ['ERR_DTYPE', () => index.search(q.to('float16'), 3)],
-      ['ERR_OPTION', () => stream.capture(() => void index.search(q, 3, { stream }))],
-      ['ERR_OPTION', () => stream.capture(() => void index.attend(q, { topK: 3, stream }))],
     ];
     for (const [wanted, run] of refused) expect([wanted, code(run)]).toEqual([wanted, wanted]);
     index.dispose();

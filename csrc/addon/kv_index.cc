@@ -52,7 +52,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
 }
 
 // kvIndexRetrieve(index, cache, { q, top, sink, window, scale, attend, estimate, stream }): { ids, scores, touched }
-// or, to attend, { out, lse, touched }
+// or, to attend, { out, lse, touched }, inside capture with keys
 Napi::Value retrieve(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<KvIndex> index;
@@ -82,11 +82,8 @@ Napi::Value retrieve(const Napi::CallbackInfo& info) {
   const struct {
     const char* name;
     Ref<Tensor>* tensor;
-  } tensors[] = {{"ids", &result.ids},
-                 {"scores", &result.scores},
-                 {"out", &result.out},
-                 {"lse", &result.lse},
-                 {"touched", &result.touched}};
+  } tensors[] = {{"ids", &result.ids}, {"scores", &result.scores},   {"out", &result.out},
+                 {"lse", &result.lse}, {"touched", &result.touched}, {"keys", &result.keys}};
   for (const auto& one : tensors) {
     if (*one.tensor) made.Set(one.name, wrap_tensor(env, std::move(*one.tensor)));
   }

@@ -141,6 +141,36 @@ Status check_query(const Tensor& q, const KvCache& cache) {
   return {};
 }
 
+// retrieve(), as a graph makes it: the index follows its cache with each launch.
+class RecordedRetrieve final : public RecordedCall {
+ public:
+  RecordedRetrieve(KvIndex* index, KvCache* cache, const RetrieveArguments& arguments, const RetrieveResult& into)
+      : index_(index), cache_(cache), q_(arguments.q), arguments_(arguments) {
+    arguments_.into = into;
+  }
+  Status check(Growth*) const override { return {}; }
+  Status make(Stream* stream) const override {
+    RetrieveResult result;
+    return index_->retrieve(cache_.get(), arguments_, stream, &result);
+  }
+
+ private:
+  const Ref<KvIndex> index_;
+  const Ref<KvCache> cache_;
+  const Ref<Tensor> q_;
+  RetrieveArguments arguments_;
+};
+
+// Has a launch say how many keys there are by then. Its number is written here, since caches are of the CPU.
+Status tell_keys(const KvCache& cache, Tensor* keys, Stream* stream) {
+  Ref<Tensor> now;
+  NA_TRY(Tensor::allocate(cache.device, NA_INT64, {1}, false, false, &now));
+  int64_t sum = 0;
+  for (int64_t length : cache.lengths()) sum += length;
+  *static_cast<int64_t*>(now->view.data) = sum * cache.shape.kv_heads;
+  return stream->run(new CopyOperation(now.get(), keys));
+}
+
 }  // namespace
 
 SegmentsView Segments::view_of(const std::vector<Sequence>& sequences) const {
@@ -245,9 +275,6 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
     return error(NA_ERR_DEVICE, "stream is on %s but the cache is on %s", stream->device->name.c_str(),
                  cache->device->name.c_str());
   }
-  if (stream->capturing()) {
-    return error(NA_ERR_OPTION, "capture: a KvIndex cannot be used in it yet; call search and attend outside");
-  }
   NA_TRY(check_query(*a.q, *cache));
   const struct {
     const char* name;
@@ -271,9 +298,9 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   const CacheShape& s = cache->shape;
   const int64_t heads = a.q->view.shape[2];
   na_retrieve call{};
-  RetrieveResult made;
+  RetrieveResult made = a.into;
   const auto make = [&](int32_t dtype, const Shape& shape, Ref<Tensor>* tensor, const na_tensor** view) -> Status {
-    NA_TRY(Tensor::allocate(cache->device, dtype, shape, false, false, tensor));
+    if (!*tensor) NA_TRY(Tensor::allocate(cache->device, dtype, shape, false, false, tensor));
     *view = &(*tensor)->view;
     return {};
   };
@@ -284,6 +311,13 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   } else {
     NA_TRY(make(NA_INT32, {s.batch, heads, a.top}, &made.ids, &call.ids));
     NA_TRY(make(NA_FLOAT32, {s.batch, heads, a.top}, &made.scores, &call.scores));
+  }
+  if (stream->capturing()) {
+    // Zero until the first launch.
+    if (a.attend) NA_TRY(Tensor::allocate(cache->device, NA_INT64, {1}, false, true, &made.keys));
+    stream->record(std::make_unique<RecordedRetrieve>(this, cache, a, made));
+    *result = std::move(made);
+    return {};
   }
   const Ref<CacheView> cached = cache->view();
   NA_TRY(graph_ ? graph_->follow(cache, cached, mark_.get(), stream) : follow(cache, cached, a.estimate, stream));
@@ -303,6 +337,7 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   }
   NA_TRY(stream->run(
       new RetrieveOperation(cached, mirror_.view(), std::move(means), std::move(graph), call, segment_rows_, shape_)));
+  if (made.keys) NA_TRY(tell_keys(*cache, made.keys.get(), stream));
   *result = std::move(made);
   return {};
 }

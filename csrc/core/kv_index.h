@@ -18,6 +18,11 @@ struct MirrorShape {
   double probe = 1;       // share of the rows whose tokens are looked at, unless a row is a token
 };
 
+struct RetrieveResult {
+  Ref<Tensor> ids, scores, out, lse, touched;
+  Ref<Tensor> keys;  // to attend inside capture: int64 [1], the keys of which `touched` counts some
+};
+
 struct RetrieveArguments {
   Tensor* q = nullptr;
   int64_t sink = 0, window = 0, top = 1;
@@ -25,10 +30,7 @@ struct RetrieveArguments {
   bool has_scale = false;  // otherwise 1/sqrt(headDim)
   bool attend = false;     // wants out and lse, not ids and scores
   bool estimate = false;   // and rows that are not looked at to count as their means
-};
-
-struct RetrieveResult {
-  Ref<Tensor> ids, scores, out, lse, touched;
+  RetrieveResult into;     // made unless given; by recorded calls alone
 };
 
 // What an operation sees of some segments, from its call on.
