@@ -9,6 +9,7 @@ import { describe, expect, it } from 'vitest';
 import { HEAD_DIM, HEAD_KINDS, structuredHead } from '../bench/sparse/heads';
 import { tensorOf } from './support/library';
 import { decode, type Float, normal, uniform, type Values } from './support/numbers';
+import { program } from './support/program';
 import { code } from './support/refusal';
 
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
@@ -532,6 +533,17 @@ describe('sample queries', () => {
       expect(ids.filter((id) => two.ids[row]!.includes(id)).length).toBeGreaterThanOrEqual(18);
     });
   });
+});
+
+it('the graph is the same for any number of threads', async () => {
+  const said = [];
+  for (const threads of [1, 2, 3]) said.push(await program('walks.ts', [], { NODE_ATTENTION_THREADS: `${threads}` }));
+  const [one, ...others] = said.map((line) => line.split(' '));
+  expect(one).toEqual(['1', expect.stringMatching(/^[0-9a-f]{64}$/)]);
+  expect(others).toEqual([
+    ['2', one![1]],
+    ['3', one![1]],
+  ]);
 });
 
 describe('memory and time', () => {

@@ -24,9 +24,13 @@ class Job {
   // Called once, on a pool thread, when all that the job reads has been written. Returns the number of tasks.
   virtual int64_t prepare() = 0;
 
-  // Runs one task, 0 <= task < prepare(), on any pool thread, tasks in ascending order of start and several at
+  // Runs one of the tasks, counted from 0, on any pool thread, tasks in ascending order of start and several at
   // once. `scratch` is this thread's own memory, 64-byte aligned, of at least the bytes asked for by scratch_bytes.
   virtual void run(int64_t task, void* scratch, const Cancel& cancel) = 0;
+
+  // Called by one thread each time that all tasks so far have ended: how many more follow, which are numbered on from
+  // them and may read what they wrote.
+  virtual int64_t more() { return 0; }
 };
 
 }  // namespace na::cpu

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/ceil_div.h"
@@ -18,7 +19,7 @@ namespace {
 constexpr int64_t kBlock = 64;     // sample queries of a task
 constexpr int64_t kTile = 32;      // keys that they are compared with at once
 constexpr int64_t kMostLists = 8;  // lists of a key that its links come from
-constexpr int64_t kCancelKeys = 256;
+constexpr int64_t kLinked = 1024;  // keys that a task links
 
 using ScoreList = void (*)(const RowList&, const float*, float*);
 
@@ -89,38 +90,68 @@ struct Lists {
   int64_t bytes;
 };
 
-// A unit is a key head of a sequence; a task compares some of the sample queries with its keys. Whichever of a unit's
-// tasks ends last links the keys.
+// A unit is a key head of a sequence. Tasks compare some of its sample queries each with its keys; once all lists are
+// there, one of each unit finds out which lists a key is in; then tasks link some of its keys each. What a task writes
+// depends on lists alone, so the graph is the same whichever threads make it, and how many.
 class LinkJob final : public Job {
  public:
   LinkJob(const na_link& link, Isa isa)
       : link_(link), sizes_(link), keys_(*link.k, link.pages, 0), score_(score_list_of(isa)) {}
 
   int64_t prepare() override {
+    int64_t ranges = 0;
     for (int64_t b = 0; b < link_.k->shape[0]; b++) {
-      if (link_.graph.links[b]) sequences_.push_back(b);
+      if (!link_.graph.links[b]) continue;
+      const int64_t each = ceil_div(link_.graph.links[b]->shape[1] - 1, kLinked);
+      sequences_.push_back({b, ranges, each});
+      ranges += sizes_.kv_heads * each;
     }
-    blocks_ = ceil_div(sizes_.queries, kBlock);
     const int64_t units = static_cast<int64_t>(sequences_.size()) * sizes_.kv_heads;
-    Arena arena(link_.workspace);
-    left_ = arena.take<int64_t>(units);
-    std::fill_n(left_, units, blocks_);
-    lists_ = static_cast<char*>(link_.workspace) + static_cast<int64_t>(arena.used());
-    return units * blocks_;
+    blocks_ = ceil_div(sizes_.queries, kBlock);
+    compared_ = units * blocks_;
+    inverted_ = compared_ + units;
+    linked_ = inverted_ + ranges;
+    return begun_ = compared_;
+  }
+
+  int64_t more() override {
+    const int64_t end = begun_ == compared_ ? inverted_ : linked_;
+    return end - std::exchange(begun_, end);
   }
 
   void run(int64_t task, void* scratch, const Cancel& cancel) override {
     const Scratch own(sizes_, scratch);
-    const int64_t unit = task / blocks_;
-    const int64_t b = sequences_[static_cast<size_t>(unit / sizes_.kv_heads)], kv_head = unit % sizes_.kv_heads;
-    compare(b, kv_head, task % blocks_ * kBlock, own, cancel);
-    if (cancel.requested()) return;
-    if (__atomic_fetch_sub(&left_[unit], 1, __ATOMIC_ACQ_REL) != 1) return;
-    const Lists lists(sizes_, nullptr);
-    link(b, kv_head, Lists(sizes_, lists_ + unit * lists.bytes), own, cancel);
+    if (task < compared_) {
+      const Unit unit = unit_of(task / blocks_);
+      compare(unit.b, unit.kv_head, task % blocks_ * kBlock, own, cancel);
+    } else if (task < inverted_) {
+      begin(unit_of(task - compared_), own, cancel);
+    } else {
+      link_range(task - inverted_, own);
+    }
   }
 
  private:
+  struct Sequence {
+    int64_t b, first_range, ranges;  // of kLinked keys: the first of its first key head, and how many each has
+  };
+  struct Unit {
+    int64_t b, kv_head, index;
+  };
+
+  Unit unit_of(int64_t index) const {
+    return {sequences_[static_cast<size_t>(index / sizes_.kv_heads)].b, index % sizes_.kv_heads, index};
+  }
+  Lists lists_of(const Unit& unit) const {
+    const Lists lists(sizes_, nullptr);
+    return Lists(sizes_, static_cast<char*>(link_.workspace) + unit.index * lists.bytes);
+  }
+  int32_t* links_of(const Unit& unit) const {
+    const na_tensor& links = *link_.graph.links[unit.b];
+    return static_cast<int32_t*>(links.data) + unit.kv_head * links.shape[1] * link_.graph.degree;
+  }
+  int64_t keys_of(const Unit& unit) const { return link_.graph.links[unit.b]->shape[1] - 1; }
+
   int64_t list_at(int64_t b, int64_t kv_head, int64_t query) const {
     return ((b * sizes_.kv_heads + kv_head) * sizes_.queries + query) * sizes_.nearest;
   }
@@ -199,19 +230,30 @@ class LinkJob final : public Job {
     }
   }
 
-  // Links the keys of a unit, once all lists are there.
-  void link(int64_t b, int64_t kv_head, const Lists& lists, const Scratch& own, const Cancel& cancel) const {
-    const na_tensor& links = *link_.graph.links[b];
-    const int64_t degree = link_.graph.degree, keys = links.shape[1] - 1;
-    int32_t* const table = static_cast<int32_t*>(links.data) + kv_head * links.shape[1] * degree;
-    std::fill_n(table, links.shape[1] * degree, -1);
-    if (!invert(b, kv_head, keys, lists, cancel)) return;
+  // Once all lists of a unit are there: which of them each key is in, and where searches begin.
+  void begin(const Unit& unit, const Scratch& own, const Cancel& cancel) const {
+    const int64_t degree = link_.graph.degree, keys = keys_of(unit);
+    const Lists lists = lists_of(unit);
+    if (!invert(unit.b, unit.kv_head, keys, lists, cancel)) return;
+    int32_t* const row = links_of(unit) + keys * degree;
+    std::fill_n(row, degree, -1);
+    begin_at(keys, lists, own, row);
+  }
+
+  void link_range(int64_t range, const Scratch& own) const {
+    const auto after = [](int64_t at, const Sequence& sequence) { return at < sequence.first_range; };
+    const auto sequence = std::upper_bound(sequences_.begin(), sequences_.end(), range, after) - 1;
+    const int64_t of_sequence = range - sequence->first_range;
+    const Unit unit = unit_of((sequence - sequences_.begin()) * sizes_.kv_heads + of_sequence / sequence->ranges);
+    const int64_t degree = link_.graph.degree, first = of_sequence % sequence->ranges * kLinked;
+    const int64_t end = std::min(first + kLinked, keys_of(unit));
+    const Lists lists = lists_of(unit);
+    int32_t* const table = links_of(unit);
+    std::fill_n(table + first * degree, (end - first) * degree, -1);
     for (int64_t s = 0; s < sizes_.slots; s++) own.slots[s].key = -1;
-    for (int64_t key = 0; key < keys; key++) {
-      if (key % kCancelKeys == 0 && cancel.requested()) return;
-      choose(b, kv_head, key, lists, own, table + key * degree);
+    for (int64_t key = first; key < end; key++) {
+      choose(unit.b, unit.kv_head, key, lists, own, table + key * degree);
     }
-    begin_at(keys, lists, own, table + keys * degree);
   }
 
   // Finds out which lists each key is in; false when cancelled.
@@ -291,10 +333,10 @@ class LinkJob final : public Job {
   const Sizes sizes_;
   const PageRows keys_;
   const ScoreList score_;
-  std::vector<int64_t> sequences_;
-  int64_t blocks_ = 0;
-  int64_t* left_ = nullptr;  // of each unit, tasks that have not ended
-  char* lists_ = nullptr;    // of each unit
+  std::vector<Sequence> sequences_;
+  int64_t blocks_ = 0;                                // of sample queries
+  int64_t compared_ = 0, inverted_ = 0, linked_ = 0;  // where the tasks of each kind end
+  int64_t begun_ = 0;                                 // tasks that prepare() and more() have told of
 };
 
 }  // namespace
@@ -305,9 +347,7 @@ void link_bytes(const na_link& link, int64_t* workspace, size_t* scratch) {
   const Sizes sizes(link);
   int64_t units = 0;
   for (int64_t b = 0; b < link.k->shape[0]; b++) units += link.graph.links[b] ? sizes.kv_heads : 0;
-  Arena arena(nullptr);
-  arena.take<int64_t>(units);
-  *workspace = static_cast<int64_t>(arena.used()) + units * Lists(sizes, nullptr).bytes;
+  *workspace = units * Lists(sizes, nullptr).bytes;
   *scratch = static_cast<size_t>(Scratch(sizes, nullptr).bytes);
 }
 

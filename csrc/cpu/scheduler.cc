@@ -271,7 +271,18 @@ void Scheduler::run_task(Active* active, Scratch& scratch, std::unique_lock<std:
   if (!cancel.requested()) active->job->run(task, scratch.data, cancel);
   lock.lock();
   active->running--;
-  if (active->running == 0 && active->next == active->tasks) end(active, lock);
+  if (active->running != 0 || active->next != active->tasks) return;
+  lock.unlock();
+  const int64_t more = cancel.requested() ? 0 : active->job->more();
+  lock.lock();
+  if (more == 0 || cancel.requested()) {  // asked again: from here on drain() finds it
+    end(active, lock);
+    return;
+  }
+  active->tasks += more;
+  active_.push_back(active);
+  post();
+  work_.notify_all();
 }
 
 // All tasks of an operation have ended. The lock is held on entry and on return.
