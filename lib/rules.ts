@@ -27,28 +27,33 @@ type Show = (from: number, to: number) => void;
  */
 function planOf(layout: Layout, rule: (row: Row, show: Show) => void, differing = 1): SparsePlan {
   const { keys, keyBlock, queryTile, tiles, heads, queries } = layout;
-  const marks = new Uint8Array(layout.blocks);
   const lists: number[][] = [];
   for (let head = 0; head < differing; head++) {
     for (let tile = 0; tile < tiles; tile++) {
       const first = tile * queryTile + keys - queries;
       const last = Math.min((tile + 1) * queryTile, queries) - 1 + keys - queries;
-      let [least, most] = [layout.blocks, 0];
+      const ranges: [number, number][] = []; // of blocks
       rule({ head, first, last }, (from, to) => {
         const begin = Math.floor(Math.max(0, from) / keyBlock);
         const end = Math.ceil(Math.min(keys, layout.causal ? Math.min(to, last + 1) : to) / keyBlock);
-        if (begin >= end) return;
-        marks.fill(1, begin, end);
-        [least, most] = [Math.min(least, begin), Math.max(most, end)];
+        if (begin < end) ranges.push([begin, end]);
       });
-      const list: number[] = [];
-      for (let block = least; block < most; block++) if (marks[block]) list.push(block);
-      marks.fill(0, least, Math.max(least, most));
-      lists.push(list);
+      lists.push(blocksOf(ranges));
     }
   }
   const repeats = (layout.batch * heads) / differing;
   return fromLists(layout, Array.from({ length: repeats }, () => lists).flat());
+}
+
+/** What ranges of blocks hold, ascending. */
+function blocksOf(ranges: [number, number][]): number[] {
+  const list: number[] = [];
+  let next = 0;
+  for (const [begin, end] of ranges.sort(([a], [b]) => a - b)) {
+    for (let block = Math.max(begin, next); block < end; block++) list.push(block);
+    next = Math.max(next, end);
+  }
+  return list;
 }
 
 type RuleOptions = PlanGeometry & PlanOptions;
@@ -182,13 +187,18 @@ export function radialPlan(opts: RadialOptions): SparsePlan {
     if (toFirst) show(0, size);
     for (let frame = Math.floor(first / size); frame * size <= last; frame++) {
       const [from, to] = [Math.max(first - frame * size, 0), Math.min(last - frame * size, size - 1)];
-      for (let other = 0; other < count; other++) {
-        const distance = Math.abs(frame - other);
-        const halved = 2 ** Math.floor(Math.log2(Math.max(distance, 1)));
-        const near = Math.floor(size / halved);
-        if (near === 0 && distance % Math.ceil(halved / size) !== 0) continue;
-        const reach = Math.max(near - 1, 0);
-        show(other * size + Math.max(from - reach, 0), other * size + Math.min(to + reach + 1, size));
+      const farthest = Math.max(frame, count - 1 - frame);
+      // By distances from halved to twice that, of which only those that are seen are looked at.
+      for (let halved = 1; halved <= Math.max(farthest, 1); halved *= 2) {
+        const reach = Math.max(Math.floor(size / halved) - 1, 0);
+        const step = Math.ceil(halved / size);
+        const nearest = halved === 1 ? 0 : Math.ceil(halved / step) * step;
+        for (let distance = nearest; distance < Math.min(2 * halved, farthest + 1); distance += step) {
+          for (const other of distance === 0 ? [frame] : [frame - distance, frame + distance]) {
+            if (other < 0 || other >= count) continue;
+            show(other * size + Math.max(from - reach, 0), other * size + Math.min(to + reach + 1, size));
+          }
+        }
       }
     }
   });

@@ -95,6 +95,8 @@ describe('radialPlan', () => {
     { frames: 9, tokensPerFrame: 24 },
     { frames: 40, tokensPerFrame: 5 },
     { frames: 1, tokensPerFrame: 70 },
+    { frames: 150, tokensPerFrame: 3 },
+    { frames: 210, tokensPerFrame: 1 },
   ])('%j', async (video) => {
     const s = video.tokensPerFrame;
     for (const firstFrame of [true, false]) {
@@ -109,6 +111,18 @@ describe('radialPlan', () => {
       });
     }
   });
+});
+
+it('radialPlan takes time by what it lists, not by pairs of frames', () => {
+  const spent = (frames: number) => {
+    const before = process.cpuUsage();
+    using _ = radialPlan({ frames, tokensPerFrame: 8, queryTile: 128, keyBlock: 8 });
+    return process.cpuUsage(before).user;
+  };
+  spent(1000);
+  const least = (frames: number) => Math.min(...Array.from({ length: 3 }, () => spent(frames)));
+  // With 4 times as many frames 4.6 times as many blocks are listed, of 16 times as many pairs.
+  expect(least(8000) / least(2000)).toBeLessThan(9);
 });
 
 describe('gridPlan', () => {
