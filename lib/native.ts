@@ -183,6 +183,7 @@ export interface NativeSelect {
   /** Index into na_pooling. */
   pooling: number;
   meanQuery: boolean;
+  perQuery: boolean;
   scale: number;
   topP: number;
   threshold: number;

@@ -95,6 +95,7 @@ function select(
       first: false,
       pooling: poolings.mean,
       meanQuery: false,
+      perQuery: false,
       scale: 1 / Math.sqrt(q.shape.at(-1) ?? 1),
       topP: 1,
       threshold: 0,
@@ -251,8 +252,13 @@ export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
   budget?: number | readonly number[];
   /** What becomes of the keys of a block; default 'mean'. */
   pooling?: 'mean' | 'max' | 'min';
-  /** Whether each query of a tile counts, the highest score deciding, or their mean; default 'each'. */
-  queries?: 'each' | 'mean';
+  /**
+   * Whether each query of a tile counts, the highest score deciding, or their mean; or whether each query selects its
+   * `own` blocks: budget and `always` are then those of a query, as if `queryTile` were 1. Attention walks through what
+   * any query of a tile has selected, and the plan holds room for 4 bytes for each key of these blocks and every 32
+   * queries of a tile. Not with `estimate`, and on the CPU so far. Default 'each'.
+   */
+  queries?: 'each' | 'mean' | 'own';
   /** The fewest blocks that have this share of the softmax over blocks, in 0 to 1. */
   topP?: number;
   /** Blocks of at least this share of the softmax over blocks. */
@@ -260,7 +266,8 @@ export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
 }
 
 /**
- * The blocks whose pooled keys have the highest scores, as in MoBA (means) and SeerAttention. A cache keeps pooled keys as it
+ * The blocks whose pooled keys have the highest scores, as in SeerAttention, and MoBA: means, `queries: 'own'` and
+ * `always: { sink: 0, window: 1 }`, by which a query sees its own block. A cache keeps pooled keys as it
  * does for {@link pagePlan}, 1/keyBlock of as many elements as its keys have, means in float32.
  *
  * @param k as for {@link hipPlan}.
@@ -271,7 +278,7 @@ export function pooledPlan(q: Tensor, k: Tensor | KvCache, opts: PooledOptions):
   const call = 'pooledPlan';
   const given = options(call, opts, [...commonNames, 'pooling', 'queries', 'topP', 'threshold']);
   const pooling = oneOf(call, 'pooling', given.pooling ?? 'mean', ['mean', 'max', 'min']);
-  const queries = oneOf(call, 'queries', given.queries ?? 'each', ['each', 'mean']);
+  const queries = oneOf(call, 'queries', given.queries ?? 'each', ['each', 'mean', 'own']);
   const share = (name: 'topP' | 'threshold', otherwise: number) => {
     const value = finite(call, name, given[name] ?? otherwise);
     if (value >= 0 && value <= 1) return value;
@@ -284,6 +291,7 @@ export function pooledPlan(q: Tensor, k: Tensor | KvCache, opts: PooledOptions):
   return select(call, q, k, { ...given, budget: given.budget ?? Number.MAX_SAFE_INTEGER }, keyBlock, {
     pooling: poolings[pooling],
     meanQuery: queries === 'mean',
+    perQuery: queries === 'own',
     topP: share('topP', 1),
     threshold: share('threshold', 0),
   });

@@ -381,6 +381,8 @@ typedef struct na_select {
   float top_p;     /* POOLED: no more blocks than have this share of the softmax; 1: all that the budget allows */
   float threshold; /* POOLED: no block of a smaller share */
   void* workspace;
+  int32_t per_query; /* POOLED: each query selects for itself, with a sink and a window of its own; out has room for a
+                        bitmap for each block that a row may list, all keys of it seen by the same queries */
 } na_select;
 
 /* What a plan says, for people: the first thing wrong with it, how much it shows, and what it shows of each key. */

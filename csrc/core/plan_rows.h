@@ -48,10 +48,33 @@ class SelectedRow {
     return false;
   }
 
+  // How many it lists at most, of which `budget` are chosen.
+  int64_t most(int64_t budget) const {
+    const int64_t open_blocks = open_count();
+    return always_count() + (open_blocks < budget ? open_blocks : budget);
+  }
+
   BlockRange always[2], open[2];  // together all that are visible
 
  private:
   static int64_t size(const BlockRange& range) { return range.end - range.begin; }
 };
+
+// As if each query had a row of its own.
+inline PlanShape single_queries(PlanShape shape) {
+  shape.query_tile = 1;
+  return shape;
+}
+
+// How many blocks a row lists at most, whose queries select for themselves.
+inline int64_t most_of_queries(const PlanShape& shape, int64_t tile, int64_t sink, int64_t window, int64_t budget) {
+  const PlanShape single = single_queries(shape);
+  const int64_t visible = shape.visible_blocks(tile);
+  int64_t most = 0;
+  for (int64_t query = shape.first_query(tile); query < shape.end_query(tile) && most < visible; query++) {
+    most += SelectedRow(single, query, sink, window).most(budget);
+  }
+  return most < visible ? most : visible;
+}
 
 }  // namespace na

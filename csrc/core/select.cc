@@ -88,6 +88,24 @@ Status check_stages(const SelectArguments& a) {
   return {};
 }
 
+// Of queries that select for themselves.
+Status check_queries(const SelectArguments& a, const Device& device) {
+  if (!a.per_query) return {};
+  if (a.selector != NA_SELECT_POOLED || a.mean_query) {
+    return error(NA_ERR_OPTION, "only pooledPlan has queries that select for themselves, each of them");
+  }
+  if (a.geometry.estimate) {
+    return error(NA_ERR_OPTION,
+                 "pooledPlan: estimate counts what no query of a tile has selected, and so cannot be used with queries "
+                 "'own'");
+  }
+  if (!device.host) {
+    return error(NA_ERR_OPTION, "pooledPlan: queries 'own' is not supported on %s yet; use device 'cpu', or 'each'",
+                 device.name.c_str());
+  }
+  return {};
+}
+
 }  // namespace
 
 // One call with a HipState, which follows only once the call is enqueued.
@@ -254,6 +272,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   g.keys = token_count(k);
   NA_TRY(SparsePlan::check(g));  // before anything is counted by it
   NA_TRY(check_stages(a));
+  NA_TRY(check_queries(a, *device));
   if (static_cast<int64_t>(a.budgets.size()) != 1 && static_cast<int64_t>(a.budgets.size()) != g.heads) {
     return error(NA_ERR_OPTION, "budget has %zu numbers; give one, or one for each of the %lld patterns of heads",
                  a.budgets.size(), Count(g.heads));
@@ -276,20 +295,29 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   NA_TRY(HipStep::begin(a, g, lengths, *stream, &step));
   const int64_t window = a.window + step.appended();
   const PlanShape shape(counted);
-  int64_t words = 0;
+  int64_t blocks = 0;
+  const int64_t most_blocks = a.per_query ? kMostWords / 2 : kMostWords;
   for (int64_t own : lengths) {
+    const PlanShape of_own = shape.with_keys(own);
     for (int64_t tile = 0; tile < shape.tiles(); tile++) {
-      const SelectedRow row(shape.with_keys(own), tile, a.sink, window);
       const int64_t entries = a.cache ? 1 : g.batch;
-      for (int64_t budget : budgets) words += entries * (row.always_count() + std::min(row.open_count(), budget));
-      if (words > kMostWords) {
+      for (int64_t budget : budgets) {
+        blocks += entries * (a.per_query ? most_of_queries(of_own, tile, a.sink, window, budget)
+                                         : SelectedRow(of_own, tile, a.sink, window).most(budget));
+      }
+      if (blocks > most_blocks) {
         return error(NA_ERR_OPTION,
                      "the plan might have more than %lld blocks; give a smaller budget or larger keyBlock",
-                     Count(kMostWords));
+                     Count(most_blocks));
       }
     }
   }
-  NA_TRY(SparsePlan::allocate(device, g, words, 0, &attached.plan));
+  if (a.per_query) {
+    // Beside each block the number of its bitmap.
+    NA_TRY(SparsePlan::allocate(device, g, 2 * blocks, blocks, &attached.plan));
+  } else {
+    NA_TRY(SparsePlan::allocate(device, g, blocks, 0, &attached.plan));
+  }
 
   na_select call{};
   call.selector = a.selector;
@@ -306,6 +334,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   call.first = a.first;
   call.bounds = a.pooling == NA_POOL_BOUNDS;
   call.mean_query = a.mean_query;
+  call.per_query = a.per_query;
   call.scale = static_cast<float>(a.scale);
   call.top_p = static_cast<float>(a.top_p);
   call.threshold = static_cast<float>(a.threshold);

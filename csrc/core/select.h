@@ -43,6 +43,7 @@ struct SelectArguments {
   HipState* state = nullptr;         // HIP
   na_pooling pooling = NA_POOL_MEAN;
   bool mean_query = false;
+  bool per_query = false;  // POOLED: queries of a row select for themselves
   double scale = 0, top_p = 1, threshold = 0;
 };
 

@@ -182,6 +182,8 @@ std::vector<int64_t> highest(const std::vector<float>& scores, int64_t count) {
   return order;
 }
 
+constexpr int64_t kWordsOfBitmap = 2;  // of an entry with a bitmap
+
 class SelectJob final : public Job {
  public:
   SelectJob(const na_select& select, Isa isa)
@@ -197,9 +199,12 @@ class SelectJob final : public Job {
     count_.resize(static_cast<size_t>(rows));
     // Each row has room for all it may list; what it does not need is closed up in the end.
     for (int64_t row = 0; row < rows; row++) {
-      const SelectedRow here = row_of(row);
-      const int64_t most = std::min(here.open_count(), select_.budgets[row / shape_.tiles() % out.heads]);
-      begin_[static_cast<size_t>(row) + 1] = begin_[static_cast<size_t>(row)] + here.always_count() + most;
+      const int64_t budget = select_.budgets[row / shape_.tiles() % out.heads], tile = row % shape_.tiles();
+      const PlanShape shape = own_shape(batch_of(row));
+      const int64_t room = select_.per_query
+                               ? kWordsOfBitmap * most_of_queries(shape, tile, select_.sink, select_.window, budget)
+                               : SelectedRow(shape, tile, select_.sink, select_.window).most(budget);
+      begin_[static_cast<size_t>(row) + 1] = begin_[static_cast<size_t>(row)] + room;
     }
     left_ = rows;
     return rows;
@@ -208,7 +213,11 @@ class SelectJob final : public Job {
   // Later rows have more to choose from, and go first.
   void run(int64_t task, void*, const Cancel&) override {
     const int64_t row = static_cast<int64_t>(count_.size()) - 1 - task;
-    write_row(row);
+    if (select_.per_query) {
+      write_queries(row);
+    } else {
+      write_row(row);
+    }
     if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) close_up();
   }
 
@@ -220,16 +229,12 @@ class SelectJob final : public Job {
     return select_.pages ? shape_.with_keys(select_.pages->lengths[batch]) : shape_;
   }
 
-  SelectedRow row_of(int64_t row) const {
-    return SelectedRow(own_shape(batch_of(row)), row % shape_.tiles(), select_.sink, select_.window);
-  }
-
-  void write_row(int64_t row) {
-    const int64_t tile = row % shape_.tiles(), pattern = row / shape_.tiles() % select_.out->heads;
-    const int64_t batch = batch_of(row);
-    const SelectedRow here = row_of(row);
+  // The blocks that are listed for a tile of `shape`, ascending.
+  std::vector<int64_t> blocks_of(int64_t row, int64_t tile, const PlanShape& shape) const {
+    const int64_t pattern = row / shape_.tiles() % select_.out->heads;
+    const SelectedRow here(shape, tile, select_.sink, select_.window);
     const int64_t budget = select_.budgets[pattern];
-    const Row given = {row, batch, pattern, tile, budget, here, own_shape(batch)};
+    const Row given = {row, batch_of(row), pattern, tile, budget, here, shape};
     std::vector<int64_t> chosen;
     if (here.open_count() <= budget && select_.top_p >= 1 && select_.threshold <= 0) {
       for (int64_t i = 0; i < here.open_count(); i++) chosen.push_back(here.open_block(i));
@@ -247,6 +252,12 @@ class SelectJob final : public Job {
       for (int64_t block = range.begin; block < range.end; block++) chosen.push_back(block);
     }
     std::sort(chosen.begin(), chosen.end());
+    return chosen;
+  }
+
+  void write_row(int64_t row) {
+    const int64_t tile = row % shape_.tiles();
+    const std::vector<int64_t> chosen = blocks_of(row, tile, own_shape(batch_of(row)));
     uint32_t* to = entries() + begin_[static_cast<size_t>(row)];
     for (const bool full : {true, false}) {
       for (int64_t block : chosen) {
@@ -255,6 +266,50 @@ class SelectJob final : public Job {
       }
     }
     count_[static_cast<size_t>(row)] = static_cast<int64_t>(chosen.size());
+  }
+
+  // Each query of a row selects for itself: the row lists what any of them has selected, with a bitmap where it is not
+  // all who may see the block.
+  void write_queries(int64_t row) {
+    const int64_t tile = row % shape_.tiles(), first = shape_.first_query(tile), end = shape_.end_query(tile);
+    const PlanShape shape = own_shape(batch_of(row)), single = single_queries(shape);
+    std::vector<std::pair<int64_t, int64_t>> seen;  // blocks, and who sees them
+    for (int64_t query = first; query < end; query++) {
+      for (int64_t block : blocks_of(row, query, single)) seen.emplace_back(block, query);
+    }
+    std::sort(seen.begin(), seen.end());
+    uint32_t* const begin = entries() + begin_[static_cast<size_t>(row)];
+    uint32_t* to = begin;
+    int64_t bitmap = begin_[static_cast<size_t>(row)] / kWordsOfBitmap;
+    for (const bool full : {true, false}) {
+      for (auto of = seen.begin(), next = of; of != seen.end(); of = next) {
+        const int64_t block = of->first;
+        uint32_t queries[kMostQueryTile / 32] = {};
+        for (; next != seen.end() && next->first == block; next++) {
+          queries[(next->second - first) / 32] |= uint32_t{1} << (next->second - first) % 32;
+        }
+        const auto misses = [&](int64_t query) {
+          const int64_t bit = query - first;
+          return !(queries[bit / 32] >> bit % 32 & 1) && shape.visible_keys(query) > block * shape.key_block;
+        };
+        bool whole = true;
+        for (int64_t query = first; query < end && whole; query++) whole = !misses(query);
+        const na_entry_kind kind = whole ? shape_.kind_of(tile, block) : NA_ENTRY_BITMAP;
+        if ((kind == NA_ENTRY_FULL) != full) continue;
+        *to++ = plan_entry(block, kind);
+        if (kind != NA_ENTRY_BITMAP) continue;
+        write_bitmap(bitmap, queries);
+        *to++ = static_cast<uint32_t>(bitmap++);
+      }
+    }
+    count_[static_cast<size_t>(row)] = to - begin;
+  }
+
+  // The same queries see every key.
+  void write_bitmap(int64_t index, const uint32_t* queries) const {
+    const int64_t words = shape_.query_words();
+    auto* to = static_cast<uint32_t*>(select_.out->bitmaps->data) + index * shape_.key_block * words;
+    for (int64_t key = 0; key < shape_.key_block; key++, to += words) std::copy_n(queries, words, to);
   }
 
   void close_up() {
@@ -284,7 +339,7 @@ class SelectJob final : public Job {
 
   // The queries of one head in a row; `together` of them, or those that are left, become their mean.
   Queries queries_of(const Row& row, int64_t head, int64_t together) const {
-    const int64_t first = shape_.first_query(row.tile), end = shape_.end_query(row.tile);
+    const int64_t first = row.shape.first_query(row.tile), end = row.shape.end_query(row.tile);
     Queries queries(q_.dtype, q_.head_dim);
     if (together == 1) {
       for (int64_t query = first; query < end; query++) queries.add(q_.row(row.batch, query, head));
@@ -319,7 +374,7 @@ class SelectJob final : public Job {
     constexpr int64_t kTogether = 4;  // queries whose mean stands for them, but in the last stage
     constexpr size_t kChunksTogether =
         64;  // that one head after the other goes down, while their keys are in the cache
-    const int64_t limit = row.shape.visible_keys(shape_.end_query(row.tile) - 1), block = shape_.key_block;
+    const int64_t limit = row.shape.visible_keys(row.shape.end_query(row.tile) - 1), block = shape_.key_block;
     std::vector<int64_t> chunks;
     const int32_t first_stage = select_.kept ? select_.refreshed_from : 0;
     if (first_stage > 0) chunks = kept_chunks(row, first_stage - 1, limit);
