@@ -167,6 +167,10 @@ export function gnaFlops(test: GnaCase): number {
   return 4 * test.batch * test.heads * pairs * test.headDim;
 }
 
+/** Of q, k, v and the output. */
+export const bytesOf = ({ shape, batch, heads, headDim, dtype }: GnaCase): number =>
+  4 * batch * count(shape) * heads * headDim * (dtype === 'float32' ? 4 : 2);
+
 /** The setting in the oracle's terms. */
 export function axesOf({ shape, window, stride, dilation }: Setting): Axis[] {
   return shape.map((_, a) => ({

@@ -34,7 +34,7 @@ const resident = (field: string): number =>
   1024 * Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readFileSync('/proc/self/status', 'utf8'))![1]);
 
 async function main({ test, device }: MemoryTask): Promise<MemoryAnswer> {
-  const tensors = makeTensors(test, device);
+  const tensors = makeTensors(test, device, 1);
   const { q, k, v, out, stream } = tensors;
   await Promise.all([q, k, v].map((tensor) => tensor.slice([0, 1], [0, 1]).read())); // they are filled by now
   forget(device);
