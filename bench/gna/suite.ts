@@ -2,12 +2,12 @@
 
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Device } from 'node-attention';
 import { OWN } from '../format';
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan, type Timed } from '../measure';
+import { tellsPeak } from '../resident';
 import { type BaselineRun, baseline } from './baselines';
 import { type DType, type GnaCase, makeCase, namedCases, type Place, sweepCases } from './cases';
 import type { MemoryAnswer, MemoryTask } from './memory';
@@ -159,7 +159,7 @@ async function timeBlocked(test: GnaCase, task: Task): Promise<Turns> {
 
 /** In a process of its own, since a process remembers what it once needed. */
 async function measureMemory(test: GnaCase, { device }: Task): Promise<Memory> {
-  if (device === 'cpu' && !existsSync('/proc/self/clear_refs')) return { test };
+  if (device === 'cpu' && !tellsPeak()) return { test };
   const child = fork(join(__dirname, 'memory.ts'));
   let answer: MemoryAnswer | undefined;
   child.on('message', (message: MemoryAnswer) => {
