@@ -211,5 +211,8 @@ export function bytesOf(test: Case): number {
  */
 const ROTATED_BYTES = Math.max(64 * 2 ** 20, Math.min(512 * 2 ** 20, 4 * secondCacheBytes() * cpus().length));
 
-/** How many sets of inputs take turns; 1 where those of one run are as large. */
-export const setsOf = (test: Case): number => Math.ceil(ROTATED_BYTES / tensorBytes(test, count(test.keys)));
+/** How many sets of so many bytes take turns; 1 where those of one run are as large. */
+export const setsOfBytes = (bytes: number): number => Math.ceil(ROTATED_BYTES / bytes);
+
+/** How many sets of inputs take turns. */
+export const setsOf = (test: Case): number => setsOfBytes(tensorBytes(test, count(test.keys)));

@@ -14,12 +14,12 @@ export interface Inputs {
 }
 
 /** So many different numbers are enough; prime, so that no repetition falls on the same place of a row or a layer. */
-const DIFFERENT = 4194301;
+export const DIFFERENT = 4194301;
 
 const blocks = new Map<Case['dtype'], Float32Array>();
 
 /** Normal deviates, so many of them or more; numbers of the element type. */
-function blockOf(dtype: Case['dtype'], length: number): Float32Array {
+export function blockOf(dtype: Case['dtype'], length: number): Float32Array {
   const known = blocks.get(dtype);
   if (known && known.length >= length) return known;
   const random = uniform(7);
@@ -30,13 +30,10 @@ function blockOf(dtype: Case['dtype'], length: number): Float32Array {
   return block;
 }
 
-/** Normal deviates, one behind the other and from the first again when there are no more. */
-export function makeInputs({ queries, keys, headDim, dtype, layers = 1 }: Case, sets = 1): Inputs {
-  const row = sets * layers * HEADS * headDim;
-  const [length, others] = [row * count(queries), row * count(keys)];
-  const block = blockOf(dtype, Math.min(DIFFERENT, length + 2 * others));
+/** Arrays of a block's numbers, one behind the other and from the first again when there are no more. */
+export function takingFrom(block: Float32Array): (length: number) => Float32Array {
   let at = 0;
-  const make = (length: number) => {
+  return (length) => {
     const values = new Float32Array(length);
     for (let done = 0; done < length; ) {
       const part = block.subarray(at, at + length - done);
@@ -46,5 +43,12 @@ export function makeInputs({ queries, keys, headDim, dtype, layers = 1 }: Case, 
     }
     return values;
   };
+}
+
+/** Normal deviates. */
+export function makeInputs({ queries, keys, headDim, dtype, layers = 1 }: Case, sets = 1): Inputs {
+  const row = sets * layers * HEADS * headDim;
+  const [length, others] = [row * count(queries), row * count(keys)];
+  const make = takingFrom(blockOf(dtype, Math.min(DIFFERENT, length + 2 * others)));
   return { sets, q: make(length), k: make(others), v: make(others) };
 }

@@ -1,6 +1,7 @@
 // Child process of cpu.ts, one for each thread count since the library reads NODE_ATTENTION_THREADS when it is loaded.
 // Within it this library and ONNX Runtime take turns, with PyTorch in a child process of its own.
 
+import { join } from 'node:path';
 import { devices } from 'node-attention';
 import { type Case, comparisonsOf, count, flopsOf, type Share, setsOf, shareOf } from './cases';
 import { type Examined, examine } from './check';
@@ -9,10 +10,11 @@ import { type Fault, OWN } from './format';
 import { type Inputs, makeInputs } from './inputs';
 import { watchLoad } from './load';
 import { type Contestant, interleave, type Measurement, type Plan } from './measure';
-import { memoryOf } from './memory';
+import type { MemoryTask } from './memory';
 import { library, paged } from './peers/library';
 import { onnxruntime } from './peers/onnxruntime';
 import { TorchPeer } from './peers/torch';
+import { bytesInChild } from './resident';
 
 export interface Task {
   family: Family;
@@ -78,7 +80,8 @@ async function memories(test: Case, right: readonly Contestant[], { family, quic
   const wanted = test.byLength || (count(test.keys) === MEMORY_TOKENS && test.headDim === MEMORY_HEAD_DIM);
   if (quick || !wanted || test.dtype !== 'float32') return memory;
   for (const { name } of right.filter(({ name }) => MEMORY_CONTESTANTS.includes(name))) {
-    const bytes = await memoryOf({ family, quick, test: test.name, contestant: name, threads });
+    const task: MemoryTask = { family, quick, name: test.name, contestant: name, threads };
+    const bytes = await bytesInChild(join(__dirname, 'memory.ts'), task);
     if (bytes !== undefined) memory[name] = bytes;
   }
   return memory;

@@ -13,6 +13,7 @@ import {
   toBfloat16,
 } from 'node-attention';
 import { describe, expect, test } from 'vitest';
+import { sanitized } from './support/sanitizer';
 
 const thrown = (fn: () => unknown): AttentionError => {
   try {
@@ -327,7 +328,7 @@ describe('memory', () => {
     other.dispose();
   });
 
-  test.skipIf(!globalThis.gc || process.env.LD_PRELOAD !== undefined)(
+  test.skipIf(!globalThis.gc || sanitized)(
     'disposed handles hold no memory, even when data was used (needs --expose-gc, and no sanitizer)',
     async () => {
       const handles: Tensor[] = [];

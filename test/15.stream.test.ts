@@ -3,9 +3,7 @@
 import { AttentionError, type AttentionResult, attention, merge, Stream, Tensor } from 'node-attention';
 import { describe, expect, test } from 'vitest';
 import { allocated } from './support/allocated.cjs';
-
-// Sanitizers keep memory of their own beside what is allocated.
-const sanitized = process.env.LD_PRELOAD !== undefined;
+import { sanitized } from './support/sanitizer';
 
 const code = (fn: () => unknown): string | undefined => {
   try {

@@ -1,8 +1,9 @@
 // attention() against the float64 oracle: random shapes, types, masks, biases and strides, on every instruction set
 // that this machine has.
 
-import { devices, Tensor } from 'node-attention';
+import { Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import { instructionSets, itAgrees } from './support/instruction-sets';
 import { check, run } from './support/library';
 import { decode, type Float, fromBits, normal, round, uniform } from './support/numbers';
 import { type Arithmetic, attend, mergeParts, type Problem, type Result } from './support/oracle';
@@ -133,19 +134,9 @@ describe('the oracle itself', () => {
 });
 
 describe('attention', () => {
-  const order = ['generic', 'avx2', 'avx512', 'amx'];
-  const best = order.indexOf(devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '');
+  itAgrees('equals the oracle on random problems', 'any', runs, 20250);
 
-  it.each(order.slice(0, best + 1))(
-    'equals the oracle on random problems with %s',
-    async (isa) => {
-      const said = await program('sweep.ts', ['any', String(runs), '20250'], { NODE_ATTENTION_CPU: isa });
-      expect(said).toBe(`${isa}: ${runs} problems agree`);
-    },
-    600_000,
-  );
-
-  it.each(order.slice(0, best + 1))(
+  it.each(instructionSets)(
     'is right for infinities, tiny and huge numbers with %s',
     async (isa) => {
       expect(await program('extremes.ts', [], { NODE_ATTENTION_CPU: isa })).toBe(`${isa}: 60 problems agree`);

@@ -1,12 +1,12 @@
 // A few queries against many keys: several key heads share a tile, and the keys are split into parts whose sums are
 // merged. With the sizes here there are at least four parts.
 
-import { attention, devices, keyBias, merge, Tensor } from 'node-attention';
+import { attention, keyBias, merge, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import { itAgrees } from './support/instruction-sets';
 import { check, expectResult, run, tensorOf } from './support/library';
 import { decode, type Float, normal, uniform, type Values } from './support/numbers';
 import type { Problem } from './support/oracle';
-import { program } from './support/program';
 import { expected } from './support/tolerance';
 
 const runs = Math.ceil(Number(process.env.NODE_ATTENTION_TEST_RUNS ?? 300) / 3);
@@ -37,17 +37,7 @@ const filled = (shape: number[], value: (i: number) => number): Values => {
   return { shape, data };
 };
 
-const instructionSets = ['generic', 'avx2', 'avx512', 'amx'];
-const best = instructionSets.indexOf(devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '');
-
-it.each(instructionSets.slice(0, best + 1))(
-  'equals the oracle on random problems with %s',
-  async (isa) => {
-    const said = await program('sweep.ts', ['decode', String(runs), '20251'], { NODE_ATTENTION_CPU: isa });
-    expect(said).toBe(`${isa}: ${runs} problems agree`);
-  },
-  600_000,
-);
+itAgrees('equals the oracle on random problems', 'decode', runs, 20251);
 
 describe.each(['float32', 'float16', 'bfloat16'] as const)('%s', (dtype) => {
   it.each([

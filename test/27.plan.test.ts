@@ -1,26 +1,14 @@
 // Sparse plans: what they show, how attention walks them, and what is refused. What pairs of query and key a plan shows
 // is said anew here and in the oracle, pair by pair.
 
-import {
-  attention,
-  causal,
-  devices,
-  merge,
-  type PlanGeometry,
-  SparsePlan,
-  Stream,
-  Tensor,
-  window,
-} from 'node-attention';
+import { attention, causal, merge, type PlanGeometry, SparsePlan, Stream, Tensor, window } from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import { itAgrees } from './support/instruction-sets';
 import { check } from './support/library';
 import { normal, uniform } from './support/numbers';
 import { type PlanSpec, seesInPlan } from './support/oracle';
 import { planOf, randomPlan } from './support/plans';
-import { program } from './support/program';
 
-const instructionSets = ['generic', 'avx2', 'avx512', 'amx'];
-const best = instructionSets.indexOf(devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '');
 const runs = 60;
 
 const geometryOf = (given: Partial<PlanSpec> = {}) => ({
@@ -141,14 +129,7 @@ describe('a plan', () => {
 });
 
 describe('attention over a plan', () => {
-  it.each(instructionSets.slice(0, best + 1))(
-    'equals the oracle on random problems with %s',
-    async (isa) => {
-      const said = await program('sweep.ts', ['plan', String(runs), '20252'], { NODE_ATTENTION_CPU: isa });
-      expect(said).toBe(`${isa}: ${runs} problems agree`);
-    },
-    600_000,
-  );
+  itAgrees('equals the oracle on random problems', 'plan', runs, 20252);
 
   it.each(['float32', 'bfloat16'] as const)('of all blocks is dense attention, %s', async (dtype) => {
     for (const [queries, keys] of [

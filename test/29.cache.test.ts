@@ -14,103 +14,13 @@ import {
   window,
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import { dtypes } from './support/cases';
 import { expectResult, tensorOf } from './support/library';
-import { count, decode, type Float, normal, round, uniform, type Values } from './support/numbers';
+import { decode, normal, round, uniform, type Values } from './support/numbers';
 import type { MaskSpec, Problem } from './support/oracle';
 import { code } from './support/refusal';
 import { expected } from './support/tolerance';
-
-const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
-
-/** Rows [from, to) along an axis of a token tensor of one batch entry. */
-function rows({ shape, data }: Values, batch: number, from: number, to: number): Values {
-  const row = count(shape.slice(2));
-  const start = (batch * shape[1]! + from) * row;
-  return { shape: [1, to - from, ...shape.slice(2)], data: data.slice(start, start + (to - from) * row) };
-}
-
-function join(a: Values, b: Values): Values {
-  const data = new Float64Array(a.data.length + b.data.length);
-  data.set(a.data);
-  data.set(b.data, a.data.length);
-  return { shape: [1, a.shape[1]! + b.shape[1]!, ...a.shape.slice(2)], data };
-}
-
-/** A cache and what it must hold: keys and values of each sequence. */
-interface Twin {
-  cache: KvCache;
-  sequences: { k: Values; v: Values }[];
-}
-
-interface Sizes {
-  storage?: 'int8' | undefined;
-  batch: number;
-  kvHeads: number;
-  group: number;
-  headDim: number;
-  valueDim: number;
-  pageSize: number;
-  dtype: Float;
-}
-
-/** Rows of int8 storage, from its definition. */
-function quantised({ shape, data }: Values, dtype: Float): Values {
-  const columns = shape.at(-1)!;
-  const held = data.slice();
-  for (let row = 0; row < data.length; row += columns) {
-    const elements = data.subarray(row, row + columns);
-    const unit = Math.fround(elements.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127);
-    elements.forEach((x, d) => {
-      held[row + d] = unit === 0 ? 0 : round(dtype, Math.fround(unit * roundEven(Math.fround(x / unit))));
-    });
-  }
-  return { shape, data: held };
-}
-
-function roundEven(x: number): number {
-  const up = Math.round(x);
-  return up - x === 0.5 && up % 2 !== 0 ? up - 1 : up;
-}
-
-function emptyTwin(sizes: Sizes, capacity: number): Twin {
-  const { storage, batch, kvHeads, headDim, valueDim, pageSize, dtype } = sizes;
-  const none = (columns: number): Values => ({ shape: [1, 0, kvHeads, columns], data: new Float64Array(0) });
-  return {
-    cache: new KvCache({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, ...(storage && { storage }) }),
-    sequences: Array.from({ length: batch }, () => ({ k: none(headDim), v: none(valueDim) })),
-  };
-}
-
-/** Appends random tokens; those that a sequence does not get are NaN. */
-function append(twin: Twin, sizes: Sizes, lengths: number[], random: () => number, stream?: Stream): void {
-  const { batch, kvHeads, headDim, valueDim, dtype, storage } = sizes;
-  const held = (values: Values) => (storage ? quantised(values, dtype) : values);
-  const n = Math.max(...lengths);
-  const make = (columns: number) => {
-    const values = normal(random, dtype, [batch, n, kvHeads, columns]);
-    const row = kvHeads * columns;
-    lengths.forEach((length, b) => {
-      values.data.fill(Number.NaN, (b * n + length) * row, (b + 1) * n * row);
-    });
-    return values;
-  };
-  const [k, v] = [make(headDim), make(valueDim)];
-  const tensors = [tensorOf(k, dtype), tensorOf(v, dtype)] as const;
-  twin.cache.append(...tensors, { lengths, stream });
-  for (const tensor of tensors) tensor.dispose();
-  twin.sequences = twin.sequences.map((old, b) => ({
-    k: join(old.k, held(rows(k, b, 0, lengths[b]!))),
-    v: join(old.v, held(rows(v, b, 0, lengths[b]!))),
-  }));
-}
-
-function truncate(twin: Twin, lengths: number[]): void {
-  twin.cache.truncate(lengths);
-  twin.sequences = twin.sequences.map(({ k, v }, b) => ({
-    k: rows(k, 0, 0, lengths[b]!),
-    v: rows(v, 0, 0, lengths[b]!),
-  }));
-}
+import { append, emptyTwin, join, lengthsOf, rowsOf, type Sizes, type Twin, truncate } from './support/twin';
 
 async function compare(
   twin: Twin,
@@ -128,7 +38,7 @@ async function compare(
   const sequences = twin.sequences; // as they are now, whatever comes before the result
   const got = { out: decode(dtype, await out.read()), lse: decode('float32', await lse.read()) };
   for (let b = 0; b < batch; b++) {
-    const problem: Problem = { q: rows(q, b, 0, queries), ...sequences[b]!, masks };
+    const problem: Problem = { q: rowsOf(q, b, 0, queries), ...sequences[b]!, masks };
     const part = (all: Float64Array) => all.slice((all.length / batch) * b, (all.length / batch) * (b + 1));
     expectResult({ out: part(got.out), lse: part(got.lse) }, expected(problem, dtype));
   }
@@ -142,7 +52,7 @@ const sizesOf = fc.record({
   headDim: fc.integer({ min: 1, max: 40 }),
   valueDim: fc.integer({ min: 1, max: 40 }),
   pageSize: fc.constantFrom(1, 3, 8, 16, 64),
-  dtype: fc.constantFrom(...FLOATS),
+  dtype: fc.constantFrom(...dtypes),
   storage: fc.constantFrom(undefined, 'int8' as const),
 });
 
@@ -169,7 +79,7 @@ describe('KvCache', () => {
           for (const [step, pick] of steps) {
             const twin = twins[pick % twins.length]!;
             const stream = streams[pick % streams.length];
-            const lengths = twin.sequences.map(({ k }) => k.shape[1]!);
+            const lengths = lengthsOf(twin);
             expect(twin.cache.lengths).toEqual(lengths);
             expect(twin.cache.length).toBe(Math.max(...lengths));
             const upTo = (most: number) => Math.floor(random() * (most + 1));
@@ -211,7 +121,7 @@ describe('KvCache', () => {
     );
   });
 
-  const STORED = FLOATS.flatMap((dtype) => [undefined, 'int8' as const].map((storage) => ({ dtype, storage })));
+  const STORED = dtypes.flatMap((dtype) => [undefined, 'int8' as const].map((storage) => ({ dtype, storage })));
   it.each(STORED)('$dtype as $storage: prefill in chunks and token by token is attention over all', async (stored) => {
     const sizes: Sizes = { batch: 2, kvHeads: 2, group: 4, headDim: 64, valueDim: 48, pageSize: 32, ...stored };
     const random = uniform(7);
@@ -293,7 +203,7 @@ describe('KvCache', () => {
     twin.cache.append(view, view);
     const dense = decode('float32', await view.read());
     const all = { shape: [2, 20, 3, 8], data: dense };
-    twin.sequences = [0, 1].map((b) => ({ k: rows(all, b, 0, 20), v: rows(all, b, 0, 20) }));
+    twin.sequences = [0, 1].map((b) => ({ k: rowsOf(all, b, 0, 20), v: rowsOf(all, b, 0, 20) }));
     await compare(twin, sizes, 2, [], random);
   });
 
@@ -368,7 +278,7 @@ describe('KvCache', () => {
   });
 
   it('int8 keeps zeros and the largest numbers, and shows what is not finite', async () => {
-    const rowsOf = [
+    const values = [
       [0, 0],
       [3e38, -3e38],
       [3.4028234663852886e38, -3.4028234663852886e38],
@@ -376,7 +286,7 @@ describe('KvCache', () => {
       [1, Number.NaN],
       [Number.POSITIVE_INFINITY, 1],
     ];
-    for (const row of rowsOf) {
+    for (const row of values) {
       using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 2, capacity: 1, storage: 'int8' });
       cache.append(Tensor.zeros([1, 1, 1, 2]), Tensor.from(Float32Array.from(row), [1, 1, 1, 2]));
       const got = [...(await attention(Tensor.zeros([1, 1, 1, 2]), cache).out.read())].map(Number);
@@ -446,7 +356,7 @@ describe('rotary embedding', () => {
       cache.append(tensorOf(k, dtype), tensorOf(v, dtype), { lengths });
       const turned = rounded(rotate(k, begun, theta, dim, interleaved));
       for (const b of [0, 1]) {
-        const part = { k: rows(turned, b, 0, lengths[b]!), v: rows(v, b, 0, lengths[b]!) };
+        const part = { k: rowsOf(turned, b, 0, lengths[b]!), v: rowsOf(v, b, 0, lengths[b]!) };
         held[b] = held[b] ? { k: join(held[b].k, part.k), v: join(held[b].v, part.v) } : part;
         begun[b]! += lengths[b]!;
       }
@@ -464,7 +374,7 @@ describe('rotary embedding', () => {
     const { out, lse } = attention(tensorOf(q, dtype), cache, { mask: causal() });
     const got = { out: decode(dtype, await out.read()), lse: decode('float32', await lse.read()) };
     for (const b of [0, 1]) {
-      const problem: Problem = { q: rows(turned, b, 0, 3), ...held[b]!, masks: [{ left: -1, right: 0 }] };
+      const problem: Problem = { q: rowsOf(turned, b, 0, 3), ...held[b]!, masks: [{ left: -1, right: 0 }] };
       const part = (all: Float64Array) => all.slice((all.length / 2) * b, (all.length / 2) * (b + 1));
       const want = expected(problem, dtype);
       // A rotated element may be rounded the other way than here, which scores see twice.

@@ -7,13 +7,12 @@ import { attention, KvCache, KvIndex, type KvIndexOptions, Stream, Tensor } from
 import { describe, expect, it } from 'vitest';
 import { expectResult, tensorOf } from './support/library';
 import { decode, type Float, normal, uniform, type Values } from './support/numbers';
+import { sanitized } from './support/sanitizer';
 import { expectExact, scoresOf, structured } from './support/searches';
 import { expected } from './support/tolerance';
 
 const SEGMENT = 1024;
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
-/** Sanitizers make everything slow. */
-const slow = process.env.LD_PRELOAD?.includes('san.so') === true;
 
 const rowsOf = ({ data, shape }: Values, rows: readonly number[]): Values => ({
   shape: [1, rows.length, 1, shape[3]!],
@@ -245,7 +244,7 @@ describe('KvIndex: estimates', () => {
           }
         },
       ),
-      { numRuns: slow ? 10 : 60, seed: 11 },
+      { numRuns: sanitized ? 10 : 60, seed: 11 },
     );
   });
 
@@ -379,7 +378,7 @@ describe('KvIndex: clusters', () => {
           for (const each of [index, cache, ...streams]) each?.dispose();
         },
       ),
-      { numRuns: slow ? 6 : 40, seed: 9 },
+      { numRuns: sanitized ? 6 : 40, seed: 9 },
     );
   });
 
@@ -483,7 +482,7 @@ describe('KvIndex: clusters', () => {
 
   it('finds needles wherever they lie among a million keys', { timeout: 120_000 }, async () => {
     const D = 32;
-    const length = slow ? 1 << 15 : 1 << 20;
+    const length = sanitized ? 1 << 15 : 1 << 20;
     const random = uniform(43);
     const places = Array.from({ length: 16 }, () => Math.floor(random() * length)).concat(0, length - 1, SEGMENT - 1);
     const needles = normal(random, 'float32', [places.length, D]).data.map((x) => Math.fround(3 * x));

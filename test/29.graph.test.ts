@@ -11,9 +11,9 @@ import { tensorOf } from './support/library';
 import { decode, type Float, normal, uniform, type Values } from './support/numbers';
 import { program } from './support/program';
 import { code } from './support/refusal';
+import { sanitized } from './support/sanitizer';
 
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
-const sanitized = process.env.LD_PRELOAD?.includes('san.so') ?? false;
 
 /** Ids and scores of a search, [row][topK]. */
 async function search(index: KvIndex, q: Tensor, topK: number, stream?: Stream) {

@@ -20,14 +20,13 @@ import type { Addon } from '../lib/native';
 import { makeHead, readHead } from '../lib/safetensors';
 import { count, decode, type Float, uniform } from './support/numbers';
 import { code } from './support/refusal';
+import { sanitized } from './support/sanitizer';
 
 const folder = fs.mkdtempSync(join(tmpdir(), 'node-attention-cache-'));
 afterAll(() => fs.rmSync(folder, { recursive: true }));
 let files = 0;
 const newFile = () => join(folder, `${files++}.safetensors`);
 const leftovers = (of = folder) => fs.readdirSync(of).filter((name) => name.endsWith('.tmp'));
-
-const sanitized = process.env.LD_PRELOAD !== undefined;
 
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
 const SIZES: Record<string, number> = { F32: 4, F16: 2, BF16: 2, I8: 1 };

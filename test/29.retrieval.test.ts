@@ -1,10 +1,10 @@
 // KvIndex: what is found against a plain sort of float64 scores, under appends, truncations and hostile values.
 import fc from 'fast-check';
-import { attention, devices, KvCache, KvIndex, Stream, Tensor } from 'node-attention';
+import { attention, KvCache, KvIndex, Stream, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import { itAgrees } from './support/instruction-sets';
 import { expectResult, tensorOf } from './support/library';
 import { decode, type Float, normal, uniform, type Values } from './support/numbers';
-import { program } from './support/program';
 import { code } from './support/refusal';
 import { expectExact, heldKeys, scoresOf, structured } from './support/searches';
 import { expected } from './support/tolerance';
@@ -14,17 +14,7 @@ type Storage = 'int8' | undefined;
 
 const largest = ({ data }: Values) => data.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
 
-const instructionSets = ['generic', 'avx2', 'avx512', 'amx'];
-const most = instructionSets.indexOf(devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '');
-
-it.each(instructionSets.slice(0, most + 1))(
-  'finds the best keys, and attends to them and to int8 pages, by the oracle with %s',
-  async (isa) => {
-    const said = await program('sweep.ts', ['retrieve', '8', '7'], { NODE_ATTENTION_CPU: isa });
-    expect(said).toBe(`${isa}: 8 problems agree`);
-  },
-  600_000,
-);
+itAgrees('finds the best keys, and attends to them and to int8 pages, by the oracle', 'retrieve', 8, 7);
 
 const sizesOf = fc.record({
   batch: fc.integer({ min: 1, max: 2 }),

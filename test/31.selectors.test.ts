@@ -4,7 +4,6 @@
 import {
   attention,
   causal,
-  devices,
   hipPlan,
   pagePlan,
   pooledPlan,
@@ -16,8 +15,8 @@ import {
   window,
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import { instructionSets, itAgrees } from './support/instruction-sets';
 import { uniform } from './support/numbers';
-import { program } from './support/program';
 import { cases, checkSelector, listsOf, sizes } from './support/selectors';
 
 type Select = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
@@ -35,12 +34,7 @@ describe('equals its definition', () => {
   describe.each(cases)('%s', (...given) => {
     it.each(sizes)('%j', (size) => checkSelector(given, size));
   });
-  const others = ['generic', 'avx2', 'avx512'];
-  const best = devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '';
-  it.each(others.slice(0, [...others, 'amx'].indexOf(best)))('with %s', async (isa) => {
-    const said = await program('sweep.ts', ['select', '1', '1'], { NODE_ATTENTION_CPU: isa });
-    expect(said).toBe(`${isa}: 1 problems agree`);
-  });
+  itAgrees('everywhere', 'select', 1, 1, instructionSets.slice(0, -1)); // with the best one above
 });
 
 describe.each(selectors)('%s', (_, make) => {

@@ -4,7 +4,6 @@ import {
   attention,
   causal,
   denseBias,
-  devices,
   hipPlan,
   keyBias,
   pagePlan,
@@ -14,21 +13,12 @@ import {
   Tensor,
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import { itAgrees } from './support/instruction-sets';
 import { uniform } from './support/numbers';
-import { program } from './support/program';
 
-const instructionSets = ['generic', 'avx2', 'avx512', 'amx'];
-const best = instructionSets.indexOf(devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '');
 const runs = 10;
 
-it.each(instructionSets.slice(0, best + 1))(
-  'is one key for each block, by the oracle, on random problems with %s',
-  async (isa) => {
-    const said = await program('sweep.ts', ['estimate', String(runs), '7'], { NODE_ATTENTION_CPU: isa });
-    expect(said).toBe(`${isa}: ${runs} problems agree`);
-  },
-  600_000,
-);
+itAgrees('is one key for each block, by the oracle, on random problems', 'estimate', runs, 7);
 
 /** Keys that change slowly, as those of a text do: each is mostly the one before. */
 function smooth(seed: number, tokens: number, heads: number, dim: number): Tensor {

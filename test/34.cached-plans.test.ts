@@ -3,7 +3,6 @@
 import {
   attention,
   causal,
-  devices,
   HipState,
   hipPlan,
   KvCache,
@@ -18,36 +17,17 @@ import {
   window,
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-import {
-  append,
-  checkAttention,
-  checkSelection,
-  emptyTwin,
-  lengthsOf,
-  makes,
-  rowsOf,
-  type Sizes,
-  type Twin,
-  truncate,
-} from './support/cached';
+import { checkAttention, checkSelection, makes } from './support/cached';
+import { itAgrees } from './support/instruction-sets';
 import { tensorOf } from './support/library';
 import { normal, uniform, type Values } from './support/numbers';
 import { randomPlan } from './support/plans';
-import { program } from './support/program';
 import { listsOf } from './support/selectors';
+import { append, emptyTwin, lengthsOf, rowsOf, type Sizes, type Twin, truncate } from './support/twin';
 
-const instructionSets = ['generic', 'avx2', 'avx512', 'amx'];
-const best = instructionSets.indexOf(devices().find(({ device }) => device === 'cpu')?.instructionSet ?? '');
 const runs = 25;
 
-it.each(instructionSets.slice(0, best + 1))(
-  'whatever is appended, truncated and forked, with %s',
-  async (isa) => {
-    const said = await program('sweep.ts', ['cached', String(runs), '34'], { NODE_ATTENTION_CPU: isa });
-    expect(said).toBe(`${isa}: ${runs} problems agree`);
-  },
-  600_000,
-);
+itAgrees('whatever is appended, truncated and forked,', 'cached', runs, 34);
 
 const sizes: Sizes = {
   batch: 2,

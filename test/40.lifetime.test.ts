@@ -6,6 +6,7 @@ import { promisify } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { attention, memoryStats, Stream, Tensor } from 'node-attention';
 import { describe, expect, test } from 'vitest';
+import { sanitized } from './support/sanitizer';
 
 const run = promisify(execFile);
 const fixture = (name: string) => path.join(__dirname, 'fixtures', name);
@@ -55,7 +56,7 @@ describe('workers', () => {
       const alone = since(begun);
       const worker = await started();
       begun = performance.now();
-      const calls = process.env.LD_PRELOAD?.includes('san.so') ? 6 : 18; // sanitizers make them slow
+      const calls = sanitized ? 6 : 18;
       const work = Array.from({ length: calls }, (_, i) => attention(x, x, x, { stream: streams[i % 6] }).out);
       await worker.terminate();
       const ended = since(begun);

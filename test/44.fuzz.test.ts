@@ -7,9 +7,9 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
+import { sanitized } from './support/sanitizer';
 import { StandIn } from './support/stand-in';
 
-const sanitized = process.env.LD_PRELOAD !== undefined;
 const calls = Number(process.env.NODE_ATTENTION_FUZZ_CALLS ?? (sanitized ? 8_000 : 110_000));
 const seed = Number(process.env.NODE_ATTENTION_FUZZ_SEED ?? 1);
 const patience = 60_000 + calls * 10; // milliseconds

@@ -4,9 +4,9 @@
 import { execFile } from 'node:child_process';
 import * as path from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
+import { sanitized } from './support/sanitizer';
 import { StandIn } from './support/stand-in';
 
-const sanitized = process.env.LD_PRELOAD !== undefined;
 const standIn = new StandIn();
 standIn.install('device.c');
 afterAll(() => standIn.remove());

@@ -27,11 +27,11 @@ import { CAB_PATTERNS, cabCase, patternCase } from '../bench/masks/cases';
 import { cabName, efficiencyLengths } from '../bench/masks/efficiency';
 import { patterns } from '../bench/masks/patterns';
 import { type Contestant, interleave, orderOf, quietest } from '../bench/measure';
-import { memoryOf } from '../bench/memory';
 import { readRate } from '../bench/peak';
 import { library, paged } from '../bench/peers/library';
 import { onnxruntime } from '../bench/peers/onnxruntime';
 import { flexMask } from '../bench/peers/torch';
+import { bytesInChild } from '../bench/resident';
 import { coverage, medianInterval, medianRatio, quantile, summarize, tells } from '../bench/statistics';
 import { judge } from '../bench/targets';
 
@@ -280,7 +280,7 @@ describe('outputs', () => {
   it.skipIf(process.platform !== 'linux')('take memory that a process of its own tells', async () => {
     const task = { family: 'cpu', quick: true, contestant: 'node-attention', threads: 1 } as const;
     const each = casesOf.cpu(true)[0]!;
-    const bytes = await memoryOf({ ...task, test: each.name });
+    const bytes = await bytesInChild(join(__dirname, '../bench/memory.ts'), { ...task, name: each.name });
     // The output at least, and far less than all scores would take.
     expect(bytes).toBeGreaterThan(4 * HEADS * count(each.queries) * each.headDim * 0.9);
     expect(bytes).toBeLessThan(4 * HEADS * count(each.queries) * count(each.keys));

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { type BiasCase, biasCases, denseBytes, type Form, kindOf, rowName } from '../bench/bias/cases';
 import { judgeOutput } from '../bench/bias/check';
-import { type Contestant, inputsOf, library, onnxruntime } from '../bench/bias/contestants';
+import { type Contestant, inputsOf, library, onnxruntime, torchName } from '../bench/bias/contestants';
 import { bias, rowsOf } from '../bench/bias/main';
 import { suites } from '../bench/suites';
 
@@ -52,18 +52,19 @@ describe('outputs', () => {
     ['distance', [41], {}],
   ] as const)('%s on %j tokens, %j: all are right, and those of another bias are not', async (form, tokens, more) => {
     const test = small(form, [...tokens], more);
-    const inputs = inputsOf(test);
+    const inputs = inputsOf(test, 6);
     const all: Contestant[] = test.forms.map((one) => library(one, test, inputs));
     if (test.onnxruntime) all.push(await onnxruntime(test, inputs, 1));
     for (const contestant of all) {
-      expect(await contestant.run(2)).toHaveLength(2);
+      expect(await contestant.run(5)).toHaveLength(5);
+      await contestant.run(1);
       const { fault, error, tolerance } = await judgeOutput(contestant, test, inputs);
       expect(fault, contestant.name).toBeUndefined();
       expect(error).toBeLessThanOrEqual(tolerance);
     }
     const [none, biased] = all as [Contestant, Contestant];
     const lazy = { ...biased, output: () => none.output() };
-    expect((await judgeOutput(lazy, test, inputs)).fault).toMatch(/^batch 0, query \d+, head \d, element \d is/);
+    expect((await judgeOutput(lazy, test, inputs)).fault).toMatch(/^batch \d, query \d+, head \d, element \d is/);
     const nothing = { ...none, output: async () => (await none.output()).map(() => Number.NaN) };
     expect((await judgeOutput(nothing, test, inputs)).fault).toBe('element 0 of all is NaN');
     for (const contestant of all) await contestant.close();
@@ -75,11 +76,21 @@ describe('rows', () => {
   const contestant = (form: Form, name: string = form) => ({ name, form, biasBytes: 2 ** 20 }) as Contestant;
   const fine = { error: 1e-7, tolerance: 1e-6 };
   const outcome = (wrong?: string) => {
-    const contestants = [...test.forms.map((form) => contestant(form)), contestant('dense', 'onnxruntime')];
+    const contestants = [
+      ...test.forms.map((form) => contestant(form)),
+      contestant('dense', 'onnxruntime'),
+      contestant('dense', torchName('dense')),
+      contestant('alibi', torchName('alibi')),
+    ];
     const timed = contestants.filter(({ name }) => name !== wrong);
-    const ms: { [name: string]: number } = { none: 1, alibi: 1.05, 'rank 5': 1.5, dense: 2, onnxruntime: 4 };
+    const ms: { [name: string]: number } = {
+      ...{ none: 1, alibi: 1.05, 'rank 5': 1.5, dense: 2, onnxruntime: 4 },
+      ...{ [torchName('dense')]: 5, [torchName('alibi')]: 3 },
+    };
     return {
       test,
+      sets: 4,
+      absent: [{ form: 'rank 5' as const, contestant: 'pytorch', fault: 'it does not' }],
       timed,
       judged: new Map(
         contestants.map(({ name }) => [name, name === wrong ? { ...fine, fault: 'it is wrong' } : fine] as const),
@@ -95,7 +106,15 @@ describe('rows', () => {
     const rows = rowsOf(outcome(), peaks, 'avx2', 2);
     expect(rows.map(({ case: { mask } }) => mask)).toEqual(['alibi', 'rank 5', 'dense']);
     expect(rows[0]).toMatchObject({
-      ratios: { none: { median: 1 / 1.05 }, dense: { median: 2 / 1.05 }, onnxruntime: { median: 4 / 1.05 } },
+      ratios: {
+        none: { median: 1 / 1.05 },
+        dense: { median: 2 / 1.05 },
+        onnxruntime: { median: 4 / 1.05 },
+        pytorch: { median: 5 / 1.05 },
+        'pytorch-flex': { median: 3 / 1.05 },
+      },
+      sets: 4,
+      absent: [],
       figures: { 'over none': 1.05, 'over dense': 1.05 / 2, 'bias MiB': 1 },
       flops: 4 * 8 * 3 * 64 ** 2,
       floor: { ms: (1e3 * 4 * 8 * 3 * 64 ** 2) / 1e11, bound: 'arithmetic' },
@@ -110,7 +129,8 @@ describe('rows', () => {
     const [first] = rowsOf(outcome(), [...peaks, slow], 'avx2', 2);
     expect(first!.floor).toEqual({ ms: (tensors + 2 ** 20) / 1e3, bound: 'memory' });
     expect(first!.case.data).toBe('small');
-    expect(Object.keys(rows[2]!.ratios)).toEqual(['none', 'onnxruntime']);
+    expect(rows[1]!.absent).toEqual([{ contestant: 'pytorch', fault: 'small: rank 5: it does not' }]);
+    expect(Object.keys(rows[2]!.ratios)).toEqual(['none', 'onnxruntime', 'pytorch']);
   });
 
   it('have no time of what is wrong', () => {
@@ -120,6 +140,11 @@ describe('rows', () => {
       ratios: {},
       faults: [{ contestant: 'node-attention', fault: 'it is wrong' }],
     });
+    expect(wrong(torchName('alibi')).map(({ faults }) => faults!.map((each) => each.contestant))).toEqual([
+      ['pytorch-flex'],
+      [],
+      [],
+    ]);
     const [first, second] = wrong('onnxruntime');
     expect(first!.faults).toEqual([{ contestant: 'onnxruntime', fault: 'it is wrong' }]);
     expect([first!.ratios.onnxruntime, second!.faults]).toEqual([undefined, []]);

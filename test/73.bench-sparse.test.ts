@@ -1,16 +1,27 @@
 // The benchmark of selectors: that its inputs are what they are said to be, that its measures measure, what it concludes.
 
-import { SparsePlan, Tensor } from 'node-attention';
+import { attention, SparsePlan, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { page } from '../bench/html/page';
 import { runSuites } from '../bench/session';
-import { budgetOf, growthCases, lengthsOf, qualityCases, type SparseOptions, timeCases } from '../bench/sparse/cases';
+import {
+  budgetOf,
+  growthCases,
+  lengthsOf,
+  qualityCases,
+  type SparseOptions,
+  stepCases,
+  timeCases,
+} from '../bench/sparse/cases';
+import { faultOfLastRow, keyBytes, makeData } from '../bench/sparse/data';
 import { basis, HEAD_DIM, normals, structuredHead } from '../bench/sparse/heads';
 import { type Inputs, inputsOf, KINDS, QUERIES } from '../bench/sparse/inputs';
+import { listedRows, measureListed, OVER_SHARE } from '../bench/sparse/listed';
 import { judge, qualityRow, sparse } from '../bench/sparse/main';
 import { choiceOf, earlierWeights, exactOf, qualityOf, tensorsOf } from '../bench/sparse/quality';
 import { findingsOf, type Judged, printed, TARGETS, worstOf } from '../bench/sparse/report';
 import { ALWAYS, SELECTORS, type Selector, selectorOf } from '../bench/sparse/selectors';
+import { measureSteps, STEPS, stepRows } from '../bench/sparse/steps';
 import { DENSE_OVER_ATTENTION, measureGrowth, measureTimes, timeRows } from '../bench/sparse/time';
 import { suites } from '../bench/suites';
 import { judgeBy } from '../bench/targets';
@@ -247,13 +258,19 @@ describe('times', () => {
     ['prefill', 100],
   ] as const)('are of outputs that are right, %s', async (phase, queries) => {
     const test = { name: 'time', phase, queries, keys: 2000, densities: [0.3] };
-    const outcome = await measureTimes(test, once);
-    expect(outcome.contestants).toHaveLength(1 + 1 + 3 * 3);
+    const outcome = await measureTimes(test, once, true);
+    expect(outcome.contestants).toHaveLength(1 + 1 + 5 * 3);
     const peaks = ['float32 avx2', 'read'].map((name) => ({ name, threads: 2, rate: 1e11, unit: 'FLOP/s' as const }));
     const rows = timeRows(outcome, peaks, 'avx2', 2);
-    expect(rows.map(({ case: { mask } }) => mask)).toEqual(['hip 30 %', 'pages 30 %', 'pooled 64 30 %']);
-    for (const { faults, ratios, figures, flops, floor } of rows) {
-      expect(faults).toEqual([]);
+    expect(rows.map(({ case: { mask } }) => mask)).toEqual(
+      ['hip', 'pages', 'pooled 64', 'pages + estimate', 'pooled 64 + estimate'].map((name) => `${name} 30 %`),
+    );
+    // What leaves the caches before it is read again: all keys, and what is seen of them.
+    expect(outcome.sets * keyBytes(2000) * (phase === 'decode' ? 0.3 : 3)).toBeGreaterThan(2 ** 26);
+    const told = process.platform === 'linux';
+    for (const { faults, ratios, figures, flops, floor, memory, sets } of rows) {
+      expect([faults, sets]).toEqual([[], outcome.sets]);
+      expect(Object.keys(memory!)).toEqual(told ? ['node-attention', 'dense'] : []);
       expect(Object.keys(ratios)).toEqual(['attention', 'selection', 'dense', 'window']);
       expect(figures!.density).toBeGreaterThan(0.2);
       expect(figures![DENSE_OVER_ATTENTION]).toBeGreaterThan(0);
@@ -266,6 +283,48 @@ describe('times', () => {
     const without = { ...outcome, contestants: outcome.contestants.map((name) => name.replace('both hip', '-')) };
     const [first] = timeRows(without, peaks, 'avx2', 2);
     expect(first).toMatchObject({ faults: [{ contestant: 'node-attention', fault: 'it is wrong' }], ratios: {} });
+  });
+
+  it('of decoding take turns with queries and keys of their own, and a wrong output is seen', async () => {
+    const data = await makeData('decode', 1, 1000, 0.5);
+    expect(data.held.length).toBeGreaterThan(1);
+    expect([data.q.length, data.out.length, data.choices]).toEqual([data.sets, data.sets, data.sets]);
+    const queries = await Promise.all(data.q.map(async (q) => String(await q.read())));
+    expect(new Set(queries).size).toBe(data.sets);
+    const [q, out] = [data.q[3]!, data.out[3]!];
+    attention(q, data.held[1]!.cache!, { out });
+    expect(await faultOfLastRow(q, out, data.judged, undefined)).toBeUndefined();
+    attention(data.q[2]!, data.held[1]!.cache!, { out });
+    expect(await faultOfLastRow(q, out, data.judged, undefined)).toMatch(/^query 0, head 7, element/);
+  });
+
+  it('of steps are of outputs that are right, and say what a state saves', async () => {
+    expect(stepCases(options()).every(({ keys, density }) => budgetOf(keys, density) > 0)).toBe(true);
+    const outcome = await measureSteps({ name: 'steps', keys: 2000, density: 0.3 }, once);
+    expect(outcome.faults).toEqual([]);
+    const rows = stepRows(outcome, 2);
+    expect(rows.map(({ name }) => name)).toEqual(
+      ['hip', 'hip + state', 'pages', 'pooled 64'].map((name) => `steps ${name} 30 %`),
+    );
+    expect(rows.map(({ ratios }) => Object.keys(ratios))).toEqual([
+      ['dense'],
+      ['dense', 'without state'],
+      ['dense'],
+      ['dense'],
+    ]);
+    expect(rows[0]!.case.data).toBe(`${STEPS} steps of decoding`);
+    const wrong = { ...outcome, faults: [{ contestant: 'hip + state', fault: 'it is wrong' }] };
+    expect(stepRows(wrong, 2).map(({ faults }) => faults!.length)).toEqual([0, 1, 0, 0]);
+  });
+
+  it('of shares of the blocks are of outputs that are right, up to all of them', async () => {
+    const outcome = await measureListed({ name: 'listed', tokens: 512 }, once);
+    expect(outcome.faults).toEqual([]);
+    expect(outcome.contestants).toEqual(['dense', '25 %', '50 %', '75 %', '80 %', '90 %', '100 %']);
+    const rows = listedRows(outcome, [], 'avx2', 2);
+    expect(rows.map(({ flops }) => flops! / (4 * 128 * 8 * 512 ** 2))).toEqual([0.25, 0.5, 0.75, 0.8, 0.9, 1]);
+    const { samples, figures } = rows[1]!;
+    expect(figures![OVER_SHARE]).toBe(samples['node-attention']![0]! / samples.dense![0]! / 0.5);
   });
 
   it('of growth have the bytes of the plan', async () => {
@@ -350,9 +409,10 @@ describe('conclusions', () => {
 
   it('judge what is long and sparse', async () => {
     const test = { name: 'time', phase: 'decode', queries: 1, keys: 131072, densities: [0.02] } as const;
-    const made = { plan: { bytes: 8 } as SparsePlan, shown: 0.02, density: 0.02 };
+    const made = { planBytes: 2048, shown: 0.02, density: 0.02 };
     const outcome = {
       test: { ...test, densities: [...test.densities] },
+      sets: 3,
       contestants: ['dense', 'attention streaming 2 %', 'attention hip 2 %', 'selection hip 2 %', 'both hip 2 %'],
       samples: [[20], [1], [1], [3], [4]],
       entries: [

@@ -5,6 +5,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import ts from 'typescript';
 import { describe, expect, it } from 'vitest';
+import { suites } from '../bench/suites';
 
 const root = resolve(__dirname, '..');
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
@@ -51,6 +52,16 @@ function complaints(): string {
 }
 
 describe('README', () => {
+  it('names benchmarks that there are, and cases that they have', () => {
+    const commands = [...readme.matchAll(/npm run bench -- (\w+)(?: --filter (?:'([^']*)'|(\w+)))?/g)];
+    const unknown = commands.filter(([, name, quoted, word]) => {
+      const names = suites.find((suite) => suite.name === name)?.caseNames() ?? [];
+      return !names.some((each) => each.includes(quoted ?? word ?? ''));
+    });
+    expect(commands.length).toBeGreaterThan(10);
+    expect(unknown.map(([command]) => command)).toEqual([]);
+  });
+
   it('has an example for every system, each followed by what it prints', () => {
     expect(examples.map(({ heading }) => heading)).toEqual([
       '## Attention',

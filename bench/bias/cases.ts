@@ -31,6 +31,10 @@ export const rowName = ({ name }: BiasCase, form: Form): string => `${name}: ${f
 /** The dense bias is kept below this. */
 const MOST_DENSE_BYTES = 2 ** 32;
 
+/** One of q, k, v and the output. */
+export const tensorBytes = ({ batch, tokens, heads, headDim, dtype }: BiasCase): number =>
+  batch * tokens.reduce((a, b) => a * b) * heads * headDim * (dtype === 'float32' ? 4 : 2);
+
 export const denseBytes = ({ tokens, heads }: Pick<BiasCase, 'tokens' | 'heads'>): number =>
   4 * heads * tokens.reduce((a, b) => a * b) ** 2;
 

@@ -25,10 +25,11 @@ export async function judgeOutput(contestant: Contestant, test: BiasCase, inputs
   const judged: Judged = { error: 0, tolerance: 0 };
   const odd = output.findIndex((value) => !Number.isFinite(value));
   if (odd !== -1) return { ...judged, fault: `element ${odd} of all is ${output[odd]}` };
-  for (let n = 0; n < SAMPLES; n++) {
-    // The first row and the last one, and others.
-    const query = n === 0 ? 0 : n === 1 ? length - 1 : Math.floor((length * n) / SAMPLES) + n;
-    const [entry, head] = [n % batch, n % heads];
+  for (let n = 0; n < Math.max(SAMPLES, inputs.sets); n++) {
+    // The first row and the last one, and others; of each set one at least.
+    const part = n % SAMPLES;
+    const query = part === 0 ? 0 : part === 1 ? length - 1 : Math.floor((length * part) / SAMPLES) + part;
+    const [entry, head] = [(n % inputs.sets) * batch + (n % batch), n % heads];
     const seen = causal ? query + 1 : length;
     const rows = (values: Float32Array, first: number, rowCount: number) => ({
       shape: [1, rowCount, 1, headDim],

@@ -1,4 +1,5 @@
-// The contestants of a case: this library with each form of bias, and ONNX Runtime with the dense one.
+// The contestants of a case: this library with each form of bias, ONNX Runtime with the dense one, and PyTorch with that and
+// with forms by formula.
 
 import {
   alibi,
@@ -19,13 +20,16 @@ import { onnx } from 'onnx-proto';
 import * as ort from 'onnxruntime-node';
 import { uniform } from '../../test/support/numbers';
 import { alibiSlopes } from '../../test/support/oracle';
-import { type Timed, timeRuns } from '../measure';
-import type { BiasCase, Form } from './cases';
+import { setsOfBytes } from '../cases';
+import { blockOf, DIFFERENT, takingFrom } from '../inputs';
+import { inTurn, type Timed } from '../measure';
+import type { LoadRequest, TorchBias, TorchPeer } from '../peers/torch';
+import { type BiasCase, denseBytes, type Form, tensorBytes } from './cases';
 
 export interface Contestant extends Timed {
   name: string;
   form: Form;
-  /** Bytes of the bias. */
+  /** Bytes of one bias. */
   biasBytes: number;
   /** What the latest call took beside its inputs and its output; absent where the library does not tell. */
   callBytes?: number;
@@ -36,6 +40,8 @@ export interface Contestant extends Timed {
 }
 
 export interface Inputs {
+  /** Sets that take turns: each of q, k and v is [sets x batch, tokens, heads, headDim]. */
+  sets: number;
   q: Float32Array;
   k: Float32Array;
   v: Float32Array;
@@ -49,20 +55,18 @@ const product = (lengths: readonly number[]) => lengths.reduce((a, b) => a * b, 
 
 const tableShape = ({ heads, tokens }: BiasCase) => [heads, ...tokens.map((extent) => 2 * extent - 1)];
 
-export function inputsOf(test: BiasCase): Inputs {
+export function inputsOf(test: BiasCase, sets = setsOfBytes(4 * tensorBytes(test))): Inputs {
   const random = uniform(1);
   const numbers = (count: number) => Float32Array.from({ length: count }, () => 2 * random() - 1);
   const { batch, heads, headDim, tokens } = test;
   const length = product(tokens);
-  const rows = () => {
-    const values = numbers(batch * length * heads * headDim);
-    return test.dtype === 'bfloat16' ? fromBfloat16(toBfloat16(values)) : values;
-  };
-  const [q, k, v] = [rows(), rows(), rows()];
+  const each = sets * batch * length * heads * headDim;
+  const take = takingFrom(blockOf(test.dtype, Math.min(DIFFERENT, 3 * each)));
   const inputs: Inputs = {
-    q,
-    k,
-    v,
+    sets,
+    q: take(each),
+    k: take(each),
+    v: take(each),
     dense: undefined,
     points: numbers(3 * length),
     table: numbers(product(tableShape(test))),
@@ -134,36 +138,48 @@ function biasOf(form: Form, test: BiasCase, inputs: Inputs): Made {
   return { bias: lowRankBias(...factors), made: [...factors], factors };
 }
 
+/** A bias of so many bytes has copies until these hold as much as the sets do, or each set has one. */
+const copiesOf = (bytes: number, { sets }: Inputs) => (bytes === 0 ? 1 : Math.min(sets, setsOfBytes(bytes)));
+
 export function library(form: Form, test: BiasCase, inputs: Inputs): Contestant {
-  const shape = [test.batch, ...test.tokens, test.heads, test.headDim];
+  const { sets } = inputs;
+  const shape = [sets * test.batch, ...test.tokens, test.heads, test.headDim];
+  const parts = (whole: Tensor) =>
+    Array.from({ length: sets }, (_, set) => whole.slice([set * test.batch, (set + 1) * test.batch]));
   const tensor = (values: Float32Array) =>
     test.dtype === 'float32'
       ? Tensor.from(values, shape)
       : Tensor.from(toBfloat16(values), shape, { dtype: test.dtype });
-  const [q, k, v] = [tensor(inputs.q), tensor(inputs.k), tensor(inputs.v)];
-  const { bias, made, factors } = biasOf(form, test, inputs);
+  const wholes = [inputs.q, inputs.k, inputs.v].map(tensor);
+  const [q, k, v] = wholes.map(parts) as [Tensor[], Tensor[], Tensor[]];
   const out = Tensor.empty(shape, { dtype: test.dtype });
+  const outs = parts(out);
+  const first = biasOf(form, test, inputs);
+  const biasBytes = first.made.reduce((sum, tensor) => sum + tensor.byteLength, 0);
+  const more = Array.from({ length: copiesOf(biasBytes, inputs) - 1 }, () => biasOf(form, test, inputs));
+  const biases = [first, ...more];
   const stream = new Stream();
-  const options = { mask: test.causal ? causal() : undefined, bias, out, stream };
+  const mask = test.causal ? causal() : undefined;
   const contestant: Contestant = {
     name: form,
     form,
-    factors,
-    biasBytes: made.reduce((sum, tensor) => sum + tensor.byteLength, 0),
-    run: (times) =>
-      timeRuns(times, async () => {
-        const before = memoryStats().bytes;
-        const { lse } = attention(q, k, v, options);
-        contestant.callBytes = memoryStats().bytes - before;
-        await stream.synchronize();
-        lse.dispose();
-      }),
+    factors: first.factors,
+    biasBytes,
+    run: inTurn(sets, async (set) => {
+      const { bias } = biases[set % biases.length]!;
+      const before = memoryStats().bytes;
+      const { lse } = attention(q[set]!, k[set]!, v[set]!, { mask, bias, out: outs[set]!, stream });
+      contestant.callBytes = memoryStats().bytes - before;
+      await stream.synchronize();
+      lse.dispose();
+    }),
     async output() {
       const values = await out.read();
       return test.dtype === 'float32' ? (values as Float32Array) : fromBfloat16(values as Uint16Array);
     },
     async close() {
-      for (const resource of [q, k, v, out, ...made, stream]) resource.dispose();
+      const made = biases.flatMap((each) => each.made);
+      for (const resource of [...wholes, out, ...made, stream]) resource.dispose();
     },
   };
   return contestant;
@@ -198,20 +214,65 @@ export async function onnxruntime(test: BiasCase, inputs: Inputs, threads: numbe
   const session = await ort.InferenceSession.create(model(test), options);
   const length = product(test.tokens);
   const shape = [test.batch, length, test.heads * test.headDim];
-  const tensor = (values: Float32Array) => new ort.Tensor('float32', values, shape);
-  const bias = new ort.Tensor('float32', inputs.dense!, [1, test.heads, length, length]);
-  const feeds = { q: tensor(inputs.q), k: tensor(inputs.k), v: tensor(inputs.v), bias };
   const out = new Float32Array(inputs.q.length);
-  const fetches = { out: tensor(out) };
+  const biases = Array.from(
+    { length: copiesOf(denseBytes(test), inputs) },
+    (_, copy) =>
+      new ort.Tensor('float32', copy === 0 ? inputs.dense! : inputs.dense!.slice(), [1, test.heads, length, length]),
+  );
+  const calls = Array.from({ length: inputs.sets }, (_, set) => {
+    const tensor = (all: Float32Array) => {
+      const size = all.length / inputs.sets;
+      return new ort.Tensor('float32', all.subarray(set * size, (set + 1) * size), shape);
+    };
+    const [q, k, v] = [inputs.q, inputs.k, inputs.v].map(tensor) as [ort.Tensor, ort.Tensor, ort.Tensor];
+    return { feeds: { q, k, v, bias: biases[set % biases.length]! }, fetches: { out: tensor(out) } };
+  });
   return {
     name: 'onnxruntime',
     form: 'dense',
     biasBytes: 4 * inputs.dense!.length,
-    run: (times) =>
-      timeRuns(times, async () => {
-        await session.run(feeds, fetches);
-      }),
+    run: inTurn(inputs.sets, async (set) => {
+      const { feeds, fetches } = calls[set]!;
+      await session.run(feeds, fetches);
+    }),
     output: async () => out,
     close: () => session.release(),
   };
+}
+
+/** The name of PyTorch with a form: flex_attention where that is a formula. */
+export const torchName = (form: Form): string => (form === 'dense' ? 'pytorch' : `pytorch-flex ${form}`);
+
+/** PyTorch's scaled_dot_product_attention with the dense bias, or its flex_attention with a formula. Throws why it cannot. */
+export async function pytorch(form: Form, test: BiasCase, inputs: Inputs, peer: TorchPeer): Promise<Contestant> {
+  const { q, k, v, dense, points, table, sets } = inputs;
+  const length = product(test.tokens);
+  const { bias, files, bytes } = (
+    {
+      dense: () => ({
+        bias: { kind: 'dense', copies: copiesOf(denseBytes(test), inputs) },
+        files: { dense: dense! },
+        bytes: denseBytes(test),
+      }),
+      alibi: () => ({ bias: { kind: 'alibi', slopes: slopesOf(test.heads) }, files: {}, bytes: 0 }),
+      distance: () => ({ bias: { kind: 'distance' }, files: { points }, bytes: points.byteLength }),
+      relative: () => ({ bias: { kind: 'relative', extents: test.tokens }, files: { table }, bytes: table.byteLength }),
+    } as { [form: string]: () => { bias: TorchBias; files: { [file: string]: Float32Array }; bytes: number } }
+  )[form]!();
+  const request: LoadRequest = {
+    dtype: test.dtype,
+    is_causal: test.causal,
+    mask: null,
+    bias,
+    sets_count: sets,
+    count: 1,
+    batch: test.batch,
+    heads: test.heads,
+    head_dim: test.headDim,
+    queries: length,
+    keys: length,
+  };
+  const timed = await peer.load(torchName(form), request, { q, k, v, ...files });
+  return { name: torchName(form), form, biasBytes: bytes, ...timed };
 }

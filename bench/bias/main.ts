@@ -7,20 +7,21 @@ import { type Fault, makeRow, OWN, type Peak, type Row, type SuiteResult } from 
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan } from '../measure';
 import { peaksOf } from '../peak';
+import { TorchPeer } from '../peers/torch';
 import { type Progress, runSteps, type Suite, type SuiteOptions } from '../session';
 import { medianRatio } from '../statistics';
 import { judgeBy, type Target } from '../targets';
-import { type BiasCase, biasCases, denseBytes, type Form, kindOf, rowName } from './cases';
+import { type BiasCase, biasCases, denseBytes, type Form, kindOf, rowName, tensorBytes } from './cases';
 import { type Judged, judgeOutput } from './check';
-import { type Contestant, inputsOf, library, onnxruntime } from './contestants';
+import { type Contestant, inputsOf, library, onnxruntime, pytorch, torchName } from './contestants';
 
 /** ONNX Runtime's threads spin for 25 ms after their last task. */
 const FULL: Plan = { rounds: 6, batchMs: 50, settleMs: 40 };
 const QUICK: Plan = { rounds: 3, batchMs: 20, settleMs: 40, patience: 1, warmRuns: 1 };
 
 const ABOUT =
-  'Attention on the CPU with biases of low rank, in closed form and dense, against none and against ONNX Runtime with ' +
-  'the dense one: time, memory and error.';
+  'Attention on the CPU with biases of low rank, in closed form and dense, against none, against ONNX Runtime with the ' +
+  'dense one, and (--torch) against PyTorch with that and with closed forms: time, memory and error.';
 
 const chosen = ({ quick, filter }: SuiteOptions) => biasCases(quick).filter(({ name }) => name.includes(filter));
 
@@ -36,49 +37,81 @@ export const bias: Suite = {
 /** A case after its rounds; what is wrong has no samples. */
 interface Outcome extends Measurement {
   test: BiasCase;
+  /** Sets of inputs that take turns. */
+  sets: number;
   /** Those that were timed, in the order of `samples`. */
   timed: Contestant[];
   judged: Map<string, Judged>;
+  /** Those that do not take a form, and why. */
+  absent: { form: Form; contestant: string; fault: string }[];
 }
 
 async function bench(options: SuiteOptions, progress: Progress): Promise<SuiteResult> {
   const { threads, instructionSet } = devices().find(({ device }) => device === 'cpu')!;
   const outcomes: Outcome[] = [];
   peaksOf(threads!, options.quick);
+  const { torch, quick } = options;
+  const peer = torch && new TorchPeer(torch.python, threads!);
   const steps = chosen(options).map((test) => ({
     name: test.name,
-    run: async () => void outcomes.push(await measureCase(test, options.quick ? QUICK : FULL, threads!)),
+    run: async () => void outcomes.push(await measureCase(test, { quick, threads: threads!, peer })),
   }));
   const failure = await runSteps(steps, progress);
+  await peer?.close();
   const peaks = peaksOf(threads!, options.quick);
   const rows = outcomes.flatMap((outcome) => rowsOf(outcome, peaks, instructionSet!, threads!));
   return {
     suite: 'bias',
     about: ABOUT,
-    command: 'npm run bench -- bias',
-    versions: { 'onnxruntime-node': require('onnxruntime-node/package.json').version },
+    command: `npm run bench -- bias${torch ? ' --torch' : ''}`,
+    versions: {
+      'onnxruntime-node': require('onnxruntime-node/package.json').version,
+      ...(torch ? { pytorch: torch.version } : {}),
+    },
     peaks,
     rows,
     targets: judgeBy(targets, rows, ({ name }) => name),
-    notMeasured: [{ what: 'PyTorch', why: 'biases are compared with ONNX Runtime alone' }],
+    notMeasured: torch ? [] : [{ what: 'PyTorch', why: 'not asked for, or not found (--torch)' }],
     failure,
   };
 }
 
-async function measureCase(test: BiasCase, plan: Plan, threads: number): Promise<Outcome> {
+interface Task {
+  quick: boolean;
+  threads: number;
+  peer: TorchPeer | undefined;
+}
+
+async function measureCase(test: BiasCase, { quick, threads, peer }: Task): Promise<Outcome> {
   const inputs = inputsOf(test);
   const contestants: Contestant[] = test.forms.map((form) => library(form, test, inputs));
   if (test.onnxruntime) contestants.push(await onnxruntime(test, inputs, threads));
+  const absent: Outcome['absent'] = [];
+  for (const form of peer ? test.forms.filter((form) => TORCH_FORMS.includes(form)) : []) {
+    const contestant = form === 'dense' ? 'pytorch' : 'pytorch-flex';
+    const refuse = (fault: string) => absent.push({ form, contestant, fault });
+    if (form !== 'dense' && quick) refuse('left out of --quick: compiling takes longer than measuring');
+    else if (form === 'dense' && denseBytes(test) > MOST_TORCH_BYTES) refuse('the dense bias goes there as a file');
+    else
+      await pytorch(form, test, inputs, peer!).then(
+        (each) => contestants.push(each),
+        ({ message }) => refuse(message),
+      );
+  }
   const judged = new Map<string, Judged>();
   for (const contestant of contestants) {
-    await contestant.run(1);
+    await contestant.run(inputs.sets);
     judged.set(contestant.name, await judgeOutput(contestant, test, inputs));
   }
   const timed = contestants.filter(({ name }) => judged.get(name)!.fault === undefined);
-  const measurement = await interleave(timed, plan, watchLoad());
+  const measurement = await interleave(timed, quick ? QUICK : FULL, watchLoad(peer?.pid));
   for (const contestant of contestants) await contestant.close();
-  return { test, timed, judged, ...measurement };
+  return { test, sets: inputs.sets, timed, judged, absent, ...measurement };
 }
+
+/** What PyTorch has a way for: a dense bias, or what may be added to a score by its place. */
+const TORCH_FORMS: readonly Form[] = ['dense', 'alibi', 'distance', 'relative'];
+const MOST_TORCH_BYTES = 2 ** 30;
 
 const rankOf = (form: Form) => (form.startsWith('rank ') ? Number(form.slice(5)) : 0);
 
@@ -88,7 +121,7 @@ const OVER_DENSE = 'over dense';
 
 /** A row for each form: this library with it, and beside it all that it is compared with. */
 export function rowsOf(
-  { test, timed, judged, samples, disturbed, repeated }: Outcome,
+  { test, sets, timed, judged, absent, samples, disturbed, repeated }: Outcome,
   peaks: readonly Peak[],
   instructionSet: string,
   threads: number,
@@ -97,53 +130,69 @@ export function rowsOf(
   const length = count(tokens);
   const pairs = batch * heads * (causal ? (length * (length + 1)) / 2 : length ** 2);
   const flops = 4 * headDim * pairs;
-  /** One of q, k, v and the output. */
-  const tensorBytes = batch * length * heads * headDim * (dtype === 'float32' ? 4 : 2);
   const samplesOf = (name: string) => samples[timed.findIndex((contestant) => contestant.name === name)];
+  /** What stands beside a form: its name in the row, and among the contestants. */
   const others = (form: Form) =>
-    ['none', 'dense', 'onnxruntime'].filter((name) => name !== form && samplesOf(name) !== undefined);
+    Object.entries({
+      none: 'none',
+      dense: 'dense',
+      onnxruntime: 'onnxruntime',
+      pytorch: torchName('dense'),
+      ...(form === 'dense' ? {} : { 'pytorch-flex': torchName(form) }),
+    }).filter(([shown, name]) => shown !== form && samplesOf(name) !== undefined);
   return forms
     .filter((form) => form !== 'none')
     .map((form) => {
       const [own, none, dense] = [samplesOf(form), samplesOf('none'), samplesOf('dense')];
       const contestant = timed.find(({ name }) => name === form);
-      const bytes = 4 * tensorBytes + (contestant?.biasBytes ?? 0);
+      const bytes = 4 * tensorBytes(test) + (contestant?.biasBytes ?? 0);
       // A bias of low rank is one more product, of as many columns.
       const withBias = flops + 2 * rankOf(form) * pairs;
       const { fault, error, tolerance } = judged.get(form)!;
       const faults: Fault[] = fault === undefined ? [] : [{ contestant: OWN, fault }];
       // What is wrong with those that have no row of their own is told once, with the first.
-      for (const name of form === forms[1] ? ['none', 'onnxruntime'] : []) {
+      for (const name of form === forms[1] ? ['none', 'onnxruntime', 'pytorch'] : []) {
         const wrong = judged.get(name)?.fault;
         if (wrong !== undefined) faults.push({ contestant: name, fault: wrong });
       }
+      const flex = form === 'dense' ? undefined : judged.get(torchName(form))?.fault;
+      if (flex !== undefined) faults.push({ contestant: 'pytorch-flex', fault: flex });
       return makeRow({
         name: rowName(test, form),
         case: { mask: form, dtype, tokens: length, headDim, threads, data: kindOf(test) },
         samples: {
           ...(own ? { [OWN]: own } : {}),
-          ...Object.fromEntries(others(form).map((name) => [name, samplesOf(name)!])),
+          ...Object.fromEntries(others(form).map(([shown, name]) => [shown, samplesOf(name)!])),
         },
         disturbed,
         repeated,
+        sets,
         flops,
         bytes,
-        floor: floorOf({ flops: withBias, dtype, exponentials: pairs, bytes }, { peaks, instructionSet, threads }),
+        floor: floorOf(
+          { flops: withBias, dtype, exponentials: pairs, bytes, footprint: sets * bytes },
+          { peaks, instructionSet, threads },
+        ),
         errors: {
           [OWN]: error,
-          ...Object.fromEntries(others(form).map((name) => [name, judged.get(name)!.error])),
+          ...Object.fromEntries(others(form).map(([shown, name]) => [shown, judged.get(name)!.error])),
         },
         tolerance,
-        memory: contestant?.callBytes === undefined ? undefined : { [OWN]: tensorBytes + contestant.callBytes },
+        memory: contestant?.callBytes === undefined ? undefined : { [OWN]: tensorBytes(test) + contestant.callBytes },
         faults,
-        absent: forms.includes('dense')
-          ? []
-          : [
-              {
-                contestant: 'dense',
-                fault: `${test.name}: the bias would take ${(denseBytes(test) / 2 ** 30).toFixed(1)} GiB`,
-              },
-            ],
+        absent: [
+          ...(forms.includes('dense')
+            ? []
+            : [
+                {
+                  contestant: 'dense',
+                  fault: `${test.name}: the bias would take ${(denseBytes(test) / 2 ** 30).toFixed(1)} GiB`,
+                },
+              ]),
+          ...absent
+            .filter((each) => each.form === form)
+            .map(({ contestant, fault }) => ({ contestant, fault: `${rowName(test, form)}: ${fault}` })),
+        ],
         figures: {
           ...(own && none ? { [OVER_NONE]: medianRatio(own, none) } : {}),
           ...(rankOf(form) > 0 ? { 'by flops': withBias / flops } : {}),
@@ -183,10 +232,11 @@ const targets: Target<Row>[] = [
   },
 ];
 
-/** About how long a case takes: that of its rounds, and of making and checking its inputs. */
-function secondsOf({ batch, tokens, heads, headDim, forms }: BiasCase, { quick }: SuiteOptions): number {
+/** About how long a case takes: that of its rounds, and of making and checking its inputs; flex_attention is compiled. */
+function secondsOf({ batch, tokens, heads, headDim, forms }: BiasCase, { quick, torch }: SuiteOptions): number {
   const length = count(tokens);
   const once = (4 * headDim * batch * heads * length ** 2) / 3e11;
   const rounds = (quick ? QUICK : FULL).rounds;
-  return (forms.length + 1) * (rounds * (0.1 + 2 * once) + once + (length * headDim) / 1e6);
+  const flex = torch && !quick ? forms.filter((form) => form !== 'dense' && TORCH_FORMS.includes(form)).length : 0;
+  return 20 * flex + (forms.length + 1 + flex) * (rounds * (0.1 + 2 * once) + once + (length * headDim) / 1e6) + 1;
 }

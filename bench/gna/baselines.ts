@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path';
 import koffi from 'koffi';
 import { Tensor } from 'node-attention';
 import { count } from '../cases';
-import { type Timed, timeRuns } from '../measure';
+import { inTurn, type Timed } from '../measure';
 import type { GnaCase } from './cases';
 import type { Tensors } from './tensors';
 
@@ -57,7 +57,7 @@ export interface BaselineRun extends Timed {
   publish(): Promise<void>;
 }
 
-/** Batch 1, one axis or two, no stride and no dilation. */
+/** Batch 1, one axis or two, no stride and no dilation. All sets have one memory for their weights, as layers would. */
 export async function baseline(
   kind: 'naive' | 'unfused',
   { shape, window, heads, headDim, dtype }: GnaCase,
@@ -65,31 +65,35 @@ export async function baseline(
   threads: number,
 ): Promise<BaselineRun> {
   const tokens = count(shape);
+  const { sets } = tensors;
+  const perSet = tokens * heads * headDim;
+  const setsIn = (all: { subarray(from: number, to: number): unknown }) =>
+    Array.from({ length: sets }, (_, set) => all.subarray(set * perSet, (set + 1) * perSet));
   const headsFirst = async (tensor: Tensor) => {
-    const flat = tensor.reshape([tokens, heads, headDim]).permute(1, 0, 2);
-    return flat.read();
+    const flat = tensor.reshape([sets, tokens, heads, headDim]).permute(0, 2, 1, 3);
+    return setsIn(await flat.read());
   };
   const [q, k, v] = [await headsFirst(tensors.q), await headsFirst(tensors.k), await headsFirst(tensors.v)];
   const Elements = dtype === 'float32' ? Float32Array : Uint16Array;
-  const out = new Elements(tokens * heads * headDim);
+  const out = new Elements(sets * perSet);
+  const outs = setsIn(out);
   const weights = new Elements(tokens * heads * count(window));
   const pair = (values: number[]) => [...new Array(2 - values.length).fill(1), ...values];
   const options = [kind === 'unfused' ? 1 : 0, dtype === 'float32' ? 0 : 1, ...pair(shape), ...pair(window)];
   const run = load();
   return {
-    bytes: out.byteLength + weights.byteLength,
-    run: (times) =>
-      timeRuns(
-        times,
-        () =>
-          new Promise((resolve, reject) => {
-            run.async(...options, heads, headDim, q, k, v, out, weights, threads, (error) =>
-              error ? reject(error) : resolve(),
-            );
-          }),
-      ),
+    bytes: out.byteLength / sets + weights.byteLength,
+    run: inTurn(
+      sets,
+      (set) =>
+        new Promise((resolve, reject) => {
+          run.async(...options, heads, headDim, q[set], k[set], v[set], outs[set], weights, threads, (error) =>
+            error ? reject(error) : resolve(),
+          );
+        }),
+    ),
     async publish() {
-      const result = Tensor.from(out, [heads, tokens, headDim], { dtype }).permute(1, 0, 2);
+      const result = Tensor.from(out, [sets, heads, tokens, headDim], { dtype }).permute(0, 2, 1, 3);
       tensors.out.data.set((await result.read()) as never);
     },
   };

@@ -135,12 +135,12 @@ export function namedCases(place: Place, quick: boolean): GnaCase[] {
   );
 }
 
-/** Windows of a quarter, half, three quarters and nearly all of each axis: where it ends to pay. */
+/** Windows of a quarter, half, three quarters and nearly all of each axis (`quick`: two of these): where it ends to pay. */
 export function sweepCases(place: Place, quick: boolean): GnaCase[] {
   const shapes = [[512], [4096], [16, 16], [64, 64], [8, 8, 8], [8, 16, 32]];
   const heads = place === 'cpu' ? 2 : 32;
   return (quick ? shapes.slice(0, 3) : shapes).flatMap((shape) =>
-    [1 / 4, 1 / 2, 3 / 4, 1 - 1 / 8].flatMap((share) =>
+    (quick ? [1 / 4, 3 / 4] : [1 / 4, 1 / 2, 3 / 4, 1 - 1 / 8]).flatMap((share) =>
       [1, 2].map((stride) =>
         makeCase(
           'sweep',
@@ -166,6 +166,10 @@ export function gnaFlops(test: GnaCase): number {
   const pairs = count(test.shape) ** 2 / simulationOf(test).speedup.flops;
   return 4 * test.batch * test.heads * pairs * test.headDim;
 }
+
+/** Of q, k, v and the output. */
+export const bytesOf = ({ shape, batch, heads, headDim, dtype }: GnaCase): number =>
+  4 * batch * count(shape) * heads * headDim * (dtype === 'float32' ? 4 : 2);
 
 /** The setting in the oracle's terms. */
 export function axesOf({ shape, window, stride, dilation }: Setting): Axis[] {

@@ -8,7 +8,7 @@ import type { Plan } from '../measure';
 import { arithmeticRate, peaksOf } from '../peak';
 import { type Progress, runSteps, type Suite, type SuiteOptions } from '../session';
 import { buildBaselines } from './baselines';
-import { describeSetting, gnaFlops } from './cases';
+import { bytesOf, describeSetting, gnaFlops } from './cases';
 import { GNA_NOTES, type Row as GnaRow, printed, summarizeGna } from './report';
 import { jobs, type Results } from './suite';
 
@@ -126,6 +126,7 @@ export function commonRow(row: GnaRow, place: Place | undefined): Row {
   const {
     section,
     test,
+    sets,
     contestants,
     samples,
     faults,
@@ -137,11 +138,10 @@ export function commonRow(row: GnaRow, place: Place | undefined): Row {
     speedup,
     bound,
   } = row;
-  const { dtype, batch, heads, headDim } = test;
+  const { dtype, headDim } = test;
   const tokens = count(test.shape);
   const flops = gnaFlops(test);
-  /** Of q, k, v and the output. */
-  const bytes = 4 * batch * tokens * heads * headDim * (dtype === 'float32' ? 4 : 2);
+  const bytes = bytesOf(test);
   const named = (contestant: string) => (contestant === 'sliding' ? OWN : contestant);
   const renamed = (figures: { [contestant: string]: number }) =>
     Object.fromEntries(Object.entries(figures).map(([contestant, figure]) => [named(contestant), figure]));
@@ -158,9 +158,11 @@ export function commonRow(row: GnaRow, place: Place | undefined): Row {
     samples: Object.fromEntries(contestants.map((contestant, i) => [named(contestant), samples[i]!])),
     disturbed,
     repeated,
+    sets,
     flops,
     bytes,
-    floor: place && floorOf({ flops, dtype, exponentials: flops / (4 * headDim), bytes }, place),
+    floor:
+      place && floorOf({ flops, dtype, exponentials: flops / (4 * headDim), bytes, footprint: sets * bytes }, place),
     errors: renamed(errors),
     tolerance,
     memory: renamed(memory),

@@ -1,8 +1,8 @@
 // Child process: the most memory that it takes to do one neighborhood attention, in bytes: inputs and all, and beyond what
 // there is before.
 
-import { readFileSync, writeFileSync } from 'node:fs';
 import { attention, type Device, memoryStats } from 'node-attention';
+import { forgetPeak, resident } from '../resident';
 import type { GnaCase } from './cases';
 import { disposeTensors, makeTensors, maskOf } from './tensors';
 
@@ -20,7 +20,7 @@ export interface MemoryAnswer {
 
 /** Forgets the most memory that this process has had, so that `most` below is the most from now on. */
 function forget(device: Device): void {
-  if (device === 'cpu') writeFileSync('/proc/self/clear_refs', '5');
+  if (device === 'cpu') forgetPeak();
 }
 
 /** The most bytes that the process has had in memory; of a GPU, that tensors and workspaces have held. */
@@ -30,11 +30,8 @@ function most(device: Device): number {
 
 const now = (device: Device): number => (device === 'cpu' ? resident('VmRSS') : memoryStats(device).bytes);
 
-const resident = (field: string): number =>
-  1024 * Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readFileSync('/proc/self/status', 'utf8'))![1]);
-
 async function main({ test, device }: MemoryTask): Promise<MemoryAnswer> {
-  const tensors = makeTensors(test, device);
+  const tensors = makeTensors(test, device, 1);
   const { q, k, v, out, stream } = tensors;
   await Promise.all([q, k, v].map((tensor) => tensor.slice([0, 1], [0, 1]).read())); // they are filled by now
   forget(device);

@@ -2,12 +2,12 @@
 
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Device } from 'node-attention';
 import { OWN } from '../format';
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan, type Timed } from '../measure';
+import { tellsPeak } from '../resident';
 import { type BaselineRun, baseline } from './baselines';
 import { type DType, type GnaCase, makeCase, namedCases, type Place, sweepCases } from './cases';
 import type { MemoryAnswer, MemoryTask } from './memory';
@@ -19,6 +19,8 @@ export interface Turns extends Measurement {
   test: GnaCase;
   /** In the order of `samples`. */
   contestants: string[];
+  /** Sets of inputs that take turns. */
+  sets: number;
   /** Queries that the dense contestant computed; its times are in proportion for all. */
   denseQueries?: number;
   /** What was wrong with the output of contestants that were therefore not timed. */
@@ -74,7 +76,7 @@ class Field {
     this.#rest.errors[contestant] = error;
   }
 
-  async measure(plan: Plan): Promise<Omit<Turns, 'section' | 'test' | 'memory'>> {
+  async measure(plan: Plan): Promise<Omit<Turns, 'section' | 'test' | 'sets' | 'memory'>> {
     const contestants = this.#admitted.map(([name]) => name);
     const timed = this.#admitted.map(([, each]) => each);
     return { contestants, ...this.#rest, ...(await interleave(timed, plan, watchLoad())) };
@@ -88,10 +90,10 @@ async function timeCase(section: Turns['section'], test: GnaCase, task: Task, al
   try {
     const field = new Field();
     const own = sparse(test, tensors);
-    await own.run(1);
+    await own.run(tensors.sets);
     field.admit(OWN, own, await judge(test, tensors));
     if (whole) {
-      await whole.run(1);
+      await whole.run(tensors.sets);
       field.admit('dense', whole, await whole.judge());
     }
     const measured = await field.measure(task.plan);
@@ -99,6 +101,7 @@ async function timeCase(section: Turns['section'], test: GnaCase, task: Task, al
     return {
       section,
       test,
+      sets: tensors.sets,
       denseQueries: whole?.queries,
       ...measured,
       memory: beyond === undefined ? {} : { [OWN]: beyond },
@@ -116,7 +119,7 @@ async function timeBaselines(test: GnaCase, task: Task): Promise<Turns> {
     const field = new Field();
     const memory: Turns['memory'] = {};
     const admit = async (contestant: string, timed: Timed & Partial<BaselineRun>) => {
-      await timed.run(1);
+      await timed.run(tensors.sets);
       await timed.publish?.();
       field.admit(contestant, timed, await judge(test, tensors));
       if (timed.bytes !== undefined) memory[contestant] = timed.bytes;
@@ -125,7 +128,7 @@ async function timeBaselines(test: GnaCase, task: Task): Promise<Turns> {
     for (const kind of ['naive', 'unfused'] as const) {
       await admit(kind, await baseline(kind, test, tensors, task.threads));
     }
-    return { section: 'baselines', test, ...(await field.measure(task.plan)), memory };
+    return { section: 'baselines', test, sets: tensors.sets, ...(await field.measure(task.plan)), memory };
   } finally {
     disposeTensors(tensors);
   }
@@ -143,12 +146,12 @@ async function timeBlocked(test: GnaCase, task: Task): Promise<Turns> {
     ] as const) {
       const each = { ...test, stride: [...stride] };
       const timed = sparse(each, tensors);
-      await timed.run(1);
+      await timed.run(tensors.sets);
       field.admit(contestant, timed, await judge(each, tensors));
       const { beyond } = await measureMemory(each, task);
       if (beyond !== undefined) memory[contestant] = beyond;
     }
-    return { section: 'blocked', test, ...(await field.measure(task.plan)), memory };
+    return { section: 'blocked', test, sets: tensors.sets, ...(await field.measure(task.plan)), memory };
   } finally {
     disposeTensors(tensors);
   }
@@ -156,7 +159,7 @@ async function timeBlocked(test: GnaCase, task: Task): Promise<Turns> {
 
 /** In a process of its own, since a process remembers what it once needed. */
 async function measureMemory(test: GnaCase, { device }: Task): Promise<Memory> {
-  if (device === 'cpu' && !existsSync('/proc/self/clear_refs')) return { test };
+  if (device === 'cpu' && !tellsPeak()) return { test };
   const child = fork(join(__dirname, 'memory.ts'));
   let answer: MemoryAnswer | undefined;
   child.on('message', (message: MemoryAnswer) => {

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type Case, count, HEADS } from '../cases';
 import type { Inputs } from '../inputs';
-import type { Contestant } from '../measure';
+import type { Contestant, Timed } from '../measure';
 
 /** The version of PyTorch that a Python has; throws a sentence that names the fix if it has none. */
 export function torchVersion(python: string): string {
@@ -64,39 +64,76 @@ export class TorchPeer extends PythonPeer {
   /** Throws a sentence when flex_attention does not take the mask. */
   async contestant(test: Case, inputs: Inputs): Promise<Contestant> {
     const mask = test.kind === 'causal' ? undefined : flexMask(test);
-    const names = ['q', 'k', 'v'] as const;
-    for (const name of names) writeFileSync(join(this.folder, name), inputs[name]);
-    const { error } = await this.ask({
-      command: 'load',
-      folder: this.folder,
-      dtype: test.dtype,
-      is_causal: test.kind === 'causal',
-      mask: mask ?? null,
-      sets_count: inputs.sets,
-      count: test.layers ?? 1,
-      heads: HEADS,
-      head_dim: test.headDim,
-      queries: count(test.queries),
-      keys: count(test.keys),
-    });
-    for (const name of names) rmSync(join(this.folder, name));
+    const { q, k, v } = inputs;
+    const name = mask ? 'pytorch-flex' : 'pytorch';
+    const timed = await this.load(
+      name,
+      {
+        dtype: test.dtype,
+        is_causal: test.kind === 'causal',
+        mask: mask ?? null,
+        bias: null,
+        sets_count: inputs.sets,
+        count: test.layers ?? 1,
+        batch: 1,
+        heads: HEADS,
+        head_dim: test.headDim,
+        queries: count(test.queries),
+        keys: count(test.keys),
+      },
+      { q, k, v },
+    );
+    return { name, test, ...timed };
+  }
+
+  /** Has the process load files of float32 and what to do with them; throws a sentence when it cannot. */
+  async load(
+    name: string,
+    request: LoadRequest,
+    files: { [file: string]: Float32Array },
+  ): Promise<Timed & { output(): Promise<Float32Array>; close(): Promise<void> }> {
+    for (const [file, values] of Object.entries(files)) writeFileSync(join(this.folder, file), values);
+    const { error } = await this.ask({ command: 'load', name, folder: this.folder, ...request });
+    for (const file of Object.keys(files)) rmSync(join(this.folder, file));
     if (error !== undefined) throw new Error(error as string);
+    const { length } = files.q!;
     return {
-      name: mask ? 'pytorch-flex' : 'pytorch',
-      test,
-      run: async (times) => (await this.ask({ command: 'run', times })).elapsed as number[],
+      run: async (times) => (await this.ask({ command: 'run', name, times })).elapsed as number[],
       output: async () => {
         const path = join(this.folder, 'out');
-        writeFileSync(path, new Float32Array(inputs.q.length));
-        await this.ask({ command: 'output', path });
+        writeFileSync(path, new Float32Array(length));
+        await this.ask({ command: 'output', name, path });
         const bytes = readFileSync(path);
         rmSync(path);
-        return new Float32Array(bytes.buffer, bytes.byteOffset, inputs.q.length);
+        return new Float32Array(bytes.buffer, bytes.byteOffset, length);
       },
-      close: async () => {},
+      close: async () => void (await this.ask({ command: 'unload', name })),
     };
   }
 }
+
+/** What torch_peer.py is to compute. */
+export interface LoadRequest {
+  dtype: string;
+  is_causal: boolean;
+  mask: FlexMask | null;
+  bias: TorchBias | null;
+  sets_count: number;
+  /** Attentions of a run, one after the other. */
+  count: number;
+  batch: number;
+  heads: number;
+  head_dim: number;
+  queries: number;
+  keys: number;
+}
+
+/** A bias as PyTorch is told of it: a dense one, in so many copies that take turns, or what flex_attention adds to a score. */
+export type TorchBias =
+  | { kind: 'dense'; copies: number }
+  | { kind: 'alibi'; slopes: number[] }
+  | { kind: 'distance' }
+  | { kind: 'relative'; extents: number[] };
 
 /** A mask as flex_attention is told of it (torch_peer.py); undefined: everything is seen. */
 export type FlexMask =

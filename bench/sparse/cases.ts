@@ -78,6 +78,34 @@ export function timeCases(options: SparseOptions): TimeCase[] {
   );
 }
 
+/** The least density that leaves something to choose, of one length. */
+const leastOf = (keys: number) => possible(keys, TIMED)[0]!;
+
+export interface StepCase {
+  name: string;
+  keys: number;
+  density: number;
+}
+
+/** Steps of decoding, each of which appends a token. */
+export function stepCases(options: SparseOptions): StepCase[] {
+  return lengthsOf(options).map((keys) => ({
+    name: `time: steps of decoding T=${keys}`,
+    keys,
+    density: leastOf(keys),
+  }));
+}
+
+export interface ListedCase {
+  name: string;
+  tokens: number;
+}
+
+/** Plans by the share of the blocks that they list. */
+export function listedCases({ quick }: SparseOptions): ListedCase[] {
+  return (quick ? [1024] : [1024, 4096]).map((tokens) => ({ name: `time: blocks listed T=${tokens}`, tokens }));
+}
+
 export interface GrowthCase {
   name: string;
   tokens: number;

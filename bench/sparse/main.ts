@@ -11,17 +11,23 @@ import {
   budgetOf,
   densityText,
   growthCases,
+  type ListedCase,
+  listedCases,
   phaseName,
   type QualityCase,
   qualityCases,
   type SparseOptions,
+  type StepCase,
+  stepCases,
   type TimeCase,
   timeCases,
 } from './cases';
 import { inputsOf } from './inputs';
+import { listedRows, measureListed } from './listed';
 import { choiceOf, earlierWeights, exactOf, type Quality, qualityOf, TOP, tensorsOf } from './quality';
 import { findingsOf, type Judged, printed, TARGETS } from './report';
 import { SELECTORS } from './selectors';
+import { measureSteps, STEPS, stepRows } from './steps';
 import { growthRows, measureGrowth, measureTimes, timeRows } from './time';
 
 const FULL: Plan = { rounds: 6, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2 };
@@ -42,6 +48,11 @@ export const sparse: Suite<SparseOptions> = {
   steps: (options) => [
     ...chosen(qualityCases(options), options).map((test) => ({ name: test.name, seconds: qualitySeconds(test) })),
     ...chosen(timeCases(options), options).map((test) => ({ name: test.name, seconds: timeSeconds(test, options) })),
+    ...chosen(stepCases(options), options).map((test) => ({ name: test.name, seconds: stepSeconds(test, options) })),
+    ...chosen(listedCases(options), options).map((test) => ({
+      name: test.name,
+      seconds: listedSeconds(test, options),
+    })),
     ...chosen(growthCases(options), options).map(({ name, tokens }) => ({
       name,
       seconds: (tokens / 40000) ** 2 + 0.1,
@@ -54,7 +65,13 @@ const chosen = <Case extends { name: string }>(cases: readonly Case[], { filter 
   cases.filter(({ name }) => name.includes(filter));
 
 const namesOf = (options: SparseOptions) =>
-  [...qualityCases(options), ...timeCases(options), ...growthCases(options)].map(({ name }) => name);
+  [
+    ...qualityCases(options),
+    ...timeCases(options),
+    ...stepCases(options),
+    ...listedCases(options),
+    ...growthCases(options),
+  ].map(({ name }) => name);
 
 const qualitySeconds = ({ keys, densities }: QualityCase) => (keys / 16384) * (0.6 + 0.1 * densities.length);
 
@@ -62,11 +79,19 @@ const qualitySeconds = ({ keys, densities }: QualityCase) => (keys / 16384) * (0
 const timeSeconds = ({ queries, keys }: TimeCase, { quick }: SparseOptions) =>
   (keys / 131072) * 4 + (quick ? 4 : 6) * (0.3 + (2 * 4 * 8 * 128 * queries * keys) / 1e12);
 
+const stepSeconds = ({ keys }: StepCase, { quick }: SparseOptions) =>
+  (keys / 131072) * 4 + (quick ? 4 : 6) * STEPS * (0.01 + keys / 1e7);
+
+const listedSeconds = ({ tokens }: ListedCase, { quick }: SparseOptions) =>
+  1 + (quick ? 4 : 6) * 7 * (0.05 + (4 * 8 * 128 * tokens ** 2) / 1e12);
+
 async function bench(options: SparseOptions, progress: Progress): Promise<SuiteResult> {
   const { threads, instructionSet } = devices().find(({ device }) => device === 'cpu')!;
   const plan = options.quick ? QUICK : FULL;
   const judged: Judged[] = [];
   const times: Awaited<ReturnType<typeof measureTimes>>[] = [];
+  const stepped: Awaited<ReturnType<typeof measureSteps>>[] = [];
+  const listed: Awaited<ReturnType<typeof measureListed>>[] = [];
   const growths: Awaited<ReturnType<typeof measureGrowth>>[] = [];
   peaksOf(threads!, options.quick);
   const steps = [
@@ -76,7 +101,15 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
     })),
     ...chosen(timeCases(options), options).map((test) => ({
       name: test.name,
-      run: async () => void times.push(await measureTimes(test, plan)),
+      run: async () => void times.push(await measureTimes(test, plan, !options.quick)),
+    })),
+    ...chosen(stepCases(options), options).map((test) => ({
+      name: test.name,
+      run: async () => void stepped.push(await measureSteps(test, plan)),
+    })),
+    ...chosen(listedCases(options), options).map((test) => ({
+      name: test.name,
+      run: async () => void listed.push(await measureListed(test, plan)),
     })),
     ...chosen(growthCases(options), options).map((test) => ({
       name: test.name,
@@ -85,7 +118,12 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
   ];
   const failure = await runSteps(steps, progress);
   const peaks = peaksOf(threads!, options.quick);
-  const timed = times.flatMap((outcome) => timeRows(outcome, peaks, instructionSet!, threads!));
+  const selecting = times.flatMap((outcome) => timeRows(outcome, peaks, instructionSet!, threads!));
+  const timed = [
+    ...selecting,
+    ...stepped.flatMap((outcome) => stepRows(outcome, threads!)),
+    ...listed.flatMap((outcome) => listedRows(outcome, peaks, instructionSet!, threads!)),
+  ];
   const grown = growths.flatMap((outcome) => growthRows(outcome, threads!));
   const rows = [...judged.map(qualityRow), ...timed, ...grown];
   return {
@@ -96,9 +134,16 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
     rows,
     targets: judgeBy(TARGETS, rows, ({ name }) => name),
     text: printed(judged, timed, grown),
-    findings: [...efficiencyLengths(timed, efficiencyName), ...findingsOf(judged, growths)],
+    findings: [...efficiencyLengths(selecting, efficiencyName), ...findingsOf(judged, growths)],
     notMeasured: [
-      { what: 'decoding with refreshed stages', why: 'hipPlan keeps no state from one token to the next yet' },
+      ...(options.quick
+        ? [
+            {
+              what: 'efficiency length in memory',
+              why: 'left out of --quick: a process for each length and contestant',
+            },
+          ]
+        : []),
       {
         what: 'published times of HiP and InfiniteHiP',
         why: 'they are of GPUs, where sparse plans are refused so far',

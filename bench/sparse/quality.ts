@@ -1,6 +1,7 @@
 // How near attention over what a selector chooses is to dense attention: against float64.
 
 import { attention, type SparsePlan, Tensor } from 'node-attention';
+import { round } from '../../test/support/numbers';
 import { expected } from '../../test/support/tolerance';
 import { faultOfRow } from '../check';
 import type { Inputs } from './inputs';
@@ -183,14 +184,31 @@ function nearest(output: Float32Array, codes: Float32Array): number {
   return best;
 }
 
-/** Looks at one row; where the plan estimates, each block that it does not list is one more key, as often as it has keys. */
+/** Looks at one row. */
 function faultOfPlan(
-  { keys, headDim, valueDim, q, k, v }: Inputs,
-  { estimate, keyBlock, queries }: SparsePlan,
+  { headDim, valueDim, q, k, v }: Inputs,
+  plan: SparsePlan,
   seen: Uint8Array,
   values: Float32Array,
   row: number,
 ): string | undefined {
+  const query = q.subarray(row * headDim, (row + 1) * headDim);
+  const { out, tolerance } = expectedOverPlan({ q: query, k, v, headDim, valueDim }, plan, seen, 'float32');
+  const fault = faultOfRow(values, row * valueDim, out, tolerance.out);
+  return fault && `query ${row}, ${fault}`;
+}
+
+/**
+ * What attention of one head and one query gives that sees these keys; where the plan estimates, each block of which none is
+ * seen is one more key, as often as it has keys.
+ */
+export function expectedOverPlan(
+  { q, k, v, headDim, valueDim }: Pick<Inputs, 'q' | 'k' | 'v' | 'headDim' | 'valueDim'>,
+  { estimate, keyBlock, queries }: Pick<SparsePlan, 'estimate' | 'keyBlock' | 'queries'>,
+  seen: Uint8Array,
+  dtype: 'float32' | 'bfloat16',
+): ReturnType<typeof expected> {
+  const keys = seen.length;
   const places: number[] = [];
   for (let j = 0; j < keys; j++) if (seen[j]) places.push(j);
   const means: number[][] = []; // the keys of each
@@ -199,29 +217,27 @@ function faultOfPlan(
     const block = Array.from({ length: Math.min(keyBlock, keys - from) }, (_, n) => from + n);
     if (block.at(-1)! <= first && !block.some((j) => seen[j])) means.push(block);
   }
-  const gather = (from: Float32Array, dim: number, wanted: number[], pooled: number[][] = []) => {
-    const data = new Float64Array((wanted.length + pooled.length) * dim);
-    wanted.forEach((place, n) => {
+  const gather = (from: Float32Array, dim: number) => {
+    const data = new Float64Array((places.length + means.length) * dim);
+    places.forEach((place, n) => {
       data.set(from.subarray(place * dim, (place + 1) * dim), n * dim);
     });
-    pooled.forEach((block, n) => {
+    means.forEach((block, n) => {
       for (let c = 0; c < dim; c++) {
         const sum = block.reduce((all, place) => all + from[place * dim + c]!, 0);
-        data[(wanted.length + n) * dim + c] = Math.fround(sum / block.length);
+        data[(places.length + n) * dim + c] = round(dtype, sum / block.length);
       }
     });
-    return { shape: [1, wanted.length + pooled.length, 1, dim], data };
+    return { shape: [1, places.length + means.length, 1, dim], data };
   };
   const counts = [...places.map(() => 0), ...means.map(({ length }) => Math.log(length))];
-  const { out, tolerance } = expected(
+  return expected(
     {
-      q: gather(q, headDim, [row]),
-      k: gather(k, headDim, places, means),
-      v: gather(v, valueDim, places, means),
+      q: { shape: [1, 1, 1, headDim], data: Float64Array.from(q) },
+      k: gather(k, headDim),
+      v: gather(v, valueDim),
       keyBias: means.length === 0 ? undefined : { shape: [counts.length], data: Float64Array.from(counts) },
     },
-    'float32',
+    dtype,
   );
-  const fault = faultOfRow(values, row * valueDim, out, tolerance.out);
-  return fault && `query ${row}, ${fault}`;
 }

@@ -7,6 +7,7 @@ import type { Target } from '../targets';
 import { densityText, PHASES, phaseName } from './cases';
 import { ABOUT_KINDS, KINDS, type Kind, type Phase } from './inputs';
 import { type Quality, TOP } from './quality';
+import { STEPS } from './steps';
 import { DENSE_OVER_ATTENTION, GROWING, type GrowthOutcome } from './time';
 
 /** A selector on one kind of input. */
@@ -98,7 +99,10 @@ export function printed(judged: readonly Judged[], timed: readonly Row[], grown:
       parts.push(`Quality, ${phaseName(phase)}, ${keys} keys\n\n${tableOf(columns, groupsOf(here))}`);
     }
   }
-  if (timed.length > 0) parts.push(`Time, selection and attention\n\n${tableOf(columnsOf(timed), timed)}`);
+  for (const data of new Set(timed.map((row) => row.case.data))) {
+    const rows = timed.filter((row) => row.case.data === data);
+    parts.push(`Time, ${data}\n\n${tableOf(columnsOf(rows), rows)}`);
+  }
   if (grown.length > 0) parts.push(`Selecting for as many queries as keys\n\n${tableOf(columnsOf(grown), grown)}`);
   return [...parts, SPARSE_NOTES].join('\n\n');
 }
@@ -110,7 +114,9 @@ weights; output error: length of the difference from the dense output over the l
 scored: vectors whose scores are computed to select, over the keys, by the definition of the selector; pages and pooled
 blocks are besides made anew of all keys by every call, but not in times of decoding, over a cache that keeps them. Decoding: every query has a choice of its own; prefill: 64 queries
 share one. MQAR: answers that are right, of questions with one place each. Times: ms is selection and attention together,
-beside either alone, dense attention and a window of as many keys; floor and GFLOP/s are of attention alone.
+beside either alone, dense attention and a window of as many keys; floor and GFLOP/s are of attention alone. Steps of decoding:
+${STEPS} of them, of which each appends its token, selects and attends, on a cache that forgets them before it has the next turn.
+Blocks listed: attention over a plan of random blocks of 64, and its time over that of dense attention times their share.
 ${KINDS.map((kind) => `${kind}: ${ABOUT_KINDS[kind]}.`).join('\n')}`;
 
 /** The densities that all lengths have; the longest of them is quoted. */

@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { sanitizer } from './sanitizer';
 
 const root = join(__dirname, '..', '..');
 /** What the addon is stamped with, as CMake makes it. */
@@ -14,8 +15,7 @@ export const stamp = (() => {
   const table = readFileSync(join(root, 'csrc/core/backend.h'));
   return `${version}+${createHash('sha256').update(table).digest('hex').slice(0, 12)}`;
 })();
-const sanitizer = /lib([at])san/.exec(process.env.LD_PRELOAD ?? '')?.[1];
-const flags = sanitizer ? [`-fsanitize=${sanitizer === 'a' ? 'address' : 'thread'}`, '-g', '-O1'] : [];
+const flags = sanitizer ? [`-fsanitize=${sanitizer}`, '-g', '-O1'] : [];
 
 export class StandIn {
   readonly folder = mkdtempSync(join(tmpdir(), 'node-attention-'));

@@ -1,0 +1,55 @@
+// Memory of a process, as Linux tells it.
+
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+
+/** Whether this system tells, and forgets when asked to, how much memory a process had at most. */
+export const tellsPeak = (): boolean => existsSync('/proc/self/clear_refs');
+
+const RESET_PEAK = '5';
+
+/** Resident bytes now, or at most since `forgetPeak`. */
+export function resident(field: 'VmRSS' | 'VmHWM'): number {
+  const status = readFileSync('/proc/self/status', 'utf8');
+  return 1024 * Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(status)![1]);
+}
+
+export const forgetPeak = (): void => writeFileSync('/proc/self/clear_refs', RESET_PEAK);
+
+/** The most bytes that this process has at once while something runs, beyond those that it had before. */
+export async function bytesBeyond(run: () => Promise<unknown>): Promise<number> {
+  const before = resident('VmRSS');
+  forgetPeak();
+  await run();
+  return Math.max(0, resident('VmHWM') - before);
+}
+
+const TIMEOUT_MS = 60_000;
+
+/** What a fresh process of a program with `answerBytes` says; undefined where the system does not tell, or it saw none. */
+export async function bytesInChild<Task extends { name: string }>(
+  file: string,
+  task: Task,
+): Promise<number | undefined> {
+  if (!tellsPeak()) return undefined;
+  const child = fork(file, { cwd: __dirname, execArgv: ['--import', 'tsx'] });
+  const answer = once(child, 'message', { signal: AbortSignal.timeout(TIMEOUT_MS) });
+  child.once('exit', (code) => code !== 0 && child.emit('error', new Error(`memory of ${task.name}: status ${code}`)));
+  child.send(task);
+  const [bytes] = (await answer) as [number];
+  return bytes > 0 ? bytes : undefined;
+}
+
+/** In a child process: measures what the first message asks for, says so, and ends. */
+export function answerBytes<Task>(measure: (task: Task) => Promise<number>): void {
+  process.once('message', (task: Task) => {
+    measure(task).then(
+      (bytes) => process.send!(bytes, () => process.disconnect()),
+      (error: Error) => {
+        console.error(error);
+        process.exit(1);
+      },
+    );
+  });
+}

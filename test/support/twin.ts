@@ -1,0 +1,94 @@
+// A KvCache and the plain arrays that it must hold, under the same appends, truncations and forks.
+
+import { KvCache, type Stream } from 'node-attention';
+import { tensorOf } from './library';
+import { count, type Float, normal, round, type Values } from './numbers';
+
+export interface Sizes {
+  storage?: 'int8' | undefined;
+  batch: number;
+  kvHeads: number;
+  group: number;
+  headDim: number;
+  valueDim: number;
+  pageSize: number;
+  dtype: Float;
+}
+
+/** A cache and what it must hold: keys and values of each sequence, `[1, tokens, kvHeads, columns]`. */
+export interface Twin {
+  cache: KvCache;
+  sequences: { k: Values; v: Values }[];
+}
+
+/** Rows [from, to) along the tokens of one batch entry. */
+export function rowsOf({ shape, data }: Values, batch: number, from: number, to: number): Values {
+  const row = count(shape.slice(2));
+  const start = (batch * shape[1]! + from) * row;
+  return { shape: [1, to - from, ...shape.slice(2)], data: data.slice(start, start + (to - from) * row) };
+}
+
+/** The rows of both, along the tokens. */
+export function join(a: Values, b: Values): Values {
+  const data = new Float64Array(a.data.length + b.data.length);
+  data.set(a.data);
+  data.set(b.data, a.data.length);
+  return { shape: [1, a.shape[1]! + b.shape[1]!, ...a.shape.slice(2)], data };
+}
+
+/** What int8 storage makes of rows, from its definition. */
+function quantised({ shape, data }: Values, dtype: Float): Values {
+  const columns = shape.at(-1)!;
+  const held = data.slice();
+  const even = (x: number) =>
+    Math.round(x) - x === 0.5 && Math.round(x) % 2 !== 0 ? Math.round(x) - 1 : Math.round(x);
+  for (let row = 0; row < data.length; row += columns) {
+    const elements = data.subarray(row, row + columns);
+    const unit = Math.fround(elements.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127);
+    elements.forEach((x, d) => {
+      held[row + d] = unit === 0 ? 0 : round(dtype, Math.fround(unit * even(Math.fround(x / unit))));
+    });
+  }
+  return { shape, data: held };
+}
+
+export function emptyTwin(sizes: Sizes, capacity: number): Twin {
+  const { storage, batch, kvHeads, headDim, valueDim, pageSize, dtype } = sizes;
+  const none = (columns: number): Values => ({ shape: [1, 0, kvHeads, columns], data: new Float64Array(0) });
+  return {
+    cache: new KvCache({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, ...(storage && { storage }) }),
+    sequences: Array.from({ length: batch }, () => ({ k: none(headDim), v: none(valueDim) })),
+  };
+}
+
+/** Appends random tokens; those that a sequence does not get are NaN. */
+export function append(twin: Twin, sizes: Sizes, lengths: number[], random: () => number, stream?: Stream): void {
+  const { batch, kvHeads, headDim, valueDim, dtype, storage } = sizes;
+  const held = (values: Values) => (storage ? quantised(values, dtype) : values);
+  const n = Math.max(...lengths);
+  const [k, v] = [headDim, valueDim].map((columns) => {
+    const values = normal(random, dtype, [batch, n, kvHeads, columns]);
+    const row = kvHeads * columns;
+    lengths.forEach((length, b) => {
+      values.data.fill(Number.NaN, (b * n + length) * row, (b + 1) * n * row);
+    });
+    return values;
+  }) as [Values, Values];
+  const tensors = [tensorOf(k, dtype), tensorOf(v, dtype)] as const;
+  twin.cache.append(...tensors, { lengths, stream });
+  for (const tensor of tensors) tensor.dispose();
+  twin.sequences = twin.sequences.map((old, b) => ({
+    k: join(old.k, held(rowsOf(k, b, 0, lengths[b]!))),
+    v: join(old.v, held(rowsOf(v, b, 0, lengths[b]!))),
+  }));
+}
+
+export function truncate(twin: Twin, lengths: number[]): void {
+  twin.cache.truncate(lengths);
+  twin.sequences = twin.sequences.map(({ k, v }, b) => ({
+    k: rowsOf(k, 0, 0, lengths[b]!),
+    v: rowsOf(v, 0, 0, lengths[b]!),
+  }));
+}
+
+export const lengthsOf = (twin: Twin): number[] => twin.sequences.map(({ k }) => k.shape[1]!);
