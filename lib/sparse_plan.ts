@@ -491,7 +491,7 @@ export class SparsePlan extends Mask {
     if (this.estimate) {
       return `${what}. Attention visits the listed blocks, row by row, and the means of the others`;
     }
-    if (listed >= breakEven * blocks && this.queries > this.queryTile) {
+    if (this.device === 'cpu' && listed >= breakEven * blocks && this.queries > this.queryTile) {
       return `${what}. That is ${breakEven} of the blocks or more: attention walks them in the tiles of a dense one`;
     }
     return `${what}. Attention visits the listed blocks, row by row`;

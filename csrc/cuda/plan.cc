@@ -43,16 +43,6 @@ Status check_plan(const na_attention& call) {
   return {};
 }
 
-namespace {
-
-int32_t exponent(int32_t size) {
-  int32_t n = 0;
-  while (1 << n < size) n++;
-  return n;
-}
-
-}  // namespace
-
 void add_plan(const na_plan& plan, Problem* problem) {
   SparseRows& rows = problem->plan;
   rows.bitmaps = plan.bitmaps ? static_cast<const uint32_t*>(plan.bitmaps->data) : nullptr;

@@ -71,11 +71,6 @@ __global__ void __launch_bounds__(32 * kPlanWarps) unfold_plan_kernel(const __gr
 }
 
 cudaError_t unfold_plan(const na_plan& plan, PlanRow* rows, PlanBlock* blocks, cudaStream_t stream) {
-  const auto exponent = [](int32_t size) {
-    int32_t n = 0;
-    while (1 << n < size) n++;
-    return n;
-  };
   PlanWords words{};
   words.offsets = static_cast<const int32_t*>(plan.offsets->data);
   words.entries = static_cast<const uint32_t*>(plan.entries->data);

@@ -11,6 +11,13 @@
 
 namespace na::cuda {
 
+// Of a power of two.
+inline int32_t exponent(int32_t power) {
+  int32_t n = 0;
+  while (1 << n < power) n++;
+  return n;
+}
+
 // Enqueues what makes rows [rows of the plan] and blocks [words of the plan] of the words of a plan. These are not
 // trusted: what names a block or a bitmap that there is not is left out, as on the CPU, and whether a block is full
 // follows from where it lies.
