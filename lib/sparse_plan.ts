@@ -6,7 +6,7 @@ import { type NativePlan, type NativePlanWords, native } from './native';
 import { boolean, integer, isArray, isObject, options, show } from './options';
 import { optionalStream, type Stream } from './stream';
 import { drawPlan } from './svg';
-import { type Device, makeTensor, Tensor, tensorHandle } from './tensor';
+import { checkDevice, type Device, makeTensor, Tensor, tensorHandle } from './tensor';
 
 /** What a plan is for. Token axes are counted flat. */
 export interface PlanGeometry {
@@ -35,9 +35,9 @@ export interface PlanGeometry {
 
 /** Where and how a plan is made. */
 export interface PlanOptions {
-  /** Where the plan is made; default 'cpu'. */
+  /** Where the plan is to be, as {@link SparsePlan.to} brings it there; default 'cpu'. */
   device?: Device;
-  /** The stream to enqueue on; the default stream of the device unless given. */
+  /** The stream to enqueue on; the default stream of the device unless given. For a GPU it has to be one of its own. */
   stream?: Stream;
 }
 
@@ -153,6 +153,9 @@ const breakEven = 0.8;
  * its result is 0, its lse -Infinity. With `estimate` the other blocks count by their means, which are made anew in each
  * call, and each of them costs as much as one key; then the plan has to be the only mask, and there is neither bias nor
  * softcap.
+ *
+ * Plans are made, combined and looked at by the CPU. On a GPU they are only attended over: what else is asked of such a
+ * plan is done with a copy on the CPU, and what comes of it goes back.
  */
 export class SparsePlan extends Mask {
   /** Queries of each batch entry. */
@@ -343,16 +346,59 @@ export class SparsePlan extends Mask {
       lists.forEach((list, row) => {
         blocks.set(list, offsets[row]!);
       });
-      using all = int32(offsets, layout.device);
-      using list = int32(blocks, layout.device);
-      return SparsePlan.#build(layout, tensorHandle(all, 'offsets'), tensorHandle(list, 'blocks'));
+      using all = int32(offsets, 'cpu');
+      using list = int32(blocks, 'cpu');
+      const { device, stream } = layout;
+      const made = (own: Stream | undefined) =>
+        SparsePlan.#build({ ...layout, stream: own }, tensorHandle(all, 'offsets'), tensorHandle(list, 'blocks'));
+      if (device === 'cpu') return made(stream);
+      using plan = made(undefined);
+      return plan.to(device, { stream });
     };
+  }
+
+  /**
+   * The plan on a device: always a new one, which waits for the work that makes this one. Between the CPU and a GPU only
+   * a stream of the GPU can copy.
+   *
+   * @throws AttentionError ERR_DEVICE for a device that is not there or a stream that cannot copy, ERR_OUT_OF_MEMORY.
+   */
+  to(device: Device, opts?: { stream?: Stream }): SparsePlan {
+    const { stream } = options('to', opts, ['stream']);
+    const target = { device: checkDevice('to', device), stream: stream as Stream | undefined };
+    const words = native.planWords(this.#native);
+    const held: Tensor[] = [];
+    const hold = (tensor: Tensor) => {
+      held.push(tensor);
+      return tensor;
+    };
+    const copy = (of: NativePlanWords['offsets']) => tensorHandle(hold(hold(makeTensor(of)).to(target)), 'to');
+    try {
+      const copies: NativePlanWords = { offsets: copy(words.offsets), entries: copy(words.entries) };
+      if (words.bitmaps) copies.bitmaps = copy(words.bitmaps);
+      return new SparsePlan(native.planOver(numbersOf(this.#geometry()), copies), this.#queryHeads);
+    } finally {
+      for (const tensor of held) tensor.dispose();
+    }
+  }
+
+  /** What `use` makes of this plan, or of a copy on the CPU. */
+  #onCpu<T>(use: (plan: NativePlan) => T, opts?: { stream?: Stream }): T {
+    if (this.device === 'cpu') return use(this.#native);
+    using copy = this.to('cpu', opts);
+    return use(copy.#native);
   }
 
   #combine(call: string, other: SparsePlan, union: boolean, opts: { stream?: Stream } | undefined): SparsePlan {
     const { stream } = options(call, opts, ['stream']);
     if (!isObject(other) || !(#native in other)) {
       throw new AttentionError('ERR_OPTION', `${call}: the other plan is ${show(other)}; it must be a SparsePlan`);
+    }
+    if (this.device !== 'cpu' && other.device === this.device) {
+      using left = this.to('cpu', opts);
+      using right = other.to('cpu', opts);
+      using both = left.#combine(call, right, union, undefined);
+      return both.to(this.device, opts);
     }
     const combined = native.planCombine(this.#native, other.#native, union, optionalStream(stream));
     return new SparsePlan(combined, Math.max(this.#queryHeads, other.#queryHeads));
@@ -370,7 +416,7 @@ export class SparsePlan extends Mask {
 
   /** Fault, row, block, pairs of query and key shown and possible, blocks possible. */
   async #report(): Promise<number[]> {
-    using report = makeTensor(native.planReport(this.#native, undefined));
+    using report = makeTensor(this.#onCpu((plan) => native.planReport(plan, undefined)));
     return Array.from((await report.read()) as BigInt64Array, Number);
   }
 
@@ -400,12 +446,17 @@ export class SparsePlan extends Mask {
 
   /**
    * uint8 `[batch, heads, Lq, Lk]`, 1 where the key is seen itself. The batch is the plan's; heads are those of the queries
-   * that a selector chose for, unless all of them have one pattern, and the plan's patterns otherwise.
+   * that a selector chose for, unless all of them have one pattern, and the plan's patterns otherwise. It is where the
+   * plan is.
    */
   toDense(opts?: { stream?: Stream }): Tensor<'uint8'> {
     const { stream } = options('toDense', opts, ['stream']);
     const heads = this.heads === 1 ? 1 : this.#queryHeads;
-    return makeTensor(native.planDense(this.#native, heads, optionalStream(stream))) as Tensor<'uint8'>;
+    if (this.device === 'cpu') {
+      return makeTensor(native.planDense(this.#native, heads, optionalStream(stream))) as Tensor<'uint8'>;
+    }
+    using dense = makeTensor(this.#onCpu((plan) => native.planDense(plan, heads, undefined), opts));
+    return dense.to({ device: this.device, stream: opts?.stream }) as Tensor<'uint8'>;
   }
 
   #geometry(): Required<PlanGeometry> {
@@ -440,7 +491,7 @@ export class SparsePlan extends Mask {
     if (this.estimate) {
       return `${what}. Attention visits the listed blocks, row by row, and the means of the others`;
     }
-    if (listed >= breakEven * blocks && this.queries > this.queryTile) {
+    if (this.device === 'cpu' && listed >= breakEven * blocks && this.queries > this.queryTile) {
       return `${what}. That is ${breakEven} of the blocks or more: attention walks them in the tiles of a dense one`;
     }
     return `${what}. Attention visits the listed blocks, row by row`;

@@ -348,7 +348,7 @@ describe('lists', () => {
       return banded && seesOnGrid(i, j, grid, axes) && seesOnGrid(i, j, grid, other);
     });
     for (const order of [specs, [...specs].reverse()]) {
-      expect(await visible({ mask: order.map(maskOf) }, grid, grid)).toEqual(want);
+      expect(await visible({ mask: order.map((mask) => maskOf(mask)) }, grid, grid)).toEqual(want);
     }
   });
 

@@ -123,8 +123,8 @@ Status ScoreMod::add_plan(const SparsePlan& plan, const ScoreShape& shape) {
     return error(NA_ERR_OPTION, "mask: a sparse plan cannot be used with cuSeqlens; call attention() per sequence");
   }
   if (plan.device() != shape.device) {
-    return error(NA_ERR_DEVICE, "mask: the sparse plan is on %s but q is on %s", plan.device()->name.c_str(),
-                 shape.device->name.c_str());
+    return error(NA_ERR_DEVICE, "mask: the sparse plan is on %s but q is on %s; move it with to()",
+                 plan.device()->name.c_str(), shape.device->name.c_str());
   }
   if (p.queries != shape.queries || p.keys != shape.keys) {
     return error(NA_ERR_SHAPE, "mask: the sparse plan is for %lld queries and %lld keys, q and k have %lld and %lld",

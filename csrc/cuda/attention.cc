@@ -4,10 +4,12 @@
 #include <climits>
 
 #include "attention/attention.h"
+#include "attention/plan.h"
 #include "copy/copy.h"
 #include "core/ceil_div.h"
 #include "core/dtype.h"
 #include "cuda/grid.h"
+#include "cuda/plan.h"
 
 namespace na::cuda {
 namespace {
@@ -40,6 +42,9 @@ struct Plan {
   Dense inputs[5];
   int input_count = 0;
   Dense out{}, lse{};  // if they are made elsewhere first
+  const na_plan* sparse = nullptr;
+  PlanRow* plan_rows = nullptr;  // what is made of the plan first
+  PlanBlock* plan_blocks = nullptr;
   int64_t workspace_bytes = 0;
 };
 
@@ -74,11 +79,7 @@ Status check_call(const na_attention& call) {
                    static_cast<long long>(kMostHeadDim));
     }
   }
-  for (int32_t i = 0; i < call.mask_count; i++) {
-    if (call.masks[i].kind == NA_MASK_PLAN) {
-      return error(NA_ERR_OPTION, "sparse plans do not run on CUDA yet: use device 'cpu'");
-    }
-  }
+  NA_TRY(check_plan(call));
   NA_TRY(check_grid(call));
   for (int32_t i = 0; i < call.bias_count; i++) {
     if (call.biases[i].kind != NA_BIAS_DENSE) {
@@ -152,6 +153,7 @@ class Planner {
       plan->extra_hopper = hopper(plan->extra);
     }
     add_masks(&p);
+    if (const na_plan* sparse = plan_of(call_)) take_plan(*sparse, &p);
     add_biases(&p);
     add_sequences(&p);
     if (call_.sinks) {
@@ -165,7 +167,7 @@ class Planner {
       }
     }
     plan->hopper = on_grid ? hopper_grids(p) : hopper(p);
-    const int64_t parts = on_grid ? plan_grids(p) : choose_parts(p, plan->hopper);
+    const int64_t parts = on_grid ? plan_grids(p) : plan->sparse ? plan_parts(p) : choose_parts(p, plan->hopper);
     if (parts > 1 || extra) {
       add_parts(static_cast<int32_t>(parts), extra);
       if (on_grid) p.out = output(*call_.out, &p.out_strides);  // what combine() writes
@@ -253,8 +255,22 @@ class Planner {
   }
 
   bool hopper(const Problem& p) const {
-    return device_.major == 9 && plan_->element != Element::kFloat32 && p.keys > 0 &&
+    return device_.major == 9 && !is_sparse(p) && plan_->element != Element::kFloat32 && p.keys > 0 &&
            typical(p, p.queries) >= kLeastHopperQueries && attention_sm90_takes(p, plan_->element);
+  }
+
+  void take_plan(const na_plan& sparse, Problem* p) {
+    plan_->sparse = &sparse;
+    plan_->plan_rows = static_cast<PlanRow*>(take((sparse.offsets->shape[0] - 1) * int64_t{sizeof(PlanRow)}));
+    plan_->plan_blocks = static_cast<PlanBlock*>(take(sparse.entries->shape[0] * int64_t{sizeof(PlanBlock)}));
+    add_plan(sparse, p);
+    p->plan.rows = plan_->plan_rows;
+    p->plan.blocks = plan_->plan_blocks;
+  }
+
+  int64_t plan_parts(const Problem& p) const {
+    const PlanCost cost = plan_cost(*plan_->sparse, p, tile_of(p, false));
+    return best_parts(p, cost.blocks, cost.key_tiles, false);
   }
 
   static Problem on(Problem p, const Grid& grid) {
@@ -393,6 +409,7 @@ cudaError_t attention(const Device& device, const na_attention& call, cudaStream
     const Dense& dense = plan.inputs[i];
     if (!then(copy_all(*dense.view, dense_view(*dense.view, dense.view->dtype, dense.data), stream))) return result;
   }
+  if (plan.sparse && !then(unfold_plan(*plan.sparse, plan.plan_rows, plan.plan_blocks, stream))) return result;
   if (!then(run_keys(plan, stream))) return result;
   if (plan.extra.keys > 0 && !then(run(plan, plan.extra, plan.extra_hopper, stream))) return result;
   if (plan.slots > 0 && !then(combine(plan.keys, plan.element, plan.slots, stream))) return result;

@@ -31,8 +31,13 @@ Status check_operation(Device& device, int32_t kind, const void* args, int64_t* 
     case NA_OP_ROTATE: return error(NA_ERR_OPTION, "caches do not run on CUDA yet: use device 'cpu'");
     case NA_OP_BUILD:
     case NA_OP_INSPECT:
+      return error(NA_ERR_OPTION,
+                   "sparse plans are made and looked at by the CPU: do so there, and move them with to('cuda')");
     case NA_OP_POOL:
-    case NA_OP_SELECT: return error(NA_ERR_OPTION, "sparse plans do not run on CUDA yet: use device 'cpu'");
+    case NA_OP_SELECT:
+      return error(NA_ERR_OPTION,
+                   "selectors and estimates of sparse plans do not run on CUDA yet: select from q and k on the CPU, "
+                   "without estimate, and move the plan with to('cuda')");
     default: return {};
   }
 }

@@ -48,6 +48,26 @@ struct Grid {
   int32_t first_head, heads;
 };
 
+// A block of keys that a row of a sparse plan lists: its first key, and the index of its bitmap, or -1.
+struct PlanBlock {
+  int32_t key, bitmap;
+};
+
+// The blocks of a row: [begin, begin + count). Of the first `full`, every query of the row sees all keys.
+struct PlanRow {
+  int32_t begin, full, count;
+};
+
+// A sparse plan, see core/backend.h, as unfold_plan() lays it out.
+struct SparseRows {
+  const PlanRow* rows;  // [batch, heads, tiles]
+  const PlanBlock* blocks;
+  const uint32_t* bitmaps;        // [count, keys of a block, words]: a bit for each query of a row
+  int32_t batch, heads, tiles;    // of patterns; tiles of queries. heads is 0: there is no plan
+  int32_t query_tile, key_block;  // exponents of two
+  bool masked;                    // a window hides keys of full blocks, too
+};
+
 constexpr int kMostBiases = 4;
 constexpr int32_t kUnlimited = INT32_MAX;
 
@@ -85,6 +105,10 @@ struct Problem {
   float *part_out, *part_lse;
 
   Grid grid;  // never with packed sequences
+
+  SparseRows plan;  // never with packed sequences or a grid; its causality is among left and right
 };
+
+inline bool is_sparse(const Problem& problem) { return problem.plan.heads > 0; }
 
 }  // namespace na::cuda

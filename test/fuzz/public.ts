@@ -321,6 +321,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     ],
     [1, method(self('plan'), SparsePlan, 'union', mostly(picked('plan')))],
     [1, method(self('plan'), SparsePlan, 'intersect', mostly(picked('plan')))],
+    [1, method(self('plan'), SparsePlan, 'to', device, optional({ stream }))],
     [1, method(self('plan'), SparsePlan, 'density')],
     [1, method(self('plan'), SparsePlan, 'validate')],
     [1, method(self('plan'), SparsePlan, 'toDense')],

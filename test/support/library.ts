@@ -80,8 +80,8 @@ const setting = (axes: Axis[]) => ({
   wrap: axes.map((axis) => axis.wrap),
 });
 
-export function maskOf(spec: MaskSpec | { plan: PlanSpec }): Mask {
-  if ('plan' in spec) return planOf(spec.plan);
+export function maskOf(spec: MaskSpec | { plan: PlanSpec }, device?: Device): Mask {
+  if ('plan' in spec) return planOf(spec.plan, device);
   if (!('heads' in spec)) return spec.left === -1 && spec.right === 0 ? causal() : window(spec);
   return neighborhood(spec.heads.length === 1 ? setting(spec.heads[0]!) : spec.heads.map(setting));
 }
@@ -112,7 +112,7 @@ export async function run(
   };
   const options: AttentionOptions = { bias: [], precision };
   const biases = [];
-  if (problem.masks) options.mask = problem.masks.map(maskOf);
+  if (problem.masks) options.mask = problem.masks.map((mask) => maskOf(mask, device));
   if (problem.keyBias) biases.push(keyBias(make(problem.keyBias, 'float32')));
   if (problem.denseBias) biases.push(denseBias(make(problem.denseBias, 'float32')));
   if (problem.lowRank) biases.push(lowRankBias(make(problem.lowRank.q, 'float32'), make(problem.lowRank.k, 'float32')));

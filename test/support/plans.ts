@@ -1,18 +1,18 @@
 // Sparse plans as tests describe them: lists of blocks, and perhaps holes in them.
 
 import fc from 'fast-check';
-import { type Mask, type PlanGeometry, SparsePlan } from 'node-attention';
+import { type Device, type Mask, type PlanGeometry, SparsePlan } from 'node-attention';
 import { attentionCase, type Case, decodeCase, problemOf } from './cases';
 import { count, type Float, normal, round, uniform, type Values } from './numbers';
 import { type PlanSpec, type Problem, seesInPlan } from './oracle';
 
-export function planOf({ lists, holes, ...geometry }: PlanSpec): SparsePlan & Mask {
-  if (!holes) return SparsePlan.fromBlocks(lists, geometry);
+export function planOf({ lists, holes, ...geometry }: PlanSpec, device?: Device): SparsePlan & Mask {
+  if (!holes) return SparsePlan.fromBlocks(lists, { ...geometry, device });
   const whole = { lists, holes, ...geometry };
-  return SparsePlan.fromPredicate(
-    (i, j, head, batch) => seesInPlan(whole, batch, head, geometry.heads, i, j),
-    geometry,
-  );
+  return SparsePlan.fromPredicate((i, j, head, batch) => seesInPlan(whole, batch, head, geometry.heads, i, j), {
+    ...geometry,
+    device,
+  });
 }
 
 /** Random lists; `share` of the blocks are in them, and some rows are empty. */

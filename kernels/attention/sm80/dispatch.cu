@@ -1,3 +1,4 @@
+#include "attention/plan.h"
 #include "attention/sm80/dispatch.h"
 #include "tile/score.h"
 
@@ -31,6 +32,12 @@ constexpr Entry kGrid[] = {
     {128, 128, run_sm80_grid<kElement, 128>},
     {256, 256, run_sm80_grid<kElement, 256>},
 };
+template <Element kElement>
+constexpr Entry kPlan[] = {
+    {64, 64, run_sm80_plan<kElement, 64>},
+    {128, 128, run_sm80_plan<kElement, 128>},
+    {256, 256, run_sm80_plan<kElement, 256>},
+};
 
 template <size_t kCount>
 const Entry* find(const Entry (&entries)[kCount], const Problem& problem) {
@@ -42,6 +49,7 @@ const Entry* find(const Entry (&entries)[kCount], const Problem& problem) {
 
 template <Element kElement>
 const Entry* find_half(const Problem& problem) {
+  if (is_sparse(problem)) return find(kPlan<kElement>, problem);
   return is_grid(problem) ? find(kGrid<kElement>, problem) : find(kHalf<kElement>, problem);
 }
 
@@ -50,6 +58,7 @@ const Entry* find(const Problem& problem, Element element, bool tf32) {
     case Element::kFloat16: return find_half<Element::kFloat16>(problem);
     case Element::kBfloat16: return find_half<Element::kBfloat16>(problem);
     default:
+      if (is_sparse(problem)) return find(kPlan<Element::kFloat32>, problem);
       if (is_grid(problem)) return find(kGrid<Element::kFloat32>, problem);
       return tf32 ? find(kFloat<1>, problem) : find(kFloat<3>, problem);
   }
@@ -65,11 +74,11 @@ int32_t typical_queries(const Problem& problem) {
 
 // The queries of a whole group share its keys, which are read once if all fit into one tile.
 bool is_few(const Problem& problem) {
-  return !is_grid(problem) && int64_t{typical_queries(problem)} * group_of(problem) <= 16;
+  return !is_grid(problem) && !is_sparse(problem) && int64_t{typical_queries(problem)} * group_of(problem) <= 16;
 }
 
 TileShape shape_of(const Problem& problem, Element element, const Entry& entry) {
-  const bool few = is_few(problem), modified = modifies_scores(problem);
+  const bool few = is_few(problem), modified = is_sparse(problem) || modifies_scores(problem);
   return shape_of(tiling(element, entry.head_dim, entry.value_dim, few, modified, is_grid(problem)), few);
 }
 
@@ -105,6 +114,13 @@ cudaError_t attention_sm80(const Problem& problem, Element element, bool tf32, c
   Launch launch{};
   if (is_grid(problem)) {
     launch.query_slots = query_tiles(problem.grid);
+  } else if (is_sparse(problem)) {
+    const PlanTiling of = plan_tiling(problem, shape.rows);
+    launch.packed = of.packed;
+    launch.head_tiles = of.head_tiles;
+    launch.query_slots = of.slots;
+    launch.plan_heads = of.shared;
+    launch.plan_queries = of.queries;
   } else {
     const int32_t room = shape.rows / typical_queries(problem);  // for heads
     launch.packed = room < 1 ? 1 : room < group ? room : group;
@@ -121,7 +137,8 @@ cudaError_t attention_sm80(const Problem& problem, Element element, bool tf32, c
                                                    problem.queries, problem.heads, bytes)
                      : (reinterpret_cast<intptr_t>(problem.part_out) | problem.value_dim * intptr_t{4}) % 16 == 0 ? 16
                                                                                                                   : 4;
-  const int64_t heads = is_grid(problem) ? problem.grid.heads : int64_t{launch.head_tiles} * problem.kv_heads;
+  const int32_t runs = is_sparse(problem) ? problem.heads / launch.plan_heads : problem.kv_heads;  // that share keys
+  const int64_t heads = is_grid(problem) ? problem.grid.heads : int64_t{launch.head_tiles} * runs;
   const int64_t rest = heads * (problem.parts > 0 ? problem.parts : 1);
   const int64_t tiles = int64_t{problem.batch} * launch.query_slots;
   if (rest > INT32_MAX / tiles) return cudaErrorInvalidConfiguration;

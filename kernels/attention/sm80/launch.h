@@ -46,6 +46,13 @@ cudaError_t run_sm80(const Problem& problem, const Launch& launch, bool few, boo
 }
 
 template <Element kElement, int kHeadDim>
+cudaError_t run_sm80_plan(const Problem& problem, const Launch& launch, bool, bool, uint32_t blocks,
+                          cudaStream_t stream) {
+  constexpr int kProducts = kElement == Element::kFloat32 ? 3 : 1;
+  return launch_kernel<PlanTile<kElement, kProducts, kHeadDim>>(problem, launch, blocks, stream);
+}
+
+template <Element kElement, int kHeadDim>
 cudaError_t run_sm80_grid(const Problem& problem, const Launch& launch, bool, bool, uint32_t blocks,
                           cudaStream_t stream) {
   constexpr int kProducts = kElement == Element::kFloat32 ? 3 : 1;

@@ -73,6 +73,7 @@ struct Tile {
   static constexpr Element kElement = kElement_;
   static constexpr int kProducts = kProducts_, kHeadDim = kHeadDim_, kValueDim = kValueDim_;
   static constexpr bool kFew = kFew_, kModified = kModified_, kGrid = kGrid_;
+  static constexpr bool kPlan = false;  // see plan.h
   static_assert(!kGrid || (kModified && !kFew));
 
   static constexpr Tiling kTiling = tiling(kElement, kHeadDim, kValueDim, kFew, kModified, kGrid);
@@ -107,6 +108,8 @@ struct Launch {
   int32_t query_slots;  // see tile_slots()
   // Bytes at a time: 16, 4 or 2, by alignment.
   int32_t q_width, k_width, v_width, out_width;
+
+  int32_t plan_heads, plan_queries;  // of a sparse plan: shared and queries of PlanTiling
 };
 
 }  // namespace na::cuda

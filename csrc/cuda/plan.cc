@@ -1,0 +1,69 @@
+#include "cuda/plan.h"
+
+#include <algorithm>
+
+#include "attention/plan.h"
+#include "core/ceil_div.h"
+
+namespace na::cuda {
+
+const na_plan* plan_of(const na_attention& call) {
+  for (int32_t i = 0; i < call.mask_count; i++) {
+    if (call.masks[i].kind == NA_MASK_PLAN) return call.masks[i].plan;
+  }
+  return nullptr;
+}
+
+Status check_plan(const na_attention& call) {
+  const na_plan* const plan = plan_of(call);
+  if (!plan) return {};
+  if (plan->estimate) {
+    return error(NA_ERR_OPTION,
+                 "mask: a SparsePlan that estimates what it does not list does not run on CUDA yet: make it without "
+                 "estimate, or use device 'cpu'");
+  }
+  if (call.pages) {
+    return error(NA_ERR_OPTION,
+                 "mask: a SparsePlan over a KvCache does not run on CUDA yet: give k and v, or use device 'cpu'");
+  }
+  for (int32_t i = 0; i < call.mask_count; i++) {
+    if (call.masks[i].kind != NA_MASK_NEIGHBORHOOD) continue;
+    return error(
+        NA_ERR_OPTION,
+        "mask: a neighborhood and a SparsePlan together do not run on CUDA yet: put both into one plan, or use "
+        "device 'cpu'");
+  }
+  for (int32_t i = 0; i < call.bias_count; i++) {
+    if (call.biases[i].kind == NA_BIAS_DENSE) continue;
+    return error(
+        NA_ERR_OPTION,
+        "bias: with a SparsePlan, CUDA takes keyBias() and denseBias() alone: give one of these, or use device "
+        "'cpu'");
+  }
+  return {};
+}
+
+void add_plan(const na_plan& plan, Problem* problem) {
+  SparseRows& rows = problem->plan;
+  rows.bitmaps = plan.bitmaps ? static_cast<const uint32_t*>(plan.bitmaps->data) : nullptr;
+  rows.batch = static_cast<int32_t>(plan.batch);
+  rows.heads = static_cast<int32_t>(plan.heads);
+  rows.tiles = static_cast<int32_t>(ceil_div(plan.queries, plan.query_tile));
+  rows.query_tile = exponent(plan.query_tile);
+  rows.key_block = exponent(plan.key_block);
+  // A window that hides nothing would have every tile masked; nor does one that is as causal as the plan.
+  for (int32_t* side : {&problem->left, &problem->right}) {
+    if (*side >= std::max(problem->keys, problem->queries) - 1) *side = kUnlimited;
+  }
+  rows.masked = problem->left != kUnlimited || problem->right < (plan.causal ? 0 : kUnlimited);
+  if (plan.causal) problem->right = std::min(problem->right, 0);
+}
+
+PlanCost plan_cost(const na_plan& plan, const Problem& problem, TileShape tile) {
+  const PlanTiling tiling = plan_tiling(problem, tile.rows);
+  const int64_t runs = problem.heads / tiling.shared, rows = plan.offsets->shape[0] - 1;
+  const int64_t listed = std::min(ceil_div(plan.entries->shape[0], rows), ceil_div(plan.keys, int64_t{plan.key_block}));
+  return {problem.batch * runs * tiling.head_tiles * tiling.slots, ceil_div(listed * plan.key_block, tile.keys)};
+}
+
+}  // namespace na::cuda

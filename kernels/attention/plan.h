@@ -1,0 +1,48 @@
+// What comes before attention over a sparse plan: its rows are laid out for the kernels, and cut into tiles.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "attention/problem.h"
+#include "core/backend.h"
+
+namespace na::cuda {
+
+// Of a power of two.
+inline int32_t exponent(int32_t power) {
+  int32_t n = 0;
+  while (1 << n < power) n++;
+  return n;
+}
+
+// Enqueues what makes rows [rows of the plan] and blocks [words of the plan] of the words of a plan. These are not
+// trusted: what names a block or a bitmap that there is not is left out, as on the CPU, and whether a block is full
+// follows from where it lies.
+cudaError_t unfold_plan(const na_plan& plan, PlanRow* rows, PlanBlock* blocks, cudaStream_t stream);
+
+// How the queries of a plan become tiles of at most so many rows: each tile has queries of one row of the plan, and
+// heads that share its pattern and a key head.
+struct PlanTiling {
+  int32_t shared;      // heads that follow each other with one pattern and one key head
+  int32_t packed;      // of these in a tile
+  int32_t head_tiles;  // for all of these
+  int32_t queries;     // of a tile
+  int32_t slots;       // tiles for all queries
+};
+
+inline PlanTiling plan_tiling(const Problem& problem, int32_t rows) {
+  PlanTiling tiling;
+  tiling.shared = std::gcd(problem.heads / problem.kv_heads, problem.heads / problem.plan.heads);
+  const int32_t row_queries = std::min(1 << problem.plan.query_tile, std::max(problem.queries, 1));
+  tiling.packed = std::clamp(rows / row_queries, 1, tiling.shared);
+  tiling.head_tiles = (tiling.shared + tiling.packed - 1) / tiling.packed;
+  // Both are powers of two where a row of the plan has more queries than fit: then the one divides the other.
+  tiling.queries = std::min(1 << problem.plan.query_tile, rows / tiling.packed);
+  tiling.slots = (problem.queries + tiling.queries - 1) / tiling.queries;
+  return tiling;
+}
+
+}  // namespace na::cuda

@@ -1,0 +1,92 @@
+// Attention over a sparse plan: what a block works at, and the keys that it visits.
+#pragma once
+
+#include "attention/sm80/keys.h"
+#include "tile/plan.h"
+
+namespace na::cuda {
+
+// The kernel of plans is one for unchanged and modified scores, like that of grids.
+template <Element kElement, int kProducts, int kHeadDim>
+struct PlanTile : Tile<kElement, kProducts, kHeadDim, kHeadDim, false, true, false> {
+  static constexpr bool kPlan = true;
+};
+
+// A tile has queries of one row of the plan. Otherwise as for a sequence.
+template <typename T>
+struct PlanWork : Work<T> {
+  __device__ bool find(const Problem& problem, const Launch& launch, uint8_t*) {
+    uint32_t rest = blockIdx.x;
+    const int32_t head_tile = next_digit(rest, launch.head_tiles);
+    const int32_t run = next_digit(rest, problem.heads / launch.plan_heads);
+    this->part = next_digit(rest, max(problem.parts, 1));
+    const int32_t batch = next_digit(rest, problem.batch);
+    const int32_t slot = launch.query_slots - 1 - static_cast<int32_t>(rest);
+    this->sequence = {batch, 0, problem.queries, 0, problem.keys, slot};
+    this->packed = launch.packed;
+    this->first_head = run * launch.plan_heads + head_tile * launch.packed;
+    this->heads = min(launch.packed, launch.plan_heads - head_tile * launch.packed);
+    this->kv_head = this->first_head / (problem.heads / problem.kv_heads);
+    this->first_query = slot * launch.plan_queries;
+    this->queries = min(launch.plan_queries, problem.queries - this->first_query);
+    return true;
+  }
+
+  __device__ PlanTiles tiles(const Problem& problem) const {
+    const SparseRows& plan = problem.plan;
+    const int32_t batch = plan.batch == 1 ? 0 : this->sequence.batch;
+    const int32_t head = this->first_head / (problem.heads / plan.heads);
+    const int64_t row = (int64_t{batch} * plan.heads + head) * plan.tiles + (this->first_query >> plan.query_tile);
+    return PlanTiles(problem, plan.rows[row], this->sequence, this->first_query, this->first_query + this->queries - 1,
+                     T::kKeys);
+  }
+};
+
+// There is one team.
+template <typename T>
+class PlanKeys {
+ public:
+  __device__ PlanKeys(const Problem& problem, const PlanWork<T>& work, const PlanTiles& tiles, int)
+      : problem_(problem), work_(work), tiles_(tiles) {
+    const int64_t batch = work.sequence.batch;
+    keys_ = element_at<T>(problem.k, batch * problem.k_strides.batch + work.kv_head * problem.k_strides.head);
+    values_ = element_at<T>(problem.v, batch * problem.v_strides.batch + work.kv_head * problem.v_strides.head);
+  }
+
+  template <bool kValues>
+  __device__ const char* base() const {
+    return kValues ? values_ : keys_;
+  }
+
+  template <bool kValues>
+  __device__ auto rows(int32_t visit) const {
+    const int64_t first = int64_t{visit} * T::kKeys;
+    const char* const from = base<kValues>();
+    const int64_t pitch = (kValues ? problem_.v_strides.token : problem_.k_strides.token) * T::kBytes;
+    return [this, first, from, pitch](int row) -> const char* {
+      const int32_t key = tiles_.spot(first + row).key;
+      return key >= tiles_.first_key() && key < tiles_.end_key() ? from + key * pitch : nullptr;
+    };
+  }
+
+  __device__ int32_t at(int32_t visit, bool) const { return visit; }
+
+  template <int kColumns>
+  __device__ void score(float (&scores)[kColumns][4], int32_t row, int32_t visit, bool modified, bool masked,
+                        int32_t lane) const {
+    const Row rows[2] = {work_.row(row), work_.row(row + 8)};
+    PlanSpot spots[kColumns];
+#pragma unroll
+    for (int i = 0; i < kColumns; i++) spots[i] = tiles_.spot(int64_t{visit} * T::kKeys + i * 8 + lane % 4 * 2);
+    if (modified) modify_spots(scores, problem_, work_.sequence, rows, spots);
+    if (masked) mask_spots(scores, problem_, work_.sequence, rows, spots);
+  }
+
+ private:
+  const Problem& problem_;
+  const PlanWork<T>& work_;
+  const PlanTiles& tiles_;
+  const char *keys_, *values_;
+};
+
+}  // namespace na::cuda
