@@ -17,7 +17,7 @@ class RecordedCall {
  public:
   // Of each sequence: what the calls of a launch add to caches.
   using Growth = std::map<const KvCache*, std::vector<int64_t>>;
-  static constexpr uint64_t kMostOperations = 2;
+  static constexpr uint64_t kMostOperations = 3;
 
   virtual ~RecordedCall() = default;
   // Whether there will be room, before anything of a launch is enqueued; `growth` is that of the calls before it.

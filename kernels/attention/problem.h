@@ -48,6 +48,21 @@ struct Grid {
   int32_t first_head, heads;
 };
 
+// Division of what is below 2^31 by a number known to the host: multiplied by `factor`, divided by 2^shift.
+struct Divisor {
+  int32_t value;
+  uint32_t factor;
+  int32_t shift;
+};
+
+// Keys and values in pages of memory. A page holds the keys of its tokens, with the strides of a problem's k, and
+// value_offset bytes from its beginning their values. Tokens of a batch entry fill its pages in turn.
+struct Pages {
+  const int64_t* tables;  // [batch, pitch]: of each entry how many tokens it has, then the addresses of its pages
+  int64_t pitch, value_offset;
+  Divisor tokens;  // in a page
+};
+
 constexpr int kMostBiases = 4;
 constexpr int32_t kUnlimited = INT32_MAX;
 
@@ -85,6 +100,10 @@ struct Problem {
   float *part_out, *part_lse;
 
   Grid grid;  // never with packed sequences
+
+  // Where keys and values are instead of k and v; `keys` is the longest length. Without tables: nowhere else. Never on
+  // a grid, and never with packed sequences.
+  Pages pages;
 };
 
 }  // namespace na::cuda

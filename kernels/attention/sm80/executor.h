@@ -12,6 +12,7 @@
 #include "attention/sm80/keys.h"
 #include "attention/sm80/load.h"
 #include "attention/sm80/multiply.h"
+#include "attention/sm80/paged_keys.h"
 #include "tile/softmax.h"
 
 namespace na::cuda {
@@ -114,6 +115,9 @@ __device__ inline void store_tile(const Problem& problem, const Launch& launch, 
 }
 
 template <typename T>
+using KeysOf = std::conditional_t<T::kGrid, GridKeys<T>, std::conditional_t<T::kPaged, PagedKeys<T>, Keys<T>>>;
+
+template <typename T>
 __device__ inline void attend(const Problem& problem, const Launch& launch) {
   extern __shared__ __align__(128) uint8_t memory[];
   std::conditional_t<T::kGrid, GridWork<T>, Work<T>> work;
@@ -143,7 +147,7 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
         });
   }
 
-  const std::conditional_t<T::kGrid, GridKeys<T>, Keys<T>> keys(problem, work, tiles, team);
+  const KeysOf<T> keys(problem, work, tiles, team);
   int32_t load_visit = visit, load_slot = 0, slot = 0;
   const auto next_slot = [](int32_t n) { return n + 1 == T::kStages ? 0 : n + 1; };
   const auto load_item = [&](auto is_values) {
@@ -205,7 +209,7 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     }
   };
 
-  const bool modified = T::kGrid ? modifies_scores(problem) : T::kModified;
+  const bool modified = T::kGrid || T::kPaged ? modifies_scores(problem) : T::kModified;
   const float factor = modified ? 1 : problem.scale * kLog2E;
   const bool works = work.any_from(warp_row);
   Softmax softmax[T::kRowSets];
