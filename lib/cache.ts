@@ -40,7 +40,7 @@ export interface KvCacheOptions {
    * above 1.5e-36 zero. Default: as `dtype`, exactly.
    */
   storage?: 'int8';
-  /** 'cpu' unless given; CUDA is not supported yet. */
+  /** 'cpu' unless given. On CUDA `headDim` and `valueDim` are 256 at most, and `storage` is not supported yet. */
   device?: Device;
   /** Rotates keys when they are appended, and the queries of {@link attention}, by their positions. Default: not. */
   rope?: RopeOptions;
@@ -52,7 +52,7 @@ export interface LoadOptions {
   capacity?: number;
   /** Tokens in a page of memory; unless given as in the cache that was saved. */
   pageSize?: number;
-  /** 'cpu' unless given; CUDA is not supported yet. */
+  /** 'cpu' unless given. */
   device?: Device;
 }
 
@@ -178,7 +178,7 @@ export class KvCache {
 
   /**
    * Bytes of the pages that this cache and its forks hold together, in use or kept for reuse, and of what is kept to
-   * select from them: see {@link pagePlan} and {@link pooledPlan}.
+   * select from them: see {@link pagePlan} and {@link pooledPlan}. On CUDA also those of this cache's list of pages.
    */
   get bytes(): number {
     return native.kvCacheBytes(this.#use());
@@ -235,7 +235,7 @@ export class KvCache {
     const file = filePath(call, path);
     const { batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, storage, rope, lengths } = this;
     const saved = { batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, storage, rope, lengths };
-    return saveCache(call, file, native.kvCacheFork(this.#use()), saved);
+    return saveCache(call, file, native.kvCacheFork(this.#use()), saved, this.device);
   }
 
   /**
@@ -254,7 +254,7 @@ export class KvCache {
       given[name] === undefined ? undefined : integer(call, name, given[name], 1);
     const [capacity, pageSize] = [size('capacity'), size('pageSize')];
     const device = checkDevice(call, given.device ?? 'cpu');
-    return loadCache(call, file, ({ lengths, storage, ...saved }) => {
+    return loadCache(call, file, device, ({ lengths, storage, ...saved }) => {
       const longest = Math.max(...lengths);
       if (capacity !== undefined && capacity < longest) {
         throw new AttentionError('ERR_OPTION', `capacity is ${capacity}; its longest sequence has ${longest} tokens`);

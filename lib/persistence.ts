@@ -131,15 +131,15 @@ function* piecesOf(parts: Part[], begin: number, pageRows: number): Generator<Pi
   }
 }
 
-/** Memory of two pieces, a stream that copies to and from it, and the thread of a file. */
+/** Memory of two pieces, a stream of the cache's device that copies to and from it, and the thread of a file. */
 class Transfer {
   readonly thread: Thread<FileQuestion>;
   readonly stream: NativeStream;
   readonly slots: { memory: SharedArrayBuffer; tensor: NativeTensor; free: Promise<unknown> }[];
   #turn = 0;
 
-  constructor(call: string, largest: number) {
-    this.stream = native.streamCreate('cpu');
+  constructor(call: string, largest: number, device: string) {
+    this.stream = native.streamCreate(device);
     this.slots = [0, 1].map(() => {
       const memory = new SharedArrayBuffer(Math.min(PIECE, Math.max(1, largest)));
       const tensor = native.tensorWrap(new Uint8Array(memory), [memory.byteLength], dtypeIndex('uint8'));
@@ -177,12 +177,18 @@ function later<T>(promise: Promise<T>): Promise<T> {
 }
 
 /** Writes a cache, which nobody else may have, and disposes of it. */
-export async function saveCache(call: string, file: string, cache: NativeCache, saved: Saved): Promise<void> {
+export async function saveCache(
+  call: string,
+  file: string,
+  cache: NativeCache,
+  saved: Saved,
+  device: string,
+): Promise<void> {
   let transfer: Transfer | undefined;
   try {
     const parts = partsOf(saved);
     const metadata = metadataOf(saved);
-    transfer = new Transfer(call, Math.max(...parts.map(({ bytes }) => bytes)));
+    transfer = new Transfer(call, Math.max(...parts.map(({ bytes }) => bytes)), device);
     const { thread, stream } = transfer;
     await thread.ask({ do: 'create', path: file });
     const begin = makeHead(parts, metadata).length;
@@ -211,6 +217,7 @@ export interface Made<Cache> {
 export async function loadCache<Cache extends { readonly pageSize: number; dispose(): void }>(
   call: string,
   file: string,
+  device: string,
   make: (saved: Saved) => Made<Cache>,
 ): Promise<Cache> {
   const clipped = (text: string) => (text.length > 200 ? `${text.slice(0, 200)}...` : text);
@@ -221,7 +228,7 @@ export async function loadCache<Cache extends { readonly pageSize: number; dispo
   let made: Made<Cache> | undefined;
   let transfer: Transfer | undefined;
   try {
-    transfer = new Transfer(call, PIECE);
+    transfer = new Transfer(call, PIECE, device);
     const { thread, stream } = transfer;
     const opened = await thread.ask<Opened>({ do: 'open', path: file, head: MOST_HEAD });
     if (!opened.regular) refuse('a file', 'something else');

@@ -41,7 +41,7 @@ class AttentionOperation final : public Operation {
       for (const Ref<Tensor>& tensor : attached_.mod->tensors()) visit(context, tensor.get(), false);
     }
     if (attached_.cache) {
-      for (const Ref<Tensor>& slab : attached_.cache->slabs()) visit(context, slab.get(), false);
+      attached_.cache->each_tensor([&](Tensor* tensor) { visit(context, tensor, false); });
     }
     for (const Ref<Summaries>* means : {&attached_.pooled_k, &attached_.pooled_v}) {
       if (*means) (*means)->each_tensor([&](Tensor* tensor, bool) { visit(context, tensor, false); });
@@ -185,6 +185,12 @@ Status check_cached(const AttentionArguments& a) {
     if (mask.kind == NA_MASK_NEIGHBORHOOD) {
       return error(NA_ERR_OPTION, "mask: neighborhood needs a grid and cannot be used with a KvCache; use window()");
     }
+    if (mask.kind == NA_MASK_PLAN && !a.cache->device->host) {
+      return error(
+          NA_ERR_OPTION,
+          "mask: sparse plans over a KvCache do not run on %s yet; attend to all of its keys, or use device 'cpu'",
+          a.cache->device->name.c_str());
+    }
   }
   return {};
 }
@@ -304,7 +310,7 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
     return error(NA_ERR_DEVICE, "stream is on %s but q is on %s", stream->device->name.c_str(), device->name.c_str());
   }
   const SparsePlan* estimating = estimating_plan(a);
-  NA_TRY(stream->room(1 + (estimating ? 2 : 0) + (a.cache ? 1 : 0)));
+  NA_TRY(stream->room(1 + (estimating ? 2 : 0) + (a.cache ? 1 + KvCache::kListing : 0)));
   for (const Named& tensor : {q, k, v}) NA_TRY(check_tokens(tensor, q, 4, 3 + NA_MAX_AXES));
   NA_TRY(check_keys(q, k, v));
   if (estimating) NA_TRY(check_estimate(a));
@@ -388,12 +394,20 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   if (!a.out) NA_TRY(Tensor::allocate(device, qv.dtype, out_shape, false, false, &result->out));
   result->lse = Ref<Tensor>(a.lse);
   if (!a.lse) NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
+  call.out = &result->out->view;
+  call.lse = &result->lse->view;
+  if (cached && !device->host) {  // before the list of pages is enqueued, or a graph is made that could not be launched
+    call.pages = &cached->pages();
+    int64_t bytes = 0;
+    na_error refusal{};
+    if (device->backend->operation_check(device->index, NA_OP_ATTENTION, &call, &bytes, &refusal)) {
+      return Status::from(refusal);
+    }
+  }
   if (cached && stream->capturing()) {
     stream->record(std::make_unique<CachedAttention>(arguments, *result));
     return {};
   }
-  call.out = &result->out->view;
-  call.lse = &result->lse->view;
   if (estimating) {
     const SummarySpec spec{NA_POOL_MEAN, estimating->view.key_block, qv.dtype};
     const auto means = [&](bool values, Ref<Summaries>* made) {
@@ -407,6 +421,7 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   }
   Ref<Tensor> rotated;
   if (cached) {
+    NA_TRY(a.cache->list_pages(cached.get(), stream));
     NA_TRY(a.cache->rotate_queries(a.q, stream, &rotated));
     call.q = &rotated->view;
     call.pages = &cached->pages();

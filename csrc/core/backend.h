@@ -143,6 +143,9 @@ typedef struct na_pages {
   int32_t int8;
   void* const* const* tables;
   const int64_t* lengths;
+  const na_tensor* device_tables; /* int64 [batch, room + 1]: of each batch entry its length and then its table, where
+                                     kernels of a device read them; when tokens are appended, the length behind them.
+                                     NULL: kernels read memory of the host */
 } na_pages;
 
 /*
@@ -314,6 +317,13 @@ typedef struct na_rotate {
   int32_t interleaved;
 } na_rotate;
 
+/* values[i] becomes element places[i] of `to`, which is int64 and contiguous; places are different. */
+typedef struct na_put {
+  const na_tensor* to;
+  const int64_t *places, *values;
+  int64_t count;
+} na_put;
+
 /* Writes the plan `out`, of the geometry of its operands. */
 typedef enum na_plan_source { NA_PLAN_BLOCKS, NA_PLAN_UNION, NA_PLAN_INTERSECTION } na_plan_source;
 
@@ -443,7 +453,8 @@ typedef enum na_operation_kind {
   NA_OP_REFLECT,
   NA_OP_AVERAGE,
   NA_OP_RETRIEVE,
-  NA_OP_LINK
+  NA_OP_LINK,
+  NA_OP_PUT
 } na_operation_kind;
 
 typedef struct na_stream na_stream;

@@ -18,6 +18,7 @@ constexpr int64_t kAlignment = 64;
 constexpr int64_t kLeastSlabBytes = int64_t{1} << 20;
 constexpr int64_t kLeastTable = 16;
 constexpr int64_t kMostBytes = int64_t{1} << 53;
+constexpr int64_t kMostDeviceHeadDim = 256;
 
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -43,7 +44,8 @@ class AppendOperation final : public Operation {
   // To be called once what follows is set.
   void finish(const CacheShape& shape) {
     for (const Ref<PageTable>& table : tables) entries_.push_back(table ? table->entries() : nullptr);
-    append_.pages = {shape.page_tokens, value_offset(shape), shape.int8, entries_.data(), lengths.data()};
+    append_.pages = {shape.page_tokens, value_offset(shape), shape.int8,
+                     entries_.data(),   lengths.data(),      device_tables ? &device_tables->view : nullptr};
     append_.counts = counts.data();
     append_.copies = copies.data();
     append_.copy_count = static_cast<int64_t>(copies.size());
@@ -55,18 +57,39 @@ class AppendOperation final : public Operation {
     visit(context, Tensor::of(append_.k), false);
     visit(context, Tensor::of(append_.v), false);
     for (const Ref<Tensor>& slab : slabs) visit(context, slab.get(), true);
+    if (device_tables) visit(context, device_tables.get(), false);
   }
   // Only graphs clone, and none has an append.
   Operation* clone() const override { return nullptr; }
 
   const std::vector<Ref<Tensor>> slabs;
   std::vector<Ref<PageTable>> tables;
+  Ref<Tensor> device_tables;
   std::vector<int64_t> lengths, counts;
   std::vector<na_page_copy> copies;
 
  private:
   na_append append_{};
   std::vector<void* const*> entries_;
+};
+
+class PutOperation final : public Operation {
+ public:
+  PutOperation(Tensor* to, std::vector<int64_t> places, std::vector<int64_t> values)
+      : Operation(NA_OP_PUT),
+        places_(std::move(places)),
+        values_(std::move(values)),
+        put_{&to->view, places_.data(), values_.data(), static_cast<int64_t>(places_.size())} {
+    args = &put_;
+    retain_tensors();
+  }
+
+  void each_tensor(Visit visit, void* context) const override { visit(context, Tensor::of(put_.to), true); }
+  Operation* clone() const override { return nullptr; }
+
+ private:
+  const std::vector<int64_t> places_, values_;
+  const na_put put_;
 };
 
 class RotateOperation final : public Operation {
@@ -189,9 +212,6 @@ Ref<PageTable> PageTable::with(Ref<PageTable> table, int64_t index, void* addres
 }
 
 Status KvCache::create(Device* device, const CacheShape& shape, Ref<KvCache>* cache) {
-  if (!device->host) {
-    return error(NA_ERR_OPTION, "KvCache: caches on %s are not supported yet; use device 'cpu'", device->name.c_str());
-  }
   NA_TRY(device->status());
   if (!dtype_is_float(shape.dtype)) {
     return error(NA_ERR_DTYPE, "KvCache: dtype is %s; it must be float32, float16 or bfloat16",
@@ -201,6 +221,15 @@ Status KvCache::create(Device* device, const CacheShape& shape, Ref<KvCache>* ca
   NA_TRY(check_range("kvHeads", shape.kv_heads, 1, kMostHeads));
   NA_TRY(check_range("headDim", shape.head_dim, 1, kMostHeadDim));
   NA_TRY(check_range("valueDim", shape.value_dim, 1, kMostHeadDim));
+  if (!device->host && shape.int8) {
+    return error(NA_ERR_OPTION, "KvCache: storage 'int8' does not run on %s yet; leave it out, or use device 'cpu'",
+                 device->name.c_str());
+  }
+  if (!device->host && std::max(shape.head_dim, shape.value_dim) > kMostDeviceHeadDim) {
+    return error(NA_ERR_SHAPE, "KvCache: %s is %lld; CUDA takes 1 to %lld, device 'cpu' more",
+                 shape.head_dim > kMostDeviceHeadDim ? "headDim" : "valueDim",
+                 Count(std::max(shape.head_dim, shape.value_dim)), Count(kMostDeviceHeadDim));
+  }
   NA_TRY(check_range("pageSize", shape.page_tokens, 1, kMostPageTokens));
   NA_TRY(check_range("capacity", shape.capacity, 1, kMostTokens));
   const RotaryEmbedding& rotary = shape.rotary;
@@ -303,7 +332,7 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     if (writes_shared(sequence, growth[b])) pages++;
   }
   if (all == 0) return {};
-  NA_TRY(stream->room(2));
+  NA_TRY(stream->room(2 + kListing));
   NA_TRY(pool_->reserve(pages));
   Ref<Tensor> keys(k);
   if (shape.rotary.theta != 0) NA_TRY(rotated(k, lengths(), stream, &keys));
@@ -317,6 +346,8 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     if (writes_shared(sequence, growth[b])) {
       const int32_t last = sequence.pages.back();
       to.own = pool_->take();
+      sequences_[b].listed_pages =
+          std::min(sequences_[b].listed_pages, static_cast<int64_t>(sequence.pages.size()) - 1);
       operation->copies.push_back({pool_->address(last), pool_->address(to.own), pool_->page_bytes()});
       to.table = PageTable::with(to.table, static_cast<int64_t>(sequence.pages.size()) - 1, pool_->address(to.own));
     }
@@ -329,8 +360,17 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     operation->lengths.push_back(sequence.length);
     operation->counts.push_back(growth[b]);
   }
+  std::vector<int64_t> grown(growth);
+  for (size_t b = 0; b < batch; b++) grown[b] += sequences_[b].length;
+  Status status = list_pages(operation->tables, grown, stream);
+  operation->device_tables = device_tables_;
   operation->finish(shape);
-  const Status status = stream->run(operation);
+  if (status.ok()) {
+    status = stream->run(operation);
+  } else {
+    operation->destroy();
+  }
+  if (!status.ok()) forget_listed();
   for (size_t b = 0; b < batch; b++) {
     Sequence& sequence = sequences_[b];
     Growth& to = next[b];
@@ -382,6 +422,7 @@ Status KvCache::truncate(const std::vector<int64_t>& lengths) {
       pool_->give_back(sequence.pages.back());
       sequence.pages.pop_back();
     }
+    sequence.listed_pages = std::min(sequence.listed_pages, static_cast<int64_t>(sequence.pages.size()));
   }
   return {};
 }
@@ -415,8 +456,10 @@ Status KvCache::restore(const std::vector<int64_t>& lengths) {
 }
 
 Status KvCache::copy_rows(const CachedRows& rows, bool write, Tensor* bytes, Stream* stream) const {
-  if (stream->device != device || bytes->device() != device) {
-    return error(NA_ERR_DEVICE, "copy_rows: stream and bytes must be on %s, like the cache", device->name.c_str());
+  if (stream->device != device || !(bytes->device()->host || bytes->device() == device)) {
+    return error(NA_ERR_DEVICE,
+                 "copy_rows: the stream must be on %s, like the cache, and the bytes there or on the CPU",
+                 device->name.c_str());
   }
   if (stream->capturing()) return error(NA_ERR_OPTION, "copy_rows: rows are not copied inside capture");
   if (rows.sequence < 0 || rows.sequence >= shape.batch) {
@@ -505,7 +548,9 @@ Ref<Watermark> KvCache::watch() {
   return mark;
 }
 
-int64_t KvCache::bytes() const { return pool_->bytes() + summaries_->bytes(); }
+int64_t KvCache::bytes() const {
+  return pool_->bytes() + summaries_->bytes() + (device_tables_ ? device_tables_->storage->bytes : 0);
+}
 
 std::vector<int64_t> KvCache::lengths() const {
   std::vector<int64_t> all;
@@ -523,7 +568,8 @@ Ref<CacheView> KvCache::view() const {
     view.lengths_.push_back(sequence.length);
     longest = std::max(longest, sequence.length);
   }
-  view.pages_ = {shape.page_tokens, value_offset(shape), shape.int8, view.tables_.data(), view.lengths_.data()};
+  view.pages_ = {shape.page_tokens,   value_offset(shape),  shape.int8,
+                 view.tables_.data(), view.lengths_.data(), nullptr};
   view.slabs_ = pool_->slabs();
   const auto tensor = [&](int64_t columns) {
     na_tensor t{};
@@ -538,6 +584,55 @@ Ref<CacheView> KvCache::view() const {
   view.k_ = tensor(shape.head_dim);
   view.v_ = tensor(shape.value_dim);
   return made;
+}
+
+Status KvCache::list_pages(CacheView* view, Stream* stream) {
+  NA_TRY(list_pages(view->held_, view->lengths_, stream));
+  if (!device_tables_) return {};
+  view->device_tables_ = device_tables_;
+  view->pages_.device_tables = &device_tables_->view;
+  return {};
+}
+
+Status KvCache::list_pages(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths,
+                           Stream* stream) {
+  if (device->host) return {};
+  int64_t most = 1;
+  for (int64_t length : lengths) most = std::max(most, pages_for(length));
+  if (!device_tables_ || most >= device_tables_->view.shape[1]) {
+    const int64_t room = std::max(kLeastTable, std::min(2 * most, pages_for(shape.capacity)));
+    Ref<Tensor> larger;
+    NA_TRY(Tensor::allocate(device, NA_INT64, {shape.batch, 1 + room}, false, false, &larger));
+    device_tables_ = std::move(larger);
+    forget_listed();
+  }
+  const int64_t row = device_tables_->view.stride[0];
+  std::vector<int64_t> places, values;
+  const auto say = [&](int64_t place, int64_t value) {
+    places.push_back(place);
+    values.push_back(value);
+  };
+  for (size_t b = 0; b < lengths.size(); b++) {
+    const int64_t first = static_cast<int64_t>(b) * row;
+    if (sequences_[b].listed_length != lengths[b]) say(first, lengths[b]);
+    for (int64_t i = sequences_[b].listed_pages; i < pages_for(lengths[b]); i++) {
+      say(first + 1 + i, static_cast<int64_t>(reinterpret_cast<intptr_t>(tables[b]->entries()[i])));
+    }
+  }
+  if (places.empty()) return {};
+  NA_TRY(stream->run(new PutOperation(device_tables_.get(), std::move(places), std::move(values))));
+  for (size_t b = 0; b < lengths.size(); b++) {
+    sequences_[b].listed_length = lengths[b];
+    sequences_[b].listed_pages = std::max(sequences_[b].listed_pages, pages_for(lengths[b]));
+  }
+  return {};
+}
+
+void KvCache::forget_listed() {
+  for (Sequence& sequence : sequences_) {
+    sequence.listed_length = -1;
+    sequence.listed_pages = 0;
+  }
 }
 
 Status KvCache::rotated(Tensor* source, const std::vector<int64_t>& first, Stream* stream, Ref<Tensor>* result) const {

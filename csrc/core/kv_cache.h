@@ -81,6 +81,12 @@ class CacheView : public RefCounted {
  public:
   const na_pages& pages() const { return pages_; }
   const std::vector<Ref<Tensor>>& slabs() const { return slabs_; }
+  // All that a reader of the pages reads.
+  template <class Visit>
+  void each_tensor(const Visit& visit) const {
+    for (const Ref<Tensor>& slab : slabs_) visit(slab.get());
+    if (device_tables_) visit(device_tables_.get());
+  }
   // [batch, the longest length, kv_heads, head_dim or value_dim], with the strides of a page and without data.
   Tensor* k() const { return k_.get(); }
   Tensor* v() const { return v_.get(); }
@@ -92,6 +98,7 @@ class CacheView : public RefCounted {
   std::vector<void* const*> tables_;
   std::vector<int64_t> lengths_;
   std::vector<Ref<Tensor>> slabs_;
+  Ref<Tensor> device_tables_;  // where kernels do not read memory of the host, see KvCache::list_pages()
   Ref<Tensor> k_, v_;
 };
 
@@ -130,6 +137,10 @@ class KvCache : public RefCounted {
   Status copy_rows(const CachedRows& rows, bool write, Tensor* bytes, Stream* stream) const;
 
   Ref<CacheView> view() const;
+  // Lets kernels of a device know the pages of a view that was just made; on a device of the host they do. Operations
+  // that it takes: kListing at most.
+  Status list_pages(CacheView* view, Stream* stream);
+  static constexpr uint64_t kListing = 1;
   // q with the rotary embedding of the positions at which the queries of a call stand; q itself if there is none.
   Status rotate_queries(Tensor* q, Stream* stream, Ref<Tensor>* rotated) const;
 
@@ -150,6 +161,8 @@ class KvCache : public RefCounted {
     Ref<PageTable> table;
     std::vector<int32_t> pages;
     int64_t length = 0;
+    // What device_tables_ say, of a device that is not the host: the length, and the first so many of the pages.
+    int64_t listed_length = -1, listed_pages = 0;
   };
   struct Growth;
 
@@ -157,6 +170,10 @@ class KvCache : public RefCounted {
           std::unique_ptr<CacheSummaries> summaries);
   ~KvCache() override;
 
+  // Brings device_tables_ up to these tables and lengths. Where those of a sequence are not what it has or will have,
+  // forget_listed() is to follow.
+  Status list_pages(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths, Stream* stream);
+  void forget_listed();
   Status check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const;
   Status rotated(Tensor* source, const std::vector<int64_t>& first, Stream* stream, Ref<Tensor>* result) const;
   // Whether so many more tokens begin in a page that others have too.
@@ -169,6 +186,7 @@ class KvCache : public RefCounted {
   const Ref<Storage> nothing_;  // no bytes: what k and v of a view belong to
   const std::unique_ptr<CacheSummaries> summaries_;
   std::vector<Sequence> sequences_;
+  Ref<Tensor> device_tables_;  // see na_pages; this cache's own
   std::vector<Ref<Watermark>> watermarks_;
 };
 

@@ -218,6 +218,10 @@ Status Segments::grow(const std::vector<int64_t>& counts, Stream* stream, const 
 }
 
 Status KvIndex::create(KvCache* cache, const MirrorShape& shape, Ref<KvIndex>* index) {
+  if (!cache->device->host) {
+    return error(NA_ERR_OPTION, "KvIndex: indexes of caches do not run on %s yet; use a cache on device 'cpu'",
+                 cache->device->name.c_str());
+  }
   const char* const size = shape.clusters ? "clusterSize" : "pageSize";
   const int32_t least = shape.clusters ? 4 : 1;
   if (shape.block < least || shape.block > 64 || 64 % shape.block != 0) {

@@ -10,6 +10,7 @@
 #include "core/dtype.h"
 #include "cuda/grid.h"
 #include "cuda/plan.h"
+#include "tile/pages.h"
 
 namespace na::cuda {
 namespace {
@@ -156,6 +157,7 @@ class Planner {
     if (const na_plan* sparse = plan_of(call_)) take_plan(*sparse, &p);
     add_biases(&p);
     add_sequences(&p);
+    add_pages(&p);
     if (call_.sinks) {
       p.sinks = static_cast<const float*>(call_.sinks->data);
       p.sink_stride = call_.sinks->stride[0];
@@ -249,13 +251,20 @@ class Planner {
     p->sequences = static_cast<int32_t>(call_.cu_q->shape[0] - 1);
   }
 
+  void add_pages(Problem* p) const {
+    if (!call_.pages || !call_.pages->device_tables) return;  // the latter where a call is but checked
+    const na_pages& pages = *call_.pages;
+    p->pages = {static_cast<const int64_t*>(pages.device_tables->data), pages.device_tables->stride[0],
+                pages.value_offset, divisor_of(static_cast<int32_t>(pages.page_tokens))};
+  }
+
   // Of a sequence; of packed ones the average, since their lengths are not known to the host.
   static int64_t typical(const Problem& p, int64_t tokens) {
     return std::max<int64_t>(p.cu_q && p.sequences > 0 ? ceil_div(tokens, p.sequences) : tokens, 1);
   }
 
   bool hopper(const Problem& p) const {
-    return device_.major == 9 && !is_sparse(p) && plan_->element != Element::kFloat32 && p.keys > 0 &&
+    return device_.major == 9 && !is_sparse(p) && !is_paged(p) && plan_->element != Element::kFloat32 && p.keys > 0 &&
            typical(p, p.queries) >= kLeastHopperQueries && attention_sm90_takes(p, plan_->element);
   }
 

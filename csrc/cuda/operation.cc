@@ -2,6 +2,7 @@
 
 #include "cuda/attention.h"
 #include "cuda/copy.h"
+#include "kv/kv.h"
 #include "merge/merge.h"
 
 namespace na::cuda {
@@ -13,6 +14,9 @@ const char* operation_name(int32_t kind) {
     case NA_OP_COPY: return "copy";
     case NA_OP_MARK: return "event";
     case NA_OP_ZERO: return "zeros";
+    case NA_OP_APPEND: return "append";
+    case NA_OP_ROTATE: return "rotary embedding";
+    case NA_OP_PUT: return "list of pages";
     default: return "graph launch";
   }
 }
@@ -24,11 +28,10 @@ Status check_operation(Device& device, int32_t kind, const void* args, int64_t* 
     case NA_OP_ATTENTION: return check_attention(device, *static_cast<const na_attention*>(args), workspace_bytes);
     case NA_OP_MERGE: *workspace_bytes = merge_workspace(*static_cast<const na_merge*>(args)); return {};
     case NA_OP_COPY: return Copy(device, *static_cast<const na_copy*>(args)).check(workspace_bytes);
-    case NA_OP_APPEND:
     case NA_OP_REFLECT:
     case NA_OP_AVERAGE:
     case NA_OP_RETRIEVE:
-    case NA_OP_ROTATE: return error(NA_ERR_OPTION, "caches do not run on CUDA yet: use device 'cpu'");
+    case NA_OP_LINK: return error(NA_ERR_OPTION, "indexes of caches do not run on CUDA yet: use device 'cpu'");
     case NA_OP_BUILD:
     case NA_OP_INSPECT:
       return error(NA_ERR_OPTION,
@@ -48,6 +51,9 @@ Status enqueue(Device& device, const na_operation& operation, cudaStream_t strea
     case NA_OP_ATTENTION: result = attention(device, *static_cast<const na_attention*>(operation.args), stream); break;
     case NA_OP_MERGE: result = merge(*static_cast<const na_merge*>(operation.args), stream); break;
     case NA_OP_COPY: result = Copy(device, *static_cast<const na_copy*>(operation.args)).enqueue(stream); break;
+    case NA_OP_APPEND: result = append(*static_cast<const na_append*>(operation.args), stream); break;
+    case NA_OP_ROTATE: result = rotate(*static_cast<const na_rotate*>(operation.args), stream); break;
+    case NA_OP_PUT: result = put(*static_cast<const na_put*>(operation.args), stream); break;
     case NA_OP_ZERO: {
       const auto& zero = *static_cast<const na_zero*>(operation.args);
       result = zero.bytes ? cudaMemsetAsync(zero.data, 0, static_cast<size_t>(zero.bytes), stream) : cudaSuccess;

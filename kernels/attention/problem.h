@@ -68,6 +68,21 @@ struct SparseRows {
   bool masked;                    // a window hides keys of full blocks, too
 };
 
+// Division of what is below 2^31 by a number known to the host: multiplied by `factor`, divided by 2^shift.
+struct Divisor {
+  int32_t value;
+  uint32_t factor;
+  int32_t shift;
+};
+
+// Keys and values in pages of memory. A page holds the keys of its tokens, with the strides of a problem's k, and
+// value_offset bytes from its beginning their values. Tokens of a batch entry fill its pages in turn.
+struct Pages {
+  const int64_t* tables;  // [batch, pitch]: of each entry how many tokens it has, then the addresses of its pages
+  int64_t pitch, value_offset;
+  Divisor tokens;  // in a page
+};
+
 constexpr int kMostBiases = 4;
 constexpr int32_t kUnlimited = INT32_MAX;
 
@@ -107,6 +122,9 @@ struct Problem {
   Grid grid;  // never with packed sequences
 
   SparseRows plan;  // never with packed sequences or a grid; its causality is among left and right
+  // Where keys and values are instead of k and v; `keys` is the longest length. Without tables: nowhere else. Never on
+  // a grid, and never with packed sequences.
+  Pages pages;
 };
 
 inline bool is_sparse(const Problem& problem) { return problem.plan.heads > 0; }

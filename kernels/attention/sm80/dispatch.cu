@@ -1,5 +1,6 @@
 #include "attention/plan.h"
 #include "attention/sm80/dispatch.h"
+#include "tile/pages.h"
 #include "tile/score.h"
 
 namespace na::cuda {
@@ -39,6 +40,12 @@ constexpr Entry kPlan[] = {
     {256, 256, run_sm80_plan<kElement, 256>},
 };
 
+template <Element kElement>
+constexpr Entry kPaged[] = {
+    {128, 128, run_sm80_paged<kElement, 128>},
+    {256, 256, run_sm80_paged<kElement, 256>},
+};
+
 template <size_t kCount>
 const Entry* find(const Entry (&entries)[kCount], const Problem& problem) {
   for (const Entry& entry : entries) {
@@ -50,6 +57,7 @@ const Entry* find(const Entry (&entries)[kCount], const Problem& problem) {
 template <Element kElement>
 const Entry* find_half(const Problem& problem) {
   if (is_sparse(problem)) return find(kPlan<kElement>, problem);
+  if (is_paged(problem)) return find(kPaged<kElement>, problem);
   return is_grid(problem) ? find(kGrid<kElement>, problem) : find(kHalf<kElement>, problem);
 }
 
@@ -60,6 +68,7 @@ const Entry* find(const Problem& problem, Element element, bool tf32) {
     default:
       if (is_sparse(problem)) return find(kPlan<Element::kFloat32>, problem);
       if (is_grid(problem)) return find(kGrid<Element::kFloat32>, problem);
+      if (is_paged(problem)) return find(kPaged<Element::kFloat32>, problem);
       return tf32 ? find(kFloat<1>, problem) : find(kFloat<3>, problem);
   }
 }
@@ -78,7 +87,7 @@ bool is_few(const Problem& problem) {
 }
 
 TileShape shape_of(const Problem& problem, Element element, const Entry& entry) {
-  const bool few = is_few(problem), modified = is_sparse(problem) || modifies_scores(problem);
+  const bool few = is_few(problem), modified = is_sparse(problem) || is_paged(problem) || modifies_scores(problem);
   return shape_of(tiling(element, entry.head_dim, entry.value_dim, few, modified, is_grid(problem)), few);
 }
 

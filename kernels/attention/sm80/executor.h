@@ -12,6 +12,7 @@
 #include "attention/sm80/keys.h"
 #include "attention/sm80/load.h"
 #include "attention/sm80/multiply.h"
+#include "attention/sm80/paged_keys.h"
 #include "attention/sm80/plan.h"
 #include "tile/softmax.h"
 
@@ -115,10 +116,14 @@ __device__ inline void store_tile(const Problem& problem, const Launch& launch, 
 }
 
 template <typename T>
+using KeysOf =
+    std::conditional_t<T::kGrid, GridKeys<T>,
+                       std::conditional_t<T::kPlan, PlanKeys<T>, std::conditional_t<T::kPaged, PagedKeys<T>, Keys<T>>>>;
+
+template <typename T>
 __device__ inline void attend(const Problem& problem, const Launch& launch) {
   extern __shared__ __align__(128) uint8_t memory[];
   using Works = std::conditional_t<T::kGrid, GridWork<T>, std::conditional_t<T::kPlan, PlanWork<T>, Work<T>>>;
-  using KeysOf = std::conditional_t<T::kGrid, GridKeys<T>, std::conditional_t<T::kPlan, PlanKeys<T>, Keys<T>>>;
   Works work;
   if (!work.find(problem, launch, memory + T::kBlockAt)) return;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
@@ -146,7 +151,7 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
         });
   }
 
-  const KeysOf keys(problem, work, tiles, team);
+  const KeysOf<T> keys(problem, work, tiles, team);
   int32_t load_visit = visit, load_slot = 0, slot = 0;
   const auto next_slot = [](int32_t n) { return n + 1 == T::kStages ? 0 : n + 1; };
   const auto load_item = [&](auto is_values) {
@@ -208,7 +213,7 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     }
   };
 
-  const bool modified = T::kGrid || T::kPlan ? modifies_scores(problem) : T::kModified;
+  const bool modified = T::kGrid || T::kPlan || T::kPaged ? modifies_scores(problem) : T::kModified;
   const float factor = modified ? 1 : problem.scale * kLog2E;
   const bool works = work.any_from(warp_row);
   Softmax softmax[T::kRowSets];

@@ -51,10 +51,12 @@ class Keys {
     if (masked) mask(scores, problem_, work_.sequence, rows, first_key, lane);
   }
 
- private:
+ protected:
   const Problem& problem_;
   const Work<T>& work_;
   const KeyTiles& tiles_;
+
+ private:
   const int32_t team_key_;
   const char *keys_, *values_;
 };

@@ -60,4 +60,13 @@ cudaError_t run_sm80_grid(const Problem& problem, const Launch& launch, bool, bo
                                                                                          stream);
 }
 
+template <Element kElement, int kHeadDim>
+cudaError_t run_sm80_paged(const Problem& problem, const Launch& launch, bool few, bool, uint32_t blocks,
+                           cudaStream_t stream) {
+  constexpr int kProducts = kElement == Element::kFloat32 ? 3 : 1;
+  if (few)
+    return launch_kernel<PagedTile<kElement, kProducts, kHeadDim, kHeadDim, true>>(problem, launch, blocks, stream);
+  return launch_kernel<PagedTile<kElement, kProducts, kHeadDim, kHeadDim, false>>(problem, launch, blocks, stream);
+}
+
 }  // namespace na::cuda

@@ -74,6 +74,7 @@ struct Tile {
   static constexpr int kProducts = kProducts_, kHeadDim = kHeadDim_, kValueDim = kValueDim_;
   static constexpr bool kFew = kFew_, kModified = kModified_, kGrid = kGrid_;
   static constexpr bool kPlan = false;  // see plan.h
+  static constexpr bool kPaged = false;
   static_assert(!kGrid || (kModified && !kFew));
 
   static constexpr Tiling kTiling = tiling(kElement, kHeadDim, kValueDim, kFew, kModified, kGrid);
@@ -99,6 +100,12 @@ struct Tile {
   static_assert(kSharedBytes <= 99 * 1024);
   static_assert(kSharedBytes - kBlockAt <= 1024);  // so that two blocks of 80 KiB still fit on an A100
   static_assert(kStages >= 2);
+};
+
+// The tile of keys in pages. Like those of grids it modifies scores only where a problem asks for it.
+template <Element kElement, int kProducts, int kHeadDim, int kValueDim, bool kFew>
+struct PagedTile : Tile<kElement, kProducts, kHeadDim, kValueDim, kFew, true, false> {
+  static constexpr bool kPaged = true;
 };
 
 // What the host decides about a launch. Heads of a group are packed into the rows of a tile, query by query.

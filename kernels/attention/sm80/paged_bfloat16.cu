@@ -1,0 +1,8 @@
+#include "attention/sm80/launch.h"
+
+namespace na::cuda {
+template cudaError_t run_sm80_paged<Element::kBfloat16, 128>(const Problem&, const Launch&, bool, bool, uint32_t,
+                                                             cudaStream_t);
+template cudaError_t run_sm80_paged<Element::kBfloat16, 256>(const Problem&, const Launch&, bool, bool, uint32_t,
+                                                             cudaStream_t);
+}  // namespace na::cuda

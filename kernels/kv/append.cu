@@ -1,0 +1,92 @@
+// Tokens of a tensor into the pages of a cache: a warp copies all heads of a token, lanes the vectors of its rows.
+#include <algorithm>
+
+#include "core/dtype.h"
+#include "kv/kv.h"
+#include "tile/pages.h"
+
+namespace na::cuda {
+
+constexpr int kAppendWarps = 8, kMostEntries = 256;
+constexpr int64_t kMostAppendBlocks = 1 << 16;  // warps go on with further tokens
+
+// Of keys or of values; strides and pitches in bytes, rows in vectors.
+struct AppendArguments {
+  const char* source;
+  int64_t batch, token, head;
+  const int64_t* tables;  // of the first entry
+  int64_t pitch, offset, page_pitch;
+  Divisor page_tokens;
+  int32_t entries, tokens, heads, vectors;
+  int32_t firsts[kMostEntries], counts[kMostEntries];  // of the tokens that each entry gets
+};
+static_assert(sizeof(AppendArguments) <= 4096);
+
+template <class Vector>
+__global__ void __launch_bounds__(32 * kAppendWarps) append_kernel(const __grid_constant__ AppendArguments a) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t all = int64_t{a.entries} * a.tokens, step = int64_t{gridDim.x} * kAppendWarps;
+  for (int64_t n = int64_t{blockIdx.x} * kAppendWarps + threadIdx.x / 32; n < all; n += step) {
+    const auto entry = static_cast<int32_t>(n / a.tokens), token = static_cast<int32_t>(n % a.tokens);
+    if (token >= a.counts[entry]) continue;
+    const char* const from = a.source + entry * a.batch + token * a.token;
+    auto* const to = reinterpret_cast<Vector*>(
+        in_page(a.tables + entry * a.pitch, a.page_tokens, a.firsts[entry] + token, a.offset, a.page_pitch));
+    for (int32_t i = lane; i < a.heads * a.vectors; i += 32) {
+      to[i] = reinterpret_cast<const Vector*>(from + i / a.vectors * a.head)[i % a.vectors];
+    }
+  }
+}
+
+template <class Vector>
+cudaError_t launch_append(AppendArguments arguments, int64_t row_bytes, cudaStream_t stream) {
+  arguments.vectors = static_cast<int32_t>(row_bytes / static_cast<int64_t>(sizeof(Vector)));
+  const int64_t all = int64_t{arguments.entries} * arguments.tokens;
+  const int64_t blocks = std::min((all + kAppendWarps - 1) / kAppendWarps, kMostAppendBlocks);
+  append_kernel<Vector><<<static_cast<unsigned>(blocks), 32 * kAppendWarps, 0, stream>>>(arguments);
+  return cudaGetLastError();
+}
+
+cudaError_t append_rows(const na_append& append, const na_tensor& rows, int64_t offset, cudaStream_t stream) {
+  const na_pages& pages = append.pages;
+  const int64_t bytes = dtype_size(rows.dtype), row_bytes = rows.shape[3] * bytes;
+  AppendArguments arguments{};
+  arguments.batch = rows.stride[0] * bytes;
+  arguments.token = rows.stride[1] * bytes;
+  arguments.head = rows.stride[2] * bytes;
+  arguments.pitch = pages.device_tables->stride[0];
+  arguments.offset = offset;
+  arguments.page_pitch = rows.shape[2] * row_bytes;
+  arguments.page_tokens = divisor_of(static_cast<int32_t>(pages.page_tokens));
+  arguments.heads = static_cast<int32_t>(rows.shape[2]);
+  // Pages are aligned.
+  const int64_t bits = reinterpret_cast<intptr_t>(rows.data) | arguments.batch | arguments.token | arguments.head |
+                       arguments.page_pitch | row_bytes;
+  for (int64_t first = 0; first < rows.shape[0]; first += kMostEntries) {
+    arguments.source = static_cast<const char*>(rows.data) + first * arguments.batch;
+    arguments.tables = static_cast<const int64_t*>(pages.device_tables->data) + first * arguments.pitch;
+    arguments.entries = static_cast<int32_t>(std::min<int64_t>(rows.shape[0] - first, kMostEntries));
+    std::copy_n(pages.lengths + first, arguments.entries, arguments.firsts);
+    std::copy_n(append.counts + first, arguments.entries, arguments.counts);
+    arguments.tokens = *std::max_element(arguments.counts, arguments.counts + arguments.entries);
+    if (arguments.tokens == 0) continue;
+    const cudaError_t status = bits % 16 == 0  ? launch_append<uint4>(arguments, row_bytes, stream)
+                               : bits % 4 == 0 ? launch_append<uint32_t>(arguments, row_bytes, stream)
+                                               : launch_append<uint16_t>(arguments, row_bytes, stream);
+    if (status != cudaSuccess) return status;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t append(const na_append& append, cudaStream_t stream) {
+  for (int64_t i = 0; i < append.copy_count; i++) {
+    const na_page_copy& copy = append.copies[i];
+    const cudaError_t status =
+        cudaMemcpyAsync(copy.to, copy.from, static_cast<size_t>(copy.bytes), cudaMemcpyDeviceToDevice, stream);
+    if (status != cudaSuccess) return status;
+  }
+  const cudaError_t status = append_rows(append, *append.k, 0, stream);
+  return status == cudaSuccess ? append_rows(append, *append.v, append.pages.value_offset, stream) : status;
+}
+
+}  // namespace na::cuda

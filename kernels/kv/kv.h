@@ -1,0 +1,14 @@
+// What becomes of a cache of keys and values. Each function enqueues and returns.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "core/backend.h"
+
+namespace na::cuda {
+
+cudaError_t append(const na_append& append, cudaStream_t stream);
+cudaError_t rotate(const na_rotate& rotate, cudaStream_t stream);
+cudaError_t put(const na_put& put, cudaStream_t stream);
+
+}  // namespace na::cuda
