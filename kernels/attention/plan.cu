@@ -64,8 +64,8 @@ __global__ void __launch_bounds__(32 * kPlanWarps) unfold_plan_kernel(const __gr
       all_full &= cut == 0;
       count += __popc(kept);
     }
-    // No plan lists more than all blocks.
-    const auto most = static_cast<int32_t>(blocks);
+    // No plan lists more, and so the key tiles of a row can be counted in 32 bits.
+    constexpr int32_t most = kBlockBits + 1;
     if (lane == 0) plan.to_rows[row] = {static_cast<int32_t>(begin), min(full, most), min(count, most)};
   }
 }

@@ -87,7 +87,7 @@ describe.skipIf(missing)(title('attention over sparse plans'), () => {
   });
 
   it('patterns of heads and batches, grouped heads that share a tile', async () => {
-    const base: Spec = { dtype: 'bfloat16', batch: 2, kvHeads: 2, group: 3, queries: 37, keys: 90, headDim: 24 };
+    const base: Spec = { dtype: 'float16', batch: 2, kvHeads: 2, group: 3, queries: 37, keys: 90, headDim: 24 };
     for (const heads of [1, 2, 6]) {
       for (const queryTile of [16, 64]) {
         await compare(base, { heads, queryTile, keyBlock: 8, batch: heads === 2 ? 1 : 2, causal: heads === 6 });
@@ -107,6 +107,9 @@ describe.skipIf(missing)(title('attention over sparse plans'), () => {
   it('windows, biases, scales and caps beside a plan', async () => {
     const base: Spec = { dtype: 'float16', kvHeads: 1, group: 2, batch: 2, queries: 77, keys: 150, headDim: 40 };
     await compare({ ...base, mask: CAUSAL }, { keyBlock: 16 });
+    // Full blocks enough for whole tiles, which windows cut.
+    await compare({ ...base, mask: CAUSAL }, { keyBlock: 16, share: 1 });
+    await compare({ ...base, mask: { left: 100, right: -1 } }, { keyBlock: 32, share: 1, causal: true });
     await compare({ ...base, mask: CAUSAL }, { keyBlock: 16, causal: true, share: 1 });
     await compare({ ...base, mask: { left: 30, right: 5 } }, { keyBlock: 32, causal: true, holes: true });
     await compare({ ...base, mask: { left: 1000, right: 1000 }, keyBias: 3 }, { keyBlock: 64 }, 2, [CAUSAL]);
@@ -125,6 +128,13 @@ describe.skipIf(missing)(title('attention over sparse plans'), () => {
     await compare({ ...base, queries: 60 }, { keyBlock: 2, queryTile: 16, share: 0.02 });
   });
 
+  it('a causal border one key before the end of a block, and at it', async () => {
+    for (const keys of [125, 126, 127, 128]) {
+      const spec: Spec = { dtype: 'float16', queries: 64, keys, headDim: 16 };
+      await compare(spec, { keyBlock: 64, queryTile: 32, causal: true, share: 1 });
+    }
+  });
+
   it('several token axes', async () => {
     next();
     const flat = problemOf({ dtype: 'float16', queries: 24, keys: 24, headDim: 16, batch: 2 });
@@ -134,7 +144,7 @@ describe.skipIf(missing)(title('attention over sparse plans'), () => {
   });
 
   it('keys of no listed block, and those behind the causal border, have no influence, even NaN', async () => {
-    const spec: Spec = { dtype: 'bfloat16', queries: 60, keys: 160, headDim: 64 };
+    const spec: Spec = { dtype: 'float16', queries: 60, keys: 160, headDim: 64 };
     const geometry = { batch: 1, heads: 1, queries: 60, keys: 160, queryTile: 32, keyBlock: 16, holes: false };
     for (const isCausal of [true, false]) {
       const plan: PlanSpec = {

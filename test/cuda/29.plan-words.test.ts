@@ -1,0 +1,79 @@
+// Words that only the addon accepts as a plan: the CPU and the device make the same of them, and touch nothing else.
+// not on a device: it reaches into dist/, which is not carried there
+import './support/device'; // before node-attention
+import { createRequire } from 'node:module';
+import { attention, type SparsePlan, Tensor } from 'node-attention';
+import { describe, expect, it } from 'vitest';
+import { uniform } from '../support/numbers';
+import { missing, schedule, schedules, title } from './support/device';
+
+const inside = createRequire(__filename);
+const { native } = inside('../../dist/native.js');
+const { tensorHandle } = inside('../../dist/tensor.js');
+const { makePlan } = inside('../../dist/sparse_plan.js');
+
+const [queries, keys, queryTile, keyBlock] = [70, 100, 32, 16];
+const rows = 3;
+
+function planOf(offsets: number[], entries: number[], causal: boolean): SparsePlan {
+  const words = (list: number[], shape = [list.length]) => Tensor.from(Int32Array.from(list), shape);
+  const bits = uniform(3);
+  const table = Array.from({ length: 2 * keyBlock }, () => bits() * 2 ** 32);
+  const handles = {
+    offsets: tensorHandle(words(offsets), 'offsets'),
+    entries: tensorHandle(words(entries), 'entries'),
+    bitmaps: tensorHandle(words(table, [2, keyBlock, 1]), 'bitmaps'),
+  };
+  return makePlan(native.planOver([1, 1, queries, keys, queryTile, keyBlock, Number(causal), 0], handles), 1);
+}
+
+const BITMAP = 2 << 27;
+const TAIL = 3 << 27;
+
+describe.skipIf(missing)(title('words of plans'), () => {
+  const random = uniform(17);
+  const some = (n: number) => Math.floor(random() * n);
+  const chaos = (n: number) =>
+    Array.from(
+      { length: n },
+      () => [some(7), some(12), some(7) | (some(4) << 27), BITMAP | some(7), some(2 ** 32)][some(5)]!,
+    );
+  it.each<[string, number[], number[]]>([
+    ['blocks that there are not', [0, 2, 4, 5], [0, 7, 1, 2 ** 24 - 1, 6 | TAIL]],
+    ['bitmaps that there are not', [0, 3, 5, 7], [BITMAP, 2, 1, 3, BITMAP, BITMAP | 1, 1]],
+    ['an index that looks like a bitmap', [0, 4, 4, 6], [BITMAP, BITMAP | 1, 1, 2, BITMAP | 2, 0]],
+    [
+      'full entries behind others, and kinds that are wrong',
+      [0, 4, 6, 10],
+      [6, 0, TAIL | 1, 2, 5, 6, BITMAP | 1, 1, 2, 3],
+    ],
+    ['levels and spare bits', [0, 2, 3, 4], [1 << 24, 1, 1 << 29, 0]],
+    [
+      'more than a warp reads at once',
+      [0, 40, 73, 120],
+      Array.from({ length: 60 }, (_, n) => [BITMAP | (n % 7), n % 3]).flat(),
+    ],
+    ['chance', [0, 30, 77, 130], chaos(130)],
+    ['chance, again', [3, 3, 100, 129], chaos(129)],
+  ])('%s', async (_, offsets, entries) => {
+    expect(offsets).toHaveLength(rows + 1);
+    const [q, k] = [queries, keys].map((n, seed) => Tensor.randn([1, n, 1, 16], { seed }));
+    const [qd, kd] = [q!.to('cuda'), k!.to('cuda')];
+    for (const causal of [false, true]) {
+      using plan = planOf(offsets, entries, causal);
+      using moved = plan.to('cuda');
+      const here = attention(q!, k!, k!, { mask: plan });
+      for (const one of schedules.slice(0, 2)) {
+        schedule(one);
+        const there = attention(qd, kd, kd, { mask: moved });
+        for (const of of ['lse', 'out'] as const) {
+          const [got, want] = [await there[of].read(), await here[of].read()];
+          for (let i = 0; i < got.length; i++) {
+            const [x, y] = [Number(got[i]), Number(want[i])];
+            if (!Object.is(x, y)) expect(Math.abs(x - y), `${of}[${i}]: ${x}, not ${y}`).toBeLessThan(1e-4);
+          }
+        }
+      }
+    }
+  });
+});
