@@ -120,7 +120,8 @@ export function denseBias(tensor: Tensor): Bias {
  * Adds the product of two factors, neither scaled nor capped: for query i, key j and head h the sum over r of
  * `phiQ[b, i, h, r] * phiK[b, j, h, r]`. phiQ is float32 `[batch or 1, Lq, heads or 1, R]`, phiK
  * `[batch or 1, Lk, heads or 1, R]`; heads are those of q. Sums are float32 whatever the element type of q, so that the
- * error is that of R products in float32. Memory and traffic grow with R (Lq + Lk), not with Lq Lk.
+ * error is that of R products in float32; on CUDA each product may be off by 3 * 2^-22 of its magnitude. Memory and
+ * traffic grow with R (Lq + Lk), not with Lq Lk.
  *
  * @throws AttentionError ERR_SHAPE for factors of another rank, also when only the call of `attention` knows.
  * @see Wu et al. 2025, FlashBias: Fast Computation of Attention with Bias.
@@ -132,7 +133,7 @@ export function lowRankBias(phiQ: Tensor, phiK: Tensor): Bias {
   const text =
     `${rank} products for each score, made and summed as float32 beside the product of q and k (on matrix units of bfloat16 ` +
     `as the sum of six products of parts): off by at most ${rank + 4} * 2^-24 of the sum of their magnitudes, and by one ` +
-    'rounding of the score.';
+    'rounding of the score. CUDA makes each of three products of TF32, off by 3 * 2^-22 of its magnitude.';
   const explanation = { name: 'lowRankBias', path: 'low rank', elements: elementsOf(phiQ, phiK), text } as const;
   return makeBias({ kind: 'lowRank', query: phiQ, key: phiK, explanation });
 }
@@ -148,8 +149,8 @@ export function lowRankBias(phiQ: Tensor, phiK: Tensor): Bias {
 export function alibi(slopes?: Tensor): Bias {
   if (slopes !== undefined) checkTensor('alibi', 'slopes', slopes, [1]);
   const text =
-    'The distance of two positions is exact; its product with the slope and the sum with the score are float32 in ' +
-    'units of log 2. With slope 1 it is off by at most 0.01 at 65,536 tokens; factors in float16 would be by several.';
+    'The distance of two positions is exact; its product with the slope and the sum with the score are float32, on the CPU ' +
+    'in units of log 2. With slope 1 it is off by at most 0.01 at 65,536 tokens; factors in float16 would be by several.';
   const explanation = { name: 'alibi', path: 'closed form', elements: elementsOf(slopes), text } as const;
   return makeBias({ kind: 'alibi', tensor: slopes, explanation });
 }

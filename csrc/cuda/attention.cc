@@ -8,6 +8,7 @@
 #include "copy/copy.h"
 #include "core/ceil_div.h"
 #include "core/dtype.h"
+#include "cuda/bias.h"
 #include "cuda/grid.h"
 #include "cuda/plan.h"
 #include "tile/pages.h"
@@ -82,18 +83,7 @@ Status check_call(const na_attention& call) {
   }
   NA_TRY(check_plan(call));
   NA_TRY(check_grid(call));
-  for (int32_t i = 0; i < call.bias_count; i++) {
-    if (call.biases[i].kind != NA_BIAS_DENSE) {
-      return error(NA_ERR_OPTION,
-                   "biases of low rank or by formula do not run on CUDA yet: use keyBias() or denseBias(), or device "
-                   "'cpu'");
-    }
-  }
-  if (call.bias_count > kMostBiases) {
-    return error(NA_ERR_OPTION, "%d biases; CUDA takes at most %d: add them up beforehand", call.bias_count,
-                 kMostBiases);
-  }
-  return {};
+  return check_biases(call);
 }
 
 class Planner {
@@ -155,7 +145,7 @@ class Planner {
     }
     add_masks(&p);
     if (const na_plan* sparse = plan_of(call_)) take_plan(*sparse, &p);
-    add_biases(&p);
+    add_biases(call_, &p);
     add_sequences(&p);
     add_pages(&p);
     if (call_.sinks) {
@@ -230,15 +220,6 @@ class Planner {
       if (call_.masks[i].kind != NA_MASK_WINDOW) continue;
       narrow(&p->left, call_.masks[i].left);
       narrow(&p->right, call_.masks[i].right);
-    }
-  }
-
-  void add_biases(Problem* p) const {
-    p->bias_count = call_.bias_count;
-    for (int32_t i = 0; i < call_.bias_count; i++) {
-      const na_tensor& bias = *call_.biases[i].tensor;
-      p->biases[i] = {static_cast<const float*>(bias.data), bias.stride[0], bias.stride[1], bias.stride[2],
-                      bias.stride[3]};
     }
   }
 
@@ -318,7 +299,7 @@ class Planner {
   int64_t choose_parts(const Problem& p, bool hopper) const {
     const TileShape tile = tile_of(p, hopper);
     const int64_t queries = typical(p, p.queries), group = p.heads / p.kv_heads;
-    const int64_t packed = hopper ? 1 : std::clamp<int64_t>(tile.rows / queries, 1, group);
+    const int64_t packed = hopper || heads_apart(p) ? 1 : std::clamp<int64_t>(tile.rows / queries, 1, group);
     const int64_t tiles =
         p.cu_q ? int64_t{p.sequences} * ceil_div(queries, tile.rows / packed) : ceil_div(queries, tile.rows / packed);
     const int64_t blocks = p.batch * p.kv_heads * ceil_div(group, packed) * std::max<int64_t>(tiles, 1);

@@ -12,10 +12,39 @@ struct Strides {
   int64_t batch, token, head;
 };
 
-// float32, added to the scaled and capped score. Strides in elements, 0 where it is broadcast.
-struct Bias {
+enum class BiasKind : int32_t { kDense, kLowRank, kAlibi, kDistance, kRelative };
+
+constexpr int kMostAxes = 3, kMostCoordinates = 4;
+
+// A row for each token. Strides in elements, of columns 1 where they are factors.
+struct BiasRows {
   const float* data;
-  int64_t batch, head, query, key;
+  int64_t batch, head, token, column;
+};
+
+// To divide numbers from 0 up to 2^31 by one that is known beforehand: n / number is, without the bits that it loses,
+// (n * multiplier / 2^32 + n) / 2^shift (Granlund and Montgomery 1994).
+struct Divisor {
+  int32_t number;
+  uint32_t multiplier;
+  int32_t shift;
+};
+
+// float32, added to the scaled and capped score; what the kinds mean is said at na_bias_kind.
+struct Bias {
+  BiasKind kind;
+  const float* data;                // dense: the values; else slopes or weights (either may be nullptr) or the table
+  int64_t batch, head, query, key;  // its strides in elements, 0 where it is broadcast
+
+  // Low rank and distance: what queries and keys have, and how many columns; whether these may be read in pairs.
+  BiasRows q, k;
+  int32_t columns;
+  bool aligned;
+
+  // Relative positions on each axis: its tokens, tokens to a step, and steps and stride of the table. Axes that a call
+  // does not have come last, with extent and step 1, reach and stride 0.
+  Divisor extent[kMostAxes], step[kMostAxes];
+  int32_t reach[kMostAxes], stride[kMostAxes];
 };
 
 // One token axis of a neighborhood, see tile/grid.h.
@@ -24,7 +53,7 @@ struct Axis {
   bool causal, wrap;
 };
 
-constexpr int kMostAxes = 3, kMostNeighborhoods = 4;
+constexpr int kMostNeighborhoods = 4;
 
 struct Neighborhood {
   Axis axes[kMostAxes];
@@ -66,13 +95,6 @@ struct SparseRows {
   int32_t batch, heads, tiles;    // of patterns; tiles of queries. heads is 0: there is no plan
   int32_t query_tile, key_block;  // exponents of two
   bool masked;                    // a window hides keys of full blocks, too
-};
-
-// Division of what is below 2^31 by a number known to the host: multiplied by `factor`, divided by 2^shift.
-struct Divisor {
-  int32_t value;
-  uint32_t factor;
-  int32_t shift;
 };
 
 // Keys and values in pages of memory. A page holds the keys of its tokens, with the strides of a problem's k, and
@@ -128,5 +150,26 @@ struct Problem {
 };
 
 inline bool is_sparse(const Problem& problem) { return problem.plan.heads > 0; }
+
+// Whether biases are computed, not only read.
+inline bool computes_biases(const Problem& problem) {
+  for (int32_t b = 0; b < problem.bias_count; b++) {
+    if (problem.biases[b].kind != BiasKind::kDense) return true;
+  }
+  return false;
+}
+
+// Kernels of which dimensions compute biases. Few, since that takes long to compile: narrower problems are padded.
+constexpr bool may_compute_biases(int head_dim, int value_dim) {
+  return head_dim == value_dim && (head_dim == 64 || head_dim == 128 || head_dim == 256);
+}
+
+// Whether heads have factors of keys of their own, so that they cannot share a tile.
+inline bool heads_apart(const Problem& problem) {
+  for (int32_t b = 0; b < problem.bias_count; b++) {
+    if (problem.biases[b].kind == BiasKind::kLowRank && problem.biases[b].k.head != 0) return true;
+  }
+  return false;
+}
 
 }  // namespace na::cuda

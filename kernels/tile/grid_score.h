@@ -26,6 +26,20 @@ __device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Proble
     const Place first = region.first_key(visit);
     const uint32_t last = last_columns(region.tiles, visit);
     const Bias& bias = problem.biases[b];
+    if (bias.kind != BiasKind::kDense) {
+      BiasedRows biased = {batch, 0, {head, head}, {}, {}};
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        biased.query[r] = biased.position[r] = region.token(grid, region.query(grid, rows[r]));
+      }
+      const auto key_of = [&](int32_t column) {
+        const Place in = place_in(grid.key_box, column);
+        const Place key = {first.at[0] + in.at[0], first.at[1] + in.at[1], first.at[2] + in.at[2]};
+        return exists(last, packed(in)) ? region.token(grid, key) : -1;
+      };
+      add_bias(scores, problem, bias, biased, key_of, lane);
+      continue;
+    }
     const float* const from = bias.data + batch * bias.batch + head * bias.head;
     const int64_t queries[2] = {region.token(grid, region.query(grid, rows[0])) * bias.query,
                                 region.token(grid, region.query(grid, rows[1])) * bias.query};

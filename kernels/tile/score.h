@@ -5,6 +5,7 @@
 #pragma once
 
 #include "tile/band.h"
+#include "tile/bias.h"
 #include "tile/grid.h"
 
 namespace na::cuda {
@@ -42,8 +43,8 @@ __device__ inline void to_log2(float (&scores)[kColumns][4]) {
   for (int i = 0; i < 4 * kColumns; i++) scores[i / 4][i % 4] *= kLog2E;
 }
 
-// Products become scores in units of log2.
-template <int kColumns>
+// Products become scores in units of log2. `kComputes`: some biases may have to be computed.
+template <bool kComputes, int kColumns>
 __device__ inline void modify(float (&scores)[kColumns][4], const Problem& problem, const Sequence& sequence,
                               const Row (&rows)[2], int32_t first_key, int32_t lane) {
   scale_and_cap(scores, problem);
@@ -51,6 +52,24 @@ __device__ inline void modify(float (&scores)[kColumns][4], const Problem& probl
 #pragma unroll 1
   for (int b = 0; b < problem.bias_count; b++) {
     const Bias& bias = problem.biases[b];
+    if constexpr (kComputes) {
+      if (bias.kind != BiasKind::kDense) {
+        BiasedRows biased = {sequence.batch, sequence.first_key, {}, {}, {}};
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+          const int32_t query = min(rows[r].query, sequence.queries - 1);
+          biased.head[r] = rows[r].head;
+          biased.query[r] = sequence.first_query + query;
+          biased.position[r] = sequence.position(query);
+        }
+        const auto key_of = [&](int32_t column) {
+          const int32_t key = first_key + column;
+          return key < sequence.keys ? key : -1;
+        };
+        add_bias(scores, problem, bias, biased, key_of, lane);
+        continue;
+      }
+    }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       const int64_t query = sequence.first_query + min(rows[r].query, sequence.queries - 1);

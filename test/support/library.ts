@@ -191,7 +191,7 @@ export function expectedOn(
   precision?: AttentionOptions['precision'],
 ): Expected {
   const products = device === 'cpu' || dtype !== 'float32' ? 'exact' : precision === 'tf32' ? 'tf32' : '3xtf32';
-  return expected(problem, dtype, products);
+  return expected(problem, dtype, products, undefined, device === 'cpu' ? 'exact' : '3xtf32');
 }
 
 /** Runs a problem and compares it with the oracle. */

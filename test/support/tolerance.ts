@@ -15,7 +15,8 @@
 //    lacks, are off by 2^-22, and three products leave out that of the second parts, 2^-22 again: 3 x 2^-22 in all. The
 //    error of a score is that of its products, whose sum of magnitudes is at most the product of the norms; a score off
 //    by d changes weights by a factor of up to e^2d (numerator and denominator). Matrix units of devices also truncate
-//    each sum of eight products to 24 bits, which adds up since it always goes the same way.
+//    each sum of eight products to 24 bits, which adds up since it always goes the same way. Biases of low rank are three
+//    products of TF32 on CUDA whatever the inputs are, summed up on top of the score.
 
 import type { Float, Values } from './numbers';
 import { round, ulp } from './numbers';
@@ -61,15 +62,29 @@ const largestNorm = ({ data, shape }: Values) => {
   return Math.sqrt(most);
 };
 
+/** What a product of TF32, or three, is off by, and what sums of them are if they are truncated. */
+const tf32Errors = (products: Products, truncates: boolean) => ({
+  each: products === 'tf32' ? 2 ** -10 + 2 ** -22 : 3 * 2 ** -22,
+  sums: (length: number) => (truncates ? Math.ceil(length / 8) * (products === 'tf32' ? 1 : 3) * 2 ** -23 : 0),
+});
+
 /** Errors of scores and, as shares of the largest value, of outputs, that the products bring. */
 function productErrors({ q, k, extra, scale }: Problem, keys: number, products: Products, truncates: boolean) {
   if (products === 'exact') return { scores: 0, outputs: 0 };
   const dim = q.shape.at(-1)!;
-  const each = products === 'tf32' ? 2 ** -10 + 2 ** -22 : 3 * 2 ** -22;
-  const sums = (length: number) => (truncates ? Math.ceil(length / 8) * (products === 'tf32' ? 1 : 3) * 2 ** -23 : 0);
+  const { each, sums } = tf32Errors(products, truncates);
   const norm = largestNorm(q) * Math.max(largestNorm(k), extra ? largestNorm(extra.k) : 0);
   const scores = (each + sums(dim)) * norm * Math.abs(scale ?? 1 / Math.sqrt(dim));
   return { scores, outputs: Math.expm1(2 * scores) + each + sums(keys) };
+}
+
+/** Errors of scores of up to `score` that a bias of low rank brings. */
+function factorErrors({ lowRank }: Problem, score: number, products: Products, truncates: boolean): number {
+  if (products === 'exact' || !lowRank) return 0;
+  const { each, sums } = tf32Errors(products, truncates);
+  const norm = largestNorm(lowRank.q) * largestNorm(lowRank.k),
+    rank = lowRank.q.shape.at(-1)!;
+  return (each + sums(rank)) * norm + sums(rank) * score;
 }
 
 export interface Expected extends Result {
@@ -78,19 +93,21 @@ export interface Expected extends Result {
 
 /**
  * The oracle's result and what may be allowed around it. `truncates` says that sums are made by the matrix units of a
- * device.
+ * device, `factors` how biases of low rank are multiplied.
  */
 export function expected(
   problem: Problem,
   dtype: Float,
   products: Products = 'exact',
   truncates = process.env.NODE_ATTENTION_TEST_DEVICE === 'real',
+  factors: Products = 'exact',
 ): Expected {
   const exact = attend(problem);
   const plain = attend(problem, lowPrecision(dtype));
   const keys = problem.k.data.length / problem.k.shape.at(-1)!;
   const multiplied = productErrors(problem, keys, products, truncates);
-  const scores = ulp('float32', exact.score) * Math.sqrt(exact.steps);
+  const factored = factorErrors(problem, exact.score, factors, truncates);
+  const scores = ulp('float32', exact.score) * Math.sqrt(exact.steps) + factored;
   const values = Math.max(largest(problem.v.data), problem.extra ? largest(problem.extra.v.data) : 0);
   return {
     ...exact,
@@ -98,7 +115,7 @@ export function expected(
       out:
         2 * largestError(plain.out, exact.out) +
         ulp(dtype, largest(exact.out)) +
-        (scores + multiplied.outputs) * values,
+        (scores + Math.expm1(2 * factored) + multiplied.outputs) * values,
       lse: 2 * largestError(plain.lse, exact.lse) + ulp('float32', largest(exact.lse)) + scores + multiplied.scores,
     },
   };

@@ -48,7 +48,9 @@ constexpr Entry kPaged[] = {
 
 template <size_t kCount>
 const Entry* find(const Entry (&entries)[kCount], const Problem& problem) {
+  const bool computes = computes_biases(problem);
   for (const Entry& entry : entries) {
+    if (computes && !may_compute_biases(entry.head_dim, entry.value_dim)) continue;
     if (problem.head_dim <= entry.head_dim && problem.value_dim <= entry.value_dim) return &entry;
   }
   return nullptr;
@@ -69,7 +71,8 @@ const Entry* find(const Problem& problem, Element element, bool tf32) {
       if (is_sparse(problem)) return find(kPlan<Element::kFloat32>, problem);
       if (is_grid(problem)) return find(kGrid<Element::kFloat32>, problem);
       if (is_paged(problem)) return find(kPaged<Element::kFloat32>, problem);
-      return tf32 ? find(kFloat<1>, problem) : find(kFloat<3>, problem);
+      // Biases are computed where there are three products.
+      return tf32 && !computes_biases(problem) ? find(kFloat<1>, problem) : find(kFloat<3>, problem);
   }
 }
 
@@ -83,6 +86,8 @@ int32_t typical_queries(const Problem& problem) {
 
 // The queries of a whole group share its keys, which are read once if all fit into one tile.
 bool is_few(const Problem& problem) {
+  const int columns = problem.head_dim > problem.value_dim ? problem.head_dim : problem.value_dim;
+  if (computes_biases(problem) && !rows_may_compute_biases(true, columns)) return false;
   return !is_grid(problem) && !is_sparse(problem) && int64_t{typical_queries(problem)} * group_of(problem) <= 16;
 }
 
@@ -131,7 +136,7 @@ cudaError_t attention_sm80(const Problem& problem, Element element, bool tf32, c
     launch.plan_heads = of.shared;
     launch.plan_queries = of.queries;
   } else {
-    const int32_t room = shape.rows / typical_queries(problem);  // for heads
+    const int32_t room = heads_apart(problem) ? 1 : shape.rows / typical_queries(problem);  // for heads
     launch.packed = room < 1 ? 1 : room < group ? room : group;
     launch.head_tiles = (group + launch.packed - 1) / launch.packed;
     launch.query_slots = tile_slots(problem, shape.rows / launch.packed);

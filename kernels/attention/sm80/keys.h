@@ -47,7 +47,7 @@ class Keys {
   __device__ void score(float (&scores)[kColumns][4], int32_t row, int32_t first_key, bool modified, bool masked,
                         int32_t lane) const {
     const Row rows[2] = {work_.row(row), work_.row(row + 8)};
-    if (modified) modify(scores, problem_, work_.sequence, rows, first_key, lane);
+    if (modified) modify<T::kComputesBiases>(scores, problem_, work_.sequence, rows, first_key, lane);
     if (masked) mask(scores, problem_, work_.sequence, rows, first_key, lane);
   }
 

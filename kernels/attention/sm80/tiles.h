@@ -66,6 +66,9 @@ constexpr TileShape shape_of(Tiling tiling, bool few) {
   return few ? TileShape{rows, tiling.warps * tiling.keys} : TileShape{tiling.warps * rows, tiling.keys};
 }
 
+// Few rows of 256 columns leave no registers for that.
+constexpr bool rows_may_compute_biases(bool few, int head_dim) { return !few || head_dim <= 128; }
+
 // Everything that follows from the template parameters of a kernel. kProducts is by how many products of TF32 one of
 // float32 is made, and 1 for half types. A kernel of grids modifies scores only where a problem asks for it.
 template <Element kElement_, int kProducts_, int kHeadDim_, int kValueDim_, bool kFew_, bool kModified_, bool kGrid_>
@@ -76,6 +79,9 @@ struct Tile {
   static constexpr bool kPlan = false;  // see plan.h
   static constexpr bool kPaged = false;
   static_assert(!kGrid || (kModified && !kFew));
+  static constexpr bool kComputesBiases = kModified && may_compute_biases(kHeadDim, kValueDim) &&
+                                          rows_may_compute_biases(kFew, kHeadDim) &&
+                                          (kElement != Element::kFloat32 || kProducts == 3);
 
   static constexpr Tiling kTiling = tiling(kElement, kHeadDim, kValueDim, kFew, kModified, kGrid);
   static constexpr int kWarps = kTiling.warps, kThreads = 32 * kWarps, kRowSets = kTiling.row_sets;

@@ -62,7 +62,7 @@ struct Band {
     __device__ void score(float (&scores)[T::kKeys / 8][4], const Problem& problem, const Work<T>& work, int32_t n,
                           int lane) const {
       const int32_t first_key = visit(work, n);
-      if (T::kModified) modify(scores, problem, work.sequence, rows_, first_key, lane);
+      if (T::kModified) modify<T::kComputesBiases>(scores, problem, work.sequence, rows_, first_key, lane);
       if (n >= work.tiles.full()) mask(scores, problem, work.sequence, rows_, first_key, lane);
     }
 

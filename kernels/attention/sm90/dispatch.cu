@@ -30,7 +30,9 @@ constexpr Entry kGridEntries[] = {kGridEntry<64>, kGridEntry<128>, kGridEntry<25
 
 template <size_t kCount>
 const Entry* find(const Entry (&entries)[kCount], const Problem& problem) {
+  const bool computes = computes_biases(problem);
   for (const Entry& entry : entries) {
+    if (computes && !may_compute_biases(entry.head_dim, entry.value_dim)) continue;
     if (problem.head_dim <= entry.head_dim && problem.value_dim <= entry.value_dim) return &entry;
   }
   return nullptr;

@@ -32,6 +32,7 @@ struct Tile {
   static constexpr int kHeadDim = kHeadDim_, kValueDim = kValueDim_;
   static constexpr bool kModified = kModified_, kGrid = kGrid_;
   static_assert(!kModified || !kGrid);
+  static constexpr bool kComputesBiases = kModified && may_compute_biases(kHeadDim, kValueDim);
   static constexpr Tiling kTiling = tiling(kHeadDim, kValueDim, kModified, kGrid);
   static constexpr int kConsumers = kTiling.consumers, kKeys = kTiling.keys, kStages = kTiling.stages;
   static constexpr int kThreads = 128 * (1 + kConsumers), kOwnRows = 64, kRows = kOwnRows * kConsumers;

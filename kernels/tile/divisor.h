@@ -1,0 +1,23 @@
+// Division by numbers that are known beforehand.
+#pragma once
+
+#include "attention/problem.h"
+
+namespace na::cuda {
+
+// Of a number from 1 to 2^31.
+inline Divisor divisor_of(int64_t number) {
+  int32_t shift = 0;
+  while (int64_t{1} << shift < number) shift++;
+  const uint64_t rest = (uint64_t{1} << shift) - static_cast<uint64_t>(number);
+  return {static_cast<int32_t>(number), static_cast<uint32_t>((rest << 32) / static_cast<uint64_t>(number) + 1), shift};
+}
+
+// The whole part of n / number, n from 0.
+__device__ inline int32_t divide(int32_t n, const Divisor& by) {
+  const auto whole = static_cast<uint32_t>(n);
+  const auto high = static_cast<uint32_t>(uint64_t{whole} * by.multiplier >> 32);
+  return static_cast<int32_t>((high + whole) >> by.shift);
+}
+
+}  // namespace na::cuda
