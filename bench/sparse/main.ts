@@ -146,7 +146,7 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
         : []),
       {
         what: 'published times of HiP and InfiniteHiP',
-        why: 'they are of GPUs, where sparse plans are refused so far',
+        why: 'they are of GPUs, where selectors are refused so far',
       },
       ...(options.full ? [] : [{ what: 'more than 131072 keys', why: 'not asked for (--full)' }]),
     ],

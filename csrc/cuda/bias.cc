@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "core/dtype.h"
 #include "tile/divisor.h"
 
 namespace na::cuda {
@@ -69,9 +70,31 @@ Bias bias_of(const na_attention& call, const na_bias& given) {
   return bias;
 }
 
+// What the kernels that a call runs on can compute.
+Status check_computed(const na_attention& call) {
+  if (call.pages) {
+    return error(NA_ERR_OPTION,
+                 "bias: over a KvCache, CUDA takes keyBias() and denseBias() alone: give one of these, or use device "
+                 "'cpu'");
+  }
+  const int64_t columns = std::max(call.q->shape[call.q->rank - 1], call.v->shape[call.v->rank - 1]);
+  const int most = biased_columns_on_grid(call.q->dtype == NA_FLOAT32 ? Element::kFloat32 : Element::kFloat16);
+  for (int32_t i = 0; i < call.mask_count; i++) {
+    if (call.masks[i].kind != NA_MASK_NEIGHBORHOOD || columns <= most) continue;
+    return error(NA_ERR_OPTION,
+                 "bias: beside a neighborhood, CUDA takes biases of low rank and by formula up to headDim %d in %s, "
+                 "not %lld: give keyBias() or denseBias(), or use device 'cpu'",
+                 most, dtype_name(call.q->dtype), static_cast<long long>(columns));
+  }
+  return {};
+}
+
 }  // namespace
 
 Status check_biases(const na_attention& call) {
+  for (int32_t i = 0; i < call.bias_count; i++) {
+    if (call.biases[i].kind != NA_BIAS_DENSE) NA_TRY(check_computed(call));
+  }
   for (int32_t i = 0; i < call.bias_count; i++) {
     if (call.biases[i].kind != NA_BIAS_LOW_RANK) continue;
     const int64_t rank = call.biases[i].key->shape[3];

@@ -164,6 +164,9 @@ constexpr bool may_compute_biases(int head_dim, int value_dim) {
   return head_dim == value_dim && (head_dim == 64 || head_dim == 128 || head_dim == 256);
 }
 
+// On a grid that of one dimension: others would have no registers for it.
+constexpr int biased_columns_on_grid(Element element) { return element == Element::kFloat32 ? 64 : 128; }
+
 // Whether heads have factors of keys of their own, so that they cannot share a tile.
 inline bool heads_apart(const Problem& problem) {
   for (int32_t b = 0; b < problem.bias_count; b++) {

@@ -39,6 +39,7 @@ __global__ void __launch_bounds__(32 * kRotateWarps) rotate_kernel(const __grid_
       float sine, cosine;
       sincospif(static_cast<float>(2 * (turns - rint(turns))), &sine, &cosine);
       const int32_t low = a.interleaved ? 2 * j : j, high = a.interleaved ? 2 * j + 1 : j + a.pairs;
+#pragma unroll 1  // no more addresses at once than registers
       for (int32_t head = 0; head < a.heads; head++) {
         const float x = widen(from[head * a.source_head + low]), y = widen(from[head * a.source_head + high]);
         to[head * a.target_head + low] = narrow<T>(x * cosine - y * sine);

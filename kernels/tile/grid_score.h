@@ -13,8 +13,9 @@ __device__ inline int32_t compute_here(int32_t x) {
   return x;
 }
 
-// Of a visited tile: products become scores in units of log2. `rows` are those of the query tile.
-template <int kColumns>
+// Of a visited tile: products become scores in units of log2. `rows` are those of the query tile. `kComputes`: some
+// biases may have to be computed.
+template <bool kComputes, int kColumns>
 __device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Problem& problem, const GridRegion& region,
                                       int32_t batch, int32_t head, const int32_t (&rows)[2], Place visit,
                                       int32_t lane) {
@@ -26,19 +27,21 @@ __device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Proble
     const Place first = region.first_key(visit);
     const uint32_t last = last_columns(region.tiles, visit);
     const Bias& bias = problem.biases[b];
-    if (bias.kind != BiasKind::kDense) {
-      BiasedRows biased = {batch, 0, {head, head}, {}, {}};
+    if constexpr (kComputes) {
+      if (bias.kind != BiasKind::kDense) {
+        BiasedRows biased = {batch, 0, {head, head}, {}, {}};
 #pragma unroll
-      for (int r = 0; r < 2; r++) {
-        biased.query[r] = biased.position[r] = region.token(grid, region.query(grid, rows[r]));
+        for (int r = 0; r < 2; r++) {
+          biased.query[r] = biased.position[r] = region.token(grid, region.query(grid, rows[r]));
+        }
+        const auto key_of = [&](int32_t column) {
+          const Place in = place_in(grid.key_box, column);
+          const Place key = {first.at[0] + in.at[0], first.at[1] + in.at[1], first.at[2] + in.at[2]};
+          return exists(last, packed(in)) ? region.token(grid, key) : -1;
+        };
+        add_bias(scores, problem, bias, biased, key_of, lane);
+        continue;
       }
-      const auto key_of = [&](int32_t column) {
-        const Place in = place_in(grid.key_box, column);
-        const Place key = {first.at[0] + in.at[0], first.at[1] + in.at[1], first.at[2] + in.at[2]};
-        return exists(last, packed(in)) ? region.token(grid, key) : -1;
-      };
-      add_bias(scores, problem, bias, biased, key_of, lane);
-      continue;
     }
     const float* const from = bias.data + batch * bias.batch + head * bias.head;
     const int64_t queries[2] = {region.token(grid, region.query(grid, rows[0])) * bias.query,

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import {
   type AttentionOptions,
+  alibi,
   attention,
   causal,
   KvCache,
@@ -355,6 +356,13 @@ describe.skipIf(missing)(title('KvCache'), () => {
     expect(code(() => twin.cuda.append(more, more))).toBe('ERR_OUT_OF_MEMORY');
     await twin.check(1, random);
     twin.dispose();
+  });
+
+  it('biases that are computed are refused over pages', () => {
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 8, capacity: 8, device: 'cuda' });
+    const row = Tensor.zeros([1, 1, 1, 8], { device: 'cuda' });
+    cache.append(row, row);
+    expect(code(() => attention(row, cache, { bias: alibi() }))).toBe('ERR_OPTION');
   });
 
   it('is saved and loaded bit by bit, on either device', async () => {

@@ -46,21 +46,29 @@ constexpr Entry kPaged[] = {
     {256, 256, run_sm80_paged<kElement, 256>},
 };
 
+constexpr Entry kPagedFloat[] = {{256, 256, run_sm80_paged<Element::kFloat32, 256>}};
+
 template <size_t kCount>
-const Entry* find(const Entry (&entries)[kCount], const Problem& problem) {
+const Entry* find(const Entry (&entries)[kCount], const Problem& problem, int least_columns = 0) {
   const bool computes = computes_biases(problem);
   for (const Entry& entry : entries) {
     if (computes && !may_compute_biases(entry.head_dim, entry.value_dim)) continue;
+    if (entry.head_dim < least_columns) continue;
     if (problem.head_dim <= entry.head_dim && problem.value_dim <= entry.value_dim) return &entry;
   }
   return nullptr;
 }
 
 template <Element kElement>
+const Entry* find_grid(const Problem& problem) {
+  return find(kGrid<kElement>, problem, computes_biases(problem) ? biased_columns_on_grid(kElement) : 0);
+}
+
+template <Element kElement>
 const Entry* find_half(const Problem& problem) {
   if (is_sparse(problem)) return find(kPlan<kElement>, problem);
   if (is_paged(problem)) return find(kPaged<kElement>, problem);
-  return is_grid(problem) ? find(kGrid<kElement>, problem) : find(kHalf<kElement>, problem);
+  return is_grid(problem) ? find_grid<kElement>(problem) : find(kHalf<kElement>, problem);
 }
 
 const Entry* find(const Problem& problem, Element element, bool tf32) {
@@ -69,8 +77,8 @@ const Entry* find(const Problem& problem, Element element, bool tf32) {
     case Element::kBfloat16: return find_half<Element::kBfloat16>(problem);
     default:
       if (is_sparse(problem)) return find(kPlan<Element::kFloat32>, problem);
-      if (is_grid(problem)) return find(kGrid<Element::kFloat32>, problem);
-      if (is_paged(problem)) return find(kPaged<Element::kFloat32>, problem);
+      if (is_grid(problem)) return find_grid<Element::kFloat32>(problem);
+      if (is_paged(problem)) return find(kPagedFloat, problem);
       // Biases are computed where there are three products.
       return tf32 && !computes_biases(problem) ? find(kFloat<1>, problem) : find(kFloat<3>, problem);
   }

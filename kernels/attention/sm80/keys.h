@@ -110,7 +110,7 @@ class GridKeys {
     const GridBlock<T::kRows>& block = *work_.block;
     const int32_t rows[2] = {row, row + 8};
     if (modified) {
-      modify_on_grid(scores, problem_, block, work_.own_batch, work_.own_head, rows, visit, lane);
+      modify_on_grid<T::kComputesBiases>(scores, problem_, block, work_.own_batch, work_.own_head, rows, visit, lane);
       if (masks_further(problem_)) mask_further(scores, problem_, block, rows, visit, lane);
     }
     if (!masked) return;

@@ -79,9 +79,9 @@ struct Tile {
   static constexpr bool kPlan = false;  // see plan.h
   static constexpr bool kPaged = false;
   static_assert(!kGrid || (kModified && !kFew));
-  static constexpr bool kComputesBiases = kModified && may_compute_biases(kHeadDim, kValueDim) &&
-                                          rows_may_compute_biases(kFew, kHeadDim) &&
-                                          (kElement != Element::kFloat32 || kProducts == 3);
+  static constexpr bool kComputesBiases =
+      kModified && may_compute_biases(kHeadDim, kValueDim) && rows_may_compute_biases(kFew, kHeadDim) &&
+      (!kGrid || kHeadDim == biased_columns_on_grid(kElement)) && (kElement != Element::kFloat32 || kProducts == 3);
 
   static constexpr Tiling kTiling = tiling(kElement, kHeadDim, kValueDim, kFew, kModified, kGrid);
   static constexpr int kWarps = kTiling.warps, kThreads = 32 * kWarps, kRowSets = kTiling.row_sets;
@@ -112,6 +112,7 @@ struct Tile {
 template <Element kElement, int kProducts, int kHeadDim, int kValueDim, bool kFew>
 struct PagedTile : Tile<kElement, kProducts, kHeadDim, kValueDim, kFew, true, false> {
   static constexpr bool kPaged = true;
+  static constexpr bool kComputesBiases = false;  // that takes long to compile
 };
 
 // What the host decides about a launch. Heads of a group are packed into the rows of a tile, query by query.
