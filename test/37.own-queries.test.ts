@@ -143,6 +143,15 @@ describe('attention', () => {
     }
   });
 
+  it('of one query is what its tile selects, without bitmaps', async () => {
+    const [q, k] = [Tensor.randn([1, 1, 2, 12], { seed: 1 }), Tensor.randn([1, 230, 2, 12], { seed: 2 })];
+    const options = { budget: 24, causal: true, keyBlock: 8, share: 'none' } as const;
+    using own = pooledPlan(q, k, { ...options, queries: 'own' });
+    using tile = pooledPlan(q, k, options);
+    expect(own.bytes).toBe(tile.bytes);
+    expect(await own.toDense().read()).toEqual(await tile.toDense().read());
+  });
+
   it("is MoBA's: the own block and the best of those before it, by the query's product with their means", async () => {
     const [tokens, dim, keyBlock, topK] = [160, 8, 16, 3];
     const { data, tensor } = await integers(7, [1, tokens, 1, dim]);

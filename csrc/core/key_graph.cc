@@ -84,8 +84,15 @@ void KeyGraphView::add(const Ref<Tensor>& links, int64_t count) {
   counts_.push_back(count);
 }
 
+Status check_index_device(const Device& device) {
+  if (device.host) return {};
+  return error(NA_ERR_OPTION, "KvIndex: indexes of caches do not run on %s yet; use a cache on device 'cpu'",
+               device.name.c_str());
+}
+
 Status KeyGraph::create(KvCache* cache, Tensor* queries, const KeyGraphShape& shape, Stream* stream,
                         Ref<KeyGraph>* graph) {
+  NA_TRY(check_index_device(*cache->device));
   const struct {
     const char* name;
     int64_t value, most;

@@ -35,6 +35,9 @@ class KeyGraphView : public RefCounted {
   std::vector<int64_t> counts_;
 };
 
+// Refuses devices whose caches have no indexes.
+Status check_index_device(const Device& device);
+
 class KeyGraph : public RefCounted {
  public:
   // Copies `queries`, [batch or 1, n, heads, headDim].

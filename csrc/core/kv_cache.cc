@@ -599,7 +599,8 @@ Status KvCache::list_pages(const std::vector<Ref<PageTable>>& tables, const std:
   if (device->host) return {};
   int64_t most = 1;
   for (int64_t length : lengths) most = std::max(most, pages_for(length));
-  if (!device_tables_ || most >= device_tables_->view.shape[1]) {
+  // What could not be written is no list of anything.
+  if (!device_tables_ || device_tables_->storage->failure() || most >= device_tables_->view.shape[1]) {
     const int64_t room = std::max(kLeastTable, std::min(2 * most, pages_for(shape.capacity)));
     Ref<Tensor> larger;
     NA_TRY(Tensor::allocate(device, NA_INT64, {shape.batch, 1 + room}, false, false, &larger));

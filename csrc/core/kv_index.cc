@@ -161,7 +161,7 @@ class RecordedRetrieve final : public RecordedCall {
   RetrieveArguments arguments_;
 };
 
-// Has a launch say how many keys there are by then. Its number is written here, since caches are of the CPU.
+// Has a launch say how many keys there are by then. Its number is written here, since indexes are of the CPU.
 Status tell_keys(const KvCache& cache, Tensor* keys, Stream* stream) {
   Ref<Tensor> now;
   NA_TRY(Tensor::allocate(cache.device, NA_INT64, {1}, false, false, &now));
@@ -218,10 +218,7 @@ Status Segments::grow(const std::vector<int64_t>& counts, Stream* stream, const 
 }
 
 Status KvIndex::create(KvCache* cache, const MirrorShape& shape, Ref<KvIndex>* index) {
-  if (!cache->device->host) {
-    return error(NA_ERR_OPTION, "KvIndex: indexes of caches do not run on %s yet; use a cache on device 'cpu'",
-                 cache->device->name.c_str());
-  }
+  NA_TRY(check_index_device(*cache->device));
   const char* const size = shape.clusters ? "clusterSize" : "pageSize";
   const int32_t least = shape.clusters ? 4 : 1;
   if (shape.block < least || shape.block > 64 || 64 % shape.block != 0) {

@@ -89,7 +89,7 @@ Status check_stages(const SelectArguments& a) {
 }
 
 // Of queries that select for themselves.
-Status check_queries(const SelectArguments& a, const Device& device) {
+Status check_queries(const SelectArguments& a) {
   if (!a.per_query) return {};
   if (a.selector != NA_SELECT_POOLED || a.mean_query) {
     return error(NA_ERR_OPTION, "only pooledPlan has queries that select for themselves, each of them");
@@ -98,10 +98,6 @@ Status check_queries(const SelectArguments& a, const Device& device) {
     return error(NA_ERR_OPTION,
                  "pooledPlan: estimate counts what no query of a tile has selected, and so cannot be used with queries "
                  "'own'");
-  }
-  if (!device.host) {
-    return error(NA_ERR_OPTION, "pooledPlan: queries 'own' is not supported on %s yet; use device 'cpu', or 'each'",
-                 device.name.c_str());
   }
   return {};
 }
@@ -276,7 +272,13 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   g.keys = token_count(k);
   NA_TRY(SparsePlan::check(g));  // before anything is counted by it
   NA_TRY(check_stages(a));
-  NA_TRY(check_queries(a, *device));
+  NA_TRY(check_queries(a));
+  if (!device->host) {  // before copies are enqueued
+    return error(NA_ERR_OPTION,
+                 "selectors do not run on %s yet: select from q and k on the CPU, and move the plan with to()",
+                 device->name.c_str());
+  }
+  a.per_query &= g.queries > 1;  // one query is its tile
   if (static_cast<int64_t>(a.budgets.size()) != 1 && static_cast<int64_t>(a.budgets.size()) != g.heads) {
     return error(NA_ERR_OPTION, "budget has %zu numbers; give one, or one for each of the %lld patterns of heads",
                  a.budgets.size(), Count(g.heads));

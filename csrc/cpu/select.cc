@@ -273,21 +273,19 @@ class SelectJob final : public Job {
   void write_queries(int64_t row) {
     const int64_t tile = row % shape_.tiles(), first = shape_.first_query(tile), end = shape_.end_query(tile);
     const PlanShape shape = own_shape(batch_of(row)), single = single_queries(shape);
-    std::vector<std::pair<int64_t, int64_t>> seen;  // blocks, and who sees them
+    const int64_t words = shape_.query_words(), blocks = shape.visible_blocks(tile);
+    std::vector<uint32_t> seen(static_cast<size_t>(blocks * words));  // of each block, by whom
     for (int64_t query = first; query < end; query++) {
-      for (int64_t block : blocks_of(row, query, single)) seen.emplace_back(block, query);
+      const int64_t bit = query - first;
+      for (int64_t block : blocks_of(row, query, single)) seen[block * words + bit / 32] |= uint32_t{1} << bit % 32;
     }
-    std::sort(seen.begin(), seen.end());
     uint32_t* const begin = entries() + begin_[static_cast<size_t>(row)];
     uint32_t* to = begin;
     int64_t bitmap = begin_[static_cast<size_t>(row)] / kWordsOfBitmap;
     for (const bool full : {true, false}) {
-      for (auto of = seen.begin(), next = of; of != seen.end(); of = next) {
-        const int64_t block = of->first;
-        uint32_t queries[kMostQueryTile / 32] = {};
-        for (; next != seen.end() && next->first == block; next++) {
-          queries[(next->second - first) / 32] |= uint32_t{1} << (next->second - first) % 32;
-        }
+      for (int64_t block = 0; block < blocks; block++) {
+        const uint32_t* const queries = &seen[static_cast<size_t>(block * words)];
+        if (std::all_of(queries, queries + words, [](uint32_t word) { return word == 0; })) continue;
         const auto misses = [&](int64_t query) {
           const int64_t bit = query - first;
           return !(queries[bit / 32] >> bit % 32 & 1) && shape.visible_keys(query) > block * shape.key_block;

@@ -428,6 +428,7 @@ describe.skipIf(missing)(title('KvCache'), () => {
       ['ERR_SHAPE', () => new KvCache({ ...base, headDim: 257 })],
       ['ERR_SHAPE', () => new KvCache({ ...base, valueDim: 257 })],
       ['ERR_OPTION', () => new KvIndex(cache, { method: 'scan' })],
+      ['ERR_OPTION', () => new KvIndex(cache, { method: 'graph', queries: tokens })],
       ['ERR_OPTION', () => pagePlan(tokens, cache, { budget: 8 })],
       ['ERR_OPTION', () => attention(tokens, cache, { mask: plan })],
       ['ERR_DEVICE', () => cache.append(Tensor.zeros([1, 1, 1, 16]), Tensor.zeros([1, 1, 1, 16]))],
