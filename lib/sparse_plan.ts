@@ -224,11 +224,8 @@ export class SparsePlan extends Mask {
     const layout = layoutOf(call, options(call, geometry, planNames));
     if (!isArray(blocks)) {
       const lists = options(call, blocks, ['offsets', 'blocks']);
-      return SparsePlan.#build(
-        layout,
-        tensorHandle(lists.offsets, `${call}: offsets`),
-        tensorHandle(lists.blocks, `${call}: blocks`),
-      );
+      const offsets = tensorHandle(lists.offsets, `${call}: offsets`);
+      return SparsePlan.#build(layout, offsets, tensorHandle(lists.blocks, `${call}: blocks`));
     }
     if (blocks.length !== layout.rows) {
       throw new AttentionError(
@@ -262,8 +259,14 @@ export class SparsePlan extends Mask {
     return fromLists(layout, blocks as number[][]);
   }
 
+  /** Made where the lists are, which is on the CPU, and moved to where it is wanted. */
   static #build(layout: Layout, offsets: Parameters<typeof native.planBuild>[1], blocks: typeof offsets): SparsePlan {
-    return new SparsePlan(native.planBuild(numbersOf(layout), offsets, blocks, optionalStream(layout.stream)));
+    const { device, stream } = layout;
+    const build = (own: Stream | undefined) =>
+      new SparsePlan(native.planBuild(numbersOf(layout), offsets, blocks, optionalStream(own)));
+    if (device === 'cpu') return build(stream);
+    using plan = build(undefined);
+    return plan.to(device, { stream });
   }
 
   /**
@@ -348,12 +351,7 @@ export class SparsePlan extends Mask {
       });
       using all = int32(offsets, 'cpu');
       using list = int32(blocks, 'cpu');
-      const { device, stream } = layout;
-      const made = (own: Stream | undefined) =>
-        SparsePlan.#build({ ...layout, stream: own }, tensorHandle(all, 'offsets'), tensorHandle(list, 'blocks'));
-      if (device === 'cpu') return made(stream);
-      using plan = made(undefined);
-      return plan.to(device, { stream });
+      return SparsePlan.#build(layout, tensorHandle(all, 'offsets'), tensorHandle(list, 'blocks'));
     };
   }
 

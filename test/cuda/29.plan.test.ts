@@ -353,6 +353,19 @@ describe.skipIf(missing)(title('plans on a device'), () => {
     expect(await result.out.read()).toEqual(wanted);
   });
 
+  it('of lists in tensors is where it is wanted', () => {
+    const [offsets, blocks] = [Int32Array.of(0, 1), Int32Array.of(0)].map((list) => Tensor.from(list, [list.length]));
+    const g = {
+      queries: 16,
+      keys: 16,
+      queryTile: 16,
+      keyBlock: 16,
+      device: 'cuda',
+      stream: new Stream('cuda'),
+    } as const;
+    expect(SparsePlan.fromBlocks({ offsets: offsets!, blocks: blocks! }, g).device).toBe('cuda:0');
+  });
+
   it('what does not run is refused', () => {
     const g = { queries: 16, keys: 16, queryTile: 16, keyBlock: 16 };
     const x = Tensor.zeros([1, 16, 2, 8], { device: 'cuda' });
