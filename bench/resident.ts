@@ -27,18 +27,25 @@ export async function bytesBeyond(run: () => Promise<unknown>): Promise<number> 
 
 const TIMEOUT_MS = 60_000;
 
-/** What a fresh process of a program with `answerBytes` says; undefined where the system does not tell, or it saw none. */
+/** What a fresh process of a program with `answerBytes` says; undefined where the system does not tell, it saw none, or it took over a minute. */
 export async function bytesInChild<Task extends { name: string }>(
   file: string,
   task: Task,
 ): Promise<number | undefined> {
   if (!tellsPeak()) return undefined;
-  const child = fork(file, { cwd: __dirname, execArgv: ['--import', 'tsx'] });
-  const answer = once(child, 'message', { signal: AbortSignal.timeout(TIMEOUT_MS) });
+  // Which ends it, too.
+  const child = fork(file, { cwd: __dirname, execArgv: ['--import', 'tsx'], signal: AbortSignal.timeout(TIMEOUT_MS) });
+  const answer = once(child, 'message') as Promise<[number]>;
+  child.on('error', () => {}); // after the answer nobody else listens
   child.once('exit', (code) => code !== 0 && child.emit('error', new Error(`memory of ${task.name}: status ${code}`)));
   child.send(task);
-  const [bytes] = (await answer) as [number];
-  return bytes > 0 ? bytes : undefined;
+  try {
+    const [bytes] = await answer;
+    return bytes > 0 ? bytes : undefined;
+  } catch (error) {
+    if ((error as Error).name === 'AbortError') return undefined; // the time that was measured before is not lost
+    throw error;
+  }
 }
 
 /** In a child process: measures what the first message asks for, says so, and ends. */

@@ -123,17 +123,17 @@ def load(name, folder, dtype, is_causal, mask, bias, sets_count, count, batch, h
     layers = list(zip(inputs("q", queries), inputs("k", keys), inputs("v", keys)))
     sets = [layers[n * count : (n + 1) * count] for n in range(sets_count)]
     kind = bias and bias.pop("kind")
-    if kind == "dense":
-        attend = biased(read("dense").view(1, heads, queries, keys), bias["copies"], is_causal)
-    elif mask is None and bias is None:
-        attend = lambda turn, q, k, v: scaled_dot_product_attention(q, k, v, is_causal=is_causal)
-    else:
-        try:
-            q, k, v = sets[0][0]
+    q, k, v = sets[0][0]
+    try:
+        if kind == "dense":
+            attend = biased(read("dense").view(1, heads, queries, keys), bias["copies"], is_causal)
+        elif mask is None and bias is None:
+            attend = lambda turn, q, k, v: scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+        else:
             attend = flexible(q, k, mask, formulas[kind](read, **bias) if kind else None, is_causal)
-            attend(0, q, k, v)
-        except Exception as error:  # compilers fail in many ways
-            return {"error": f"{type(error).__name__}: {error}".split("\n")[0]}
+        attend(0, q, k, v)
+    except Exception as error:  # compilers fail in many ways, and versions differ in what they take
+        return {"error": f"{type(error).__name__}: {error}".split("\n")[0]}
     loaded[name] = {"attend": attend, "sets": sets, "outs": [None] * sets_count, "turn": 0}
     return {}
 

@@ -33,7 +33,6 @@ export async function measureSteps(test: StepCase, plan: Plan): Promise<StepOutc
   const judged = { k: await extended(data.judged.k, ks), v: await extended(data.judged.v, vs) };
   const token = (all: Tensor, step: number) => all.slice([0, 1], [step, step + 1]);
   const news = Array.from({ length: STEPS }, (_, step) => [token(ks, step), token(vs, step)] as const);
-  const query = (step: number) => q[step % q.length]!;
   const result = out[0]!;
   const planFor = (name: string, choice: Choice): SparsePlan | undefined => {
     if (name === 'dense') return undefined;
@@ -41,18 +40,20 @@ export async function measureSteps(test: StepCase, plan: Plan): Promise<StepOutc
     const { q, cache, budget, share } = choice;
     return hipPlan(q, cache!, { budget, causal: true, always: ALWAYS, share, stream, state });
   };
-  let turn = 0;
+  let [turn, steps] = [0, 0];
   let last: SparsePlan | undefined;
-  /** All steps on the next of the caches, which forgets them first. */
+  let query = q[0]!;
+  /** All steps with the next of the queries on the next of the caches, which forgets them first. */
   const run = async (name: string) => {
     const cache = held[turn++ % held.length]!.cache!;
     cache.truncate(keys);
     const made: { dispose(): void }[] = [];
     for (let step = 0; step < STEPS; step++) {
       cache.append(...news[step]!, { stream });
-      const [q, budget] = [query(step), budgetOf(keys, density)];
-      last = planFor(name, { q, k: ks, cache, keys: cache.length, queries: 1, budget, share: 'group', stream });
-      made.push(attention(q, cache, { mask: last, out: result, stream }).lse);
+      query = q[steps++ % q.length]!;
+      const budget = budgetOf(keys, density);
+      last = planFor(name, { q: query, k: ks, cache, keys: cache.length, queries: 1, budget, share: 'group', stream });
+      made.push(attention(query, cache, { mask: last, out: result, stream }).lse);
       if (last && step < STEPS - 1) made.push(last);
     }
     await stream.synchronize();
@@ -64,7 +65,7 @@ export async function measureSteps(test: StepCase, plan: Plan): Promise<StepOutc
     let fault: string | undefined;
     for (let set = 0; set < held.length; set++) {
       await run(name);
-      fault ??= await faultOfLastRow(query(STEPS - 1), result, judged, last);
+      fault ??= await faultOfLastRow(query, result, judged, last);
       last?.dispose();
     }
     if (fault !== undefined) faults.push({ contestant: name, fault });
@@ -83,7 +84,8 @@ export async function measureSteps(test: StepCase, plan: Plan): Promise<StepOutc
   );
   for (const each of [...news.flat(), ks, vs]) each.dispose();
   disposeData(data);
-  return { test, sets: held.length, contestants: contestants.map(([name]) => name), faults, ...measurement };
+  const sets = Math.max(held.length, Math.floor(q.length / STEPS));
+  return { test, sets, contestants: contestants.map(([name]) => name), faults, ...measurement };
 }
 
 /** Numbers of the last head, and those of the tokens behind them. */
