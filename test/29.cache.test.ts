@@ -19,6 +19,7 @@ import { expectResult, tensorOf } from './support/library';
 import { decode, normal, round, uniform, type Values } from './support/numbers';
 import type { MaskSpec, Problem } from './support/oracle';
 import { code } from './support/refusal';
+import { rotate } from './support/rotary';
 import { expected } from './support/tolerance';
 import { append, emptyTwin, join, lengthsOf, rowsOf, type Sizes, type Twin, truncate } from './support/twin';
 
@@ -316,24 +317,6 @@ describe('KvCache', () => {
 });
 
 describe('rotary embedding', () => {
-  /** From the definition, in float64. */
-  function rotate({ shape, data }: Values, first: number[], theta: number, dim: number, interleaved: boolean): Values {
-    const [, tokens, heads, columns] = shape as [number, number, number, number];
-    const result = data.slice();
-    for (let row = 0; row < data.length / columns; row++) {
-      const token = Math.floor(row / heads) % tokens;
-      const position = first[Math.floor(row / heads / tokens)]! + token;
-      for (let j = 0; j < dim / 2; j++) {
-        const [a, b] = interleaved ? [2 * j, 2 * j + 1] : [j, j + dim / 2];
-        const [x, y] = [data[row * columns + a]!, data[row * columns + b]!];
-        const angle = position * theta ** ((-2 * j) / dim);
-        result[row * columns + a] = x * Math.cos(angle) - y * Math.sin(angle);
-        result[row * columns + b] = x * Math.sin(angle) + y * Math.cos(angle);
-      }
-    }
-    return { shape, data: result };
-  }
-
   it.each([
     { dtype: 'float32', rope: {}, theta: 10000, dim: 16, interleaved: false },
     { dtype: 'float32', rope: { theta: 5e5, interleaved: true }, theta: 5e5, dim: 16, interleaved: true },

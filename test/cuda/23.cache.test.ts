@@ -1,7 +1,7 @@
 // KvCache on a CUDA device: beside it a model of plain arrays, and a cache on the CPU that is told the same.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import * as path from 'node:path';
 import fc from 'fast-check';
 import {
   type AttentionOptions,
@@ -21,37 +21,15 @@ import {
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { expectedOn, expectResult, tensorOf } from '../support/library';
-import { count, decode, type Float, normal, round, uniform, type Values } from '../support/numbers';
+import { decode, type Float, normal, round, uniform, type Values } from '../support/numbers';
 import type { MaskSpec, Problem } from '../support/oracle';
 import { code } from '../support/refusal';
+import { rotate } from '../support/rotary';
+import { join, randomTokens, rowsOf, type Sizes } from '../support/twin';
 import { missing, schedule, schedules, title } from './support/device';
 
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
 const CAUSAL: MaskSpec = { left: -1, right: 0 };
-
-/** Tokens [from, to) of a batch entry. */
-function rows({ shape, data }: Values, batch: number, from: number, to: number): Values {
-  const row = count(shape.slice(2));
-  const start = (batch * shape[1]! + from) * row;
-  return { shape: [1, to - from, ...shape.slice(2)], data: data.slice(start, start + (to - from) * row) };
-}
-
-function joined(a: Values, b: Values): Values {
-  const data = new Float64Array(a.data.length + b.data.length);
-  data.set(a.data);
-  data.set(b.data, a.data.length);
-  return { shape: [1, a.shape[1]! + b.shape[1]!, ...a.shape.slice(2)], data };
-}
-
-interface Sizes {
-  batch: number;
-  kvHeads: number;
-  group: number;
-  headDim: number;
-  valueDim: number;
-  pageSize: number;
-  dtype: Float;
-}
 
 /** A cache on the device, one on the CPU, and what both must hold. */
 class Twin {
@@ -74,18 +52,10 @@ class Twin {
     return this.sequences.map(({ k }) => k.shape[1]!);
   }
 
-  /** Random tokens; those that a sequence does not get are NaN. */
+  /** Random tokens. */
   append(lengths: number[], random: () => number, stream?: Stream): void {
-    const { batch, kvHeads, headDim, valueDim, dtype } = this.sizes;
-    const n = Math.max(...lengths);
-    const [k, v] = [headDim, valueDim].map((columns) => {
-      const values = normal(random, dtype, [batch, n, kvHeads, columns]);
-      const row = kvHeads * columns;
-      lengths.forEach((length, b) => {
-        values.data.fill(Number.NaN, (b * n + length) * row, (b + 1) * n * row);
-      });
-      return values;
-    }) as [Values, Values];
+    const { dtype } = this.sizes;
+    const [k, v] = randomTokens(this.sizes, lengths, random);
     for (const [cache, on] of [
       [this.cuda, stream],
       [this.cpu, undefined],
@@ -95,16 +65,16 @@ class Twin {
       for (const tensor of tensors) tensor.dispose();
     }
     this.sequences = this.sequences.map((old, b) => ({
-      k: joined(old.k, rows(k, b, 0, lengths[b]!)),
-      v: joined(old.v, rows(v, b, 0, lengths[b]!)),
+      k: join(old.k, rowsOf(k, b, 0, lengths[b]!)),
+      v: join(old.v, rowsOf(v, b, 0, lengths[b]!)),
     }));
   }
 
   truncate(lengths: number[]): void {
     for (const cache of [this.cuda, this.cpu]) cache.truncate(lengths);
     this.sequences = this.sequences.map(({ k, v }, b) => ({
-      k: rows(k, 0, 0, lengths[b]!),
-      v: rows(v, 0, 0, lengths[b]!),
+      k: rowsOf(k, 0, 0, lengths[b]!),
+      v: rowsOf(v, 0, 0, lengths[b]!),
     }));
   }
 
@@ -139,7 +109,7 @@ class Twin {
     const got = { out: decode(dtype, await out.read()), lse: decode('float32', await lse.read()) };
     const part = (all: Float64Array, b: number) => all.slice((all.length / batch) * b, (all.length / batch) * (b + 1));
     for (let b = 0; b < batch; b++) {
-      const own = <T extends Values>(values: T) => rows(values, b, 0, values.shape[1]!);
+      const own = <T extends Values>(values: T) => rowsOf(values, b, 0, values.shape[1]!);
       const problem: Problem = {
         ...more,
         q: own(q),
@@ -339,8 +309,8 @@ describe.skipIf(missing)(title('KvCache'), () => {
     const { out, lse } = attention(tensorOf(q, 'float16', 'cuda'), cache);
     const got = { out: decode('float16', await out.read()), lse: decode('float32', await lse.read()) };
     lengths.forEach((length, b) => {
-      const k = rows(all, b, 0, length);
-      const want = expectedOn('cuda', { q: rows(q, b, 0, 1), k, v: k }, 'float16');
+      const k = rowsOf(all, b, 0, length);
+      const want = expectedOn('cuda', { q: rowsOf(q, b, 0, 1), k, v: k }, 'float16');
       expectResult({ out: got.out.slice(b * 16, b * 16 + 16), lse: got.lse.slice(b * 2, b * 2 + 2) }, want);
     });
   });
@@ -366,14 +336,14 @@ describe.skipIf(missing)(title('KvCache'), () => {
   });
 
   it('is saved and loaded bit by bit, on either device', async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'node-attention-'));
+    const folder = mkdtempSync(path.join(tmpdir(), 'node-attention-'));
     const random = uniform(17);
     const sizes: Sizes = { batch: 3, kvHeads: 2, group: 1, headDim: 5, valueDim: 7, pageSize: 3, dtype: 'float16' };
     const twin = Twin.empty(sizes, 64);
     twin.append([40, 0, 17], random);
     twin.truncate([11, 0, 17]);
     twin.append([9, 2, 0], random);
-    const [fromCpu, fromCuda, again] = ['cpu', 'cuda', 'again'].map((name) => join(folder, name)) as [
+    const [fromCpu, fromCuda, again] = ['cpu', 'cuda', 'again'].map((name) => path.join(folder, name)) as [
       string,
       string,
       string,
@@ -440,23 +410,6 @@ describe.skipIf(missing)(title('KvCache'), () => {
 });
 
 describe.skipIf(missing)(title('rotary embedding'), () => {
-  /** From the definition, in float64. */
-  function rotate({ shape, data }: Values, first: number[], theta: number, dim: number, interleaved: boolean): Values {
-    const [, tokens, heads, columns] = shape as [number, number, number, number];
-    const result = data.slice();
-    for (let row = 0; row < data.length / columns; row++) {
-      const position = first[Math.floor(row / heads / tokens)]! + (Math.floor(row / heads) % tokens);
-      for (let j = 0; j < dim / 2; j++) {
-        const [a, b] = interleaved ? [2 * j, 2 * j + 1] : [j, j + dim / 2];
-        const [x, y] = [data[row * columns + a]!, data[row * columns + b]!];
-        const angle = position * theta ** ((-2 * j) / dim);
-        result[row * columns + a] = x * Math.cos(angle) - y * Math.sin(angle);
-        result[row * columns + b] = x * Math.sin(angle) + y * Math.cos(angle);
-      }
-    }
-    return { shape, data: result };
-  }
-
   it.each([
     { dtype: 'float32', rope: {}, theta: 10000, dim: 16, interleaved: false },
     { dtype: 'float32', rope: { theta: 5e5, interleaved: true }, theta: 5e5, dim: 16, interleaved: true },
@@ -482,8 +435,8 @@ describe.skipIf(missing)(title('rotary embedding'), () => {
       cache.append(tensorOf(k, dtype, device), tensorOf(v, dtype, device), { lengths });
       const turned = turn(k, begun);
       for (const b of [0, 1]) {
-        const part = { k: rows(turned, b, 0, lengths[b]!), v: rows(v, b, 0, lengths[b]!) };
-        held[b] = held[b] ? { k: joined(held[b].k, part.k), v: joined(held[b].v, part.v) } : part;
+        const part = { k: rowsOf(turned, b, 0, lengths[b]!), v: rowsOf(v, b, 0, lengths[b]!) };
+        held[b] = held[b] ? { k: join(held[b].k, part.k), v: join(held[b].v, part.v) } : part;
         begun[b]! += lengths[b]!;
       }
     }
@@ -496,7 +449,7 @@ describe.skipIf(missing)(title('rotary embedding'), () => {
     const got = { out: decode(dtype, await out.read()), lse: decode('float32', await lse.read()) };
     for (const b of [0, 1]) {
       const part = (all: Float64Array) => all.slice((all.length / 2) * b, (all.length / 2) * (b + 1));
-      const want = expectedOn(device, { q: rows(turned, b, 0, 3), ...held[b]!, masks: [CAUSAL] }, dtype);
+      const want = expectedOn(device, { q: rowsOf(turned, b, 0, 3), ...held[b]!, masks: [CAUSAL] }, dtype);
       // A rotated element may be rounded the other way than here, which scores see twice.
       const once = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype] * 2 * 16 * 9;
       want.tolerance.lse += once;

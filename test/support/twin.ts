@@ -61,12 +61,14 @@ export function emptyTwin(sizes: Sizes, capacity: number): Twin {
   };
 }
 
-/** Appends random tokens; those that a sequence does not get are NaN. */
-export function append(twin: Twin, sizes: Sizes, lengths: number[], random: () => number, stream?: Stream): void {
-  const { batch, kvHeads, headDim, valueDim, dtype, storage } = sizes;
-  const held = (values: Values) => (storage ? quantised(values, dtype) : values);
+/** Keys and values of random tokens, as many as the longest gets; those that a sequence does not get are NaN. */
+export function randomTokens(
+  { batch, kvHeads, headDim, valueDim, dtype }: Pick<Sizes, 'batch' | 'kvHeads' | 'headDim' | 'valueDim' | 'dtype'>,
+  lengths: number[],
+  random: () => number,
+): [k: Values, v: Values] {
   const n = Math.max(...lengths);
-  const [k, v] = [headDim, valueDim].map((columns) => {
+  return [headDim, valueDim].map((columns) => {
     const values = normal(random, dtype, [batch, n, kvHeads, columns]);
     const row = kvHeads * columns;
     lengths.forEach((length, b) => {
@@ -74,6 +76,13 @@ export function append(twin: Twin, sizes: Sizes, lengths: number[], random: () =
     });
     return values;
   }) as [Values, Values];
+}
+
+/** Appends random tokens. */
+export function append(twin: Twin, sizes: Sizes, lengths: number[], random: () => number, stream?: Stream): void {
+  const { dtype, storage } = sizes;
+  const held = (values: Values) => (storage ? quantised(values, dtype) : values);
+  const [k, v] = randomTokens(sizes, lengths, random);
   const tensors = [tensorOf(k, dtype), tensorOf(v, dtype)] as const;
   twin.cache.append(...tensors, { lengths, stream });
   for (const tensor of tensors) tensor.dispose();
