@@ -7,8 +7,6 @@ import {
   hipPlan,
   pagePlan,
   pooledPlan,
-  type SelectorOptions,
-  type SparsePlan,
   Stream,
   streamingPlan,
   Tensor,
@@ -17,18 +15,7 @@ import {
 import { describe, expect, it } from 'vitest';
 import { instructionSets, itAgrees } from './support/instruction-sets';
 import { uniform } from './support/numbers';
-import { cases, checkSelector, listsOf, sizes } from './support/selectors';
-
-type Select = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
-
-const selectors: [string, Select][] = [
-  ['hipPlan', hipPlan],
-  ['hipPlan, first', (q, k, o) => hipPlan(q, k, { ...o, representative: 'first' })],
-  ['hipPlan, hip1', (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1' })],
-  ['pagePlan', pagePlan],
-  ['pooledPlan', pooledPlan],
-  ['pooledPlan, max', (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max', queries: 'mean' })],
-];
+import { cases, checkSelector, listsOf, selectors, sizes } from './support/selectors';
 
 describe('equals its definition', () => {
   describe.each(cases)('%s', (...given) => {

@@ -2,29 +2,9 @@
 // of copies that lie side by side.
 
 import { createHash } from 'node:crypto';
-import {
-  attention,
-  HipState,
-  hipPlan,
-  pagePlan,
-  pooledPlan,
-  type SelectorOptions,
-  type SparsePlan,
-  Stream,
-  Tensor,
-} from 'node-attention';
+import { attention, HipState, hipPlan, type SparsePlan, Stream, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-
-type Select = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
-
-const selectors: [string, Select][] = [
-  ['hipPlan', hipPlan],
-  ['hipPlan, first', (q, k, o) => hipPlan(q, k, { ...o, representative: 'first' })],
-  ['hipPlan, hip1', (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1' })],
-  ['pagePlan', pagePlan],
-  ['pooledPlan', pooledPlan],
-  ['pooledPlan, max', (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max', queries: 'mean' })],
-];
+import { selectors } from './support/selectors';
 
 /** Views of shape [2, ...tokens, heads, dim] whose tokens have no common stride, by name; NaN lies between them. */
 const views: [string, (seed: number, tokens: number[], heads: number, dim: number) => Tensor][] = [

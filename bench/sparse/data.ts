@@ -4,6 +4,7 @@
 import { fromBfloat16, KvCache, type SparsePlan, type Stream, Tensor, toBfloat16 } from 'node-attention';
 import { setsOfBytes } from '../cases';
 import { faultOfRow } from '../check';
+import { type Fault, OWN } from '../format';
 import { HEAD_DIM, HEAD_KINDS, structuredHead } from './heads';
 import type { Phase } from './inputs';
 import { expectedOverPlan } from './quality';
@@ -109,6 +110,13 @@ export function cacheOf({ k, v }: Keys, more: number, stream?: Stream): KvCache 
 export function disposeData({ q, out, held }: Data): void {
   for (const tensor of [...q, ...out]) tensor.dispose();
   for (const { k, v, cache } of held) for (const each of [k, v, cache]) each?.dispose();
+}
+
+/** The faults that the row of a contestant tells: its own, and with the first row those of dense attention. */
+export function faultsOfRow(faults: readonly Fault[], name: string, isFirst: boolean): Fault[] {
+  return faults
+    .filter(({ contestant }) => contestant === name || (contestant === 'dense' && isFirst))
+    .map(({ contestant, fault }) => ({ contestant: contestant === name ? OWN : contestant, fault }));
 }
 
 /** Of the last query of an output, whose position is the last key: what is wrong with its last head. Without a plan: dense. */

@@ -8,7 +8,7 @@ import { watchLoad } from '../load';
 import { inTurn, interleave, type Measurement, type Plan, type Timed } from '../measure';
 import { medianRatio } from '../statistics';
 import { densityText, type ListedCase } from './cases';
-import { disposeData, faultOfLastRow, HEADS, KV_HEADS, makeData } from './data';
+import { disposeData, faultOfLastRow, faultsOfRow, HEADS, KV_HEADS, makeData } from './data';
 import { HEAD_DIM } from './heads';
 
 const BLOCK = 64;
@@ -101,9 +101,7 @@ export function listedRows(
         { flops, dtype: 'bfloat16', exponentials: pairs, bytes, footprint: sets * bytes },
         { peaks, instructionSet: set, threads },
       ),
-      faults: faults
-        .filter(({ contestant }) => contestant === name || (contestant === 'dense' && n === 0))
-        .map(({ contestant, fault }) => ({ contestant: contestant === name ? OWN : contestant, fault })),
+      faults: faultsOfRow(faults, name, n === 0),
       figures: own && dense ? { [OVER_SHARE]: medianRatio(own, dense) / share } : {},
     });
   });

@@ -5,7 +5,7 @@ import { type Fault, makeRow, OWN, type Row } from '../format';
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan, type Timed, timeRuns } from '../measure';
 import { budgetOf, densityText, type StepCase } from './cases';
-import { disposeData, faultOfLastRow, KV_HEADS, makeData } from './data';
+import { disposeData, faultOfLastRow, faultsOfRow, KV_HEADS, makeData } from './data';
 import { HEAD_DIM } from './heads';
 import { ALWAYS, type Choice, selectorOf } from './selectors';
 
@@ -125,9 +125,7 @@ export function stepRows(outcome: StepOutcome, threads: number): Row[] {
       disturbed,
       repeated,
       sets,
-      faults: faults
-        .filter(({ contestant }) => contestant === name || (contestant === 'dense' && n === 0))
-        .map(({ contestant, fault }) => ({ contestant: contestant === name ? OWN : contestant, fault })),
+      faults: faultsOfRow(faults, name, n === 0),
     });
   });
 }

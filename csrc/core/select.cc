@@ -232,10 +232,6 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
                    "capture: a plan over the keys of a KvCache, whose number changes from launch to launch, cannot be "
                    "recorded; select outside of capture");
     }
-    if (!a.cache->device->host) {
-      return error(NA_ERR_OPTION, "select: selectors over a KvCache do not run on %s yet; use device 'cpu'",
-                   a.cache->device->name.c_str());
-    }
     attached.cache = a.cache->view();
     a.k = attached.cache->k();
   }

@@ -4,6 +4,7 @@
 #include <climits>
 
 #include "core/dtype.h"
+#include "cuda/plan.h"
 #include "tile/divisor.h"
 
 namespace na::cuda {
@@ -72,10 +73,10 @@ Bias bias_of(const na_attention& call, const na_bias& given) {
 
 // What the kernels that a call runs on can compute.
 Status check_computed(const na_attention& call) {
-  if (call.pages) {
+  if (call.pages || plan_of(call)) {
     return error(NA_ERR_OPTION,
-                 "bias: over a KvCache, CUDA takes keyBias() and denseBias() alone: give one of these, or use device "
-                 "'cpu'");
+                 "bias: %s, CUDA takes keyBias() and denseBias() alone: give one of these, or use device 'cpu'",
+                 call.pages ? "over a KvCache" : "with a SparsePlan");
   }
   const int64_t columns = std::max(call.q->shape[call.q->rank - 1], call.v->shape[call.v->rank - 1]);
   const int most = biased_columns_on_grid(call.q->dtype == NA_FLOAT32 ? Element::kFloat32 : Element::kFloat16);

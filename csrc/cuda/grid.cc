@@ -4,6 +4,7 @@
 #include <new>
 #include <utility>
 
+#include "tile/exponent.h"
 #include "tile/grid.h"
 
 namespace na::cuda {
@@ -143,12 +144,6 @@ Boxes boxes_of(const Grid& grid, int sum) {
     }
   }
   return boxes;
-}
-
-int exponent(int32_t size) {
-  int side = 0;
-  while (1 << side < size) side++;
-  return side;
 }
 
 // Chooses the boxes for the first neighborhood. Returns what is to be as low as possible.

@@ -22,23 +22,12 @@ Status check_plan(const na_attention& call) {
                  "mask: a SparsePlan that estimates what it does not list does not run on CUDA yet: make it without "
                  "estimate, or use device 'cpu'");
   }
-  if (call.pages) {
-    return error(NA_ERR_OPTION,
-                 "mask: a SparsePlan over a KvCache does not run on CUDA yet: give k and v, or use device 'cpu'");
-  }
   for (int32_t i = 0; i < call.mask_count; i++) {
     if (call.masks[i].kind != NA_MASK_NEIGHBORHOOD) continue;
     return error(
         NA_ERR_OPTION,
         "mask: a neighborhood and a SparsePlan together do not run on CUDA yet: put both into one plan, or use "
         "device 'cpu'");
-  }
-  for (int32_t i = 0; i < call.bias_count; i++) {
-    if (call.biases[i].kind == NA_BIAS_DENSE) continue;
-    return error(
-        NA_ERR_OPTION,
-        "bias: with a SparsePlan, CUDA takes keyBias() and denseBias() alone: give one of these, or use device "
-        "'cpu'");
   }
   return {};
 }

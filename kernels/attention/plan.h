@@ -8,15 +8,9 @@
 
 #include "attention/problem.h"
 #include "core/backend.h"
+#include "tile/exponent.h"
 
 namespace na::cuda {
-
-// Of a power of two.
-inline int32_t exponent(int32_t power) {
-  int32_t n = 0;
-  while (1 << n < power) n++;
-  return n;
-}
 
 // Enqueues what makes rows [rows of the plan] and blocks [words of the plan] of the words of a plan. These are not
 // trusted: what names a block or a bitmap that there is not is left out, as on the CPU, and whether a block is full

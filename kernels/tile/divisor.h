@@ -2,13 +2,13 @@
 #pragma once
 
 #include "attention/problem.h"
+#include "tile/exponent.h"
 
 namespace na::cuda {
 
 // Of a number from 1 to 2^31.
 inline Divisor divisor_of(int64_t number) {
-  int32_t shift = 0;
-  while (int64_t{1} << shift < number) shift++;
+  const int32_t shift = exponent(number);
   const uint64_t rest = (uint64_t{1} << shift) - static_cast<uint64_t>(number);
   return {static_cast<int32_t>(number), static_cast<uint32_t>((rest << 32) / static_cast<uint64_t>(number) + 1), shift};
 }

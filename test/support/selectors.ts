@@ -7,6 +7,15 @@ import { bisection, hip, pooled, type Rows, select } from './selection';
 
 export type Select = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
 
+export const selectors: [string, Select][] = [
+  ['hipPlan', hipPlan],
+  ['hipPlan, first', (q, k, o) => hipPlan(q, k, { ...o, representative: 'first' })],
+  ['hipPlan, hip1', (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1' })],
+  ['pagePlan', pagePlan],
+  ['pooledPlan', pooledPlan],
+  ['pooledPlan, max', (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max', queries: 'mean' })],
+];
+
 /** The blocks of each row that hold a key that any query of it sees. */
 export async function listsOf(plan: SparsePlan): Promise<number[][]> {
   await plan.validate();
