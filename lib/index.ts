@@ -39,6 +39,7 @@ export {
 } from './kv_index';
 export { causal, type Mask, type NeighborhoodOptions, neighborhood, type PerAxis, window } from './masks';
 export { type SphereOptions, sphereBias } from './quadrature';
+export { type PermuteOptions, permuteTokens, type RestoreOptions, restoreTokens } from './reorder';
 export {
   type DilatedOptions,
   dilatedPlan,

@@ -184,6 +184,8 @@ export interface NativeSelect {
   pooling: number;
   meanQuery: boolean;
   perQuery: boolean;
+  /** q and k have a row for each tile and block of the geometry. */
+  pooled: boolean;
   scale: number;
   topP: number;
   threshold: number;

@@ -58,7 +58,7 @@ function select(
   k: Tensor | KvCache,
   given: Common,
   keyBlock: number,
-  rest: Partial<NativeSelect>,
+  { tokens = { queries: 1, keys: 1 }, ...rest }: Partial<NativeSelect> & { tokens?: { queries: number; keys: number } },
 ): SparsePlan {
   const [qHandle, cache] = [tensorHandle(q, 'q'), cacheHandle(k)];
   const kHandle = cache ? undefined : tensorHandle(k, 'k');
@@ -80,8 +80,8 @@ function select(
       geometry: [
         1,
         heads,
-        1,
-        1,
+        tokens.queries,
+        tokens.keys,
         integer(call, 'queryTile', given.queryTile ?? 64, 1),
         keyBlock,
         Number(boolean(call, 'causal', given.causal ?? false)),
@@ -96,6 +96,7 @@ function select(
       pooling: poolings.mean,
       meanQuery: false,
       perQuery: false,
+      pooled: false,
       scale: 1 / Math.sqrt(q.shape.at(-1) ?? 1),
       topP: 1,
       threshold: 0,
@@ -259,6 +260,19 @@ export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
    * queries of a tile. Not with `estimate`, and on the CPU so far. Default 'each'.
    */
   queries?: 'each' | 'mean' | 'own';
+  /**
+   * Says that q and k are pooled already, as by a learned gate, for so many queries and keys: q is one row for each tile,
+   * `[batch, tiles, heads, n]`, k one for each block, `[batch, blocks, kvHeads, n]`. Without `pooling` and `queries`, and
+   * on the CPU so far.
+   */
+  pooled?: {
+    /** Queries that the plan is for. */
+    queries: number;
+    /** Keys that the plan is for. */
+    keys: number;
+  };
+  /** What scores are multiplied by for `topP` and `threshold`: more than 0, default 1/√headDim, of pooled rows 1/√n. */
+  scale?: number;
   /** The fewest blocks that have this share of the softmax over blocks, in 0 to 1. */
   topP?: number;
   /** Blocks of at least this share of the softmax over blocks. */
@@ -276,7 +290,15 @@ export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
  */
 export function pooledPlan(q: Tensor, k: Tensor | KvCache, opts: PooledOptions): SparsePlan {
   const call = 'pooledPlan';
-  const given = options(call, opts, [...commonNames, 'pooling', 'queries', 'topP', 'threshold']);
+  const given = options(call, opts, [...commonNames, 'pooling', 'queries', 'pooled', 'scale', 'topP', 'threshold']);
+  const pooled = given.pooled === undefined ? undefined : options(`${call}: pooled`, given.pooled, ['queries', 'keys']);
+  if (pooled && (given.pooling !== undefined || given.queries !== undefined)) {
+    const name = given.pooling === undefined ? 'queries' : 'pooling';
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: ${name} says how to pool, which pooled says is done; leave one out`,
+    );
+  }
   const pooling = oneOf(call, 'pooling', given.pooling ?? 'mean', ['mean', 'max', 'min']);
   const queries = oneOf(call, 'queries', given.queries ?? 'each', ['each', 'mean', 'own']);
   const share = (name: 'topP' | 'threshold', otherwise: number) => {
@@ -288,7 +310,19 @@ export function pooledPlan(q: Tensor, k: Tensor | KvCache, opts: PooledOptions):
     throw new AttentionError('ERR_OPTION', `${call}: budget is undefined; give it, or topP, or threshold`);
   }
   const keyBlock = integer(call, 'keyBlock', given.keyBlock ?? 64, 2);
+  const scale = given.scale === undefined ? undefined : finite(call, 'scale', given.scale);
+  if (scale !== undefined && scale <= 0) {
+    throw new AttentionError('ERR_OPTION', `${call}: scale is ${scale}; it must be more than 0`);
+  }
   return select(call, q, k, { ...given, budget: given.budget ?? Number.MAX_SAFE_INTEGER }, keyBlock, {
+    ...(scale === undefined ? {} : { scale }),
+    ...(pooled && {
+      pooled: true,
+      tokens: {
+        queries: integer(call, 'pooled.queries', pooled.queries, 1),
+        keys: integer(call, 'pooled.keys', pooled.keys, 1),
+      },
+    }),
     pooling: poolings[pooling],
     meanQuery: queries === 'mean',
     perQuery: queries === 'own',

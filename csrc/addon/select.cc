@@ -41,6 +41,7 @@ Status read_select(const Napi::Object& call, SelectArguments* a) {
   a->first = read_flag(call.Get("first"));
   a->mean_query = read_flag(call.Get("meanQuery"));
   a->per_query = read_flag(call.Get("perQuery"));
+  a->pooled = read_flag(call.Get("pooled"));
   NA_TRY(read_number(call, "scale", &a->scale));
   NA_TRY(read_number(call, "topP", &a->top_p));
   return read_number(call, "threshold", &a->threshold);

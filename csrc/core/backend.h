@@ -393,6 +393,7 @@ typedef struct na_select {
   void* workspace;
   int32_t per_query; /* POOLED: each query selects for itself, with a sink and a window of its own; out has room for a
                         bitmap for each block that a row may list, all keys of it seen by the same queries */
+  int32_t tile_queries; /* POOLED: q has one row for each tile of out, [batch, tiles, heads, features of `pooled`] */
 } na_select;
 
 /* What a plan says, for people: the first thing wrong with it, how much it shows, and what it shows of each key. */

@@ -102,6 +102,28 @@ Status check_queries(const SelectArguments& a) {
   return {};
 }
 
+// Of queries and keys that are pooled already.
+Status check_pooled(const SelectArguments& a, const PlanGeometry& g) {
+  if (!a.pooled) return {};
+  if (a.cache) {
+    return error(NA_ERR_OPTION, "pooledPlan: pooled says that k is a tensor with a row for each block, not a KvCache");
+  }
+  const auto check = [](const char* name, const na_tensor& view, int64_t tokens, int64_t each, const char* what) {
+    const int64_t rows = (tokens + each - 1) / each;
+    if (view.rank == 4 && view.shape[1] == rows) return Status();
+    return error(NA_ERR_SHAPE,
+                 "%s has shape %s; with pooled it is [batch, %lld, heads, features]: a row for each %lld of %lld %s",
+                 name, shape_text(view).c_str(), Count(rows), Count(each), Count(tokens), what);
+  };
+  NA_TRY(check("q", a.q->view, g.queries, g.query_tile, "queries"));
+  NA_TRY(check("k", a.k->view, g.keys, g.key_block, "keys"));
+  if (!a.q->device()->host) {
+    return error(NA_ERR_OPTION, "pooledPlan: pooled is not taken on %s yet: select on the CPU, and move the plan with to()",
+                 a.q->device()->name.c_str());
+  }
+  return {};
+}
+
 }  // namespace
 
 // One call with a HipState, which follows only once the call is enqueued.
@@ -264,11 +286,14 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   }
   PlanGeometry g = a.geometry;
   g.batch = q.shape[0];
-  g.queries = token_count(q);
-  g.keys = token_count(k);
+  if (!a.pooled) {
+    g.queries = token_count(q);
+    g.keys = token_count(k);
+  }
   NA_TRY(SparsePlan::check(g));  // before anything is counted by it
   NA_TRY(check_stages(a));
   NA_TRY(check_queries(a));
+  NA_TRY(check_pooled(a, g));
   if (!device->host) {  // before copies are enqueued
     return error(NA_ERR_OPTION,
                  "selectors do not run on %s yet: select from q and k on the CPU, and move the plan with to()",
@@ -337,13 +362,19 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   call.bounds = a.pooling == NA_POOL_BOUNDS;
   call.mean_query = a.mean_query;
   call.per_query = a.per_query;
+  call.tile_queries = a.pooled;
   call.scale = static_cast<float>(a.scale);
   call.top_p = static_cast<float>(a.top_p);
   call.threshold = static_cast<float>(a.threshold);
   if (a.selector == NA_SELECT_POOLED) {
     // Extremes of keys are as exact as these.
     const SummarySpec spec{a.pooling, g.key_block, a.pooling == NA_POOL_MEAN ? NA_FLOAT32 : k.dtype};
-    if (a.cache) {
+    if (a.pooled) {
+      Ref<Tensor> rows;
+      NA_TRY(Tensor::allocate(device, k.dtype, shape_of(k), false, false, &rows));
+      NA_TRY(stream->run(new CopyOperation(a.k, rows.get())));
+      attached.pooled = Ref<Summaries>(new Summaries(std::move(rows)));
+    } else if (a.cache) {
       NA_TRY(a.cache->summaries().make({spec, false}, attached.cache, stream, &attached.pooled));
     } else {
       NA_TRY(pool(a.k, spec, stream, &attached.pooled));

@@ -35,7 +35,7 @@ struct SelectArguments {
   na_selector selector = NA_SELECT_HIP;
   Tensor *q = nullptr, *k = nullptr;
   KvCache* cache = nullptr;  // instead of k
-  PlanGeometry geometry;     // heads: patterns; batch, queries and keys are those of the tensors
+  PlanGeometry geometry;     // heads: patterns; batch, queries and keys are those of the tensors, but for `pooled`
   int64_t sink = 0, window = 0;
   std::vector<int64_t> budgets;      // keys: one number, or one for each pattern
   std::vector<int64_t> chunk, keep;  // HIP: of each stage; keep may be empty, or 0
@@ -44,6 +44,8 @@ struct SelectArguments {
   na_pooling pooling = NA_POOL_MEAN;
   bool mean_query = false;
   bool per_query = false;  // POOLED: queries of a row select for themselves
+  bool pooled = false;     // POOLED: q and k are [batch, tiles or blocks, heads, features] of the queries and keys that
+                           // the geometry says
   double scale = 0, top_p = 1, threshold = 0;
 };
 

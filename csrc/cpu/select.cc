@@ -337,7 +337,8 @@ class SelectJob final : public Job {
 
   // The queries of one head in a row; `together` of them, or those that are left, become their mean.
   Queries queries_of(const Row& row, int64_t head, int64_t together) const {
-    const int64_t first = row.shape.first_query(row.tile), end = row.shape.end_query(row.tile);
+    const int64_t first = select_.tile_queries ? row.tile : row.shape.first_query(row.tile),
+                  end = select_.tile_queries ? first + 1 : row.shape.end_query(row.tile);
     Queries queries(q_.dtype, q_.head_dim);
     if (together == 1) {
       for (int64_t query = first; query < end; query++) queries.add(q_.row(row.batch, query, head));
