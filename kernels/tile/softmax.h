@@ -9,9 +9,10 @@ namespace na::cuda {
 
 // What a row's output is to be multiplied by, and its lse, from its largest score, its sum of exp(score - maximum), and
 // its sink, -infinity for none. A factor of 0 means a row that saw nothing: its output is 0 whatever was summed up.
+// Maxima pass over scores that are NaN, sums do not.
 __device__ inline float normalize(float maximum, float sum, float sink, float* lse) {
   const float top = fmaxf(maximum, sink);
-  if (top == -kInfinity) {
+  if (top == -kInfinity && sum == 0) {
     *lse = -kInfinity;
     return 0;
   }

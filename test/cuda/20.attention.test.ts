@@ -158,5 +158,18 @@ describe.skipIf(missing)(title('extreme scores'), () => {
         await expectRun(given, dtype, 'sm80', want);
       }
     });
+
+    it.each(CALLS)('%s: a query that is not a number gives none', async (_, call, kernel) => {
+      const { headDim } = call;
+      for (const more of [{}, { softcap: 3 }]) {
+        const problem = problemOf({ dtype, group: 2, keys, ...call, ...more });
+        const want = expectedOn('cuda', problem, dtype);
+        const row = 2; // query 1 of head 0
+        problem.q.data[row * headDim + 5] = Number.NaN;
+        want.out.fill(Number.NaN, row * headDim, (row + 1) * headDim);
+        want.lse[row] = Number.NaN;
+        await expectRun(problem, dtype, kernel, want);
+      }
+    });
   });
 });

@@ -89,7 +89,7 @@ __device__ inline void store_tile(const Problem& problem, const Launch& launch, 
 #pragma unroll
     for (int team = 0; team < T::kTeams; team++) {
       const float2 own = sums[row + team * T::kRows];
-      if (own.x == -kInfinity) continue;
+      if (own.x == -kInfinity && own.y == 0) continue;  // saw nothing
       const float weight = exp2_approximate((own.x - maximum) * kLog2E);
       const float* out = outs + (row + team * T::kRows) * T::kOutPitch + column;
       sum += own.y * weight;
