@@ -54,7 +54,7 @@ __device__ inline void store_row(const Problem& problem, int64_t row, const Comb
                 batch = row / problem.heads / problem.queries;
   const float sink = problem.sinks ? problem.sinks[head * problem.sink_stride] : -kInfinity;
   float lse;
-  const float share = normalize(of.sum == 0 ? -kInfinity : of.maximum * kLog2E, of.sum, sink, &lse);
+  const float share = normalize(of.sum == 0 ? -kInfinity : of.maximum, of.sum, sink, &lse);
   if (lane == 0) problem.lse[row] = lse;
   constexpr int kBytes = kElement == Element::kFloat32 ? 4 : 2;
   char* const to =

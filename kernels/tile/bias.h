@@ -132,10 +132,8 @@ __device__ inline void add_relative(float (&scores)[kCount][4], const Bias& bias
   }
 }
 
-// The largest finite TF32: what lies beyond would be rounded to infinity, and be NaN where the other factor is 0.
-constexpr float kMostTf32 = 0x1.ffcp127f;
-
-// Two neighbouring columns of a row of factors, 0 where there are none.
+// Two neighbouring columns of a row of factors, 0 where there are none. Finite ones beyond TF32 become its largest: as
+// infinities they would be NaN where the other factor is 0.
 __device__ inline void load_factors(uint32_t (&to)[2], const Bias& bias, const float* row, int32_t column) {
   float factors[2] = {};
   if (row && column < bias.columns) {

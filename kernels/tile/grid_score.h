@@ -13,8 +13,7 @@ __device__ inline int32_t compute_here(int32_t x) {
   return x;
 }
 
-// Of a visited tile: products become scores in units of log2. `rows` are those of the query tile. `kComputes`: some
-// biases may have to be computed.
+// As modify() of score.h, of a visited tile. `rows` are those of the query tile.
 template <bool kComputes, int kColumns>
 __device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Problem& problem, const GridRegion& region,
                                       int32_t batch, int32_t head, const int32_t (&rows)[2], Place visit,
@@ -56,7 +55,6 @@ __device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Proble
       scores[i / 2][2 + i % 2] += column[queries[1]];
     }
   }
-  to_log2(scores);
 }
 
 // Whether the neighborhood hides the key at coordinates x from the query at i; coordinates of the grid.

@@ -5,18 +5,22 @@
 
 namespace na::cuda {
 
+// The largest finite TF32: what lies beyond is rounded to it or to infinity.
+constexpr float kMostTf32 = 0x1.ffcp127f;
+
 // A float as a sum of two TF32, which hold 22 of its 24 bits or more. The products of big and small parts make one of
-// float32 but for small x small. Infinities have their part in big x big alone: `cross` is what small parts of the
-// other operand are multiplied by, 0 for an infinite number, since 0 x infinity would be NaN.
+// float32 but for small x small. What is as large as TF32 gets has its part in big x big alone: `cross` is what small
+// parts of the other operand are multiplied by, 0 there, since 0 x infinity would be NaN, and so would be the sum of a
+// big x big and a small x big that overflow to infinities of different signs.
 struct Parts {
   uint32_t big, cross, small;
 };
 
 __device__ inline Parts split(float x) {
   const uint32_t big = to_tf32(x);
-  const bool finite = fabsf(__uint_as_float(big)) < __builtin_huge_valf();
+  const bool divisible = fabsf(__uint_as_float(big)) < kMostTf32;
   const uint32_t small = to_tf32(x - __uint_as_float(big));
-  return {big, finite ? big : 0, finite ? small : 0};
+  return {big, divisible ? big : 0, divisible ? small : 0};
 }
 
 // The left operand of products, of one step: as it is, or in parts.

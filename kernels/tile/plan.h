@@ -80,7 +80,6 @@ __device__ inline void modify_spots(float (&scores)[kColumns][4], const Problem&
       }
     }
   }
-  to_log2(scores);
 }
 
 template <int kColumns>

@@ -10,7 +10,7 @@
 
 namespace na::cuda {
 
-constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f, kInfinity = __builtin_huge_valf();
+constexpr float kLog2E = 1.44269504f, kInfinity = __builtin_huge_valf();
 
 // What a thread's row is.
 struct Row {
@@ -37,13 +37,9 @@ __device__ inline void scale_and_cap(float (&scores)[kColumns][4], const Problem
   }
 }
 
-template <int kColumns>
-__device__ inline void to_log2(float (&scores)[kColumns][4]) {
-#pragma unroll
-  for (int i = 0; i < 4 * kColumns; i++) scores[i / 4][i % 4] *= kLog2E;
-}
-
-// Products become scores in units of log2. `kComputes`: some biases may have to be computed.
+// Products become scores. They stay in natural units until the softmax has subtracted their maximum: masks are often
+// made of the lowest float, which a factor of log2(e) would make -infinity, a key that is not there. `kComputes`: some
+// biases may have to be computed.
 template <bool kComputes, int kColumns>
 __device__ inline void modify(float (&scores)[kColumns][4], const Problem& problem, const Sequence& sequence,
                               const Row (&rows)[2], int32_t first_key, int32_t lane) {
@@ -83,7 +79,6 @@ __device__ inline void modify(float (&scores)[kColumns][4], const Problem& probl
       }
     }
   }
-  to_log2(scores);
 }
 
 // Scores of keys that a row does not see become -infinity.

@@ -2,8 +2,8 @@
 import './support/device'; // before node-attention
 import { alibi, attention, keyBias, lowRankBias, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-import { check } from '../support/library';
-import type { Float } from '../support/numbers';
+import { check, expectedOn, expectResult, run } from '../support/library';
+import type { Float, Values } from '../support/numbers';
 import { normals, plainProblem, testBiases } from './support/biases';
 import { interpreted, lastKernel, missing, schedule, schedules, title } from './support/device';
 
@@ -63,6 +63,65 @@ describe.skipIf(missing)(title('biases'), () => {
         expect(Math.abs(Number(got) - (Math.log(sum) - slope * nearest))).toBeLessThan(0.01);
       });
     }
+  });
+
+  describe.each(['float16', 'bfloat16', 'float32'] as Float[])('%s: factors of the lowest float', (dtype) => {
+    const lowest = -(2 - 2 ** -23) * 2 ** 127;
+    const keys = dtype === 'float32' ? 90 : 150; // not shared out among blocks
+    // On wgmma if they are halves, and on mma.sync: rows that are not aligned, and few.
+    const calls: [number, number, string][] = [
+      [135, 64, 'sm90'],
+      [70, 20, 'sm80'],
+      [3, 64, 'sm80'],
+    ];
+    const factors = (rows: number, columns: number, of: (row: number, column: number) => number): Values => ({
+      shape: [1, rows, 1, columns],
+      data: Float64Array.from({ length: rows * columns }, (_, at) => of(Math.floor(at / columns), at % columns)),
+    });
+    const expectKernel = (kernel: string) => {
+      const own = dtype === 'float32' ? 'sm80' : kernel;
+      if (interpreted) expect(lastKernel()).toContain(`attention_${own}_kernel`);
+    };
+
+    it.each(calls)('%i queries, headDim %i: products that overflow hide keys', async (queries, dim, kernel) => {
+      const p = plainProblem(dtype, [queries], [keys], 1, dim);
+      const [ownQ, ownK] = [normals(1, [queries]), normals(2, [keys])];
+      const hidden = (key: number) => key % 3 === 0;
+      // TF32 rounds it up, so that the product of what is left overflows to infinity of the other sign.
+      const great = 2 ** 30 * (1 + 2 ** -10 - 2 ** -13);
+      for (const [turn, sign] of [1, -1].entries()) {
+        schedule(schedules[(queries + turn) % schedules.length]!);
+        const biased = (q: number, k: number) => ({
+          q: factors(queries, 2, (i, column) => (column ? ownQ.data[i]! : q)),
+          k: factors(keys, 2, (j, column) => (column ? ownK.data[j]! : hidden(j) ? k : 0)),
+        });
+        const lowRank = biased(sign * great, sign * lowest);
+        const none = Float64Array.from({ length: keys }, (_, j) => (hidden(j) ? Number.NEGATIVE_INFINITY : 0));
+        const finite = { ...p, lowRank: biased(0, 0), keyBias: { shape: [keys], data: none } };
+        const want = expectedOn('cuda', finite, dtype);
+        expectResult(await run({ ...p, lowRank }, dtype, undefined, 'cuda'), want);
+        expectKernel(kernel);
+      }
+    });
+
+    it.each(calls)('%i queries, headDim %i: a query may see no other keys', async (queries, dim, kernel) => {
+      schedule(schedules[queries % schedules.length]!);
+      const p = plainProblem(dtype, [queries], [keys], 1, dim);
+      const lowRank = { q: factors(queries, 1, (i) => i % 2), k: factors(keys, 1, () => lowest) };
+      const got = await run({ ...p, lowRank }, dtype, undefined, 'cuda');
+      expectKernel(kernel);
+      // Beside such a bias all scores are the same.
+      const q = { ...p.q, data: p.q.data.slice() };
+      const rows = [...got.lse.keys()].filter((row) => (Math.floor(row / 4) % queries) % 2 === 1); // of 4 heads
+      for (const row of rows) q.data.fill(0, row * dim, (row + 1) * dim);
+      const want = expectedOn('cuda', { ...p, q }, dtype);
+      for (const row of rows) {
+        // TF32 has 11 bits.
+        expect(Math.abs(got.lse[row]! / lowest - 1)).toBeLessThan(2 ** -11);
+        want.lse[row] = got.lse[row]!;
+      }
+      expectResult(got, want);
+    });
   });
 
   it('refuses ranks beyond 65536', () => {

@@ -89,8 +89,8 @@ __device__ inline void store_tile(const Problem& problem, const Launch& launch, 
 #pragma unroll
     for (int team = 0; team < T::kTeams; team++) {
       const float2 own = sums[row + team * T::kRows];
-      if (own.x == -kInfinity) continue;
-      const float weight = exp2_approximate(own.x - maximum);
+      if (own.x == -kInfinity && own.y == 0) continue;  // saw nothing
+      const float weight = exp2_approximate((own.x - maximum) * kLog2E);
       const float* out = outs + (row + team * T::kRows) * T::kOutPitch + column;
       sum += own.y * weight;
 #pragma unroll
@@ -214,7 +214,7 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
   };
 
   const bool modified = T::kGrid || T::kPlan || T::kPaged ? modifies_scores(problem) : T::kModified;
-  const float factor = modified ? 1 : problem.scale * kLog2E;
+  const float factor = modified ? kLog2E : problem.scale * kLog2E;
   const bool works = work.any_from(warp_row);
   Softmax softmax[T::kRowSets];
   float out[T::kRowSets][T::kValueDim / 8][4] = {};
@@ -248,11 +248,12 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
   __syncthreads();
   auto* const outs = reinterpret_cast<float*>(memory);
   auto* const sums = reinterpret_cast<float2*>(memory + T::kOutBytes);
+  const float scale = modified ? 1 : problem.scale;
 #pragma unroll
   for (int i = 0; i < 2 * T::kRowSets; i++) {
     const int set = i / 2, r = i % 2;
     const int row = warp * T::kWarpRows + set * 16 + r * 8 + lane / 4;
-    const float2 own = {softmax[set].maximum(r), softmax[set].sum(r)};
+    const float2 own = {softmax[set].maximum(r, scale), softmax[set].sum(r)};
     if (lane % 4 == 0) sums[row] = own;
     float* const to = outs + row * T::kOutPitch + lane % 4 * 2;
 #pragma unroll

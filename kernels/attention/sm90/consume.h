@@ -20,7 +20,7 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
     if (lane == 0) barrier_arrive(barrier);
   };
 
-  const float factor = T::kModified ? 1 : problem.scale * kLog2E;
+  const float factor = T::kModified ? kLog2E : problem.scale * kLog2E;
   const uint32_t own_queries = shared.queries(consumer);
   RingPlace<T::kStages> keys, values;
   uint32_t queries_parity = 0;
@@ -120,7 +120,7 @@ __device__ inline void consume(const Shared<T>& shared, const Maps& maps, const 
       const bool whole = problem.parts == 0;
       const float sink = whole && problem.sinks ? problem.sinks[work.head * problem.sink_stride] : -kInfinity;
       float lse;
-      const float share = softmax.finish(r, sink, &lse);
+      const float share = softmax.finish(r, T::kModified ? 1 : problem.scale, sink, &lse);
 #pragma unroll
       for (int i = 0; i < T::kValueDim / 4; i++) {
         float& x = out[i / 2][2 * r + i % 2];
