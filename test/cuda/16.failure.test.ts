@@ -1,5 +1,5 @@
-// A device that fails for good: every later call on it says why, all else goes on. In processes of their own, since a
-// device does not recover.
+// What fails on a device: a kernel, and with it the device for good; a launch, and with it its stream; memory that runs
+// out. All else goes on. In processes of their own, since a device does not recover, nor a stream.
 // not on a device: the stand-in is told to fail
 
 import { execFile } from 'node:child_process';
@@ -10,12 +10,19 @@ import { interpreted, missing, standInEnvironment, title } from './support/devic
 
 const root = join(__dirname, '../..');
 
-/** What a program prints, as JSON; it has `fail`, which makes the next kernel fault. */
-async function run(body: string): Promise<unknown> {
+/**
+ * What a program prints, as JSON; it has `fail`, which makes the next kernel fault, `lastKernel`, and `leaveError`,
+ * which makes a call of CUDA that fails, as any code of the process may.
+ */
+async function run(body: string, more: Record<string, string> = {}): Promise<unknown> {
   const program = `
-    const { attention, merge, memoryStats, Stream, Tensor } = require('node-attention');
+    const { attention, KvCache, memoryStats, merge, Stream, Tensor } = require('node-attention');
     const driver = require('koffi').load(${JSON.stringify(join(root, 'build/ptx/libcuda.so.1'))});
     const fail = driver.func('void standin_fail_next()');
+    const lastKernel = driver.func('const char *standin_last_kernel()');
+    const eventQuery = driver.func('int cudaEventQuery(void *event)');
+    const leaveError = () => eventQuery(null);
+    const device = 'cuda:0';
     const outcome = async (action) => {
       try {
         await action();
@@ -25,7 +32,7 @@ async function run(body: string): Promise<unknown> {
       }
     };
     (async () => { ${body} })().then((result) => console.log(JSON.stringify(result)));`;
-  const env = { ...process.env, ...standInEnvironment, NODE_ATTENTION_STANDIN_DEVICES: '2' };
+  const env = { ...process.env, ...standInEnvironment, NODE_ATTENTION_STANDIN_DEVICES: '2', ...more };
   const { stdout } = await promisify(execFile)(process.execPath, ['-e', program], { cwd: root, env, timeout: 60_000 });
   return JSON.parse(stdout);
 }
@@ -86,5 +93,79 @@ describe.skipIf(missing || !interpreted)(title('a fault of a kernel'), () => {
         outcome(() => attention(x, x, x).out.read());
         return 'over';`),
     ).toBe('over');
+  });
+});
+
+describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), () => {
+  const memory = { NODE_ATTENTION_STANDIN_MEMORY: String(2 ** 26) };
+  // Takes memory by tensors of that size until there is none for another.
+  const fill = `
+    const fillers = [];
+    const fill = (size) => {
+      try {
+        for (;;) fillers.push(Tensor.empty([size], { dtype: 'uint8', device }));
+      } catch {}
+    };`;
+
+  test('an append that is refused has enqueued nothing and changed nothing, rotary embedding included', async () => {
+    const got = await run(
+      `${fill}
+      const batch = 64;
+      const empty = () =>
+        new KvCache({ batch, kvHeads: 1, headDim: 8, pageSize: 1, capacity: 64, rope: {}, device });
+      const stream = new Stream(device);
+      const [many, one] = [16, 1].map((n) => Tensor.randn([batch, n, 1, 8], { seed: n, device }));
+      const toFirst = (n) => ({ stream, lengths: [n, ...new Array(batch - 1).fill(0)] });
+      const cache = empty();
+      cache.append(many, many, toFirst(16));
+      await stream.synchronize();
+      // There is room for rotated keys, but not for a list of 17 pages and more.
+      fill(2 ** 20);
+      fill(2 ** 13);
+      fillers.pop().dispose();
+      const refused = await outcome(() => cache.append(one, one, toFirst(1)));
+      await stream.synchronize();
+      const last = lastKernel();
+      const length = cache.length;
+      for (const filler of fillers) filler.dispose();
+      const twin = empty();
+      twin.append(many, many, toFirst(16));
+      for (const each of [cache, twin]) each.append(one, one, toFirst(1));
+      const results = [cache, twin].map((each) => attention(one, each, { stream }).out.read());
+      const [made, wanted] = await Promise.all(results);
+      return { refused, last, length, same: made.every((x, i) => x === wanted[i]) };`,
+      memory,
+    );
+    expect(got).toEqual({
+      refused: { code: 'ERR_OUT_OF_MEMORY', message: expect.stringContaining('cannot allocate') },
+      last: expect.stringContaining('append_kernel'), // of the first append
+      length: 16,
+      same: true,
+    });
+  });
+
+  test('a cache that was refused more pages than it needs does not ask for them with each append', async () => {
+    // What is kept for reuse is given up where memory runs out, which waits for the device: so it tells.
+    const got = await run(
+      `${fill}
+      const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, pageSize: 64, capacity: 2 ** 16, device });
+      const stream = new Stream(device);
+      const [slab, page] = [32, 1].map((pages) => Tensor.zeros([1, pages * 64, 1, 64], { device }));
+      cache.append(slab, slab, { stream }); // all that a first slab of 1 MiB has
+      await stream.synchronize();
+      fill(2 ** 20);
+      fill(80 * 2 ** 10);
+      const kept = [];
+      for (let round = 0; round < 6; round++) {
+        for (let i = 0; i < (round === 0 ? 8 : 1); i++) fillers.pop().dispose(); // never 1 MiB in all
+        const before = memoryStats(device).pooledBytes;
+        cache.append(page, page, { stream });
+        kept.push(memoryStats(device).pooledBytes >= before);
+      }
+      await stream.synchronize();
+      return { kept, length: cache.length, slab: slab.byteLength };`,
+      memory,
+    );
+    expect(got).toEqual({ kept: [false, true, true, true, true, true], length: 38 * 64, slab: 2 ** 19 });
   });
 });
