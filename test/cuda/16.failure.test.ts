@@ -96,6 +96,32 @@ describe.skipIf(missing || !interpreted)(title('a fault of a kernel'), () => {
   });
 });
 
+describe.skipIf(missing || !interpreted)(title('a launch that fails'), () => {
+  test('is not one that a call before has left', async () => {
+    const got = await run(`
+      const x = Tensor.randn([2, 4, 1, 64], { seed: 1, device });
+      const part = attention(x, x, x);
+      await part.out.read();
+      const cache = new KvCache({ batch: 2, kvHeads: 1, headDim: 64, capacity: 16, rope: {}, device });
+      const calls = {
+        copy: () => x.permute(1, 0, 2, 3).to({ dtype: 'float16' }),
+        merge: () => merge([part, part]).out,
+        rotate: () => {
+          cache.append(x, x);
+          return attention(x, cache).out;
+        },
+        put: () => attention(x, cache.fork()).out,
+      };
+      const results = {};
+      for (const [name, call] of Object.entries(calls)) {
+        leaveError();
+        results[name] = await outcome(() => call().read());
+      }
+      return results;`);
+    expect(got).toEqual({ copy: 'fine', merge: 'fine', rotate: 'fine', put: 'fine' });
+  });
+});
+
 describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), () => {
   const memory = { NODE_ATTENTION_STANDIN_MEMORY: String(2 ** 26) };
   // Takes memory by tensors of that size until there is none for another.
