@@ -3,9 +3,11 @@
 // not on a device: the stand-in is told to fail
 
 import { execFile } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import { interpreted, missing, standInEnvironment, title } from './support/device';
 
 const root = join(__dirname, '../..');
@@ -97,6 +99,85 @@ describe.skipIf(missing || !interpreted)(title('a fault of a kernel'), () => {
 });
 
 describe.skipIf(missing || !interpreted)(title('a launch that fails'), () => {
+  const folders: string[] = [];
+  afterAll(() => {
+    for (const folder of folders) rmSync(folder, { recursive: true });
+  });
+
+  /** Under which the kernels of one source cannot be launched. */
+  function without(source: string): Record<string, string> {
+    const products = standInEnvironment.NODE_ATTENTION_STANDIN_PTX!;
+    const folder = mkdtempSync(join(tmpdir(), 'node-attention-'));
+    folders.push(folder);
+    for (const architecture of ['compute_80', 'compute_90a']) {
+      mkdirSync(join(folder, architecture));
+      for (const file of readdirSync(join(products, architecture))) {
+        if (file === `${source}.ptx`) continue;
+        symlinkSync(join(products, architecture, file), join(folder, architecture, file));
+      }
+    }
+    return { NODE_ATTENTION_STANDIN_PTX: folder };
+  }
+
+  test('keeps what follows from going where a list of pages would lead it, on its stream and on others', async () => {
+    const got = await run(
+      `
+      const x = Tensor.randn([1, 4, 1, 64], { seed: 1, device });
+      const long = Tensor.randn([1, 200, 2, 64], { seed: 2, device });
+      await Promise.all([x.read(), long.read()]);
+      const empty = () => new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 64, device });
+      const [stream, a, b] = [new Stream(device), new Stream(device), new Stream(device)];
+      const [cache, other] = [empty(), empty()];
+      // First, so that the failure behind it is not known yet when the next calls are made.
+      for (const each of [stream, a]) attention(long, long, long, { stream: each });
+      cache.append(x, x, { stream });
+      const { out } = attention(x, cache, { stream });
+      other.append(x, x, { stream: a });
+      const across = attention(x, other, { stream: b }).out;
+      return {
+        failed: {
+          out: await outcome(() => out.read()),
+          across: await outcome(() => across.read()),
+          stream: await outcome(() => stream.synchronize()),
+          later: await outcome(() => cache.append(x, x, { stream })),
+        },
+        input: await outcome(() => x.read()),
+        device: await outcome(() => attention(x, x, x).out.read()),
+      };`,
+      without('kernels.kv.put'),
+    );
+    const error = {
+      code: 'ERR_CUDA',
+      message: expect.stringMatching(/list of pages on cuda:0: no kernel image .*cudaErrorNoKernelImageForDevice/),
+    };
+    expect(got).toEqual({
+      failed: { out: error, across: error, stream: error, later: error },
+      input: 'fine',
+      device: 'fine',
+    });
+  });
+
+  test('is the error of what another stream makes of its result, whichever ends first', async () => {
+    const got = await run(
+      `
+      const x = Tensor.randn([1, 4, 1, 64], { seed: 1, device });
+      const part = attention(x, x, x);
+      await part.out.read();
+      const reads = [];
+      for (let round = 0; round < 30; round++) {
+        const [a, b] = [new Stream(device), new Stream(device)];
+        attention(x, x, x, { stream: a }); // so that both have an end to wait for
+        const { out } = merge([part, part], { stream: a });
+        const half = out.to({ dtype: 'float16', stream: b });
+        reads.push(await outcome(() => half.read()));
+      }
+      return reads;`,
+      without('kernels.merge.merge'),
+    );
+    const error = { code: 'ERR_CUDA', message: expect.stringMatching(/merge on cuda:0: no kernel image/) };
+    expect(got).toEqual(new Array(30).fill(error));
+  });
+
   test('is not one that a call before has left', async () => {
     const got = await run(`
       const x = Tensor.randn([2, 4, 1, 64], { seed: 1, device });
