@@ -134,6 +134,22 @@ class RecordedAppend final : public RecordedCall {
   const std::vector<int64_t> counts_;
 };
 
+// Takes the operations over: enqueues all of them, or none if one is refused.
+Status run_all(const std::vector<Operation*>& operations, Stream* stream) {
+  Status status;
+  for (Operation* operation : operations) {
+    if (status.ok()) status = operation->prepare(stream->device);
+  }
+  for (Operation* operation : operations) {
+    if (status.ok()) {
+      stream->enqueue(operation);
+    } else {
+      operation->destroy();
+    }
+  }
+  return status;
+}
+
 // Adds as many rows at `data` to a view [pages, rows, bytes] of others, if they lie as far on as these do from each
 // other.
 bool joins(na_tensor* view, const char* data, int64_t rows) {
@@ -155,7 +171,7 @@ Status PagePool::reserve(int64_t pages) {
   if (missing <= 0) return {};
   const auto have = static_cast<int64_t>(addresses_.size());
   // Some more than needed, so that slabs stay few, but none that a single cache could not use.
-  const int64_t more = std::max({have / 4, kLeastSlabBytes / page_bytes_, int64_t{1}});
+  const int64_t more = have < modest_until_ ? 0 : std::max({have / 4, kLeastSlabBytes / page_bytes_, int64_t{1}});
   int64_t count = std::max(missing, std::min(more, most_ - have));
   if (have + count > std::numeric_limits<int32_t>::max()) {
     return error(NA_ERR_OUT_OF_MEMORY, "KvCache: %lld pages; at most 2^31 are possible: use a larger pageSize",
@@ -169,6 +185,7 @@ Status PagePool::reserve(int64_t pages) {
   Ref<Tensor> slab;
   Status status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
   if (!status.ok() && count > missing) {
+    modest_until_ = have + count;
     count = missing;
     status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
   }
@@ -332,10 +349,19 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     if (writes_shared(sequence, growth[b])) pages++;
   }
   if (all == 0) return {};
+  std::vector<int64_t> grown = lengths();
+  for (size_t b = 0; b < batch; b++) grown[b] += growth[b];
+  // All memory is there before anything is changed or enqueued.
   NA_TRY(stream->room(2 + kListing));
   NA_TRY(pool_->reserve(pages));
+  NA_TRY(reserve_list(grown));
+  std::vector<Operation*> operations;
   Ref<Tensor> keys(k);
-  if (shape.rotary.theta != 0) NA_TRY(rotated(k, lengths(), stream, &keys));
+  if (shape.rotary.theta != 0) {
+    Operation* rotation = nullptr;
+    NA_TRY(rotate(k, lengths(), &keys, &rotation));
+    operations.push_back(rotation);
+  }
 
   auto* const operation = new AppendOperation(keys.get(), v, pool_->slabs());
   std::vector<Growth> next(batch);
@@ -360,17 +386,12 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     operation->lengths.push_back(sequence.length);
     operation->counts.push_back(growth[b]);
   }
-  std::vector<int64_t> grown(growth);
-  for (size_t b = 0; b < batch; b++) grown[b] += sequences_[b].length;
-  Status status = list_pages(operation->tables, grown, stream);
   operation->device_tables = device_tables_;
   operation->finish(shape);
-  if (status.ok()) {
-    status = stream->run(operation);
-  } else {
-    operation->destroy();
-  }
-  if (!status.ok()) forget_listed();
+  if (Operation* list = list_pages(operation->tables, grown)) operations.push_back(list);
+  operations.push_back(operation);
+  const Status status = run_all(operations, stream);
+  if (status.ok()) note_listed(grown);
   for (size_t b = 0; b < batch; b++) {
     Sequence& sequence = sequences_[b];
     Growth& to = next[b];
@@ -587,26 +608,37 @@ Ref<CacheView> KvCache::view() const {
 }
 
 Status KvCache::list_pages(CacheView* view, Stream* stream) {
-  NA_TRY(list_pages(view->held_, view->lengths_, stream));
-  if (!device_tables_) return {};
+  if (device->host) return {};
+  NA_TRY(reserve_list(view->lengths_));
+  if (Operation* list = list_pages(view->held_, view->lengths_)) {
+    NA_TRY(stream->run(list));
+    note_listed(view->lengths_);
+  }
   view->device_tables_ = device_tables_;
   view->pages_.device_tables = &device_tables_->view;
   return {};
 }
 
-Status KvCache::list_pages(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths,
-                           Stream* stream) {
+Status KvCache::reserve_list(const std::vector<int64_t>& lengths) {
   if (device->host) return {};
   int64_t most = 1;
   for (int64_t length : lengths) most = std::max(most, pages_for(length));
   // What could not be written is no list of anything.
-  if (!device_tables_ || device_tables_->storage->failure() || most >= device_tables_->view.shape[1]) {
-    const int64_t room = std::max(kLeastTable, std::min(2 * most, pages_for(shape.capacity)));
-    Ref<Tensor> larger;
-    NA_TRY(Tensor::allocate(device, NA_INT64, {shape.batch, 1 + room}, false, false, &larger));
-    device_tables_ = std::move(larger);
-    forget_listed();
+  const bool usable = device_tables_ && !device_tables_->storage->failure();
+  if (usable && most < device_tables_->view.shape[1]) return {};
+  const int64_t room = std::max(kLeastTable, std::min(2 * most, pages_for(shape.capacity)));
+  Ref<Tensor> larger;
+  NA_TRY(Tensor::allocate(device, NA_INT64, {shape.batch, 1 + room}, false, false, &larger));
+  device_tables_ = std::move(larger);
+  for (Sequence& sequence : sequences_) {
+    sequence.listed_length = -1;
+    sequence.listed_pages = 0;
   }
+  return {};
+}
+
+Operation* KvCache::list_pages(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const {
+  if (device->host) return nullptr;
   const int64_t row = device_tables_->view.stride[0];
   std::vector<int64_t> places, values;
   const auto say = [&](int64_t place, int64_t value) {
@@ -620,25 +652,20 @@ Status KvCache::list_pages(const std::vector<Ref<PageTable>>& tables, const std:
       say(first + 1 + i, static_cast<int64_t>(reinterpret_cast<intptr_t>(tables[b]->entries()[i])));
     }
   }
-  if (places.empty()) return {};
-  NA_TRY(stream->run(new PutOperation(device_tables_.get(), std::move(places), std::move(values))));
+  return places.empty() ? nullptr : new PutOperation(device_tables_.get(), std::move(places), std::move(values));
+}
+
+void KvCache::note_listed(const std::vector<int64_t>& lengths) {
   for (size_t b = 0; b < lengths.size(); b++) {
     sequences_[b].listed_length = lengths[b];
     sequences_[b].listed_pages = std::max(sequences_[b].listed_pages, pages_for(lengths[b]));
   }
-  return {};
 }
 
-void KvCache::forget_listed() {
-  for (Sequence& sequence : sequences_) {
-    sequence.listed_length = -1;
-    sequence.listed_pages = 0;
-  }
-}
-
-Status KvCache::rotated(Tensor* source, const std::vector<int64_t>& first, Stream* stream, Ref<Tensor>* result) const {
+Status KvCache::rotate(Tensor* source, std::vector<int64_t> first, Ref<Tensor>* result, Operation** operation) const {
   NA_TRY(Tensor::allocate(device, source->view.dtype, shape_of(source->view), false, false, result));
-  return stream->run(new RotateOperation(source, result->get(), first, shape.rotary));
+  *operation = new RotateOperation(source, result->get(), std::move(first), shape.rotary);
+  return {};
 }
 
 Status KvCache::rotate_queries(Tensor* q, Stream* stream, Ref<Tensor>* result) const {
@@ -648,7 +675,9 @@ Status KvCache::rotate_queries(Tensor* q, Stream* stream, Ref<Tensor>* result) c
   }
   std::vector<int64_t> first = lengths();
   for (int64_t& position : first) position -= q->view.shape[1];
-  return rotated(q, first, stream, result);
+  Operation* rotation = nullptr;
+  NA_TRY(rotate(q, std::move(first), result, &rotation));
+  return stream->run(rotation);
 }
 
 }  // namespace na

@@ -58,6 +58,9 @@ class PagePool : public RefCounted {
   std::vector<void*> addresses_;      // of each page
   std::vector<int32_t> users_;        // sequences that have it
   std::vector<int32_t> free_;
+  // With fewer pages than this, none are asked for but those needed: a device that refused more had given back all that
+  // it kept for reuse, and waited for its work to end, and would do so each time.
+  int64_t modest_until_ = 0;
 };
 
 // Addresses of the pages of a sequence, which queued operations read. What they may read does not change: an entry is
@@ -170,12 +173,15 @@ class KvCache : public RefCounted {
           std::unique_ptr<CacheSummaries> summaries);
   ~KvCache() override;
 
-  // Brings device_tables_ up to these tables and lengths. Where those of a sequence are not what it has or will have,
-  // forget_listed() is to follow.
-  Status list_pages(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths, Stream* stream);
-  void forget_listed();
+  // On a device that is not the host, device_tables_ are brought up to tables and lengths in three steps: room for
+  // them, which may be refused; the operation that writes what is missing, null where nothing is; and, once that is
+  // enqueued, a note of it.
+  Status reserve_list(const std::vector<int64_t>& lengths);
+  Operation* list_pages(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const;
+  void note_listed(const std::vector<int64_t>& lengths);
   Status check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const;
-  Status rotated(Tensor* source, const std::vector<int64_t>& first, Stream* stream, Ref<Tensor>* result) const;
+  // The operation that rotates, and memory for what it makes.
+  Status rotate(Tensor* source, std::vector<int64_t> first, Ref<Tensor>* result, Operation** operation) const;
   // Whether so many more tokens begin in a page that others have too.
   bool writes_shared(const Sequence& sequence, int64_t tokens) const;
   // Those that nobody else holds.

@@ -24,6 +24,12 @@ bool cancelled(const na_operation& operation) {
 
 const na_copy& copy_of(const na_operation& operation) { return *static_cast<const na_copy*>(operation.args); }
 
+// Whether a kernel of it goes where a list of pages leads it, or what it writes is part of such a list.
+bool follows_lists(const na_operation& operation) {
+  return operation.kind == NA_OP_PUT || operation.kind == NA_OP_APPEND ||
+         (operation.kind == NA_OP_ATTENTION && static_cast<const na_attention*>(operation.args)->pages);
+}
+
 int64_t* time_of(const na_operation& operation) {
   return operation.kind == NA_OP_MARK ? static_cast<const na_mark*>(operation.args)->nanoseconds : nullptr;
 }
@@ -126,6 +132,8 @@ void na_stream::submit(na_operation* operation, const na_wait* waits, int32_t wa
     operation->done(operation, nullptr);
     lock.lock();
     finishing_ = false;
+    done_up_to_ = sequence;
+    progress_.notify_all();
     waiter_.notify_one();
     return;
   }
@@ -144,7 +152,9 @@ void na_stream::issue(na_operation* operation, uint64_t sequence, const Copy* co
   last.status = device_.status();
   if (last.status.ok() && !cancelled(*operation)) {
     last.status = device_.check(device_.use(), "choosing the device");
-    if (last.status.ok()) last.status = issue_waits(waits, wait_count);
+    // Also when it is not to be enqueued: who waits for it need not wait for what it has waited for.
+    if (last.status.ok()) last.status = issue_waits(*operation, waits, wait_count);
+    if (last.status.ok()) last.status = failure_;
     if (last.status.ok()) {
       if (copy && copy->pageable()) {
         issue_pieces(*copy, &last);
@@ -156,16 +166,21 @@ void na_stream::issue(na_operation* operation, uint64_t sequence, const Copy* co
     }
     record(&last);  // also when it failed: some of it may have been enqueued
   }
+  last.waits.assign(waits, waits + wait_count);
+  for (const na_wait& wait : last.waits) wait.stream->retain();
   push(std::move(last));
 }
 
-// What comes next on the CUDA stream waits for those points of other streams.
-na::Status na_stream::issue_waits(const na_wait* waits, int32_t wait_count) {
+// What comes next on the CUDA stream waits for those points of other streams. Behind what could not be enqueued there
+// the operation goes on, since it may not need any of that, unless there could be a list of pages among it.
+na::Status na_stream::issue_waits(const na_operation& operation, const na_wait* waits, int32_t wait_count) {
+  Status list;
   for (int32_t i = 0; i < wait_count; i++) {
     na_stream& other = *waits[i].stream;
     const uint64_t sequence = waits[i].sequence;
     std::unique_lock<std::mutex> lock(other.mutex_);
     other.progress_.wait(lock, [&] { return other.issued_up_to_.load(std::memory_order_relaxed) >= sequence; });
+    if (other.failed_at_ != 0 && other.failed_at_ <= sequence && follows_lists(operation)) list = other.failure_;
     // The last event up to that point; one whose operation is done need not be waited for.
     auto at = std::upper_bound(other.issued_.begin(), other.issued_.end(), sequence,
                                [](uint64_t wanted, const Issued& issued) { return wanted < issued.sequence; });
@@ -173,7 +188,7 @@ na::Status na_stream::issue_waits(const na_wait* waits, int32_t wait_count) {
     if (at == other.issued_.begin()) continue;
     NA_TRY(device_.check(cudaStreamWaitEvent(stream_, (at - 1)->event, 0), "waiting for another stream"));
   }
-  return {};
+  return list;
 }
 
 // Enqueues the pieces of a copy with pageable memory; the last one is left to be pushed.
@@ -226,6 +241,10 @@ void na_stream::record(Issued* issued) {
 void na_stream::push(Issued issued) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (issued.last) {
+    if (!issued.status.ok() && failed_at_ == 0) {
+      failed_at_ = issued.sequence;
+      failure_ = issued.status;
+    }
     issued_up_to_.store(issued.sequence, std::memory_order_release);
     issuing_ = false;
     if (!waiting_.empty()) issuer_.notify_one();
@@ -277,15 +296,31 @@ void na_stream::wait_for_issued() {
     }
     if (issued.event) device_.give_event(issued.timed, issued.event);
     if (issued.piece) na::cuda::release(device_, issued.piece_bytes, true, issued.piece);
-    if (issued.last) {
-      na_error failure{};
-      failure.code = issued.status.code;
-      snprintf(failure.message, sizeof(failure.message), "%s", issued.status.message.c_str());
-      issued.operation->done(issued.operation, issued.status.ok() ? nullptr : &failure);
-    }
+    if (issued.last) tell(issued);
     lock.lock();
+    if (issued.last) {
+      done_up_to_ = issued.sequence;
+      progress_.notify_all();
+    }
     finishing_ = false;
   }
+}
+
+// Calls `done`: after that of all that the operation waited for, so that it is known by then what of that has failed.
+// Those were submitted before it, so that nobody waits in a circle. The mutex is not held.
+void na_stream::tell(const Issued& issued) {
+  for (const na_wait& wait : issued.waits) {
+    na_stream& other = *wait.stream;
+    {
+      std::unique_lock<std::mutex> lock(other.mutex_);
+      other.progress_.wait(lock, [&] { return other.done_up_to_ >= wait.sequence; });
+    }
+    other.release();
+  }
+  na_error failure{};
+  failure.code = issued.status.code;
+  snprintf(failure.message, sizeof(failure.message), "%s", issued.status.message.c_str());
+  issued.operation->done(issued.operation, issued.status.ok() ? nullptr : &failure);
 }
 
 // Waits until it is past, and does the host's part. The mutex is not held.

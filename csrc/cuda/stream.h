@@ -9,6 +9,9 @@
 //
 // Copies from or to pageable memory are cut into pieces. Where there is more than a little to gather, or no room for a
 // piece, a second thread enqueues them as room becomes free, and whatever was submitted behind them meanwhile.
+//
+// Behind an operation that could not be enqueued, none of the stream is: each ends with the first one's error, as the
+// stream has anyway. Kernels would read what was never written, and a list of pages leads them to addresses.
 #pragma once
 
 #include <condition_variable>
@@ -41,6 +44,7 @@ struct na_stream {
     int64_t piece_bytes = 0;
     int64_t first = 0, end = 0;  // elements in the piece
     Status status;               // why it could not be enqueued
+    std::vector<na_wait> waits;  // with the last of its operation; their streams are retained
   };
   // What is not yet.
   struct Waiting {
@@ -57,7 +61,7 @@ struct na_stream {
 
   bool can_issue_now(const Copy* pageable, const na_wait* waits, int32_t wait_count) const;
   void issue(na_operation* operation, uint64_t sequence, const Copy* copy, const na_wait* waits, int32_t wait_count);
-  Status issue_waits(const na_wait* waits, int32_t wait_count);
+  Status issue_waits(const na_operation& operation, const na_wait* waits, int32_t wait_count);
   void issue_pieces(const Copy& copy, Issued* last);
   void push(Issued issued);
   void record(Issued* issued);
@@ -65,6 +69,7 @@ struct na_stream {
   void issue_waiting();    // a thread
   void wait_for_issued();  // a thread
   void finish(Issued& issued);
+  void tell(const Issued& issued);
 
   Device& device_;
   cudaStream_t stream_ = nullptr;
@@ -72,11 +77,14 @@ struct na_stream {
 
   std::mutex mutex_;                         // guards all below; never held while that of another stream is taken
   std::condition_variable issuer_, waiter_;  // the two threads
-  std::condition_variable progress_;         // something was issued, or there is room for pieces
+  std::condition_variable progress_;         // something was issued or done, or there is room for pieces
   std::deque<Issued> issued_;                // the first is being waited for
   std::deque<Waiting> waiting_;
   uint64_t submitted_ = 0;
   std::atomic<uint64_t> issued_up_to_{0};  // may be read without the mutex
+  uint64_t done_up_to_ = 0;                // `done` has returned
+  uint64_t failed_at_ = 0;                 // the first that could not be enqueued, and why; written while issuing_, so
+  Status failure_;                         // whoever issues may read it without the mutex
   int64_t piece_bytes_ = 0;                // in pieces that are not yet back
   bool issuing_ = false;                   // somebody is enqueuing, without the mutex
   bool finishing_ = false;                 // somebody calls done, without the mutex

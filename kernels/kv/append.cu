@@ -1,4 +1,5 @@
 // Tokens of a tensor into the pages of a cache: a warp copies all heads of a token, lanes the vectors of its rows.
+// Before that, copies of pages that others have too.
 #include <algorithm>
 
 #include "core/dtype.h"
@@ -9,6 +10,8 @@ namespace na::cuda {
 
 constexpr int kAppendWarps = 8, kMostEntries = 256;
 constexpr int64_t kMostAppendBlocks = 1 << 16;  // warps go on with further tokens
+constexpr int kPageThreads = 256, kMostPages = 255;
+constexpr int64_t kMostPageBlocks = 256;  // of a page
 
 // Of keys or of values; strides and pitches in bytes, rows in vectors.
 struct AppendArguments {
@@ -21,6 +24,21 @@ struct AppendArguments {
   int32_t firsts[kMostEntries], counts[kMostEntries];  // of the tokens that each entry gets
 };
 static_assert(sizeof(AppendArguments) <= 4096);
+
+// Whole pages of one size; they are aligned.
+struct PageCopies {
+  int64_t vectors;
+  const uint4* from[kMostPages];
+  uint4* to[kMostPages];
+};
+static_assert(sizeof(PageCopies) <= 4096);
+
+__global__ void __launch_bounds__(kPageThreads) copy_pages_kernel(const __grid_constant__ PageCopies a) {
+  const uint4* const from = a.from[blockIdx.y];
+  uint4* const to = a.to[blockIdx.y];
+  const int64_t step = int64_t{gridDim.x} * kPageThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kPageThreads + threadIdx.x; i < a.vectors; i += step) to[i] = from[i];
+}
 
 template <class Vector>
 __global__ void __launch_bounds__(32 * kAppendWarps) append_kernel(const __grid_constant__ AppendArguments a) {
@@ -43,8 +61,9 @@ cudaError_t launch_append(AppendArguments arguments, int64_t row_bytes, cudaStre
   arguments.vectors = static_cast<int32_t>(row_bytes / static_cast<int64_t>(sizeof(Vector)));
   const int64_t all = int64_t{arguments.entries} * arguments.tokens;
   const int64_t blocks = std::min((all + kAppendWarps - 1) / kAppendWarps, kMostAppendBlocks);
-  append_kernel<Vector><<<static_cast<unsigned>(blocks), 32 * kAppendWarps, 0, stream>>>(arguments);
-  return cudaGetLastError();
+  void* list[] = {&arguments};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(&append_kernel<Vector>), dim3(static_cast<unsigned>(blocks)),
+                          dim3(32 * kAppendWarps), list, 0, stream);
 }
 
 cudaError_t append_rows(const na_append& append, const na_tensor& rows, int64_t offset, cudaStream_t stream) {
@@ -78,13 +97,28 @@ cudaError_t append_rows(const na_append& append, const na_tensor& rows, int64_t 
   return cudaSuccess;
 }
 
-cudaError_t append(const na_append& append, cudaStream_t stream) {
-  for (int64_t i = 0; i < append.copy_count; i++) {
-    const na_page_copy& copy = append.copies[i];
+// One launch for many, since an append to a fork may copy a page of every sequence.
+cudaError_t copy_pages(const na_append& append, cudaStream_t stream) {
+  PageCopies pages{};
+  void* list[] = {&pages};
+  for (int64_t first = 0; first < append.copy_count; first += kMostPages) {
+    const int64_t count = std::min<int64_t>(append.copy_count - first, kMostPages);
+    pages.vectors = append.copies[first].bytes / static_cast<int64_t>(sizeof(uint4));
+    for (int64_t i = 0; i < count; i++) {
+      pages.from[i] = static_cast<const uint4*>(append.copies[first + i].from);
+      pages.to[i] = static_cast<uint4*>(append.copies[first + i].to);
+    }
+    const int64_t blocks = std::min((pages.vectors + kPageThreads - 1) / kPageThreads, kMostPageBlocks);
+    const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(count));
     const cudaError_t status =
-        cudaMemcpyAsync(copy.to, copy.from, static_cast<size_t>(copy.bytes), cudaMemcpyDeviceToDevice, stream);
+        cudaLaunchKernel(reinterpret_cast<const void*>(&copy_pages_kernel), grid, dim3(kPageThreads), list, 0, stream);
     if (status != cudaSuccess) return status;
   }
+  return cudaSuccess;
+}
+
+cudaError_t append(const na_append& append, cudaStream_t stream) {
+  if (const cudaError_t status = copy_pages(append, stream); status != cudaSuccess) return status;
   const cudaError_t status = append_rows(append, *append.k, 0, stream);
   return status == cudaSuccess ? append_rows(append, *append.v, append.pages.value_offset, stream) : status;
 }

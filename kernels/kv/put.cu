@@ -1,32 +1,58 @@
 // Numbers that the host knows become elements of a tensor. They travel as arguments of kernels, which take no memory of
-// the host that would have to be kept, or waited for.
-#include <algorithm>
-
+// the host that would have to be kept, or waited for: as runs, since the pages of a sequence mostly lie evenly apart,
+// and any two numbers are a run.
 #include "kv/kv.h"
 
 namespace na::cuda {
 
-constexpr int kPutThreads = 128, kMostPuts = 240;  // arguments have 4 KiB
+constexpr int kPutThreads = 128, kMostRuns = 102;  // arguments have 4 KiB
+
+// Number i of a run is value + i * value_step, at place + i * place_step.
+struct PutRun {
+  int64_t place, place_step, value, value_step, count;
+};
 
 struct PutArguments {
   int64_t* to;
-  int64_t count;
-  int64_t places[kMostPuts], values[kMostPuts];
+  PutRun runs[kMostRuns];
 };
 static_assert(sizeof(PutArguments) <= 4096);
 
+// A block has a run.
 __global__ void __launch_bounds__(kPutThreads) put_kernel(const __grid_constant__ PutArguments a) {
-  for (int i = static_cast<int>(threadIdx.x); i < a.count; i += kPutThreads) a.to[a.places[i]] = a.values[i];
+  const PutRun run = a.runs[blockIdx.x];
+  for (int64_t i = threadIdx.x; i < run.count; i += kPutThreads) {
+    a.to[run.place + i * run.place_step] = run.value + i * run.value_step;
+  }
+}
+
+// The longest run that begins with the first of the numbers.
+PutRun first_run(const int64_t* places, const int64_t* values, int64_t count) {
+  PutRun run{places[0], 0, values[0], 0, 1};
+  if (count > 1) {
+    run.place_step = places[1] - places[0];
+    run.value_step = values[1] - values[0];
+  }
+  while (run.count < count && places[run.count] - places[run.count - 1] == run.place_step &&
+         values[run.count] - values[run.count - 1] == run.value_step) {
+    run.count++;
+  }
+  return run;
 }
 
 cudaError_t put(const na_put& put, cudaStream_t stream) {
-  PutArguments arguments{static_cast<int64_t*>(put.to->data), 0, {}, {}};
-  for (int64_t first = 0; first < put.count; first += kMostPuts) {
-    arguments.count = std::min<int64_t>(put.count - first, kMostPuts);
-    std::copy_n(put.places + first, arguments.count, arguments.places);
-    std::copy_n(put.values + first, arguments.count, arguments.values);
-    put_kernel<<<1, kPutThreads, 0, stream>>>(arguments);
-    if (const cudaError_t status = cudaGetLastError(); status != cudaSuccess) return status;
+  PutArguments arguments{static_cast<int64_t*>(put.to->data), {}};
+  void* list[] = {&arguments};
+  for (int64_t first = 0; first < put.count;) {
+    int runs = 0;
+    for (; runs < kMostRuns && first < put.count; runs++) {
+      arguments.runs[runs] = first_run(put.places + first, put.values + first, put.count - first);
+      first += arguments.runs[runs].count;
+    }
+    const dim3 grid(static_cast<unsigned>(runs));
+    const cudaError_t status =
+        cudaLaunchKernel(reinterpret_cast<const void*>(&put_kernel), grid, dim3(kPutThreads), list, 0, stream);
+    if (status != cudaSuccess) return status;
   }
   return cudaSuccess;
 }

@@ -115,10 +115,11 @@ MergeArguments::Part part_of(const na_tensor& out, const na_tensor& lse) {
 }
 
 template <class T>
-cudaError_t launch_merge(const MergeArguments& arguments, cudaStream_t stream) {
+cudaError_t launch_merge(MergeArguments arguments, cudaStream_t stream) {
   const int64_t blocks = std::min((arguments.rows + kMergeWarps - 1) / kMergeWarps, kMostMergeBlocks);
-  merge_kernel<T><<<static_cast<unsigned>(blocks), 32 * kMergeWarps, 0, stream>>>(arguments);
-  return cudaGetLastError();
+  void* list[] = {&arguments};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(&merge_kernel<T>), dim3(static_cast<unsigned>(blocks)),
+                          dim3(32 * kMergeWarps), list, 0, stream);
 }
 
 int64_t merge_workspace(const na_merge& merge) {

@@ -1,21 +1,30 @@
-// A device that fails for good: every later call on it says why, all else goes on. In processes of their own, since a
-// device does not recover.
+// What fails on a device: a kernel, and with it the device for good; a launch, and with it its stream; memory that runs
+// out. All else goes on. In processes of their own, since a device does not recover, nor a stream.
 // not on a device: the stand-in is told to fail
 
 import { execFile } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import { interpreted, missing, standInEnvironment, title } from './support/device';
 
 const root = join(__dirname, '../..');
 
-/** What a program prints, as JSON; it has `fail`, which makes the next kernel fault. */
-async function run(body: string): Promise<unknown> {
+/**
+ * What a program prints, as JSON; it has `fail`, which makes the next kernel fault, `lastKernel`, and `leaveError`,
+ * which makes a call of CUDA that fails, as any code of the process may.
+ */
+async function run(body: string, more: Record<string, string> = {}): Promise<unknown> {
   const program = `
-    const { attention, merge, memoryStats, Stream, Tensor } = require('node-attention');
+    const { attention, KvCache, memoryStats, merge, Stream, Tensor } = require('node-attention');
     const driver = require('koffi').load(${JSON.stringify(join(root, 'build/ptx/libcuda.so.1'))});
     const fail = driver.func('void standin_fail_next()');
+    const lastKernel = driver.func('const char *standin_last_kernel()');
+    const eventQuery = driver.func('int cudaEventQuery(void *event)');
+    const leaveError = () => eventQuery(null);
+    const device = 'cuda:0';
     const outcome = async (action) => {
       try {
         await action();
@@ -25,7 +34,7 @@ async function run(body: string): Promise<unknown> {
       }
     };
     (async () => { ${body} })().then((result) => console.log(JSON.stringify(result)));`;
-  const env = { ...process.env, ...standInEnvironment, NODE_ATTENTION_STANDIN_DEVICES: '2' };
+  const env = { ...process.env, ...standInEnvironment, NODE_ATTENTION_STANDIN_DEVICES: '2', ...more };
   const { stdout } = await promisify(execFile)(process.execPath, ['-e', program], { cwd: root, env, timeout: 60_000 });
   return JSON.parse(stdout);
 }
@@ -86,5 +95,184 @@ describe.skipIf(missing || !interpreted)(title('a fault of a kernel'), () => {
         outcome(() => attention(x, x, x).out.read());
         return 'over';`),
     ).toBe('over');
+  });
+});
+
+describe.skipIf(missing || !interpreted)(title('a launch that fails'), () => {
+  const folders: string[] = [];
+  afterAll(() => {
+    for (const folder of folders) rmSync(folder, { recursive: true });
+  });
+
+  /** Under which the kernels of one source cannot be launched. */
+  function without(source: string): Record<string, string> {
+    const products = standInEnvironment.NODE_ATTENTION_STANDIN_PTX!;
+    const folder = mkdtempSync(join(tmpdir(), 'node-attention-'));
+    folders.push(folder);
+    for (const architecture of ['compute_80', 'compute_90a']) {
+      mkdirSync(join(folder, architecture));
+      for (const file of readdirSync(join(products, architecture))) {
+        if (file === `${source}.ptx`) continue;
+        symlinkSync(join(products, architecture, file), join(folder, architecture, file));
+      }
+    }
+    return { NODE_ATTENTION_STANDIN_PTX: folder };
+  }
+
+  test('keeps what follows from going where a list of pages would lead it, on its stream and on others', async () => {
+    const got = await run(
+      `
+      const x = Tensor.randn([1, 4, 1, 64], { seed: 1, device });
+      const long = Tensor.randn([1, 200, 2, 64], { seed: 2, device });
+      await Promise.all([x.read(), long.read()]);
+      const empty = () => new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 64, device });
+      const [stream, a, b] = [new Stream(device), new Stream(device), new Stream(device)];
+      const [cache, other] = [empty(), empty()];
+      // First, so that the failure behind it is not known yet when the next calls are made.
+      for (const each of [stream, a]) attention(long, long, long, { stream: each });
+      cache.append(x, x, { stream });
+      const { out } = attention(x, cache, { stream });
+      other.append(x, x, { stream: a });
+      const across = attention(x, other, { stream: b }).out;
+      return {
+        failed: {
+          out: await outcome(() => out.read()),
+          across: await outcome(() => across.read()),
+          stream: await outcome(() => stream.synchronize()),
+          later: await outcome(() => cache.append(x, x, { stream })),
+        },
+        input: await outcome(() => x.read()),
+        device: await outcome(() => attention(x, x, x).out.read()),
+      };`,
+      without('kernels.kv.put'),
+    );
+    const error = {
+      code: 'ERR_CUDA',
+      message: expect.stringMatching(/list of pages on cuda:0: no kernel image .*cudaErrorNoKernelImageForDevice/),
+    };
+    expect(got).toEqual({
+      failed: { out: error, across: error, stream: error, later: error },
+      input: 'fine',
+      device: 'fine',
+    });
+  });
+
+  test('is the error of what another stream makes of its result, whichever ends first', async () => {
+    const got = await run(
+      `
+      const x = Tensor.randn([1, 4, 1, 64], { seed: 1, device });
+      const part = attention(x, x, x);
+      await part.out.read();
+      const reads = [];
+      for (let round = 0; round < 30; round++) {
+        const [a, b] = [new Stream(device), new Stream(device)];
+        attention(x, x, x, { stream: a }); // so that both have an end to wait for
+        const { out } = merge([part, part], { stream: a });
+        const half = out.to({ dtype: 'float16', stream: b });
+        reads.push(await outcome(() => half.read()));
+      }
+      return reads;`,
+      without('kernels.merge.merge'),
+    );
+    const error = { code: 'ERR_CUDA', message: expect.stringMatching(/merge on cuda:0: no kernel image/) };
+    expect(got).toEqual(new Array(30).fill(error));
+  });
+
+  test('is not one that a call before has left', async () => {
+    const got = await run(`
+      const x = Tensor.randn([2, 4, 1, 64], { seed: 1, device });
+      const part = attention(x, x, x);
+      await part.out.read();
+      const cache = new KvCache({ batch: 2, kvHeads: 1, headDim: 64, capacity: 16, rope: {}, device });
+      const calls = {
+        copy: () => x.permute(1, 0, 2, 3).to({ dtype: 'float16' }),
+        merge: () => merge([part, part]).out,
+        rotate: () => {
+          cache.append(x, x);
+          return attention(x, cache).out;
+        },
+        put: () => attention(x, cache.fork()).out,
+      };
+      const results = {};
+      for (const [name, call] of Object.entries(calls)) {
+        leaveError();
+        results[name] = await outcome(() => call().read());
+      }
+      return results;`);
+    expect(got).toEqual({ copy: 'fine', merge: 'fine', rotate: 'fine', put: 'fine' });
+  });
+});
+
+describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), () => {
+  const memory = { NODE_ATTENTION_STANDIN_MEMORY: String(2 ** 26) };
+  // Takes memory by tensors of that size until there is none for another.
+  const fill = `
+    const fillers = [];
+    const fill = (size) => {
+      try {
+        for (;;) fillers.push(Tensor.empty([size], { dtype: 'uint8', device }));
+      } catch {}
+    };`;
+
+  test('an append that is refused has enqueued nothing and changed nothing, rotary embedding included', async () => {
+    const got = await run(
+      `${fill}
+      const batch = 64;
+      const empty = () =>
+        new KvCache({ batch, kvHeads: 1, headDim: 8, pageSize: 1, capacity: 64, rope: {}, device });
+      const stream = new Stream(device);
+      const [many, one] = [16, 1].map((n) => Tensor.randn([batch, n, 1, 8], { seed: n, device }));
+      const toFirst = (n) => ({ stream, lengths: [n, ...new Array(batch - 1).fill(0)] });
+      const cache = empty();
+      cache.append(many, many, toFirst(16));
+      await stream.synchronize();
+      // There is room for rotated keys, but not for a list of 17 pages and more.
+      fill(2 ** 20);
+      fill(2 ** 13);
+      fillers.pop().dispose();
+      const refused = await outcome(() => cache.append(one, one, toFirst(1)));
+      await stream.synchronize();
+      const last = lastKernel();
+      const length = cache.length;
+      for (const filler of fillers) filler.dispose();
+      const twin = empty();
+      twin.append(many, many, toFirst(16));
+      for (const each of [cache, twin]) each.append(one, one, toFirst(1));
+      const results = [cache, twin].map((each) => attention(one, each, { stream }).out.read());
+      const [made, wanted] = await Promise.all(results);
+      return { refused, last, length, same: made.every((x, i) => x === wanted[i]) };`,
+      memory,
+    );
+    expect(got).toEqual({
+      refused: { code: 'ERR_OUT_OF_MEMORY', message: expect.stringContaining('cannot allocate') },
+      last: expect.stringContaining('append_kernel'), // of the first append
+      length: 16,
+      same: true,
+    });
+  });
+
+  test('a cache that was refused more pages than it needs does not ask for them with each append', async () => {
+    // What is kept for reuse is given up where memory runs out, which waits for the device: so it tells.
+    const got = await run(
+      `${fill}
+      const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, pageSize: 64, capacity: 2 ** 16, device });
+      const stream = new Stream(device);
+      const [slab, page] = [32, 1].map((pages) => Tensor.zeros([1, pages * 64, 1, 64], { device }));
+      cache.append(slab, slab, { stream }); // all that a first slab of 1 MiB has
+      await stream.synchronize();
+      fill(2 ** 20);
+      fill(80 * 2 ** 10);
+      const kept = [];
+      for (let round = 0; round < 6; round++) {
+        for (let i = 0; i < (round === 0 ? 8 : 1); i++) fillers.pop().dispose(); // never 1 MiB in all
+        const before = memoryStats(device).pooledBytes;
+        cache.append(page, page, { stream });
+        kept.push(memoryStats(device).pooledBytes >= before);
+      }
+      await stream.synchronize();
+      return { kept, length: cache.length, slab: slab.byteLength };`,
+      memory,
+    );
+    expect(got).toEqual({ kept: [false, true, true, true, true, true], length: 38 * 64, slab: 2 ** 19 });
   });
 });

@@ -315,6 +315,20 @@ describe.skipIf(missing)(title('KvCache'), () => {
     });
   });
 
+  it('a fork of many sequences copies the page of each that it writes to, and lists its own', async () => {
+    const random = uniform(15);
+    const sizes: Sizes = { batch: 300, kvHeads: 1, group: 1, headDim: 8, valueDim: 5, pageSize: 4, dtype: 'float16' };
+    const twin = Twin.empty(sizes, 12);
+    const upTo = (most: number) => Array.from({ length: sizes.batch }, (_, b) => 1 + (b % most));
+    twin.append(upTo(3), random);
+    const fork = twin.fork();
+    for (const each of [fork, twin]) each.append(upTo(5), random);
+    for (const each of [twin, fork]) {
+      await each.check(1, random);
+      each.dispose();
+    }
+  });
+
   it('what does not fit is refused as a whole', async () => {
     const random = uniform(4);
     const twin = Twin.empty(
