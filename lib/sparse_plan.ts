@@ -60,7 +60,9 @@ export interface Layout extends Required<PlanGeometry> {
   tiles: number;
   blocks: number;
   rows: number;
+  /** By its full name. */
   device: Device;
+  /** One of that device. */
   stream: Stream | undefined;
 }
 
@@ -102,9 +104,19 @@ export function layoutOf(call: string, given: { [name in (typeof planNames)[numb
     tiles,
     blocks: Math.ceil(layout.keys / layout.keyBlock),
     rows: layout.batch * layout.heads * tiles,
-    device: (given.device ?? 'cpu') as Device,
-    stream: given.stream as Stream | undefined,
+    ...placeOf(call, given),
   };
+}
+
+function placeOf(call: string, given: { device?: unknown; stream?: unknown }): Pick<Layout, 'device' | 'stream'> {
+  const device = checkDevice(call, given.device ?? 'cpu');
+  optionalStream(given.stream); // throws for what is none
+  const stream = given.stream as Stream | undefined;
+  if (stream === undefined || stream.device === device) return { device, stream };
+  throw new AttentionError(
+    'ERR_DEVICE',
+    `${call}: stream is on ${stream.device} but the plan is to be on ${device}; give a stream of that device`,
+  );
 }
 
 const numbersOf = (l: Required<PlanGeometry>) => [
@@ -118,8 +130,7 @@ const numbersOf = (l: Required<PlanGeometry>) => [
   Number(l.estimate),
 ];
 
-const int32 = (values: ArrayLike<number>, device: Device, shape = [values.length]) =>
-  Tensor.from(new Int32Array(values), shape, { device });
+const wordsOf = (values: ArrayLike<number>) => Tensor.from(new Int32Array(values), [values.length]);
 
 const describe = (l: Layout, row: number) => {
   const tile = row % l.tiles;
@@ -259,14 +270,21 @@ export class SparsePlan extends Mask {
     return fromLists(layout, blocks as number[][]);
   }
 
-  /** Made where the lists are, which is on the CPU, and moved to where it is wanted. */
+  /** Made where the lists are, which is on the CPU. */
   static #build(layout: Layout, offsets: Parameters<typeof native.planBuild>[1], blocks: typeof offsets): SparsePlan {
-    const { device, stream } = layout;
-    const build = (own: Stream | undefined) =>
-      new SparsePlan(native.planBuild(numbersOf(layout), offsets, blocks, optionalStream(own)));
-    if (device === 'cpu') return build(stream);
-    using plan = build(undefined);
-    return plan.to(device, { stream });
+    const stream = layout.device === 'cpu' ? optionalStream(layout.stream) : undefined;
+    return SparsePlan.#placed(layout, native.planBuild(numbersOf(layout), offsets, blocks, stream));
+  }
+
+  /** The SparsePlan of a plan on the CPU, moved to where it is wanted. */
+  static #placed({ device, stream }: Layout, plan: NativePlan): SparsePlan {
+    const made = new SparsePlan(plan);
+    if (device === 'cpu') return made;
+    try {
+      return made.to(device, { stream });
+    } finally {
+      made.dispose();
+    }
   }
 
   /**
@@ -283,7 +301,7 @@ export class SparsePlan extends Mask {
     if (typeof sees !== 'function') {
       throw new AttentionError('ERR_OPTION', `${call}: the predicate is ${show(sees)}; it must be a function`);
     }
-    const { queryTile, keyBlock, tiles, heads, device } = layout;
+    const { queryTile, keyBlock, tiles, heads } = layout;
     const words = Math.ceil(queryTile / 32);
     const offsets = [0];
     const entries: number[] = [];
@@ -325,17 +343,17 @@ export class SparsePlan extends Mask {
       for (const word of rest) entries.push(word);
       offsets.push(entries.length);
     }
-    using all = int32(offsets, device);
-    using list = int32(entries, device);
+    using all = wordsOf(offsets);
+    using list = wordsOf(entries);
     const handles: NativePlanWords = { offsets: tensorHandle(all, call), entries: tensorHandle(list, call) };
-    if (bitmaps.length === 0) return new SparsePlan(native.planOver(numbersOf(layout), handles));
+    if (bitmaps.length === 0) return SparsePlan.#placed(layout, native.planOver(numbersOf(layout), handles));
     const flat = new Int32Array(bitmaps.length * keyBlock * words);
     bitmaps.forEach((bits, i) => {
       flat.set(bits, i * bits.length);
     });
-    using table = Tensor.from(flat, [bitmaps.length, keyBlock, words], { device });
+    using table = Tensor.from(flat, [bitmaps.length, keyBlock, words]);
     handles.bitmaps = tensorHandle(table, call);
-    return new SparsePlan(native.planOver(numbersOf(layout), handles));
+    return SparsePlan.#placed(layout, native.planOver(numbersOf(layout), handles));
   }
 
   static {
@@ -349,8 +367,8 @@ export class SparsePlan extends Mask {
       lists.forEach((list, row) => {
         blocks.set(list, offsets[row]!);
       });
-      using all = int32(offsets, 'cpu');
-      using list = int32(blocks, 'cpu');
+      using all = wordsOf(offsets);
+      using list = wordsOf(blocks);
       return SparsePlan.#build(layout, tensorHandle(all, 'offsets'), tensorHandle(list, 'blocks'));
     };
   }
@@ -391,12 +409,6 @@ export class SparsePlan extends Mask {
     const { stream } = options(call, opts, ['stream']);
     if (!isObject(other) || !(#native in other)) {
       throw new AttentionError('ERR_OPTION', `${call}: the other plan is ${show(other)}; it must be a SparsePlan`);
-    }
-    if (this.device !== 'cpu' && other.device === this.device) {
-      using left = this.to('cpu', opts);
-      using right = other.to('cpu', opts);
-      using both = left.#combine(call, right, union, undefined);
-      return both.to(this.device, opts);
     }
     const combined = native.planCombine(this.#native, other.#native, union, optionalStream(stream));
     return new SparsePlan(combined, Math.max(this.#queryHeads, other.#queryHeads));
@@ -462,30 +474,34 @@ export class SparsePlan extends Mask {
     return { queries, keys, batch, heads, queryTile, keyBlock, causal, estimate };
   }
 
-  async #words(): Promise<{ offsets: Int32Array; entries: Int32Array; bitmaps?: Int32Array }> {
+  /** What the tensors of the plan hold: the bitmaps, which can be a hundred times as much as the rest, only if wanted. */
+  async #words(withBitmaps: boolean): Promise<{ offsets: Int32Array; entries: Int32Array; bitmaps?: Int32Array }> {
     const words = native.planWords(this.#native);
     using offsets = makeTensor(words.offsets);
     using entries = makeTensor(words.entries);
     using bitmaps = words.bitmaps && makeTensor(words.bitmaps);
     const read = async (tensor: Tensor) => (await tensor.read()) as Int32Array;
-    const [all, list, table] = await Promise.all([read(offsets), read(entries), bitmaps && read(bitmaps)]);
+    const wanted = withBitmaps ? bitmaps : undefined;
+    const [all, list, table] = await Promise.all([read(offsets), read(entries), wanted && read(wanted)]);
     return { offsets: all, entries: list, bitmaps: table };
   }
 
   /** A sentence or two on how attention walks the plan. */
   async explain(): Promise<string> {
-    const [report, { offsets, entries, bitmaps }] = await Promise.all([this.#report(), this.#words()]);
+    const [report, { offsets, entries }] = await Promise.all([this.#report(), this.#words(false)]);
     const [, , , shown, possible, blocks] = report as [number, number, number, number, number, number];
-    let listed = 0;
+    let [listed, partly] = [0, 0];
     for (let at = 0; at < offsets[offsets.length - 1]!; at++) {
-      if (((entries[at]! >> 27) & 3) === kinds.bitmap) at++;
       listed++;
+      if (((entries[at]! >> 27) & 3) !== kinds.bitmap) continue;
+      partly++;
+      at++; // the index of the bitmap
     }
     const percent = (part: number, whole: number) => `${((100 * part) / Math.max(1, whole)).toPrecision(3)} %`;
     const what =
       `${offsets.length - 1} rows of ${this.queryTile} queries list ${listed} of ${blocks} blocks of ${this.keyBlock} ` +
       `keys${this.causal ? ', causal' : ''}: ${percent(shown, possible)} of the scores`;
-    if (listed === blocks && !bitmaps) return `${what}. That is every block: attention is dense`;
+    if (listed === blocks && partly === 0) return `${what}. That is every block: attention is dense`;
     if (this.estimate) {
       return `${what}. Attention visits the listed blocks, row by row, and the means of the others`;
     }
@@ -502,7 +518,7 @@ export class SparsePlan extends Mask {
     if (entry >= this.batch) {
       throw new AttentionError('ERR_OPTION', `toSvg: batch is ${entry}; the plan has ${this.batch}`);
     }
-    return drawPlan(this.#geometry(), await this.#words(), entry);
+    return drawPlan(this.#geometry(), await this.#words(true), entry);
   }
 
   /** Frees the plan as soon as no queued work reads it. Calling it again does nothing. */
