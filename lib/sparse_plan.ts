@@ -10,9 +10,9 @@ import { checkDevice, type Device, makeTensor, Tensor, tensorHandle } from './te
 
 /** What a plan is for. Token axes are counted flat. */
 export interface PlanGeometry {
-  /** Queries (Lq) of each batch entry. */
+  /** Queries (Lq) of each batch entry, 1 to 2^30. */
   queries: number;
-  /** Keys (Lk) of each batch entry; for a cache those of its longest sequence. */
+  /** Keys (Lk) of each batch entry, 1 to 2^30; for a cache those of its longest sequence. */
   keys: number;
   /** 1, for all entries of a batch alike, or the batch; default 1. */
   batch?: number;
@@ -43,13 +43,14 @@ export interface PlanOptions {
 
 /** Lists of blocks in tensors: int32; the blocks of row r are those from offsets[r] to offsets[r + 1]. */
 export interface PlanLists {
-  /** `[rows + 1]`. */
+  /** `[rows + 1]`, the first 0, ascending. */
   offsets: Tensor;
-  /** Indices of blocks, in any order. */
+  /** `[n]`: indices of blocks, those of each row ascending. */
   blocks: Tensor;
 }
 
-const mostTokens = 2 ** 30;
+/** Of the queries of a plan, and of its keys. */
+export const mostTokens = 2 ** 30;
 const mostRows = 2 ** 26;
 
 const geometryNames = ['queries', 'keys', 'batch', 'heads', 'queryTile', 'keyBlock', 'causal', 'estimate'] as const;
@@ -96,7 +97,8 @@ export function layoutOf(call: string, given: { [name in (typeof planNames)[numb
   if (layout.batch * layout.heads * tiles > mostRows) {
     throw new AttentionError(
       'ERR_OPTION',
-      `${call}: batch ${layout.batch} x heads ${layout.heads} x ${tiles} query tiles are more than ${mostRows} rows`,
+      `${call}: batch ${layout.batch} x heads ${layout.heads} x ${tiles} query tiles are more than ${mostRows} rows; ` +
+        'use a larger queryTile, or fewer patterns of heads',
     );
   }
   return {
@@ -221,11 +223,14 @@ export class SparsePlan extends Mask {
   }
 
   /**
-   * The plan that lists the given blocks: block n is keys n·keyBlock and on. A row is a tile of queries, rows come in
-   * the order of batch, head and tile; give lists of integers in ascending order, or both kinds of int32 tensors, whose
-   * values are not read now: {@link validate} checks them. Blocks that causality hides are left out.
+   * The plan that lists the given blocks: block n is keys n·keyBlock up to, not including, (n + 1)·keyBlock. A row is a
+   * tile of queries, and rows come in the order of batch, head and tile, batch·heads·ceil(queries / queryTile) in all.
+   * Give a list of ascending integers for each, or {@link PlanLists} on the CPU, whose values are not read now:
+   * {@link validate} checks them. Blocks that causality hides are left out.
    *
-   * @throws AttentionError naming the row of a list that is not ascending or names a block that there is not.
+   * @throws AttentionError ERR_OPTION for a geometry that cannot be, and naming the row of a list that is not ascending
+   * or names a block that there is not; ERR_SHAPE for another number of rows; ERR_DTYPE for tensors that are not int32;
+   * ERR_DEVICE for a device that is not there or a stream of another one; ERR_OUT_OF_MEMORY.
    */
   static fromBlocks(
     blocks: readonly (readonly number[])[] | PlanLists,
@@ -233,6 +238,12 @@ export class SparsePlan extends Mask {
   ): SparsePlan {
     const call = 'SparsePlan.fromBlocks';
     const layout = layoutOf(call, options(call, geometry, planNames));
+    if (!isObject(blocks)) {
+      throw new AttentionError(
+        'ERR_OPTION',
+        `${call}: blocks is ${show(blocks)}; it must be a list of blocks for each row, or { offsets, blocks }`,
+      );
+    }
     if (!isArray(blocks)) {
       const lists = options(call, blocks, ['offsets', 'blocks']);
       const offsets = tensorHandle(lists.offsets, `${call}: offsets`);
@@ -242,7 +253,7 @@ export class SparsePlan extends Mask {
       throw new AttentionError(
         'ERR_SHAPE',
         `${call}: ${blocks.length} rows; batch ${layout.batch} x heads ${layout.heads} x ${layout.tiles} query tiles ` +
-          `are ${layout.rows}`,
+          `are ${layout.rows}; give a list for each, which may be empty`,
       );
     }
     // Counted, since forEach passes over what a list lacks.
@@ -255,11 +266,11 @@ export class SparsePlan extends Mask {
         const block = list[i] as number;
         const before = list[i - 1] as number;
         const fault = !Number.isInteger(block)
-          ? 'is no block'
+          ? 'is no block; blocks are integers'
           : block < 0 || block >= layout.blocks
             ? `is not in 0 ... ${layout.blocks - 1}`
             : i > 0 && block === before
-              ? 'is there twice'
+              ? 'is there twice; leave one out'
               : i > 0 && block < before
                 ? `comes after ${before}; blocks must ascend`
                 : '';
@@ -288,9 +299,13 @@ export class SparsePlan extends Mask {
   }
 
   /**
-   * The plan of a function that says whether a query sees a key. It is called once for each pair, so this is for
-   * patterns of small size or to be kept. Blocks that are seen in part become bitmaps; those that no
-   * query of a row sees are not listed, so that with `estimate` they count by their means.
+   * The plan of a function that says whether a query sees a key, both counted from 0 in their batch entry, for a
+   * pattern of heads and a batch entry. It is called at once, and once for each pair that causality leaves, so this is
+   * for patterns of small size or to be kept. Blocks that are seen in part become bitmaps; those that no query of a row
+   * sees are not listed, so that with `estimate` they count by their means.
+   *
+   * @throws AttentionError before the function is called: ERR_OPTION for a geometry that cannot be, ERR_DEVICE for a
+   * device that is not there or a stream of another one. Then ERR_OUT_OF_MEMORY, and what the function throws.
    */
   static fromPredicate(
     sees: (query: number, key: number, head: number, batch: number) => boolean,
@@ -414,12 +429,18 @@ export class SparsePlan extends Mask {
     return new SparsePlan(combined, Math.max(this.#queryHeads, other.#queryHeads));
   }
 
-  /** The plan of what this one or the other lists; both of the same geometry. */
+  /**
+   * The plan of what this one or the other lists, on their device. Both are of the same geometry, but that one may have
+   * one batch entry for all of the other, and heads that the other's are a multiple of.
+   *
+   * @throws AttentionError before anything is enqueued: ERR_OPTION for plans that do not go together, and for plans on
+   * a GPU inside `capture`; ERR_DEVICE for plans or a stream on different devices; ERR_DISPOSED, ERR_OUT_OF_MEMORY.
+   */
   union(other: SparsePlan, opts?: { stream?: Stream }): SparsePlan {
     return this.#combine('union', other, true, opts);
   }
 
-  /** The plan of what both this one and the other list; both of the same geometry. */
+  /** The plan of what both this one and the other list; they go together, and throw, as for {@link union}. */
   intersect(other: SparsePlan, opts?: { stream?: Stream }): SparsePlan {
     return this.#combine('intersect', other, false, opts);
   }
@@ -430,7 +451,10 @@ export class SparsePlan extends Mask {
     return Array.from((await report.read()) as BigInt64Array, Number);
   }
 
-  /** The share of pairs of query and key that the plan lists, among those that causality leaves; estimates are none. */
+  /**
+   * The share, 0 to 1, of pairs of query and key that the plan lists, of those that causality leaves; what counts by
+   * estimate is not listed.
+   */
   async density(): Promise<number> {
     const [, , , shown, possible] = (await this.#report()) as [number, number, number, number, number];
     return possible === 0 ? 0 : shown / possible;
@@ -457,7 +481,9 @@ export class SparsePlan extends Mask {
   /**
    * uint8 `[batch, heads, Lq, Lk]`, 1 where the key is seen itself. The batch is the plan's; heads are those of the queries
    * that a selector chose for, unless all of them have one pattern, and the plan's patterns otherwise. It is where the
-   * plan is.
+   * plan is. Keys that count by estimate are 0.
+   *
+   * @throws AttentionError ERR_DEVICE for a stream of another device, ERR_DISPOSED, ERR_OUT_OF_MEMORY.
    */
   toDense(opts?: { stream?: Stream }): Tensor<'uint8'> {
     const { stream } = options('toDense', opts, ['stream']);
@@ -474,7 +500,7 @@ export class SparsePlan extends Mask {
     return { queries, keys, batch, heads, queryTile, keyBlock, causal, estimate };
   }
 
-  /** What the tensors of the plan hold: the bitmaps, which can be a hundred times as much as the rest, only if wanted. */
+  /** What the plan holds: bitmaps, which can be a hundred times as much as the rest, only where they are wanted. */
   async #words(withBitmaps: boolean): Promise<{ offsets: Int32Array; entries: Int32Array; bitmaps?: Int32Array }> {
     const words = native.planWords(this.#native);
     using offsets = makeTensor(words.offsets);
@@ -486,7 +512,7 @@ export class SparsePlan extends Mask {
     return { offsets: all, entries: list, bitmaps: table };
   }
 
-  /** A sentence or two on how attention walks the plan. */
+  /** A sentence or two on how attention walks the plan, with how many blocks it lists and what share of the scores. */
   async explain(): Promise<string> {
     const [report, { offsets, entries }] = await Promise.all([this.#report(), this.#words(false)]);
     const [, , , shown, possible, blocks] = report as [number, number, number, number, number, number];
@@ -511,12 +537,15 @@ export class SparsePlan extends Mask {
     return `${what}. Attention visits the listed blocks, row by row`;
   }
 
-  /** A picture of the pattern, of each pattern head, as the text of an SVG file; queries go down, keys to the right. */
+  /**
+   * A picture of each pattern of heads, as the text of an SVG file; queries go down, keys to the right. It is of the
+   * first batch entry unless `batch` is given. Rejects with ERR_OPTION for a batch entry that there is not.
+   */
   async toSvg(opts?: { batch?: number }): Promise<string> {
     const { batch = 0 } = options('toSvg', opts, ['batch']);
     const entry = integer('toSvg', 'batch', batch, 0);
     if (entry >= this.batch) {
-      throw new AttentionError('ERR_OPTION', `toSvg: batch is ${entry}; the plan has ${this.batch}`);
+      throw new AttentionError('ERR_OPTION', `toSvg: batch is ${entry}; it must be in 0 ... ${this.batch - 1}`);
     }
     return drawPlan(this.#geometry(), await this.#words(true), entry);
   }

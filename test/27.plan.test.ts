@@ -262,6 +262,12 @@ describe('refused', () => {
       /undefined is no block/,
       () => SparsePlan.fromBlocks(lists(1, new Array(2 ** 32 - 1)), g),
     ],
+    [
+      'no lists',
+      'ERR_OPTION',
+      /blocks is 3; .* list of blocks for each row/,
+      () => SparsePlan.fromBlocks(3 as never, g),
+    ],
     ['rows left out', 'ERR_OPTION', /row 0 .*undefined/, () => SparsePlan.fromBlocks(new Array(4), g)],
     ['no list', 'ERR_OPTION', /row 1 .*'x'/, () => SparsePlan.fromBlocks(lists(1, 'x'), g)],
     ['a stream that is none', 'ERR_OPTION', /stream is 5; it must be a Stream/, geometry({ stream: 5 })],

@@ -212,6 +212,21 @@ it.each<[string, RegExp, () => unknown]>([
     () => verticalSlashPlan({ queries: 4, keys: 4, vertical: [], slash: [-1] }),
   ],
   ['axes', /shape has 2 axes, box 1/, () => gridPlan({ shape: [4, 4], box: [2] })],
+  [
+    'too long a video',
+    /radialPlan: frames 65536 x tokensPerFrame 65536 makes 4294967296 tokens; at most 1073741824/,
+    () => radialPlan({ frames: 65536, tokensPerFrame: 65536 }),
+  ],
+  [
+    'too large a grid',
+    /gridPlan: shape \[1048576, 2, 1024\] makes 2147483648 tokens/,
+    () => gridPlan({ shape: [1048576, 2, 1024], box: [1, 1, 1] }),
+  ],
+  [
+    'no lines',
+    /vertical is 3; it must be a list/,
+    () => verticalSlashPlan({ queries: 4, keys: 4, vertical: 3 } as never),
+  ],
 ])('refuses %s', (_, message, call) => {
   expect(call).toThrow(expect.objectContaining({ code: 'ERR_OPTION', message: expect.stringMatching(message) }));
 });
