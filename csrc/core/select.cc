@@ -74,7 +74,7 @@ bool power_of_two(int64_t value) { return value > 0 && (value & (value - 1)) == 
 // which JavaScript's thread has no time.
 int64_t room_of_queries(const PlanShape& shape, int64_t tile, int64_t sink, int64_t window, int64_t budget) {
   const int64_t block = shape.key_block, visible = shape.visible_blocks(tile);
-  // A window of so many keys touches most blocks when it begins with the last key of one.
+  // Consecutive keys touch most blocks when the first of them is the last of its block.
   const int64_t keys = shape.causal ? window : 2 * window - 1;
   const int64_t touched = window > 0 ? (keys + block - 2) / block + 1 : 0;
   const int64_t each = std::min(visible, (sink + block - 1) / block + touched + budget);

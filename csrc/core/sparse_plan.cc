@@ -247,10 +247,11 @@ Status check_pair(const SparsePlan& a, const SparsePlan& b, const char* name, Co
   g.heads = std::max(x.heads, y.heads);
   for (const na_plan* given : {&x, &y}) {
     if ((given->batch != 1 && given->batch != g.batch) || g.heads % given->heads != 0) {
-      return error(NA_ERR_OPTION,
-                   "%s: one plan is for batch %lld and %lld patterns of heads, the other for %lld and %lld; batches must be "
-                   "equal or 1, and one number of patterns a multiple of the other",
-                   name, Count(x.batch), Count(x.heads), Count(y.batch), Count(y.heads));
+      return error(
+          NA_ERR_OPTION,
+          "%s: one plan is for batch %lld and %lld patterns of heads, the other for %lld and %lld; batches must be "
+          "equal or 1, and one number of patterns a multiple of the other",
+          name, Count(x.batch), Count(x.heads), Count(y.batch), Count(y.heads));
     }
   }
   NA_TRY(SparsePlan::check(g));  // that both together are no more rows than there may be
