@@ -6,6 +6,7 @@ import {
   fromLists,
   type Layout,
   layoutOf,
+  mostTokens,
   type PlanGeometry,
   type PlanOptions,
   planNames,
@@ -34,9 +35,9 @@ function planOf(layout: Layout, rule: (row: Row, show: Show) => void, differing 
       const last = Math.min((tile + 1) * queryTile, queries) - 1 + keys - queries;
       const ranges: [number, number][] = []; // of blocks
       rule({ head, first, last }, (from, to) => {
-        const begin = Math.floor(Math.max(0, from) / keyBlock);
-        const end = Math.ceil(Math.min(keys, layout.causal ? Math.min(to, last + 1) : to) / keyBlock);
-        if (begin < end) ranges.push([begin, end]);
+        const begin = Math.max(0, from);
+        const end = Math.min(keys, layout.causal ? Math.min(to, last + 1) : to);
+        if (begin < end) ranges.push([Math.floor(begin / keyBlock), Math.ceil(end / keyBlock)]);
       });
       lists.push(blocksOf(ranges));
     }
@@ -45,7 +46,10 @@ function planOf(layout: Layout, rule: (row: Row, show: Show) => void, differing 
   return fromLists(layout, Array.from({ length: repeats }, () => lists).flat());
 }
 
-/** What ranges of blocks hold, ascending. */
+/**
+ * What ranges of blocks hold, ascending. Rules that show many show them in few ascending runs, which V8's sort merges
+ * in linear time.
+ */
 function blocksOf(ranges: [number, number][]): number[] {
   const list: number[] = [];
   let next = 0;
@@ -58,6 +62,12 @@ function blocksOf(ranges: [number, number][]): number[] {
 
 type RuleOptions = PlanGeometry & PlanOptions;
 
+/** The layout of a plan of tokens that see each other, and are those of `what`. */
+function layoutOfTokens(call: string, what: string, tokens: number, given: Parameters<typeof layoutOf>[1]): Layout {
+  if (tokens <= mostTokens) return layoutOf(call, { ...given, queries: tokens, keys: tokens });
+  throw new AttentionError('ERR_OPTION', `${call}: ${what} makes ${tokens} tokens; at most ${mostTokens} are possible`);
+}
+
 /** Options of {@link streamingPlan}. */
 export interface StreamingOptions extends RuleOptions {
   /** How many keys from the first on every query sees; default 0. */
@@ -69,6 +79,8 @@ export interface StreamingOptions extends RuleOptions {
 /**
  * The first keys and the last ones before each query, rounded up to blocks: the pattern of StreamingLLM.
  *
+ * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a device or a stream; ERR_OPTION for a `sink`
+ * or `window` that is no integer of at least 0.
  * @see Xiao et al. 2023 (StreamingLLM).
  */
 export function streamingPlan(opts: StreamingOptions): SparsePlan {
@@ -90,6 +102,7 @@ export interface DilatedOptions extends StreamingOptions {}
  * Blocks at distances of 1, 2, 4, 8 ... blocks beside a sink and a window: what a query sees through several layers
  * grows exponentially with their number.
  *
+ * @throws AttentionError as {@link streamingPlan}.
  * @see Chen et al. 2025 (PowerAttention).
  */
 export function dilatedPlan(opts: DilatedOptions): SparsePlan {
@@ -112,15 +125,24 @@ export function dilatedPlan(opts: DilatedOptions): SparsePlan {
 
 /** Options of {@link verticalSlashPlan}. */
 export interface VerticalSlashOptions extends RuleOptions {
-  /** Keys that every query sees: one list, or one per pattern head. */
+  /**
+   * Keys that every query sees, counted from 0, in any order: one list, or one for each of `heads`. Keys beyond the last
+   * are passed over.
+   */
   vertical: readonly number[] | readonly (readonly number[])[];
-  /** Distances back from a query to keys that it sees, 0 being its own: one list, or one per pattern head. */
+  /**
+   * Distances in keys back from a query's position to what it sees, 0 being its own, in any order: one list, or one for
+   * each of `heads`.
+   */
   slash: readonly number[] | readonly (readonly number[])[];
 }
 
 function perHead(call: string, name: string, value: unknown, heads: number): number[][] {
   if (!isArray(value)) {
-    throw new AttentionError('ERR_OPTION', `${call}: ${name} is ${show(value)}; it must be a list of integers`);
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: ${name} is ${show(value)}; it must be a list of integers, or one for each of heads`,
+    );
   }
   const nested = value.length > 0 && isArray(value[0]);
   if (!nested) {
@@ -136,20 +158,34 @@ function perHead(call: string, name: string, value: unknown, heads: number): num
   return value.map((list, head) => integers(call, `${name}[${head}]`, list, 0, 'ERR_OPTION'));
 }
 
+/** Ranges [from, to) that hold the integers of a list, each once, ascending; those that follow each other are one. */
+function runsOf(list: readonly number[]): (readonly [number, number])[] {
+  const runs: [number, number][] = [];
+  for (const value of [...list].sort((a, b) => a - b)) {
+    const last = runs.at(-1);
+    if (last && value <= last[1]) last[1] = value + 1;
+    else runs.push([value, value + 1]);
+  }
+  return runs;
+}
+
 /**
  * Vertical and slash lines, rounded up to blocks: some keys for all queries, and the keys at some distances from each.
  *
+ * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a device or a stream; ERR_OPTION for lists of
+ * anything but integers of at least 0, of more than 65536 of them, or for another number of heads.
  * @see Jiang et al. 2024 (MInference).
  */
 export function verticalSlashPlan(opts: VerticalSlashOptions): SparsePlan {
   const call = 'verticalSlashPlan';
   const given = options(call, opts, [...planNames, 'vertical', 'slash']);
   const layout = layoutOf(call, given);
-  const vertical = perHead(call, 'vertical', given.vertical, layout.heads);
-  const slash = perHead(call, 'slash', given.slash, layout.heads);
+  const vertical = perHead(call, 'vertical', given.vertical, layout.heads).map(runsOf);
+  // The farthest distance first: keys ascend.
+  const slash = perHead(call, 'slash', given.slash, layout.heads).map((list) => runsOf(list).reverse());
   const rule = ({ head, first, last }: Row, show: Show) => {
-    for (const key of vertical[head]!) show(key, key + 1);
-    for (const distance of slash[head]!) show(first - distance, last - distance + 1);
+    for (const [from, to] of vertical[head]!) show(from, to);
+    for (const [from, to] of slash[head]!) show(first - to + 1, last - from + 1);
   };
   return planOf(layout, rule, layout.heads);
 }
@@ -169,6 +205,8 @@ export interface RadialOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
  * place, half as many with each doubling of the distance between the frames, and once there is less than one, its own
  * place in every second, fourth ... frame. Rounded up to blocks.
  *
+ * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a device or a stream; ERR_OPTION for `frames`
+ * or `tokensPerFrame` that are no integers of at least 1, or make more than 2^30 tokens.
  * @see Li et al. 2025 (Radial Attention).
  */
 export function radialPlan(opts: RadialOptions): SparsePlan {
@@ -182,7 +220,7 @@ export function radialPlan(opts: RadialOptions): SparsePlan {
   const count = integer(call, 'frames', frames, 1);
   const size = integer(call, 'tokensPerFrame', tokensPerFrame, 1);
   const toFirst = boolean(call, 'firstFrame', firstFrame ?? true);
-  const layout = layoutOf(call, { ...rest, queries: count * size, keys: count * size });
+  const layout = layoutOfTokens(call, `frames ${count} x tokensPerFrame ${size}`, count * size, rest);
   return planOf(layout, ({ first, last }, show) => {
     if (toFirst) show(0, size);
     for (let frame = Math.floor(first / size); frame * size <= last; frame++) {
@@ -206,9 +244,9 @@ export function radialPlan(opts: RadialOptions): SparsePlan {
 
 /** Options of {@link gridPlan}: `queries` and `keys` follow from the grid. */
 export interface GridOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
-  /** The token axes, one to three. */
+  /** The extents of the token axes, one to three. */
   shape: readonly number[];
-  /** The extents of a box of tokens along each axis. */
+  /** The extents of a box of tokens along each axis; where the grid ends, boxes are cut off. */
   box: readonly number[];
   /** How many boxes before and after its own a token sees along each axis; default 0, its own box alone. */
   reach?: readonly number[];
@@ -217,6 +255,9 @@ export interface GridOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
 /**
  * Boxes in space and time: the grid is cut into boxes, and a token sees those around its own. Keys are rounded up to
  * blocks of flat tokens, and so are best where a box's innermost extent is the grid's.
+ *
+ * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a device or a stream; ERR_OPTION for lists of
+ * different lengths, extents that are no integers of at least 1, or a grid of more than 2^30 tokens.
  */
 export function gridPlan(opts: GridOptions): SparsePlan {
   const call = 'gridPlan';
@@ -232,11 +273,12 @@ export function gridPlan(opts: GridOptions): SparsePlan {
   if (extents.length < 1 || extents.length > 3 || boxes.length !== extents.length || steps.length !== extents.length) {
     throw new AttentionError(
       'ERR_OPTION',
-      `${call}: shape has ${extents.length} axes, box ${boxes.length} and reach ${steps.length}; give one to three of each`,
+      `${call}: shape has ${extents.length} axes, box ${boxes.length} and reach ${steps.length}; ` +
+        'give one to three of each',
     );
   }
   const tokens = extents.reduce((product, extent) => product * extent, 1);
-  const layout = layoutOf(call, { ...rest, queries: tokens, keys: tokens });
+  const layout = layoutOfTokens(call, `shape ${show(extents)}`, tokens, rest);
   // As three axes, of which the first may be 1 long.
   const pad = (list: number[], value: number) =>
     [...Array(3 - list.length).fill(value), ...list] as [number, number, number];

@@ -10,9 +10,9 @@ import { checkDevice, type Device, makeTensor, Tensor, tensorHandle } from './te
 
 /** What a plan is for. Token axes are counted flat. */
 export interface PlanGeometry {
-  /** Queries (Lq) of each batch entry. */
+  /** Queries (Lq) of each batch entry, 1 to 2^30. */
   queries: number;
-  /** Keys (Lk) of each batch entry; for a cache those of its longest sequence. */
+  /** Keys (Lk) of each batch entry, 1 to 2^30; for a cache those of its longest sequence. */
   keys: number;
   /** 1, for all entries of a batch alike, or the batch; default 1. */
   batch?: number;
@@ -43,13 +43,14 @@ export interface PlanOptions {
 
 /** Lists of blocks in tensors: int32; the blocks of row r are those from offsets[r] to offsets[r + 1]. */
 export interface PlanLists {
-  /** `[rows + 1]`. */
+  /** `[rows + 1]`, the first 0, ascending. */
   offsets: Tensor;
-  /** Indices of blocks, in any order. */
+  /** `[n]`: indices of blocks, those of each row ascending. */
   blocks: Tensor;
 }
 
-const mostTokens = 2 ** 30;
+/** Of the queries of a plan, and of its keys. */
+export const mostTokens = 2 ** 30;
 const mostRows = 2 ** 26;
 
 const geometryNames = ['queries', 'keys', 'batch', 'heads', 'queryTile', 'keyBlock', 'causal', 'estimate'] as const;
@@ -60,7 +61,9 @@ export interface Layout extends Required<PlanGeometry> {
   tiles: number;
   blocks: number;
   rows: number;
+  /** By its full name. */
   device: Device;
+  /** One of that device. */
   stream: Stream | undefined;
 }
 
@@ -94,7 +97,8 @@ export function layoutOf(call: string, given: { [name in (typeof planNames)[numb
   if (layout.batch * layout.heads * tiles > mostRows) {
     throw new AttentionError(
       'ERR_OPTION',
-      `${call}: batch ${layout.batch} x heads ${layout.heads} x ${tiles} query tiles are more than ${mostRows} rows`,
+      `${call}: batch ${layout.batch} x heads ${layout.heads} x ${tiles} query tiles are more than ${mostRows} rows; ` +
+        'use a larger queryTile, or fewer patterns of heads',
     );
   }
   return {
@@ -102,9 +106,19 @@ export function layoutOf(call: string, given: { [name in (typeof planNames)[numb
     tiles,
     blocks: Math.ceil(layout.keys / layout.keyBlock),
     rows: layout.batch * layout.heads * tiles,
-    device: (given.device ?? 'cpu') as Device,
-    stream: given.stream as Stream | undefined,
+    ...placeOf(call, given),
   };
+}
+
+function placeOf(call: string, given: { device?: unknown; stream?: unknown }): Pick<Layout, 'device' | 'stream'> {
+  const device = checkDevice(call, given.device ?? 'cpu');
+  optionalStream(given.stream); // throws for what is none
+  const stream = given.stream as Stream | undefined;
+  if (stream === undefined || stream.device === device) return { device, stream };
+  throw new AttentionError(
+    'ERR_DEVICE',
+    `${call}: stream is on ${stream.device} but the plan is to be on ${device}; give a stream of that device`,
+  );
 }
 
 const numbersOf = (l: Required<PlanGeometry>) => [
@@ -118,8 +132,7 @@ const numbersOf = (l: Required<PlanGeometry>) => [
   Number(l.estimate),
 ];
 
-const int32 = (values: ArrayLike<number>, device: Device, shape = [values.length]) =>
-  Tensor.from(new Int32Array(values), shape, { device });
+const wordsOf = (values: ArrayLike<number>) => Tensor.from(new Int32Array(values), [values.length]);
 
 const describe = (l: Layout, row: number) => {
   const tile = row % l.tiles;
@@ -210,11 +223,14 @@ export class SparsePlan extends Mask {
   }
 
   /**
-   * The plan that lists the given blocks: block n is keys n·keyBlock and on. A row is a tile of queries, rows come in
-   * the order of batch, head and tile; give lists of integers in ascending order, or both kinds of int32 tensors, whose
-   * values are not read now: {@link validate} checks them. Blocks that causality hides are left out.
+   * The plan that lists the given blocks: block n is keys n·keyBlock up to, not including, (n + 1)·keyBlock. A row is a
+   * tile of queries, and rows come in the order of batch, head and tile, batch·heads·ceil(queries / queryTile) in all.
+   * Give a list of ascending integers for each, or {@link PlanLists} on the CPU, whose values are not read now:
+   * {@link validate} checks them. Blocks that causality hides are left out.
    *
-   * @throws AttentionError naming the row of a list that is not ascending or names a block that there is not.
+   * @throws AttentionError ERR_OPTION for a geometry that cannot be, and naming the row of a list that is not ascending
+   * or names a block that there is not; ERR_SHAPE for another number of rows; ERR_DTYPE for tensors that are not int32;
+   * ERR_DEVICE for a device that is not there or a stream of another one; ERR_OUT_OF_MEMORY.
    */
   static fromBlocks(
     blocks: readonly (readonly number[])[] | PlanLists,
@@ -222,6 +238,12 @@ export class SparsePlan extends Mask {
   ): SparsePlan {
     const call = 'SparsePlan.fromBlocks';
     const layout = layoutOf(call, options(call, geometry, planNames));
+    if (!isObject(blocks)) {
+      throw new AttentionError(
+        'ERR_OPTION',
+        `${call}: blocks is ${show(blocks)}; it must be a list of blocks for each row, or { offsets, blocks }`,
+      );
+    }
     if (!isArray(blocks)) {
       const lists = options(call, blocks, ['offsets', 'blocks']);
       const offsets = tensorHandle(lists.offsets, `${call}: offsets`);
@@ -231,7 +253,7 @@ export class SparsePlan extends Mask {
       throw new AttentionError(
         'ERR_SHAPE',
         `${call}: ${blocks.length} rows; batch ${layout.batch} x heads ${layout.heads} x ${layout.tiles} query tiles ` +
-          `are ${layout.rows}`,
+          `are ${layout.rows}; give a list for each, which may be empty`,
       );
     }
     // Counted, since forEach passes over what a list lacks.
@@ -244,11 +266,11 @@ export class SparsePlan extends Mask {
         const block = list[i] as number;
         const before = list[i - 1] as number;
         const fault = !Number.isInteger(block)
-          ? 'is no block'
+          ? 'is no block; blocks are integers'
           : block < 0 || block >= layout.blocks
             ? `is not in 0 ... ${layout.blocks - 1}`
             : i > 0 && block === before
-              ? 'is there twice'
+              ? 'is there twice; leave one out'
               : i > 0 && block < before
                 ? `comes after ${before}; blocks must ascend`
                 : '';
@@ -259,20 +281,31 @@ export class SparsePlan extends Mask {
     return fromLists(layout, blocks as number[][]);
   }
 
-  /** Made where the lists are, which is on the CPU, and moved to where it is wanted. */
+  /** Made where the lists are, which is on the CPU. */
   static #build(layout: Layout, offsets: Parameters<typeof native.planBuild>[1], blocks: typeof offsets): SparsePlan {
-    const { device, stream } = layout;
-    const build = (own: Stream | undefined) =>
-      new SparsePlan(native.planBuild(numbersOf(layout), offsets, blocks, optionalStream(own)));
-    if (device === 'cpu') return build(stream);
-    using plan = build(undefined);
-    return plan.to(device, { stream });
+    const stream = layout.device === 'cpu' ? optionalStream(layout.stream) : undefined;
+    return SparsePlan.#placed(layout, native.planBuild(numbersOf(layout), offsets, blocks, stream));
+  }
+
+  /** The SparsePlan of a plan on the CPU, moved to where it is wanted. */
+  static #placed({ device, stream }: Layout, plan: NativePlan): SparsePlan {
+    const made = new SparsePlan(plan);
+    if (device === 'cpu') return made;
+    try {
+      return made.to(device, { stream });
+    } finally {
+      made.dispose();
+    }
   }
 
   /**
-   * The plan of a function that says whether a query sees a key. It is called once for each pair, so this is for
-   * patterns of small size or to be kept. Blocks that are seen in part become bitmaps; those that no
-   * query of a row sees are not listed, so that with `estimate` they count by their means.
+   * The plan of a function that says whether a query sees a key, both counted from 0 in their batch entry, for a
+   * pattern of heads and a batch entry. It is called at once, and once for each pair that causality leaves, so this is
+   * for patterns of small size or to be kept. Blocks that are seen in part become bitmaps; those that no query of a row
+   * sees are not listed, so that with `estimate` they count by their means.
+   *
+   * @throws AttentionError before the function is called: ERR_OPTION for a geometry that cannot be, ERR_DEVICE for a
+   * device that is not there or a stream of another one. Then ERR_OUT_OF_MEMORY, and what the function throws.
    */
   static fromPredicate(
     sees: (query: number, key: number, head: number, batch: number) => boolean,
@@ -283,7 +316,7 @@ export class SparsePlan extends Mask {
     if (typeof sees !== 'function') {
       throw new AttentionError('ERR_OPTION', `${call}: the predicate is ${show(sees)}; it must be a function`);
     }
-    const { queryTile, keyBlock, tiles, heads, device } = layout;
+    const { queryTile, keyBlock, tiles, heads } = layout;
     const words = Math.ceil(queryTile / 32);
     const offsets = [0];
     const entries: number[] = [];
@@ -325,17 +358,17 @@ export class SparsePlan extends Mask {
       for (const word of rest) entries.push(word);
       offsets.push(entries.length);
     }
-    using all = int32(offsets, device);
-    using list = int32(entries, device);
+    using all = wordsOf(offsets);
+    using list = wordsOf(entries);
     const handles: NativePlanWords = { offsets: tensorHandle(all, call), entries: tensorHandle(list, call) };
-    if (bitmaps.length === 0) return new SparsePlan(native.planOver(numbersOf(layout), handles));
+    if (bitmaps.length === 0) return SparsePlan.#placed(layout, native.planOver(numbersOf(layout), handles));
     const flat = new Int32Array(bitmaps.length * keyBlock * words);
     bitmaps.forEach((bits, i) => {
       flat.set(bits, i * bits.length);
     });
-    using table = Tensor.from(flat, [bitmaps.length, keyBlock, words], { device });
+    using table = Tensor.from(flat, [bitmaps.length, keyBlock, words]);
     handles.bitmaps = tensorHandle(table, call);
-    return new SparsePlan(native.planOver(numbersOf(layout), handles));
+    return SparsePlan.#placed(layout, native.planOver(numbersOf(layout), handles));
   }
 
   static {
@@ -349,8 +382,8 @@ export class SparsePlan extends Mask {
       lists.forEach((list, row) => {
         blocks.set(list, offsets[row]!);
       });
-      using all = int32(offsets, 'cpu');
-      using list = int32(blocks, 'cpu');
+      using all = wordsOf(offsets);
+      using list = wordsOf(blocks);
       return SparsePlan.#build(layout, tensorHandle(all, 'offsets'), tensorHandle(list, 'blocks'));
     };
   }
@@ -392,22 +425,22 @@ export class SparsePlan extends Mask {
     if (!isObject(other) || !(#native in other)) {
       throw new AttentionError('ERR_OPTION', `${call}: the other plan is ${show(other)}; it must be a SparsePlan`);
     }
-    if (this.device !== 'cpu' && other.device === this.device) {
-      using left = this.to('cpu', opts);
-      using right = other.to('cpu', opts);
-      using both = left.#combine(call, right, union, undefined);
-      return both.to(this.device, opts);
-    }
     const combined = native.planCombine(this.#native, other.#native, union, optionalStream(stream));
     return new SparsePlan(combined, Math.max(this.#queryHeads, other.#queryHeads));
   }
 
-  /** The plan of what this one or the other lists; both of the same geometry. */
+  /**
+   * The plan of what this one or the other lists, on their device. Both are of the same geometry, but that one may have
+   * one batch entry for all of the other, and heads that the other's are a multiple of.
+   *
+   * @throws AttentionError before anything is enqueued: ERR_OPTION for plans that do not go together, and for plans on
+   * a GPU inside `capture`; ERR_DEVICE for plans or a stream on different devices; ERR_DISPOSED, ERR_OUT_OF_MEMORY.
+   */
   union(other: SparsePlan, opts?: { stream?: Stream }): SparsePlan {
     return this.#combine('union', other, true, opts);
   }
 
-  /** The plan of what both this one and the other list; both of the same geometry. */
+  /** The plan of what both this one and the other list; they go together, and throw, as for {@link union}. */
   intersect(other: SparsePlan, opts?: { stream?: Stream }): SparsePlan {
     return this.#combine('intersect', other, false, opts);
   }
@@ -418,7 +451,10 @@ export class SparsePlan extends Mask {
     return Array.from((await report.read()) as BigInt64Array, Number);
   }
 
-  /** The share of pairs of query and key that the plan lists, among those that causality leaves; estimates are none. */
+  /**
+   * The share, 0 to 1, of pairs of query and key that the plan lists, of those that causality leaves; what counts by
+   * estimate is not listed.
+   */
   async density(): Promise<number> {
     const [, , , shown, possible] = (await this.#report()) as [number, number, number, number, number];
     return possible === 0 ? 0 : shown / possible;
@@ -445,7 +481,9 @@ export class SparsePlan extends Mask {
   /**
    * uint8 `[batch, heads, Lq, Lk]`, 1 where the key is seen itself. The batch is the plan's; heads are those of the queries
    * that a selector chose for, unless all of them have one pattern, and the plan's patterns otherwise. It is where the
-   * plan is.
+   * plan is. Keys that count by estimate are 0.
+   *
+   * @throws AttentionError ERR_DEVICE for a stream of another device, ERR_DISPOSED, ERR_OUT_OF_MEMORY.
    */
   toDense(opts?: { stream?: Stream }): Tensor<'uint8'> {
     const { stream } = options('toDense', opts, ['stream']);
@@ -462,30 +500,34 @@ export class SparsePlan extends Mask {
     return { queries, keys, batch, heads, queryTile, keyBlock, causal, estimate };
   }
 
-  async #words(): Promise<{ offsets: Int32Array; entries: Int32Array; bitmaps?: Int32Array }> {
+  /** What the plan holds: bitmaps, which can be a hundred times as much as the rest, only where they are wanted. */
+  async #words(withBitmaps: boolean): Promise<{ offsets: Int32Array; entries: Int32Array; bitmaps?: Int32Array }> {
     const words = native.planWords(this.#native);
     using offsets = makeTensor(words.offsets);
     using entries = makeTensor(words.entries);
     using bitmaps = words.bitmaps && makeTensor(words.bitmaps);
     const read = async (tensor: Tensor) => (await tensor.read()) as Int32Array;
-    const [all, list, table] = await Promise.all([read(offsets), read(entries), bitmaps && read(bitmaps)]);
+    const wanted = withBitmaps ? bitmaps : undefined;
+    const [all, list, table] = await Promise.all([read(offsets), read(entries), wanted && read(wanted)]);
     return { offsets: all, entries: list, bitmaps: table };
   }
 
-  /** A sentence or two on how attention walks the plan. */
+  /** A sentence or two on how attention walks the plan, with how many blocks it lists and what share of the scores. */
   async explain(): Promise<string> {
-    const [report, { offsets, entries, bitmaps }] = await Promise.all([this.#report(), this.#words()]);
+    const [report, { offsets, entries }] = await Promise.all([this.#report(), this.#words(false)]);
     const [, , , shown, possible, blocks] = report as [number, number, number, number, number, number];
-    let listed = 0;
+    let [listed, partly] = [0, 0];
     for (let at = 0; at < offsets[offsets.length - 1]!; at++) {
-      if (((entries[at]! >> 27) & 3) === kinds.bitmap) at++;
       listed++;
+      if (((entries[at]! >> 27) & 3) !== kinds.bitmap) continue;
+      partly++;
+      at++; // the index of the bitmap
     }
     const percent = (part: number, whole: number) => `${((100 * part) / Math.max(1, whole)).toPrecision(3)} %`;
     const what =
       `${offsets.length - 1} rows of ${this.queryTile} queries list ${listed} of ${blocks} blocks of ${this.keyBlock} ` +
       `keys${this.causal ? ', causal' : ''}: ${percent(shown, possible)} of the scores`;
-    if (listed === blocks && !bitmaps) return `${what}. That is every block: attention is dense`;
+    if (listed === blocks && partly === 0) return `${what}. That is every block: attention is dense`;
     if (this.estimate) {
       return `${what}. Attention visits the listed blocks, row by row, and the means of the others`;
     }
@@ -495,14 +537,17 @@ export class SparsePlan extends Mask {
     return `${what}. Attention visits the listed blocks, row by row`;
   }
 
-  /** A picture of the pattern, of each pattern head, as the text of an SVG file; queries go down, keys to the right. */
+  /**
+   * A picture of each pattern of heads, as the text of an SVG file; queries go down, keys to the right. It is of the
+   * first batch entry unless `batch` is given. Rejects with ERR_OPTION for a batch entry that there is not.
+   */
   async toSvg(opts?: { batch?: number }): Promise<string> {
     const { batch = 0 } = options('toSvg', opts, ['batch']);
     const entry = integer('toSvg', 'batch', batch, 0);
     if (entry >= this.batch) {
-      throw new AttentionError('ERR_OPTION', `toSvg: batch is ${entry}; the plan has ${this.batch}`);
+      throw new AttentionError('ERR_OPTION', `toSvg: batch is ${entry}; it must be in 0 ... ${this.batch - 1}`);
     }
-    return drawPlan(this.#geometry(), await this.#words(), entry);
+    return drawPlan(this.#geometry(), await this.#words(true), entry);
   }
 
   /** Frees the plan as soon as no queued work reads it. Calling it again does nothing. */

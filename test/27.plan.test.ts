@@ -239,6 +239,9 @@ describe('attention over a plan', () => {
 describe('refused', () => {
   const g = geometryOf();
   const lists = (row: number, list: unknown) => all(g).map((whole, i) => (i === row ? list : whole)) as number[][];
+  const unasked = () => {
+    throw new Error('the predicate was asked');
+  };
   const geometry = (given: object) => () => SparsePlan.fromBlocks(all(g), { ...g, ...given } as PlanGeometry);
   it.each<[string, string, RegExp, () => unknown]>([
     ['too few rows', 'ERR_SHAPE', /3 rows; batch 1 x heads 1 x 4/, () => SparsePlan.fromBlocks(all(g).slice(1), g)],
@@ -259,8 +262,22 @@ describe('refused', () => {
       /undefined is no block/,
       () => SparsePlan.fromBlocks(lists(1, new Array(2 ** 32 - 1)), g),
     ],
+    [
+      'no lists',
+      'ERR_OPTION',
+      /blocks is 3; .* list of blocks for each row/,
+      () => SparsePlan.fromBlocks(3 as never, g),
+    ],
     ['rows left out', 'ERR_OPTION', /row 0 .*undefined/, () => SparsePlan.fromBlocks(new Array(4), g)],
     ['no list', 'ERR_OPTION', /row 1 .*'x'/, () => SparsePlan.fromBlocks(lists(1, 'x'), g)],
+    ['a stream that is none', 'ERR_OPTION', /stream is 5; it must be a Stream/, geometry({ stream: 5 })],
+    ['a device that is none', 'ERR_DEVICE', /SparsePlan.fromBlocks: device is 5/, geometry({ device: 5 })],
+    [
+      'a stream that is none, before the predicate is asked',
+      'ERR_OPTION',
+      /stream is 5; it must be a Stream/,
+      () => SparsePlan.fromPredicate(unasked, { ...g, stream: 5 as never }),
+    ],
     ['no predicate', 'ERR_OPTION', /predicate/, () => SparsePlan.fromPredicate(3 as never, g)],
     ['queryTile', 'ERR_OPTION', /queryTile is 48/, geometry({ queryTile: 48 })],
     ['a small queryTile', 'ERR_OPTION', /queryTile is 8/, geometry({ queryTile: 8 })],

@@ -11,7 +11,7 @@ import {
   Stream,
   Tensor,
 } from 'node-attention';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { uniform } from './support/numbers';
 import { code } from './support/refusal';
 import { pooled, type Rows, select } from './support/selection';
@@ -239,6 +239,42 @@ it('follows its inputs in a graph, and joins other plans', async () => {
     const [own, shared, seen] = await Promise.all([plan, tile, both].map(seenBy));
     const join = (a: string, b: string) => [...a].map((x, i) => (x === '1' || b[i] === '1' ? '1' : '0')).join('');
     expect(seen).toEqual(own!.map((row, i) => join(row, shared![i]!)));
+  }
+});
+
+it('says how attention walks it without a look at its bitmaps', async () => {
+  using q = Tensor.randn([1, 256, 1, 16], { seed: 1 });
+  using plan = pooledPlan(q, q, { queries: 'own', budget: 64, causal: true, always: { sink: 0, window: 1 } });
+  const read = vi.spyOn(Tensor.prototype, 'read');
+  const text = await plan.explain();
+  const arrays = await Promise.all(read.mock.results.map(({ value }) => value as Promise<Float32Array>));
+  read.mockRestore();
+  expect(text).toMatch(/^4 rows of 64 queries list \d+ of 10 blocks of 64 keys, causal: [\d.]+ % of the scores\. /);
+  expect(arrays.length).toBeGreaterThan(0);
+  // For each block two words and a bitmap of 128 words.
+  expect(arrays.reduce((sum, { byteLength }) => sum + byteLength, 0)).toBeLessThan(plan.bytes / 10);
+  // Room for bitmaps is no bitmap.
+  using whole = pooledPlan(q, q, { queries: 'own', budget: 256, causal: true });
+  expect(await whole.explain()).toMatch(/list 10 of 10 blocks .* That is every block: attention is dense$/);
+});
+
+it('has room for what its queries may select, each of them', () => {
+  const tokens = 4096;
+  using q = Tensor.zeros([1, tokens, 1, 1]);
+  // How many blocks of 16 keys a window touches at most.
+  for (const [window, blocks] of [
+    [1, 1],
+    [16, 2],
+    [17, 2],
+    [18, 3],
+  ] as const) {
+    const always = { sink: 20, window };
+    const options = { queries: 'own', budget: 17, causal: true, keyBlock: 16, queryTile: 16, always } as const;
+    using plan = pooledPlan(q, q, options);
+    // Two blocks of the sink, two of the budget, those of the window; no more than there are.
+    let room = 0;
+    for (let visible = 1; visible <= tokens / 16; visible++) room += Math.min(visible, 16 * (2 + 2 + blocks));
+    expect(plan.bytes).toBe(4 * (tokens / 16 + 1 + 2 * room + 16 * room));
   }
 });
 

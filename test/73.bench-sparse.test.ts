@@ -1,7 +1,7 @@
 // The benchmark of selectors: that its inputs are what they are said to be, that its measures measure, what it concludes.
 
-import { attention, SparsePlan, Tensor } from 'node-attention';
-import { describe, expect, it } from 'vitest';
+import { attention, HipState, SparsePlan, Tensor } from 'node-attention';
+import { describe, expect, it, vi } from 'vitest';
 import { page } from '../bench/html/page';
 import { runSuites } from '../bench/session';
 import {
@@ -300,8 +300,22 @@ describe('times', () => {
 
   it('of steps are of outputs that are right, and say what a state saves', async () => {
     expect(stepCases(options()).every(({ keys, density }) => budgetOf(keys, density) > 0)).toBe(true);
-    const outcome = await measureSteps({ name: 'steps', keys: 2000, density: 0.3 }, once);
+    const { dispose } = HipState.prototype;
+    const runs: number[][] = [];
+    const disposed = vi.spyOn(HipState.prototype, 'dispose').mockImplementation(function (this: HipState) {
+      runs.push(this.runs);
+      dispose.call(this);
+    });
+    const outcome = await measureSteps({ name: 'steps', keys: 2000, density: 0.3 }, once).finally(() =>
+      disposed.mockRestore(),
+    );
     expect(outcome.faults).toEqual([]);
+    // The only state goes on from step to step: of the 16 of a run its stages search in the first, in every eighth and
+    // in every fourth.
+    expect(runs).toHaveLength(1);
+    const [first] = runs[0]!;
+    expect(first).toBeGreaterThan(0);
+    expect(runs[0]).toEqual([1, 2, 4].map((searches) => searches * first!));
     const rows = stepRows(outcome, 2);
     expect(rows.map(({ name }) => name)).toEqual(
       ['hip', 'hip + state', 'pages', 'pooled 64'].map((name) => `steps ${name} 30 %`),

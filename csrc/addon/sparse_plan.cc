@@ -47,12 +47,15 @@ Napi::Value plan_over(const Napi::CallbackInfo& info) {
 Napi::Value plan_combine(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<SparsePlan> a, b, plan;
-  Ref<Stream> stream;
+  Ref<Stream> stream, host;
+  Device* cpu = nullptr;
   NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &a));
   NA_REFUSE(env, unwrap<SparsePlan>(info[1], "the other SparsePlan", &b));
   NA_REFUSE(env, stream_of(env, info[3], a->device(), &stream));
+  NA_REFUSE(env, find_device("cpu", &cpu));
+  NA_REFUSE(env, Environment::of(env)->default_stream(cpu, &host));
   const na_plan_source source = read_flag(info[2]) ? NA_PLAN_UNION : NA_PLAN_INTERSECTION;
-  NA_REFUSE(env, combine_plans(a.get(), b.get(), source, stream.get(), &plan));
+  NA_REFUSE(env, combine_plans(a.get(), b.get(), source, stream.get(), host.get(), &plan));
   return wrap_plan(env, std::move(plan));
 }
 

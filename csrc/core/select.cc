@@ -70,6 +70,17 @@ Status even_tokens(Tensor* tensor, Stream* stream, Ref<Tensor>* even) {
 
 bool power_of_two(int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
 
+// No fewer blocks than most_of_queries() counts, by what any one query can list: the operation looks at each query, for
+// which JavaScript's thread has no time.
+int64_t room_of_queries(const PlanShape& shape, int64_t tile, int64_t sink, int64_t window, int64_t budget) {
+  const int64_t block = shape.key_block, visible = shape.visible_blocks(tile);
+  // Consecutive keys touch most blocks when the first of them is the last of its block.
+  const int64_t keys = shape.causal ? window : 2 * window - 1;
+  const int64_t touched = window > 0 ? (keys + block - 2) / block + 1 : 0;
+  const int64_t each = std::min(visible, (sink + block - 1) / block + touched + budget);
+  return std::min(visible, (shape.end_query(tile) - shape.first_query(tile)) * each);
+}
+
 Status check_stages(const SelectArguments& a) {
   if (a.selector != NA_SELECT_HIP) return {};
   if (a.chunk.empty() || a.chunk.size() > NA_MAX_STAGES) {
@@ -329,7 +340,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
     for (int64_t tile = 0; tile < shape.tiles(); tile++) {
       const int64_t entries = a.cache ? 1 : g.batch;
       for (int64_t budget : budgets) {
-        blocks += entries * (a.per_query ? most_of_queries(of_own, tile, a.sink, window, budget)
+        blocks += entries * (a.per_query ? room_of_queries(of_own, tile, a.sink, window, budget)
                                          : SelectedRow(of_own, tile, a.sink, window).most(budget));
       }
       if (blocks > most_blocks) {

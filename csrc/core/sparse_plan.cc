@@ -19,6 +19,7 @@ bool power_of_two(int64_t value) { return value > 0 && (value & (value - 1)) == 
 int64_t tiles_of(const PlanGeometry& g) { return (g.queries + g.query_tile - 1) / g.query_tile; }
 int64_t rows_of(const PlanGeometry& g) { return g.batch * g.heads * tiles_of(g); }
 int64_t query_words(const PlanGeometry& g) { return (g.query_tile + 31) / 32; }
+int64_t bitmaps_of(const na_plan& plan) { return plan.bitmaps ? plan.bitmaps->shape[0] : 0; }
 
 }  // namespace
 
@@ -217,9 +218,17 @@ Status build_plan(const PlanGeometry& g, Tensor* offsets, Tensor* blocks, Stream
   return {};
 }
 
-Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream* stream, Ref<SparsePlan>* plan) {
-  const na_plan &x = a->view, &y = b->view;
-  const char* name = source == NA_PLAN_UNION ? "union" : "intersect";
+namespace {
+
+// What the union or the intersection of two plans may become.
+struct Combination {
+  PlanGeometry geometry;
+  int64_t words = 0, bitmaps = 0;
+};
+
+// Refuses plans that do not go together.
+Status check_pair(const SparsePlan& a, const SparsePlan& b, const char* name, Combination* result) {
+  const na_plan &x = a.view, &y = b.view;
   const struct {
     const char* name;
     int64_t a, b;
@@ -232,42 +241,98 @@ Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream
                    property.name, Count(property.a), Count(property.b));
     }
   }
-  PlanGeometry g = geometry_of(x);
+  PlanGeometry& g = result->geometry;
+  g = geometry_of(x);
   g.batch = std::max(x.batch, y.batch);
   g.heads = std::max(x.heads, y.heads);
   for (const na_plan* given : {&x, &y}) {
     if ((given->batch != 1 && given->batch != g.batch) || g.heads % given->heads != 0) {
-      return error(NA_ERR_OPTION,
-                   "%s: one plan is for batch %lld and %lld patterns of heads, the other for %lld and %lld", name,
-                   Count(x.batch), Count(x.heads), Count(y.batch), Count(y.heads));
+      return error(
+          NA_ERR_OPTION,
+          "%s: one plan is for batch %lld and %lld patterns of heads, the other for %lld and %lld; batches must be "
+          "equal or 1, and one number of patterns a multiple of the other",
+          name, Count(x.batch), Count(x.heads), Count(y.batch), Count(y.heads));
     }
   }
-  if (a->device() != b->device()) {
-    return error(NA_ERR_DEVICE, "%s: one plan is on %s, the other on %s", name, a->device()->name.c_str(),
-                 b->device()->name.c_str());
+  NA_TRY(SparsePlan::check(g));  // that both together are no more rows than there may be
+  if (a.device() != b.device()) {
+    return error(NA_ERR_DEVICE, "%s: one plan is on %s, the other on %s; move one with to()", name,
+                 a.device()->name.c_str(), b.device()->name.c_str());
   }
-  NA_TRY(check_stream(*stream, a->device()));
   // Each row of the result has at most the entries of both, and every two bitmaps may meet in a new one.
   const auto words_of = [&](const na_plan& given) {
     return given.entries->shape[0] * (g.batch / given.batch) * (g.heads / given.heads);
   };
-  const auto bitmaps_of = [](const na_plan& given) { return given.bitmaps ? given.bitmaps->shape[0] : 0; };
-  const int64_t words = words_of(x) + words_of(y), a_maps = bitmaps_of(x), b_maps = bitmaps_of(y);
-  if (words > kMostWords) return error(NA_ERR_OPTION, "%s: the plans have too many entries", name);
-  const int64_t maps = std::min((a_maps + 1) * (b_maps + 1) - 1, words / 2);
-  Ref<SparsePlan> made;
-  NA_TRY(SparsePlan::allocate(a->device(), g, words, maps, &made));
+  result->words = words_of(x) + words_of(y);
+  if (result->words > kMostWords) {
+    return error(NA_ERR_OPTION, "%s: the plans may have %lld words of entries together; at most %lld are possible",
+                 name, Count(result->words), Count(kMostWords));
+  }
+  result->bitmaps = std::min((bitmaps_of(x) + 1) * (bitmaps_of(y) + 1) - 1, result->words / 2);
+  return {};
+}
+
+Status combine(SparsePlan* a, SparsePlan* b, na_plan_source source, SparsePlan* made, Stream* stream) {
   na_build build{};
   build.source = source;
   build.out = &made->view;
-  build.a = &x;
-  build.b = &y;
+  build.a = &a->view;
+  build.b = &b->view;
   std::vector<Ref<Tensor>> reads, writes;
   add_tensors(*a, &reads);
   add_tensors(*b, &reads);
   add_tensors(*made, &writes);
-  NA_TRY(stream->run(new PlanOperation<na_build>(NA_OP_BUILD, build, {made, Ref<SparsePlan>(a), Ref<SparsePlan>(b)},
-                                                 std::move(reads), std::move(writes))));
+  return stream->run(new PlanOperation<na_build>(NA_OP_BUILD, build,
+                                                 {Ref<SparsePlan>(made), Ref<SparsePlan>(a), Ref<SparsePlan>(b)},
+                                                 std::move(reads), std::move(writes)));
+}
+
+// Room for a copy of a plan.
+Status allocate_like(const SparsePlan& plan, Device* device, Ref<SparsePlan>* copy) {
+  const na_plan& view = plan.view;
+  return SparsePlan::allocate(device, geometry_of(view), view.entries->shape[0], bitmaps_of(view), copy);
+}
+
+Status copy_words(const SparsePlan& from, const SparsePlan& to, Stream* stream) {
+  NA_TRY(stream->run(new CopyOperation(from.offsets().get(), to.offsets().get())));
+  NA_TRY(stream->run(new CopyOperation(from.entries().get(), to.entries().get())));
+  if (!to.bitmaps()) return {};
+  return stream->run(new CopyOperation(from.bitmaps().get(), to.bitmaps().get()));
+}
+
+}  // namespace
+
+Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream* stream, Stream* host,
+                     Ref<SparsePlan>* plan) {
+  const char* name = source == NA_PLAN_UNION ? "union" : "intersect";
+  Device* const device = a->device();
+  Combination result;
+  NA_TRY(check_pair(*a, *b, name, &result));
+  NA_TRY(check_stream(*stream, device));
+  Ref<SparsePlan> made;
+  NA_TRY(SparsePlan::allocate(device, result.geometry, result.words, result.bitmaps, &made));
+  if (device->host) {
+    NA_TRY(combine(a, b, source, made.get(), stream));
+    *plan = std::move(made);
+    return {};
+  }
+  // By the CPU, of copies. All memory is there before the first of them is enqueued.
+  if (stream->capturing()) {
+    return error(NA_ERR_OPTION,
+                 "capture: %s of plans on %s is the work of the CPU, which a graph of %s cannot have; call it outside "
+                 "of capture",
+                 name, device->name.c_str(), device->name.c_str());
+  }
+  NA_TRY(stream->room(9));  // three tensors of three plans
+  NA_TRY(host->room());
+  Ref<SparsePlan> left, right, both;
+  NA_TRY(allocate_like(*a, host->device, &left));
+  NA_TRY(allocate_like(*b, host->device, &right));
+  NA_TRY(allocate_like(*made, host->device, &both));
+  NA_TRY(copy_words(*a, *left, stream));
+  NA_TRY(copy_words(*b, *right, stream));
+  NA_TRY(combine(left.get(), right.get(), source, both.get(), host));
+  NA_TRY(copy_words(*both, *made, stream));
   *plan = std::move(made);
   return {};
 }

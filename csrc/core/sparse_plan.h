@@ -46,8 +46,10 @@ class SparsePlan : public RefCounted {
 // values are read when the operation runs; what is wrong with them is told by inspect().
 Status build_plan(const PlanGeometry& geometry, Tensor* offsets, Tensor* blocks, Stream* stream, Ref<SparsePlan>* plan);
 
-// What either of two plans of the same geometry shows, or what both do.
-Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream* stream, Ref<SparsePlan>* plan);
+// What either of two plans of the same geometry shows, or what both do. `stream` is one of their device; if that is not
+// the CPU, `host`, which is, combines copies.
+Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream* stream, Stream* host,
+                     Ref<SparsePlan>* plan);
 
 // The report of na_inspect.
 Status inspect_plan(SparsePlan* plan, Stream* stream, Ref<Tensor>* report);

@@ -303,7 +303,8 @@ class SelectJob final : public Job {
     count_[static_cast<size_t>(row)] = to - begin;
   }
 
-  // The same queries see every key.
+  // The same queries see every key. Bitmaps between those of one row and of the next, and behind the last, stay as the
+  // memory was: only by an entry does anybody come to a bitmap, and the words of a plan are nowhere shown or saved.
   void write_bitmap(int64_t index, const uint32_t* queries) const {
     const int64_t words = shape_.query_words();
     auto* to = static_cast<uint32_t*>(select_.out->bitmaps->data) + index * shape_.key_block * words;

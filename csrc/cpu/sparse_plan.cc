@@ -211,26 +211,53 @@ class CombineJob final : public Job {
   std::map<std::pair<int64_t, int64_t>, int64_t> made_;  // which bitmap two of the operands gave
 };
 
-// How many keys of the block each query sees, added up; with `to`, the first query's row of keys, marks them.
-double show_entry(const PlanShape& shape, int64_t tile, const PlanEntry& entry, uint8_t* to) {
-  const int64_t first_key = entry.block * shape.key_block, first = shape.first_query(tile);
+// Bits [from, end) of the word that has bits 0 to 31 of them.
+uint32_t bits_between(int64_t from, int64_t end) {
+  const auto below = [](int64_t bit) { return bit <= 0 ? 0u : bit >= 32 ? ~0u : (1u << bit) - 1; };
+  return below(end) & ~below(from);
+}
+
+// How many pairs of query and key a bitmap shows. Plans of queries that select for themselves have a bitmap for nearly
+// every block, and so bits are counted by the word.
+double shown_in_bitmap(const PlanShape& shape, int64_t tile, const PlanEntry& entry) {
+  const int64_t first = shape.first_query(tile), end = shape.end_query(tile) - first;
+  const uint32_t* words = entry.bitmap;
   double shown = 0;
-  for (int64_t query = first; query < shape.end_query(tile); query++) {
-    const int64_t end = std::min(shape.end_key(entry.block), shape.visible_keys(query)), bit = query - first;
-    uint8_t* row = to ? to + bit * shape.keys : nullptr;
-    if (!entry.bitmap) {
-      if (end <= first_key) continue;
-      shown += static_cast<double>(end - first_key);
-      if (row) memset(row + first_key, 1, static_cast<size_t>(end - first_key));
-      continue;
-    }
-    for (int64_t key = first_key; key < end; key++) {
-      if (!(entry.bitmap[(key - first_key) * shape.query_words() + bit / 32] >> bit % 32 & 1)) continue;
-      shown++;
-      if (row) row[key] = 1;
+  for (int64_t key = entry.block * shape.key_block; key < shape.end_key(entry.block); key++) {
+    // The first query of the tile that may see the key.
+    const int64_t from = shape.causal ? key - (shape.keys - shape.queries) - first : 0;
+    for (int64_t bit = 0; bit < shape.query_words() * 32; bit += 32) {
+      shown += __builtin_popcount(*words++ & bits_between(from - bit, end - bit));
     }
   }
   return shown;
+}
+
+// How many pairs of query and key an entry shows.
+double shown_by(const PlanShape& shape, int64_t tile, const PlanEntry& entry) {
+  if (entry.bitmap) return shown_in_bitmap(shape, tile, entry);
+  const int64_t first_key = entry.block * shape.key_block, end = shape.end_key(entry.block);
+  double shown = 0;
+  for (int64_t query = shape.first_query(tile); query < shape.end_query(tile); query++) {
+    shown += static_cast<double>(std::max<int64_t>(0, std::min(end, shape.visible_keys(query)) - first_key));
+  }
+  return shown;
+}
+
+// Marks what an entry shows; `to` is the row of keys of the tile's first query.
+void show_entry(const PlanShape& shape, int64_t tile, const PlanEntry& entry, uint8_t* to) {
+  const int64_t first_key = entry.block * shape.key_block, first = shape.first_query(tile);
+  for (int64_t query = first; query < shape.end_query(tile); query++) {
+    const int64_t end = std::min(shape.end_key(entry.block), shape.visible_keys(query)), bit = query - first;
+    uint8_t* row = to + bit * shape.keys;
+    if (!entry.bitmap) {
+      if (end > first_key) memset(row + first_key, 1, static_cast<size_t>(end - first_key));
+      continue;
+    }
+    for (int64_t key = first_key; key < end; key++) {
+      if (entry.bitmap[(key - first_key) * shape.query_words() + bit / 32] >> bit % 32 & 1) row[key] = 1;
+    }
+  }
 }
 
 class InspectJob final : public Job {
@@ -260,7 +287,7 @@ class InspectJob final : public Job {
       if (to[0] == NA_FAULT_NONE) find_fault(row, to);
       int64_t at = reader_.begin(row);
       const int64_t end = reader_.end(row);
-      for (PlanEntry entry; reader_.next(at, end, &entry);) shown += show_entry(shape, tile, entry, nullptr);
+      for (PlanEntry entry; reader_.next(at, end, &entry);) shown += shown_by(shape, tile, entry);
       blocks += static_cast<double>(shape.visible_blocks(tile));
       for (int64_t query = shape.first_query(tile); query < shape.end_query(tile); query++) {
         visible += static_cast<double>(shape.visible_keys(query));

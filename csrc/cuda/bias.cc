@@ -4,6 +4,7 @@
 #include <climits>
 
 #include "core/dtype.h"
+#include "cuda/grid.h"
 #include "cuda/plan.h"
 #include "tile/divisor.h"
 
@@ -80,14 +81,14 @@ Status check_computed(const na_attention& call) {
   }
   const int64_t columns = std::max(call.q->shape[call.q->rank - 1], call.v->shape[call.v->rank - 1]);
   const int most = biased_columns_on_grid(call.q->dtype == NA_FLOAT32 ? Element::kFloat32 : Element::kFloat16);
-  for (int32_t i = 0; i < call.mask_count; i++) {
-    if (call.masks[i].kind != NA_MASK_NEIGHBORHOOD || columns <= most) continue;
-    return error(NA_ERR_OPTION,
-                 "bias: beside a neighborhood, CUDA takes biases of low rank and by formula up to headDim %d in %s, "
-                 "not %lld: give keyBias() or denseBias(), or use device 'cpu'",
-                 most, dtype_name(call.q->dtype), static_cast<long long>(columns));
-  }
-  return {};
+  if (columns <= most) return {};
+  Grids grids;  // none where no neighborhood hides anything: then the call is a dense one
+  NA_TRY(find_grids(call, &grids));
+  if (grids.count == 0) return {};
+  return error(NA_ERR_OPTION,
+               "bias: beside a neighborhood, CUDA takes biases of low rank and by formula up to headDim %d in %s, not "
+               "%lld: give keyBias() or denseBias(), or use device 'cpu'",
+               most, dtype_name(call.q->dtype), static_cast<long long>(columns));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "attention/plan.h"
 #include "core/ceil_div.h"
+#include "cuda/grid.h"
 
 namespace na::cuda {
 
@@ -22,14 +23,13 @@ Status check_plan(const na_attention& call) {
                  "mask: a SparsePlan that estimates what it does not list does not run on CUDA yet: make it without "
                  "estimate, or use device 'cpu'");
   }
-  for (int32_t i = 0; i < call.mask_count; i++) {
-    if (call.masks[i].kind != NA_MASK_NEIGHBORHOOD) continue;
-    return error(
-        NA_ERR_OPTION,
-        "mask: a neighborhood and a SparsePlan together do not run on CUDA yet: put both into one plan, or use "
-        "device 'cpu'");
-  }
-  return {};
+  NA_TRY(check_grid(call));  // a grid has room for no more
+  Grids grids;               // none where no neighborhood hides anything: then it is as if there were none
+  NA_TRY(find_grids(call, &grids));
+  if (grids.count == 0) return {};
+  return error(NA_ERR_OPTION,
+               "mask: a neighborhood and a SparsePlan together do not run on CUDA yet: put both into one plan, or use "
+               "device 'cpu'");
 }
 
 void add_plan(const na_plan& plan, Problem* problem) {

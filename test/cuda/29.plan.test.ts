@@ -10,6 +10,7 @@ import {
   dilatedPlan,
   gridPlan,
   hipPlan,
+  memoryStats,
   neighborhood,
   pagePlan,
   radialPlan,
@@ -222,6 +223,16 @@ describe.skipIf(missing)(title('attention over sparse plans'), () => {
   });
 });
 
+const refused = (call: () => unknown) => {
+  try {
+    call();
+  } catch (error) {
+    expect(error).toBeInstanceOf(AttentionError);
+    return `${(error as AttentionError).code} ${(error as AttentionError).message}`;
+  }
+  throw new Error('it was not refused');
+};
+
 const close = (a: ArrayLike<unknown>, b: ArrayLike<unknown>) => {
   expect(a.length).toBe(b.length);
   for (let i = 0; i < a.length; i++) {
@@ -366,19 +377,62 @@ describe.skipIf(missing)(title('plans on a device'), () => {
     expect(SparsePlan.fromBlocks({ offsets: offsets!, blocks: blocks! }, g).device).toBe('cuda:0');
   });
 
+  it('of a predicate are made by the stream that is given', async () => {
+    const sees = (query: number, key: number) => (query + key) % 3 > 0;
+    using stream = new Stream('cuda');
+    using made = SparsePlan.fromPredicate(sees, { ...words, device: 'cuda', stream });
+    using wanted = SparsePlan.fromPredicate(sees, words);
+    using shown = made.toDense();
+    using want = wanted.toDense();
+    expect(await shown.read()).toEqual(await want.read());
+    // Only the stream that captures refuses what cannot be captured.
+    const make = () => {
+      SparsePlan.fromPredicate(sees, { ...words, device: 'cuda', stream });
+    };
+    expect(refused(() => stream.capture(make))).toMatch(/^ERR_OPTION capture: .*pageable/);
+    using other = new Stream();
+    expect(refused(() => SparsePlan.fromPredicate(sees, { ...words, device: 'cuda', stream: other }))).toBe(
+      'ERR_DEVICE SparsePlan.fromPredicate: stream is on cpu but the plan is to be on cuda:0; give a stream of that device',
+    );
+  });
+
+  it('that do not go together are refused before anything is enqueued', async () => {
+    using stream = new Stream('cuda');
+    using a = planOf(spec(), 'cuda');
+    using b = planOf(spec({ keyBlock: 32 }), 'cuda');
+    using gone = planOf(spec(), 'cuda');
+    await Promise.all([a, b, gone].map((plan) => plan.validate())); // their own work is done
+    gone.dispose();
+    const captured = () => {
+      // What is enqueued here is recorded, and keeps its memory.
+      const before = memoryStats('cpu').live;
+      expect(refused(() => a.union(b, { stream }))).toMatch(/^ERR_OPTION union: keyBlock of one plan is 16.* 32/);
+      expect(refused(() => a.intersect(gone, { stream }))).toMatch(/^ERR_DISPOSED/);
+      expect(refused(() => a.union(a, { stream }))).toMatch(/^ERR_OPTION capture: union .*outside of capture/);
+      expect(memoryStats('cpu').live).toBeLessThanOrEqual(before);
+      throw new Error('no graph is wanted');
+    };
+    expect(() => stream.capture(captured)).toThrow('no graph is wanted');
+    using both = a.union(a, { stream });
+    using shown = both.toDense();
+    using want = a.toDense();
+    expect(await shown.read()).toEqual(await want.read());
+  });
+
+  it('beside a neighborhood that hides nothing are as without it', async () => {
+    const x = Tensor.randn([1, 70, 2, 16], { seed: 1, device: 'cuda' });
+    using plan = planOf(spec({ queries: 70, keys: 70 }), 'cuda');
+    const [one, two] = [plan, [plan, neighborhood({ window: 70 })]].map((mask) => attention(x, x, x, { mask }));
+    expect(await two!.out.read()).toEqual(await one!.out.read());
+    expect(await two!.lse.read()).toEqual(await one!.lse.read());
+    const hides = neighborhood([{ window: -1 }, { window: 69 }]);
+    expect(refused(() => attention(x, x, x, { mask: [plan, hides] }))).toMatch(/^ERR_OPTION .*and a SparsePlan/);
+  });
+
   it('what does not run is refused', () => {
     const g = { queries: 16, keys: 16, queryTile: 16, keyBlock: 16 };
     const x = Tensor.zeros([1, 16, 2, 8], { device: 'cuda' });
     const plan = SparsePlan.fromBlocks([[0]], { ...g, device: 'cuda' });
-    const refused = (call: () => unknown) => {
-      try {
-        call();
-      } catch (error) {
-        expect(error).toBeInstanceOf(AttentionError);
-        return `${(error as AttentionError).code} ${(error as AttentionError).message}`;
-      }
-      throw new Error('it was not refused');
-    };
     const attend = (options: AttentionOptions) => refused(() => attention(x, x, x, options));
     const estimating = SparsePlan.fromBlocks([[0]], { ...g, estimate: true, device: 'cuda' });
     expect(attend({ mask: estimating })).toMatch(/^ERR_OPTION .*estimate/);
@@ -407,5 +461,17 @@ describe.skipIf(missing)(title('plans on a device'), () => {
     plan.dispose();
     expect(refused(() => plan.to('cpu'))).toMatch(/^ERR_DISPOSED/);
     expect(attend({ mask: [plan, causal()] })).toMatch(/^ERR_DISPOSED/);
+  });
+});
+
+describe.skipIf(missing)(title('a neighborhood that hides nothing'), () => {
+  it('is as none beside biases by formula, of every headDim', async () => {
+    const x = Tensor.randn([1, 20, 2, 72], { seed: 1, device: 'cuda' });
+    const bias = alibi();
+    const [one, two] = [[], neighborhood({ window: 20 })].map((mask) => attention(x, x, x, { mask, bias }));
+    expect(await two!.out.read()).toEqual(await one!.out.read());
+    expect(await two!.lse.read()).toEqual(await one!.lse.read());
+    const hides = neighborhood([{ window: -1 }, { window: 19 }]);
+    expect(refused(() => attention(x, x, x, { mask: hides, bias }))).toMatch(/^ERR_OPTION bias: beside a neighborhood/);
   });
 });
