@@ -170,7 +170,9 @@ let makeGraph: (handle: NativeGraph, stream: Stream) => Graph;
 
 /**
  * Operations recorded by {@link Stream.capture}, to be run again and again. On a GPU they are one CUDA graph, and a launch
- * counts as one operation.
+ * counts as one operation. Where calls over a {@link KvCache} are among them (appends, attention, those of a
+ * {@link KvIndex}) there is no such graph: what these calls do follows from what the cache holds by then, so each launch makes
+ * them anew, and enqueues the other operations one by one.
  */
 export class Graph {
   static {
