@@ -108,7 +108,10 @@ export function neighborhoodSetting(call: string, given: unknown): NativeNeighbo
   for (let axis = 0; axis < axes; axis++) {
     const [w, s] = [at(native.window, axis), at(native.stride, axis)];
     if (w !== -1 && s > w) {
-      throw new AttentionError('ERR_OPTION', `${call}: stride ${s} of axis ${axis} exceeds its window ${w}`);
+      throw new AttentionError(
+        'ERR_OPTION',
+        `${call}: stride ${s} of axis ${axis} exceeds its window ${w}; it must be in 1 ... ${w}`,
+      );
     }
     if (at(native.causal, axis) && at(native.wrap, axis)) {
       throw new AttentionError('ERR_OPTION', `${call}: axis ${axis} cannot both wrap and be causal`);

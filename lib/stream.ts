@@ -195,7 +195,12 @@ export class Graph {
    * recorded calls over a cache need runs out on the way, what was enqueued before it runs.
    */
   launch(stream: Stream = this.#stream): void {
-    if (!this.#handle) throw new AttentionError('ERR_DISPOSED', 'this Graph was disposed of');
+    if (!this.#handle) {
+      throw new AttentionError(
+        'ERR_DISPOSED',
+        `this Graph, captured on ${this.#stream.device}, was disposed of; capture a new one`,
+      );
+    }
     native.graphLaunch(this.#handle, streamHandle(stream, 'stream'));
   }
 

@@ -257,7 +257,7 @@ export class Tensor<D extends DType = DType> {
 
   #use(name = 'this tensor'): NativeTensor {
     if (this.#handle) return this.#handle;
-    throw new AttentionError('ERR_DISPOSED', `${name}, ${this.#describe()}, was disposed of`);
+    throw new AttentionError('ERR_DISPOSED', `${name}, ${this.#describe()}, was disposed of; do so after its last use`);
   }
 
   #describe(): string {

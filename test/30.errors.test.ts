@@ -182,7 +182,7 @@ const kinds: Row[] = [
     ['v', 'stride', 'last axis'],
     withQkv(q, k, f(2, 7, 6, 2).permute(0, 1, 3, 2)),
   ],
-  ['q disposed of', 'ERR_DISPOSED', ['q', '[2, 5, 4, 8]', 'disposed'], withQkv(disposed(f(2, 5, 4, 8)))],
+  ['q disposed of', 'ERR_DISPOSED', ['q', '[2, 5, 4, 8]', 'last use'], withQkv(disposed(f(2, 5, 4, 8)))],
   ['v disposed of', 'ERR_DISPOSED', ['v', '[2, 7, 2, 6]', 'disposed'], withQkv(q, k, disposed(f(2, 7, 2, 6)))],
 ];
 
@@ -312,7 +312,7 @@ const masks: Row[] = [
   ['no neighborhood window', 'ERR_OPTION', ['window', 'undefined'], () => neighborhood({} as Wrong)],
   ['a neighborhood window of 0', 'ERR_OPTION', ['window', '0'], () => neighborhood({ window: 0 })],
   ['a neighborhood window of -2', 'ERR_OPTION', ['window[1]', '-2'], () => neighborhood({ window: [3, -2] })],
-  ['a stride beyond the window', 'ERR_OPTION', ['stride', '4', '3'], () => neighborhood({ window: 3, stride: 4 })],
+  ['a stride beyond the window', 'ERR_OPTION', ['stride 4', '1 ... 3'], () => neighborhood({ window: 3, stride: 4 })],
   ['a stride of 0', 'ERR_OPTION', ['stride', '0'], () => neighborhood({ window: 3, stride: 0 })],
   ['a dilation of 0', 'ERR_OPTION', ['dilation', '0'], () => neighborhood({ window: 3, dilation: 0 })],
   [
@@ -516,7 +516,7 @@ const merges: Row[] = [
   [
     'types that differ',
     'ERR_DTYPE',
-    ['parts[1].out', 'bfloat16'],
+    ['parts[1].out', 'bfloat16', 'float32', 'to()'],
     () => merge([part(), { out: half(2, 5, 4, 6), lse: f(2, 5, 4) }]),
   ],
   [
