@@ -33,7 +33,11 @@ export interface AttentionOptions {
     /** Where its keys and values do; as many entries as `q`. */
     k: Tensor;
   };
-  /** On CUDA, float32 is 3xTF32; 'tf32' opts into one product. The CPU always computes in float32. */
+  /**
+   * On CUDA, float32 is three products of TF32; 'tf32' opts into one. Neighborhoods, sparse plans, a {@link KvCache} and
+   * biases that are computed, all but {@link keyBias} and {@link denseBias}, take three whatever it says; beside them it is
+   * for the keys of `extra` alone. The CPU always computes in float32.
+   */
   precision?: 'float32' | 'tf32';
   /** Where to write the output, instead of a new tensor. */
   out?: Tensor;
@@ -79,9 +83,9 @@ function result(made: NativeResult, out: unknown): AttentionResult {
  * `cache.length`: of a shorter sequence its queries see what is listed of the keys that it has, causally as they stand.
  * Inside `capture` each launch sees what the cache then holds.
  *
- * @throws AttentionError before anything is enqueued; ERR_OPTION for `cuSeqlens` and neighborhood masks, and inside
- * `capture` for sparse plans and for biases other than {@link alibi}; on CUDA, sparse plans and biases other than
- * {@link keyBias} and {@link denseBias}.
+ * @throws AttentionError before anything is enqueued, with the codes of attention over tensors; ERR_OPTION for `cuSeqlens`
+ * and neighborhood masks, and inside `capture` for sparse plans and for biases other than {@link alibi}; on CUDA, sparse
+ * plans and biases other than {@link keyBias} and {@link denseBias}.
  */
 export function attention(q: Tensor, cache: KvCache, opts?: Omit<AttentionOptions, 'cuSeqlens'>): AttentionResult;
 /**
@@ -91,8 +95,12 @@ export function attention(q: Tensor, cache: KvCache, opts?: Omit<AttentionOption
  * axes; heads is a multiple of kvHeads. Sums are float32 whatever the inputs. A query that sees no key gives 0 and
  * lse -Infinity. Enqueues and returns at once.
  *
- * @throws AttentionError before anything is enqueued.
- * @see Milakov and Gimelshein 2018 (online softmax); Dao 2023 (FlashAttention-2); Hassani et al. 2025 (GNA).
+ * @throws AttentionError before anything is enqueued: ERR_OPTION for an option that nobody knows or that is out of range,
+ * those of masks and biases too; ERR_SHAPE, ERR_DTYPE and ERR_DEVICE for tensors that do not fit each other, the stream or
+ * the device; ERR_DISPOSED; ERR_OUT_OF_MEMORY when there is no memory for it, or the queue is full; ERR_CUDA on a
+ * device that has failed.
+ * @see Milakov and Gimelshein 2018 (online softmax); Dao 2023 (FlashAttention-2); Hassani et al. 2025 (GNA); Xiao et al.
+ * 2023 (sinks); Gemma Team 2024, Gemma 2 (softcap).
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, opts?: AttentionOptions): AttentionResult;
 export function attention(
@@ -153,7 +161,11 @@ export type Part = Pick<AttentionResult, 'out' | 'lse'>;
  * The result of attention over the union of disjoint sets of keys, from the results over each. Exact up to rounding.
  * Merging only empty parts gives 0 and -Infinity. Sinks must have been given to one part only.
  *
- * @throws AttentionError before anything is enqueued.
+ * @throws AttentionError before anything is enqueued: ERR_OPTION for what is no list of parts, an option that nobody knows,
+ * or `out` over the memory of a part; ERR_SHAPE, ERR_DTYPE and ERR_DEVICE for tensors that do not fit each other or the
+ * stream; ERR_DISPOSED; ERR_OUT_OF_MEMORY when there is no memory for it, or the queue is full; ERR_CUDA on a device
+ * that has failed.
+ * @see Milakov and Gimelshein 2018 (online softmax), whose parallel form this is.
  */
 export function merge(parts: readonly Part[], opts?: { out?: Tensor; stream?: Stream }): AttentionResult {
   const given = options('merge', opts, ['out', 'stream']);

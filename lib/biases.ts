@@ -94,7 +94,12 @@ const elementsOf = (...tensors: (Tensor | undefined)[]) =>
 
 const atEnds = 'It is added in float32 to the accumulator of a tile.';
 
-/** Adds a float32 value per key: `[Lk]`, `[batch, Lk]` or `[batch, heads, Lk]`. */
+/**
+ * Adds a float32 value per key: `[Lk]`, `[batch, Lk]` or `[batch, heads, Lk]`.
+ *
+ * @throws AttentionError ERR_OPTION for what is no tensor, ERR_DTYPE for one that is not float32, ERR_SHAPE for one of more
+ * than three axes, and of other lengths when `attention` is called; ERR_DISPOSED.
+ */
 export function keyBias(tensor: Tensor): Bias {
   checkTensor('keyBias', 'the tensor', tensor, [1, 2, 3]);
   const text = `One value for each key is read and serves all its queries. ${atEnds}`;
@@ -106,6 +111,9 @@ export function keyBias(tensor: Tensor): Bias {
  * Adds a float32 value per query and key, broadcast to `[batch, heads, Lq, Lk]`. Axes of length 1, and views that repeat
  * memory, cost no memory: the pair bias of AlphaFold's triangle attention, `[heads, n, n]` for n rows of queries, is
  * `denseBias(pair.reshape([1, heads, n, n]))` beside a batch of n rows.
+ *
+ * @throws AttentionError ERR_OPTION for what is no tensor, ERR_DTYPE for one that is not float32, ERR_SHAPE for one of more
+ * than four axes, and of other lengths when `attention` is called; ERR_DISPOSED.
  */
 export function denseBias(tensor: Tensor): Bias {
   checkTensor('denseBias', 'the tensor', tensor, [1, 2, 3, 4]);
@@ -144,6 +152,8 @@ export function lowRankBias(phiQ: Tensor, phiK: Tensor): Bias {
  * 2^(-8 (h + 1) / heads) for a power of two of heads, else those of the next lower power of two followed by every second
  * one of the next higher.
  *
+ * @throws AttentionError ERR_OPTION for slopes that are no tensor, ERR_DTYPE for others than float32, ERR_SHAPE for more axes
+ * than one, and for other heads or several token axes when `attention` is called; ERR_DISPOSED.
  * @see Press, Smith and Lewis 2022, Train Short, Test Long: Attention with Linear Biases.
  */
 export function alibi(slopes?: Tensor): Bias {
@@ -168,6 +178,10 @@ export interface DistanceOptions {
 /**
  * Adds `-weight * |xq - xk|²` for points xq and xk of queries and keys in one to four dimensions. Differences are made
  * before they are squared, in float32: nothing cancels, however far from the origin the points lie.
+ *
+ * @throws AttentionError ERR_OPTION for an option that nobody knows, points that are no tensor or a weight that is neither
+ * that nor a finite number, ERR_DTYPE for tensors that are not float32, ERR_SHAPE for tensors of other axes or dimensions,
+ * and of other lengths when `attention` is called; ERR_DISPOSED.
  */
 export function distanceBias(opts: DistanceOptions): Bias {
   const { q, k, weight } = options('distanceBias', opts, ['q', 'k', 'weight']);
@@ -205,6 +219,9 @@ export interface RelativePositionOptions {
  * table serves all of a map; where that is dilated, `dilation` makes the table count neighbours of a dilation group:
  * differences are then those of `floor(x / dilation)`.
  *
+ * @throws AttentionError ERR_OPTION for a dilation that is no integer of at least 1, or for a table that is no tensor,
+ * ERR_DTYPE for one that is not float32, ERR_SHAPE for an extent that is even, and for other heads and token axes when
+ * `attention` is called; ERR_DISPOSED.
  * @see Liu et al. 2021, Swin Transformer; Shaw et al. 2018 (differences cut off at the ends).
  */
 export function relativePositionBias(table: Tensor, opts?: RelativePositionOptions): Bias {

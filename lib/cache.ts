@@ -68,6 +68,8 @@ export let cacheHandle: (value: unknown) => NativeCache | undefined;
  * once: lengths count what was appended, whether or not its data has been written yet; whatever reads the cache waits
  * for that. The memory of a cache and its forks is one whole to streams: appending to one fork waits for work that
  * reads another.
+ *
+ * @see Kwon et al. 2023 (PagedAttention) on pages.
  */
 export class KvCache {
   static {
@@ -204,6 +206,9 @@ export class KvCache {
   /**
    * Forgets all tokens from position n on: of every sequence that is longer or, with a list, of each its own. Work that
    * was enqueued before still sees them.
+   *
+   * @throws AttentionError ERR_OPTION for what is no integer of at least 0, or a list that has not one entry for each
+   * sequence or an entry beyond its length; ERR_DISPOSED.
    */
   truncate(n: number | readonly number[]): void {
     const handle = this.#use();

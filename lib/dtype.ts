@@ -35,14 +35,14 @@ export type TypedArray = DTypeMap[DType];
 /** In the order of na_dtype in csrc/core/backend.h. */
 export const dtypes: readonly DType[] = ['float32', 'float16', 'bfloat16', 'int32', 'uint8', 'int64'];
 
+/** For messages: what a caller may choose from. */
+export const dtypeNames = dtypes.map((dtype) => show(dtype)).join(', ');
+
 export const isDType = (value: unknown): value is DType => (dtypes as readonly unknown[]).includes(value);
 
 export function checkDType(call: string, value: unknown): DType {
   if (isDType(value)) return value;
-  throw new AttentionError(
-    'ERR_DTYPE',
-    `${call}: dtype is ${show(value)}; use one of ${dtypes.map((dtype) => show(dtype)).join(', ')}`,
-  );
+  throw new AttentionError('ERR_DTYPE', `${call}: dtype is ${show(value)}; use one of ${dtypeNames}`);
 }
 
 /** Of keys, values and queries. */

@@ -39,7 +39,8 @@ export interface Factorization {
 function targetOf(given: { rank?: unknown; energy?: unknown; maxRank?: unknown }, least: number): Target {
   const call = 'factorizeBias';
   if ((given.rank === undefined) === (given.energy === undefined)) {
-    throw new AttentionError('ERR_OPTION', `${call}: give one of rank and energy, not ${given.rank ? 'both' : 'none'}`);
+    const found = given.rank === undefined ? 'none' : 'both';
+    throw new AttentionError('ERR_OPTION', `${call}: give one of rank and energy, not ${found}`);
   }
   if (given.rank !== undefined) {
     const rank = integer(call, 'rank', given.rank, 1);

@@ -3,7 +3,7 @@ import { cacheHandle, type KvCache } from './cache';
 import { AttentionError } from './errors';
 import { window as lastKeys } from './masks';
 import { type NativeIndex, type NativeIndexOptions, native } from './native';
-import { boolean, finite, integer, oneOf, options } from './options';
+import { boolean, finite, integer, oneOf, options, show } from './options';
 import { optionalStream, type Stream } from './stream';
 import { makeTensor, type Tensor, tensorHandle } from './tensor';
 
@@ -137,7 +137,7 @@ export class KvIndex {
    */
   constructor(cache: KvCache, opts?: KvIndexOptions) {
     const handle = cacheHandle(cache);
-    if (!handle) throw new AttentionError('ERR_OPTION', 'KvIndex: cache is not a KvCache');
+    if (!handle) throw new AttentionError('ERR_OPTION', `KvIndex: cache is ${show(cache)}; it must be a KvCache`);
     const names = Object.keys(METHODS_OF) as (keyof typeof METHODS_OF)[];
     const given = options('KvIndex', opts, ['method', ...names]);
     this.cache = cache;

@@ -41,6 +41,7 @@ export function causal(): Mask {
  * The query at position p sees the keys p - left ... p + right, in tokens; -1 is unlimited. Query i stands at i + Lk - Lq.
  *
  * @throws AttentionError ERR_OPTION for what is no integer of at least -1.
+ * @see Beltagy, Peters and Cohan 2020 (Longformer).
  */
 export function window(opts: { left: number; right: number }): Mask {
   const { left, right } = options('window', opts, ['left', 'right']);
@@ -52,7 +53,10 @@ export type PerAxis<T> = T | readonly T[];
 
 /** Generalized neighborhood attention along each token axis. */
 export interface NeighborhoodOptions {
-  /** Keys in a window; -1 is the whole axis. */
+  /**
+   * Keys in a window; -1 is floor(extent / dilation), the most that there can be: the whole of a dilation group or, where the
+   * dilation does not divide the extent, all but one key of the groups that are longer by one.
+   */
   window: PerAxis<number>;
   /** Neighbouring queries that share one window, 1 (a sliding window) to `window` (blocks); default 1. */
   stride?: PerAxis<number>;
@@ -104,7 +108,10 @@ export function neighborhoodSetting(call: string, given: unknown): NativeNeighbo
   for (let axis = 0; axis < axes; axis++) {
     const [w, s] = [at(native.window, axis), at(native.stride, axis)];
     if (w !== -1 && s > w) {
-      throw new AttentionError('ERR_OPTION', `${call}: stride ${s} of axis ${axis} exceeds its window ${w}`);
+      throw new AttentionError(
+        'ERR_OPTION',
+        `${call}: stride ${s} of axis ${axis} exceeds its window ${w}; it must be in 1 ... ${w}`,
+      );
     }
     if (at(native.causal, axis) && at(native.wrap, axis)) {
       throw new AttentionError('ERR_OPTION', `${call}: axis ${axis} cannot both wrap and be causal`);

@@ -60,6 +60,7 @@ const rowWeights = {
  * tokens `[latitudes, longitudes]`; `lse` is the logarithm of the integral. With 'equiangular' a pole weighs as much as
  * all points of its row.
  *
+ * @throws AttentionError ERR_OPTION for a grid that is none, ERR_DEVICE for a device that is not there, ERR_OUT_OF_MEMORY.
  * @see Bonev et al. 2025, Attention on the Sphere.
  */
 export function sphereBias(opts: SphereOptions): Bias {

@@ -198,7 +198,9 @@ function settingOf(native: NativeNeighborhood, axis: number, extent: number): Ax
   if (window > most || most < 1) {
     throw refuse(`window ${window} times dilation ${dilation} of axis ${axis} exceeds its extent ${extent}`);
   }
-  if (stride > window) throw refuse(`stride ${stride} of axis ${axis} exceeds its window ${window}`);
+  if (stride > window) {
+    throw refuse(`stride ${stride} of axis ${axis} exceeds its window ${window}; it must be in 1 ... ${window}`);
+  }
   if (wrap && (extent % dilation !== 0 || most % stride !== 0)) {
     throw refuse(
       `axis ${axis} wraps, so its extent ${extent} must be divisible by dilation ${dilation} and what remains by stride ${stride}`,

@@ -170,7 +170,9 @@ let makeGraph: (handle: NativeGraph, stream: Stream) => Graph;
 
 /**
  * Operations recorded by {@link Stream.capture}, to be run again and again. On a GPU they are one CUDA graph, and a launch
- * counts as one operation.
+ * counts as one operation. Where calls over a {@link KvCache} are among them (appends, attention, those of a
+ * {@link KvIndex}) there is no such graph: what these calls do follows from what the cache holds by then, so each launch makes
+ * them anew, and enqueues the other operations one by one.
  */
 export class Graph {
   static {
@@ -193,7 +195,12 @@ export class Graph {
    * recorded calls over a cache need runs out on the way, what was enqueued before it runs.
    */
   launch(stream: Stream = this.#stream): void {
-    if (!this.#handle) throw new AttentionError('ERR_DISPOSED', 'this Graph was disposed of');
+    if (!this.#handle) {
+      throw new AttentionError(
+        'ERR_DISPOSED',
+        `this Graph, captured on ${this.#stream.device}, was disposed of; capture a new one`,
+      );
+    }
     native.graphLaunch(this.#handle, streamHandle(stream, 'stream'));
   }
 

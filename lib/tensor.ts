@@ -6,6 +6,7 @@ import {
   type DType,
   type DTypeMap,
   dtypeIndex,
+  dtypeNames,
   dtypes,
   elementBytes,
   isDType,
@@ -70,10 +71,23 @@ function checkShape(call: string, shape: unknown): number[] {
   return integers(call, 'shape', shape, 0, 'ERR_SHAPE');
 }
 
+const deviceNames = "'cpu', 'cuda' or 'cuda:N'";
+
 /** The name of a device that is there. */
 export function checkDevice(call: string, device: unknown): Device {
   if (typeof device === 'string') return native.resolveDevice(device) as Device;
-  throw new AttentionError('ERR_DEVICE', `${call}: device is ${show(device)}; use 'cpu', 'cuda' or 'cuda:N'`);
+  throw new AttentionError('ERR_DEVICE', `${call}: device is ${show(device)}; use ${deviceNames}`);
+}
+
+/** What the name given to `to` stands for. One of nothing is refused as what it reads like. */
+function targetOf(name: string): { dtype: string } | { device: string } {
+  if (isDType(name)) return { dtype: name };
+  if (/^(cpu|cuda(:\d+)?)$/.test(name)) return { device: name };
+  const code = /^(u?int|b?float|bf|fp?)\d/i.test(name) ? 'ERR_DTYPE' : 'ERR_DEVICE';
+  throw new AttentionError(
+    code,
+    `to: target is ${show(name)}; use a dtype, one of ${dtypeNames}, or a device, ${deviceNames}`,
+  );
 }
 
 /** A tensor made on the CPU, moved to the device it is wanted on. */
@@ -243,7 +257,7 @@ export class Tensor<D extends DType = DType> {
 
   #use(name = 'this tensor'): NativeTensor {
     if (this.#handle) return this.#handle;
-    throw new AttentionError('ERR_DISPOSED', `${name}, ${this.#describe()}, was disposed of`);
+    throw new AttentionError('ERR_DISPOSED', `${name}, ${this.#describe()}, was disposed of; do so after its last use`);
   }
 
   #describe(): string {
@@ -300,14 +314,14 @@ export class Tensor<D extends DType = DType> {
    * tensor is done. Always a new tensor. Integers saturate; NaN becomes 0 in an integer. Between the CPU and a GPU only a
    * stream of the GPU can copy; what comes to the CPU inside `capture` comes into pinned memory.
    *
-   * @throws AttentionError ERR_DEVICE for a device that is not there or a stream that cannot copy, ERR_DTYPE,
-   * ERR_OUT_OF_MEMORY.
+   * @throws AttentionError ERR_DEVICE for a device that is not there or a stream that cannot copy, ERR_DTYPE for an element
+   * type that there is not, ERR_OUT_OF_MEMORY.
    */
   to<E extends DType>(target: E | ToOptions<E>): Tensor<E>;
   to(target: Device | ToOptions): Tensor<D>;
   to(target: Device | DType | ToOptions): Tensor {
     const handle = this.#use();
-    const wanted = typeof target === 'string' ? (isDType(target) ? { dtype: target } : { device: target }) : target;
+    const wanted = typeof target === 'string' ? targetOf(target) : target;
     const given = options('to', wanted, ['device', 'dtype', 'stream']);
     const dtype = given.dtype === undefined ? this.dtype : checkDType('to', given.dtype);
     const device = given.device === undefined ? this.device : checkDevice('to', given.device);

@@ -306,7 +306,12 @@ describe('refused', () => {
     ],
     ['another batch', 'ERR_SHAPE', /batch of 3/, () => attention(q, k, k, { mask: of({ batch: 3 }) })],
     ['heads', 'ERR_SHAPE', /3 patterns .* 4 heads and 2 kvHeads/, () => attention(q, k, k, { mask: of({ heads: 3 }) })],
-    ['disposed', 'ERR_DISPOSED', /mask was disposed/, () => attention(q, k, k, { mask: gone })],
+    [
+      'disposed',
+      'ERR_DISPOSED',
+      /^mask, a SparsePlan for 100 queries and 130 keys on cpu, was disposed of; make a new one$/,
+      () => attention(q, k, k, { mask: gone }),
+    ],
     ['no plan', 'ERR_OPTION', /SparsePlan/, () => one.union({} as SparsePlan)],
     ['another geometry', 'ERR_OPTION', /keyBlock .*16.*32/, () => one.union(of({ keyBlock: 32 }))],
     ['another causality', 'ERR_OPTION', /causal/, () => one.intersect(of({ causal: true }))],

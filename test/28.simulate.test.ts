@@ -133,7 +133,7 @@ describe('simulateNeighborhood', () => {
     [{ shape: [2 ** 20, 2 ** 20], window: 1 }, 'ERR_SHAPE', /2\^30/],
     [{ shape: [8], window: 9 }, 'ERR_OPTION', /window 9 .*axis 0.*extent 8/],
     [{ shape: [8], window: 4, dilation: 3 }, 'ERR_OPTION', /dilation 3/],
-    [{ shape: [8], window: -1, stride: 9 }, 'ERR_OPTION', /stride 9/],
+    [{ shape: [8], window: -1, stride: 9 }, 'ERR_OPTION', /stride 9.*1 \.\.\. 8/],
     [{ shape: [8], window: 4, stride: 3, wrap: true }, 'ERR_OPTION', /wraps/],
     [{ shape: [8, 8], window: [1, 1, 1] }, 'ERR_OPTION', /window has 3 values for 2/],
     [{ shape: [8], window: 3, queryTile: [2, 2] }, 'ERR_SHAPE', /queryTile has 2 axes/],

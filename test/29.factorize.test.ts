@@ -137,8 +137,8 @@ describe('factorizeBias', () => {
     const dense = Tensor.zeros([20, 30]);
     const wrong = (tensor: unknown, options: unknown) => () =>
       factorizeBias(tensor as Tensor, options as { rank: number });
-    expect(wrong(dense, {})).toThrow(/rank and energy/);
-    expect(wrong(dense, { rank: 3, energy: 0.9 })).toThrow(/both/);
+    expect(wrong(dense, {})).toThrow(/rank and energy, not none/);
+    for (const rank of [0, 3]) expect(wrong(dense, { rank, energy: 0.9 })).toThrow(/rank and energy, not both/);
     expect(wrong(dense, { rank: 21 })).toThrow(/rank is 21.*20/);
     expect(wrong(dense, { rank: 0 })).toThrow(/rank is 0/);
     expect(wrong(dense, { rank: 2, maxRank: 3 })).toThrow(/maxRank is 3/);

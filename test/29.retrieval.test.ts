@@ -505,6 +505,7 @@ describe('errors of KvIndex', () => {
       ['ERR_DTYPE', () => index.search(q.to('float16'), 3)],
     ];
     for (const [wanted, run] of refused) expect([wanted, code(run)]).toEqual([wanted, wanted]);
+    expect(() => new KvIndex(q as never)).toThrow('cache is a Tensor; it must be a KvCache');
     index.dispose();
     index.dispose();
     expect(index.disposed).toBe(true);

@@ -65,6 +65,9 @@ const grid = f(1, 6, 4, 2, 8);
 const withGrid = (options: Wrong) => () => attention(grid, grid, grid, options);
 const onGrid = (mask: Wrong) => () => attention(grid, grid, grid, { mask });
 
+/** What reads like an element type, and is none. */
+const noTypes = ['float64', 'fp16', 'bf16', 'F32', 'int8', 'uint16'];
+
 const tensors: Row[] = [
   ['data too short', 'ERR_SHAPE', ['data', '5', '[2, 3]'], () => Tensor.from(new Float32Array(5), [2, 3])],
   ['data too long', 'ERR_SHAPE', ['data', '7', '[2, 3]'], () => Tensor.from(new Float32Array(7), [2, 3])],
@@ -131,7 +134,10 @@ const tensors: Row[] = [
     ['data', '4', '[5]'],
     () => Tensor.wrap(new Float32Array(new SharedArrayBuffer(16)), [5]),
   ],
-  ['to an unknown place', 'ERR_DEVICE', ['device', 'mars'], () => q.to('mars' as Wrong)],
+  ['to an unknown place', 'ERR_DEVICE', ['device', 'mars', "'float16'", "'cuda:N'"], () => q.to('mars' as Wrong)],
+  ['to a device without a colon', 'ERR_DEVICE', ["'cuda0'", "'cuda:N'"], () => q.to('cuda0' as Wrong)],
+  ['to a device out of range', 'ERR_DEVICE', ['device', 'cuda:99'], () => q.to('cuda:99')],
+  ...noTypes.map((name): Row => [`to ${name}`, 'ERR_DTYPE', [name, 'float32', 'cuda:N'], () => q.to(name as Wrong)]),
   ['to with an unknown option', 'ERR_OPTION', ['type'], () => q.to({ type: 'float16' } as Wrong)],
   ['memory of an unknown device', 'ERR_DEVICE', ['device', 'cuda:99'], () => memoryStats('cuda:99')],
   ['a stream on an unknown device', 'ERR_DEVICE', ['device', 'cuda:99'], () => new Stream('cuda:99')],
@@ -176,7 +182,7 @@ const kinds: Row[] = [
     ['v', 'stride', 'last axis'],
     withQkv(q, k, f(2, 7, 6, 2).permute(0, 1, 3, 2)),
   ],
-  ['q disposed of', 'ERR_DISPOSED', ['q', '[2, 5, 4, 8]', 'disposed'], withQkv(disposed(f(2, 5, 4, 8)))],
+  ['q disposed of', 'ERR_DISPOSED', ['q', '[2, 5, 4, 8]', 'last use'], withQkv(disposed(f(2, 5, 4, 8)))],
   ['v disposed of', 'ERR_DISPOSED', ['v', '[2, 7, 2, 6]', 'disposed'], withQkv(q, k, disposed(f(2, 7, 2, 6)))],
 ];
 
@@ -306,7 +312,7 @@ const masks: Row[] = [
   ['no neighborhood window', 'ERR_OPTION', ['window', 'undefined'], () => neighborhood({} as Wrong)],
   ['a neighborhood window of 0', 'ERR_OPTION', ['window', '0'], () => neighborhood({ window: 0 })],
   ['a neighborhood window of -2', 'ERR_OPTION', ['window[1]', '-2'], () => neighborhood({ window: [3, -2] })],
-  ['a stride beyond the window', 'ERR_OPTION', ['stride', '4', '3'], () => neighborhood({ window: 3, stride: 4 })],
+  ['a stride beyond the window', 'ERR_OPTION', ['stride 4', '1 ... 3'], () => neighborhood({ window: 3, stride: 4 })],
   ['a stride of 0', 'ERR_OPTION', ['stride', '0'], () => neighborhood({ window: 3, stride: 0 })],
   ['a dilation of 0', 'ERR_OPTION', ['dilation', '0'], () => neighborhood({ window: 3, dilation: 0 })],
   [
@@ -510,7 +516,7 @@ const merges: Row[] = [
   [
     'types that differ',
     'ERR_DTYPE',
-    ['parts[1].out', 'bfloat16'],
+    ['parts[1].out', 'bfloat16', 'float32', 'to()'],
     () => merge([part(), { out: half(2, 5, 4, 6), lse: f(2, 5, 4) }]),
   ],
   [

@@ -155,7 +155,7 @@ it.each<[string, string, RegExp, () => unknown]>([
   [
     'a disposed one',
     'ERR_DISPOSED',
-    /state was disposed/,
+    /^state, a HipState, was disposed of; make a new one$/,
     () => {
       const state = new HipState();
       state.dispose();

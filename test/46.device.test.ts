@@ -105,7 +105,9 @@ describe('memory', () => {
         mixed: failed('ERR_DEVICE', /k is on cpu but q is on cuda:0/),
         up: failed('ERR_DEVICE', /stream is on cpu but a copy from cpu to cuda:0 needs one on cuda:0/),
         down: failed('ERR_DEVICE', /needs one on cuda:0/),
-        stream: failed('ERR_DEVICE', /stream is on cuda:0 but q is on cpu/),
+        stream: failed('ERR_DEVICE', /stream is on cuda:0 but q is on cpu; make one there with new Stream\('cpu'\)/),
+        mergeStream: failed('ERR_DEVICE', /stream is on cuda:0 but parts\[0\]\.out is on cpu; make one there/),
+        indexStream: failed('ERR_DEVICE', /stream is on cuda:0 but the cache is on cpu; make one there/),
       },
     });
   });
@@ -120,7 +122,7 @@ describe('graphs of the backend', () => {
     expect(await program('graph')).toEqual({
       results: [3, 4, 5, 6, 6],
       pending: failed('ERR_PENDING', /still writes/),
-      wrong: failed('ERR_DEVICE', /captured on cuda:0/),
+      wrong: failed('ERR_DEVICE', /stream is on cuda:1 but the graph is on cuda:0; make one there/),
     });
   });
 

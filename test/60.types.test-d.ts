@@ -20,6 +20,7 @@ import {
   factorizeBias,
   fitBias,
   type Graph,
+  HipState,
   hipPlan,
   KvCache,
   KvIndex,
@@ -32,9 +33,12 @@ import {
   neighborhood,
   pagePlan,
   pooledPlan,
+  radialPlan,
   relativePositionBias,
+  type Simulation,
   type SparsePlan,
   Stream,
+  simulateNeighborhood,
   sphereBias,
   Tensor,
   window,
@@ -132,6 +136,50 @@ describe('attention', () => {
     window({ left: 1 });
     // @ts-expect-error: a neighborhood has a window
     neighborhood({ stride: 1 });
+  });
+});
+
+describe('neighborhoods', () => {
+  it('are simulated without tensors', () => {
+    const video = { shape: [30, 48, 80], window: [18, 24, 24], stride: 1, causal: [true, false, false] };
+    expectTypeOf(simulateNeighborhood(video)).toEqualTypeOf<Simulation>();
+    expectTypeOf<Simulation>().toExtend<{
+      tiles: { visited: number; full: number; partial: number; total: number };
+      speedup: { flops: number; worstTile: number; sum: number };
+    }>();
+    simulateNeighborhood({ ...video, dilation: 1, wrap: false, queryTile: [4, 4, 8], keyTile: [2, 8, 8] });
+    // @ts-expect-error: the extents of the axes
+    simulateNeighborhood({ window: 3 });
+    // @ts-expect-error: a tile has a length for each axis
+    simulateNeighborhood({ ...video, queryTile: 64 });
+  });
+});
+
+describe('sparse plans', () => {
+  it('are made by selectors and rules, and are masks', () => {
+    const state = new HipState({ refresh: [16, 8, 4] });
+    const plans = [
+      hipPlan(t, t, { budget: 64, causal: true, state, always: { sink: 4, window: 64 } }),
+      radialPlan({ frames: 4, tokensPerFrame: 64, firstFrame: false, device: 'cuda' }),
+    ];
+    expectTypeOf(plans).toEqualTypeOf<SparsePlan[]>();
+    expectTypeOf(plans).toExtend<Mask[]>();
+    expectTypeOf(new HipState()).toExtend<Disposable>();
+    expectTypeOf(state.runs).toEqualTypeOf<number[]>();
+    // @ts-expect-error: calls for each stage
+    new HipState({ refresh: 16 });
+    // @ts-expect-error: only hipPlan has a state
+    pagePlan(t, t, { budget: 64, state });
+    // @ts-expect-error: a video has frames
+    radialPlan({ tokensPerFrame: 64 });
+  });
+
+  it('are shown', () => {
+    const plan = radialPlan({ frames: 4, tokensPerFrame: 64 });
+    expectTypeOf(plan.toDense()).toEqualTypeOf<Tensor<'uint8'>>();
+    expectTypeOf(plan.toDense({ stream: new Stream() })).toEqualTypeOf<Tensor<'uint8'>>();
+    expectTypeOf(plan.density()).toEqualTypeOf<Promise<number>>();
+    expectTypeOf(plan.validate()).toEqualTypeOf<Promise<void>>();
   });
 });
 

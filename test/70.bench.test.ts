@@ -1,7 +1,11 @@
 // The benchmark's own judgement: its statistics, its rounds, and that it does not time what computes something else.
 
 import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { describe, expect, it } from 'vitest';
 import {
   bytesOf,
@@ -601,6 +605,44 @@ describe('targets', () => {
     const without = row('dense', ['onnxruntime'], [[9]]);
     expect(without.flopsPerSecond).toBeUndefined();
     expect(judge([without])[0]).toMatchObject({ verdict: 'not measured' });
+  });
+});
+
+const python = spawnSync('python3', ['--version']).status === 0;
+
+describe.skipIf(!python)('the process that PyTorch runs in (needs python3)', () => {
+  const script = `
+import runpy, sys
+from unittest.mock import MagicMock
+
+torch = MagicMock()
+torch.from_file.return_value.view.return_value = [MagicMock()]
+for name in "torch", "torch.nn", "torch.nn.functional":
+    sys.modules[name] = torch
+runpy.run_path(sys.argv.pop())`;
+
+  /** How it ends, without PyTorch, after a request whose answer nobody reads. */
+  const ended = async (request: object) => {
+    const child = spawn('python3', ['-c', script, '1', join(__dirname, '../bench/peers/torch_peer.py')]);
+    child.stdout.destroy();
+    child.stdin.end(`${JSON.stringify(request)}\n`);
+    const [stderr, [status]] = await Promise.all([text(child.stderr), once(child, 'close')]);
+    return { status, stderr };
+  };
+
+  it('ends without a word when its parent has ended', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'node-attention-'));
+    for (const file of ['q', 'k', 'v']) writeFileSync(join(folder, file), '');
+    const sizes = { sets_count: 1, count: 1, batch: 1, heads: 1, head_dim: 1, queries: 1, keys: 1 };
+    const request = { command: 'load', folder, dtype: 'float32', is_causal: false, mask: null, bias: null, ...sizes };
+    expect(await ended({ ...request, name: 'any' })).toEqual({ status: 0, stderr: '' });
+    rmSync(folder, { recursive: true });
+  });
+
+  it('says what else goes wrong', async () => {
+    const { status, stderr } = await ended({ command: 'run', name: 'nothing', times: 1 });
+    expect(status).toBe(1);
+    expect(stderr).toContain("KeyError: 'nothing'");
   });
 });
 

@@ -169,4 +169,9 @@ commands = {"load": load, "run": run, "output": output, "unload": unload}
 with torch.inference_mode():
     for line in sys.stdin:
         request = json.loads(line)
-        print(json.dumps(commands[request.pop("command")](**request)), flush=True)
+        answer = json.dumps(commands[request.pop("command")](**request))
+        try:
+            print(answer, flush=True)
+        except BrokenPipeError:  # its parent has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which is flushed once more at the end
+            break

@@ -82,11 +82,22 @@ void handle_made(T&) {}
 template <class T>
 void handle_gone(T&) {}
 
+// What a handle holds, for those who use it after dispose().
+template <class T>
+std::string describe(const T&) {
+  return std::string("a ") + HandleType<T>::name;
+}
+inline std::string describe(const SparsePlan& plan) {
+  return "a SparsePlan for " + std::to_string(plan.view.queries) + " queries and " + std::to_string(plan.view.keys) +
+         " keys on " + plan.device()->name;
+}
+
 template <class T>
 struct Handle {
   Ref<T> object;
   int64_t external_bytes;  // told to the garbage collector
   const Ref<Environment> environment;
+  std::string was{};  // what it held, once it was disposed of
 
   void clear(napi_env env) {
     if (object) handle_gone(*object);
@@ -144,7 +155,9 @@ template <class T>
 Status unwrap(const Napi::Value& value, const char* name, Ref<T>* object) {
   Handle<T>* handle = nullptr;
   NA_TRY(handle_of<T>(value, name, &handle));
-  if (!handle->object) return error(NA_ERR_DISPOSED, "%s was disposed of", name);
+  if (!handle->object) {
+    return error(NA_ERR_DISPOSED, "%s, %s, was disposed of; make a new one", name, handle->was.c_str());
+  }
   *object = handle->object;
   return {};
 }
@@ -167,6 +180,7 @@ template <class T>
 Napi::Value dispose(const Napi::CallbackInfo& info) {
   Handle<T>* handle = nullptr;
   NA_REFUSE(info.Env(), handle_of<T>(info[0], HandleType<T>::name, &handle));
+  if (handle->object) handle->was = describe(*handle->object);
   handle->clear(info.Env());
   return info.Env().Undefined();
 }

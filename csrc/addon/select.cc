@@ -94,7 +94,7 @@ Napi::Value hip_state_create(const Napi::CallbackInfo& info) {
 Napi::Value hip_state_runs(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<HipState> state;
-  NA_REFUSE(env, unwrap<HipState>(info[0], "this HipState", &state));
+  NA_REFUSE(env, unwrap<HipState>(info[0], "this state", &state));
   return numbers(env, state->runs().data(), state->runs().size());
 }
 

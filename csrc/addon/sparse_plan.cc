@@ -49,8 +49,8 @@ Napi::Value plan_combine(const Napi::CallbackInfo& info) {
   Ref<SparsePlan> a, b, plan;
   Ref<Stream> stream, host;
   Device* cpu = nullptr;
-  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &a));
-  NA_REFUSE(env, unwrap<SparsePlan>(info[1], "the other SparsePlan", &b));
+  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this plan", &a));
+  NA_REFUSE(env, unwrap<SparsePlan>(info[1], "the other plan", &b));
   NA_REFUSE(env, stream_of(env, info[3], a->device(), &stream));
   NA_REFUSE(env, find_device("cpu", &cpu));
   NA_REFUSE(env, Environment::of(env)->default_stream(cpu, &host));
@@ -65,7 +65,7 @@ Napi::Value plan_report(const Napi::CallbackInfo& info) {
   Ref<SparsePlan> plan;
   Ref<Stream> stream;
   Ref<Tensor> tensor;
-  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
+  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this plan", &plan));
   NA_REFUSE(env, stream_of(env, info[1], plan->device(), &stream));
   NA_REFUSE(env, inspect_plan(plan.get(), stream.get(), &tensor));
   return wrap_tensor(env, std::move(tensor));
@@ -78,7 +78,7 @@ Napi::Value plan_dense(const Napi::CallbackInfo& info) {
   int64_t heads = 0;
   Ref<Stream> stream;
   Ref<Tensor> tensor;
-  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
+  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this plan", &plan));
   NA_REFUSE(env, read_integer(info[1], "heads", NA_ERR_OPTION, &heads));
   NA_REFUSE(env, stream_of(env, info[2], plan->device(), &stream));
   NA_REFUSE(env, dense_plan(plan.get(), heads, stream.get(), &tensor));
@@ -89,7 +89,7 @@ Napi::Value plan_dense(const Napi::CallbackInfo& info) {
 Napi::Value plan_words(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<SparsePlan> plan;
-  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
+  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this plan", &plan));
   Napi::Object words = Napi::Object::New(env);
   words.Set("offsets", wrap(env, plan->offsets()));
   words.Set("entries", wrap(env, plan->entries()));
@@ -101,7 +101,7 @@ Napi::Value plan_words(const Napi::CallbackInfo& info) {
 Napi::Value plan_info(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<SparsePlan> plan;
-  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this SparsePlan", &plan));
+  NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this plan", &plan));
   const na_plan& view = plan->view;
   const int64_t geometry[] = {view.batch,      view.heads,     view.queries, view.keys,
                               view.query_tile, view.key_block, view.causal,  view.estimate};

@@ -110,10 +110,7 @@ Napi::Value graph_launch(const Napi::CallbackInfo& info) {
   NA_REFUSE(info.Env(), unwrap<Graph>(info[0], "graph", &graph));
   NA_REFUSE(info.Env(), unwrap<Stream>(info[1], "stream", &stream));
   NA_REFUSE(info.Env(), not_capturing(stream, "launch"));
-  if (graph->device != stream->device) {
-    return refuse(info.Env(), error(NA_ERR_DEVICE, "the graph was captured on %s but the stream is on %s",
-                                    graph->device->name.c_str(), stream->device->name.c_str()));
-  }
+  NA_REFUSE(info.Env(), stream->check_device(graph->device, "the graph"));
   NA_REFUSE(info.Env(), stream->launch(graph));
   return info.Env().Undefined();
 }

@@ -306,9 +306,7 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   const char* const of = a.cache ? "the cache" : nullptr;
   const Named q{"q", a.q}, k{of ? of : "k", a.k}, v{of ? of : "v", a.v};
   Device* device = a.q->device();
-  if (stream->device != device) {
-    return error(NA_ERR_DEVICE, "stream is on %s but q is on %s", stream->device->name.c_str(), device->name.c_str());
-  }
+  NA_TRY(stream->check_device(device, "q"));
   const SparsePlan* estimating = estimating_plan(a);
   NA_TRY(stream->room(1 + (estimating ? 2 : 0) + (a.cache ? 1 + KvCache::kListing : 0)));
   for (const Named& tensor : {q, k, v}) NA_TRY(check_tokens(tensor, q, 4, 3 + NA_MAX_AXES));

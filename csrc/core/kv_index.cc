@@ -272,10 +272,7 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   if (mark_->cache != cache) {
     return error(NA_ERR_OPTION, "KvIndex: this is not the cache that the index was made for");
   }
-  if (stream->device != cache->device) {
-    return error(NA_ERR_DEVICE, "stream is on %s but the cache is on %s", stream->device->name.c_str(),
-                 cache->device->name.c_str());
-  }
+  NA_TRY(stream->check_device(cache->device, "the cache"));
   NA_TRY(check_query(*a.q, *cache));
   const struct {
     const char* name;

@@ -47,10 +47,7 @@ Status merge(const std::vector<MergePart>& parts, Tensor* out, Stream* stream, A
   if (parts.empty()) return error(NA_ERR_OPTION, "parts is empty; merge needs at least one { out, lse }");
   const na_tensor& first = parts[0].out->view;
   Device* device = parts[0].out->device();
-  if (stream->device != device) {
-    return error(NA_ERR_DEVICE, "stream is on %s but parts[0].out is on %s", stream->device->name.c_str(),
-                 device->name.c_str());
-  }
+  NA_TRY(stream->check_device(device, "parts[0].out"));
   NA_TRY(stream->room());
   if (!dtype_is_float(first.dtype)) {
     return error(NA_ERR_DTYPE, "parts[0].out is %s; merge takes float32, float16 or bfloat16", dtype_name(first.dtype));
@@ -65,8 +62,8 @@ Status merge(const std::vector<MergePart>& parts, Tensor* out, Stream* stream, A
   for (size_t i = 0; i < parts.size(); i++) {
     const na_tensor &part_out = parts[i].out->view, &part_lse = parts[i].lse->view;
     if (part_out.dtype != first.dtype) {
-      return error(NA_ERR_DTYPE, "parts[%zu].out is %s but parts[0].out is %s", i, dtype_name(part_out.dtype),
-                   dtype_name(first.dtype));
+      return error(NA_ERR_DTYPE, "parts[%zu].out is %s but parts[0].out is %s; convert one with to()", i,
+                   dtype_name(part_out.dtype), dtype_name(first.dtype));
     }
     if (part_lse.dtype != NA_FLOAT32) {
       return error(NA_ERR_DTYPE, "parts[%zu].lse is %s; it must be float32", i, dtype_name(part_lse.dtype));

@@ -271,9 +271,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   const char* const name = a.cache ? "the cache" : "k";
   const na_tensor &q = a.q->view, &k = a.k->view;
   Device* device = a.q->device();
-  if (stream->device != device) {
-    return error(NA_ERR_DEVICE, "stream is on %s but q is on %s", stream->device->name.c_str(), device->name.c_str());
-  }
+  NA_TRY(stream->check_device(device, "q"));
   NA_TRY(stream->room(4));  // copies of q and k, or rotated queries; to pool, to select
   NA_TRY(check_rows("q", *a.q));
   if (a.cache && q.rank != 4) {

@@ -40,6 +40,12 @@ Status Stream::open(Device* device, const int32_t* cancelled, Ref<Stream>* strea
   return {};
 }
 
+Status Stream::check_device(const Device* wanted, const char* name) const {
+  if (device == wanted) return {};
+  return error(NA_ERR_DEVICE, "stream is on %s but %s is on %s; make one there with new Stream('%s')",
+               device->name.c_str(), name, wanted->name.c_str(), wanted->name.c_str());
+}
+
 Status Stream::room(uint64_t operations) const {
   NA_TRY(device->status());
   NA_TRY(timeline_->status());

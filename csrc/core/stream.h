@@ -17,6 +17,9 @@ class Stream : public RefCounted {
   // `cancelled` is the environment's flag; it outlives every operation.
   static Status open(Device* device, const int32_t* cancelled, Ref<Stream>* stream);
 
+  // ERR_DEVICE unless the stream is on the device of `name`, which a call is about.
+  Status check_device(const Device* wanted, const char* name) const;
+
   // To be asked before anything is allocated: ERR_OUT_OF_MEMORY when `operations` more do not fit, ERR_CUDA
   // and the like when the device has failed.
   Status room(uint64_t operations = 1) const;
