@@ -5,6 +5,7 @@ import { GridComponent, LegendComponent, TitleComponent } from 'echarts/componen
 import * as echarts from 'echarts/core';
 import { SVGRenderer } from 'echarts/renderers';
 import type { Peak, Row, SuiteResult } from '../format';
+import { FOUND_RATE, NEEDLE_WIDTH } from '../sparse/headings';
 import { plain } from './markup';
 
 echarts.use([LineChart, ScatterChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
@@ -47,9 +48,9 @@ export interface Drawing {
 
 /** Every chart that the rows of a suite can fill. */
 export function chartsOf(suite: SuiteResult): Drawing[] {
-  return [...speeds(suite), ...ratios(suite), ...rooflines(suite), ...qualities(suite), ...bounds(suite)].map(
-    (chart) => ({ title: chart.title, svg: draw(chart) }),
-  );
+  return [speeds, ratios, rooflines, qualities, needles, bounds]
+    .flatMap((charts) => charts(suite))
+    .map((chart) => ({ title: chart.title, svg: draw(chart) }));
 }
 
 /** Axes of powers with a margin: those of ECharts end at powers of ten, which leaves most of a chart empty. */
@@ -286,6 +287,22 @@ function qualities({ suite, rows }: SuiteResult): Chart[] {
   // Curves; single points only where there is nothing else.
   const curves = charts.filter(({ series }) => series.some(({ points }) => points.length > 1));
   return curves.length > 0 ? curves : charts;
+}
+
+/** How often each selector finds needles, over their width. */
+function needles({ suite, rows }: SuiteResult): Chart[] {
+  const found = rows.filter(({ figures = {} }) => NEEDLE_WIDTH in figures && FOUND_RATE in figures);
+  return groups(found, ({ case: { data = '' } }) => data).map(([data, group]) => ({
+    title: `${suite}: ${FOUND_RATE} over ${NEEDLE_WIDTH}, ${data}`,
+    x: { name: `${NEEDLE_WIDTH} (tokens)`, log: true },
+    y: { name: FOUND_RATE },
+    series: groups(group, ({ case: { mask } }) => mask).map(([name, members]) => ({
+      name,
+      points: members
+        .map(({ figures }): Point => [figures![NEEDLE_WIDTH]!, figures![FOUND_RATE]!])
+        .sort(([a], [b]) => a - b),
+    })),
+  }));
 }
 
 function bounds({ suite, rows }: SuiteResult): Chart[] {

@@ -56,6 +56,26 @@ export function qualityCases(options: SparseOptions): QualityCase[] {
   );
 }
 
+export interface NeedleCase {
+  name: string;
+  keys: number;
+  density: number;
+  /** Tokens from where the needle has half its height to where it has that again. */
+  width: number;
+}
+
+/** One width each, all in the same context. */
+export function needleCases({ quick }: SparseOptions): NeedleCase[] {
+  const keys = quick ? 8192 : 65536;
+  const widths = quick ? [8, 128] : [1, 2, 4, 8, 16, 32, 64, 128, 256];
+  return widths.map((width) => ({
+    name: `needles: ${phaseName('decode')} T=${keys} width ${width}`,
+    keys,
+    density: leastOf(keys),
+    width,
+  }));
+}
+
 export interface TimeCase {
   name: string;
   phase: Phase;

@@ -13,6 +13,8 @@ import {
   growthCases,
   type ListedCase,
   listedCases,
+  type NeedleCase,
+  needleCases,
   phaseName,
   type QualityCase,
   qualityCases,
@@ -24,6 +26,7 @@ import {
 } from './cases';
 import { inputsOf } from './inputs';
 import { listedRows, measureListed } from './listed';
+import { type Found, findNeedles, HEIGHT, needleRow } from './needles';
 import { choiceOf, earlierWeights, exactOf, type Quality, qualityOf, TOP, tensorsOf } from './quality';
 import { findingsOf, type Judged, printed, TARGETS } from './report';
 import { SELECTORS } from './selectors';
@@ -35,7 +38,9 @@ const QUICK: Plan = { rounds: 3, batchMs: 5, settleMs: 0, warmRuns: 1, patience:
 
 const ABOUT =
   'Selectors and rules of sparse plans against dense attention: how much of the softmax they find, on heads with ' +
-  'structure, real text, noise and questions with one answer each, and what selecting and attending take.';
+  'structure, real text, noise and questions with one answer each; how often they find needles, smooth humps of 1 to ' +
+  `256 keys (between half heights) along the direction of a query, ${HEIGHT} standard deviations of other keys' scores ` +
+  'high; and what selecting and attending take.';
 
 export const sparse: Suite<SparseOptions> = {
   name: 'sparse',
@@ -47,6 +52,7 @@ export const sparse: Suite<SparseOptions> = {
   obstacle: () => undefined,
   steps: (options) => [
     ...chosen(qualityCases(options), options).map((test) => ({ name: test.name, seconds: qualitySeconds(test) })),
+    ...chosen(needleCases(options), options).map((test) => ({ name: test.name, seconds: needleSeconds(test) })),
     ...chosen(timeCases(options), options).map((test) => ({ name: test.name, seconds: timeSeconds(test, options) })),
     ...chosen(stepCases(options), options).map((test) => ({ name: test.name, seconds: stepSeconds(test, options) })),
     ...chosen(listedCases(options), options).map((test) => ({
@@ -67,6 +73,7 @@ const chosen = <Case extends { name: string }>(cases: readonly Case[], { filter 
 const namesOf = (options: SparseOptions) =>
   [
     ...qualityCases(options),
+    ...needleCases(options),
     ...timeCases(options),
     ...stepCases(options),
     ...listedCases(options),
@@ -74,6 +81,8 @@ const namesOf = (options: SparseOptions) =>
   ].map(({ name }) => name);
 
 const qualitySeconds = ({ keys, densities }: QualityCase) => (keys / 16384) * (0.6 + 0.1 * densities.length);
+
+const needleSeconds = ({ keys }: NeedleCase) => 0.3 + keys / 65536;
 
 /** Of dense attention, at the rate that bfloat16 reaches here, and all others together. */
 const timeSeconds = ({ queries, keys }: TimeCase, { quick }: SparseOptions) =>
@@ -89,6 +98,7 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
   const { threads, instructionSet } = devices().find(({ device }) => device === 'cpu')!;
   const plan = options.quick ? QUICK : FULL;
   const judged: Judged[] = [];
+  const found: Found[] = [];
   const times: Awaited<ReturnType<typeof measureTimes>>[] = [];
   const stepped: Awaited<ReturnType<typeof measureSteps>>[] = [];
   const listed: Awaited<ReturnType<typeof measureListed>>[] = [];
@@ -98,6 +108,10 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
     ...chosen(qualityCases(options), options).map((test) => ({
       name: test.name,
       run: async () => void judged.push(...(await judge(test))),
+    })),
+    ...chosen(needleCases(options), options).map((test) => ({
+      name: test.name,
+      run: async () => void found.push(...(await findNeedles(test))),
     })),
     ...chosen(timeCases(options), options).map((test) => ({
       name: test.name,
@@ -125,7 +139,7 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
     ...listed.flatMap((outcome) => listedRows(outcome, peaks, instructionSet!, threads!)),
   ];
   const grown = growths.flatMap((outcome) => growthRows(outcome, threads!));
-  const rows = [...judged.map(qualityRow), ...timed, ...grown];
+  const rows = [...judged.map(qualityRow), ...found.map(needleRow), ...timed, ...grown];
   return {
     suite: 'sparse',
     about: ABOUT,
@@ -133,7 +147,7 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
     peaks,
     rows,
     targets: judgeBy(TARGETS, rows, ({ name }) => name),
-    text: printed(judged, timed, grown),
+    text: printed(judged, timed, grown, found),
     findings: [...efficiencyLengths(selecting, efficiencyName), ...findingsOf(judged, growths)],
     notMeasured: [
       ...(options.quick

@@ -6,6 +6,7 @@ import { growth, median } from '../statistics';
 import type { Target } from '../targets';
 import { densityText, PHASES, phaseName } from './cases';
 import { ABOUT_KINDS, KINDS, type Kind, type Phase } from './inputs';
+import { type Found, HEIGHT, NEEDLES } from './needles';
 import { type Quality, TOP } from './quality';
 import { STEPS } from './steps';
 import { DENSE_OVER_ATTENTION, GROWING, type GrowthOutcome } from './time';
@@ -90,7 +91,33 @@ function worst(
   ];
 }
 
-export function printed(judged: readonly Judged[], timed: readonly Row[], grown: readonly Row[]): string {
+/** A line for each selector, a column for each width. */
+function needleTable(found: readonly Found[]): string {
+  const lines = [...new Set(found.map(({ selector }) => selector))].map((selector) =>
+    found.filter((each) => each.selector === selector),
+  );
+  const widths = [...new Set(found.map(({ test }) => test.width))];
+  return tableOf<Found[]>(
+    [
+      ['selector', ([first]) => first!.selector],
+      ['keys scored', ([first]) => percent(1)(first!.scored)],
+      ...widths.map(
+        (width): Column<Found[]> => [
+          `width ${width}`,
+          (line) => percent(0)(line.find(({ test }) => test.width === width)?.rate),
+        ],
+      ),
+    ],
+    lines,
+  );
+}
+
+export function printed(
+  judged: readonly Judged[],
+  timed: readonly Row[],
+  grown: readonly Row[],
+  found: readonly Found[] = [],
+): string {
   const parts: string[] = [];
   for (const keys of [...new Set(judged.map((each) => each.keys))]) {
     for (const phase of PHASES) {
@@ -98,6 +125,10 @@ export function printed(judged: readonly Judged[], timed: readonly Row[], grown:
       if (here.length === 0) continue;
       parts.push(`Quality, ${phaseName(phase)}, ${keys} keys\n\n${tableOf(columns, groupsOf(here))}`);
     }
+  }
+  if (found.length > 0) {
+    const { keys, density } = found[0]!.test;
+    parts.push(`Needles found, ${phaseName('decode')}, ${keys} keys, ${densityText(density)}\n\n${needleTable(found)}`);
   }
   for (const data of new Set(timed.map((row) => row.case.data))) {
     const rows = timed.filter((row) => row.case.data === data);
@@ -113,9 +144,12 @@ attention's softmax that falls on keys that are seen, the mean over queries; rec
 weights; output error: length of the difference from the dense output over the length of that. All against float64. keys
 scored: vectors whose scores are computed to select, over the keys, by the definition of the selector; pages and pooled
 blocks are besides made anew of all keys by every call, but not in times of decoding, over a cache that keeps them. Decoding: every query has a choice of its own; prefill: 64 queries
-share one. MQAR: answers that are right, of questions with one place each. Times: ms is selection and attention together,
-beside either alone, dense attention and a window of as many keys; floor and GFLOP/s are of attention alone. Steps of decoding:
-${STEPS} of them, of which each appends its token, selects and attends, on a cache that forgets them before it has the next turn.
+share one. MQAR: answers that are right, of questions with one place each. Needles: of ${NEEDLES}, those whose middle is seen;
+each is a smooth hump of keys along the direction of one query, at a random place that not every plan shows, added to noise:
+${HEIGHT} standard deviations of other keys' scores high in the middle, and half as high at half its width from there. Times:
+ms is selection and attention together, beside either alone, dense attention and a window of as many keys; floor and GFLOP/s
+are of attention alone. Steps of decoding: ${STEPS} of them, of which each appends its token, selects and attends, on a cache
+that forgets them before it has the next turn.
 Blocks listed: attention over a plan of random blocks of 64, and its time over that of dense attention times their share.
 ${KINDS.map((kind) => `${kind}: ${ABOUT_KINDS[kind]}.`).join('\n')}`;
 
