@@ -313,10 +313,7 @@ struct KvCache::Growth {
 };
 
 Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts, Stream* stream) {
-  if (stream->device != device) {
-    return error(NA_ERR_DEVICE, "stream is on %s but the cache is on %s", stream->device->name.c_str(),
-                 device->name.c_str());
-  }
+  NA_TRY(stream->check_device(device, "the cache"));
   NA_TRY(check_tokens(*k, "k", shape.head_dim));
   NA_TRY(check_tokens(*v, "v", shape.value_dim));
   const int64_t tokens = k->view.shape[1];

@@ -129,7 +129,8 @@ Status check_pooled(const SelectArguments& a, const PlanGeometry& g) {
   NA_TRY(check("q", a.q->view, g.queries, g.query_tile, "queries"));
   NA_TRY(check("k", a.k->view, g.keys, g.key_block, "keys"));
   if (!a.q->device()->host) {
-    return error(NA_ERR_OPTION, "pooledPlan: pooled is not taken on %s yet: select on the CPU, and move the plan with to()",
+    return error(NA_ERR_OPTION,
+                 "pooledPlan: pooled is not taken on %s yet: select on the CPU, and move the plan with to()",
                  a.q->device()->name.c_str());
   }
   return {};

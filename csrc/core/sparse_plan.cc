@@ -131,10 +131,7 @@ void add_tensors(const SparsePlan& plan, std::vector<Ref<Tensor>>* tensors) {
 }
 
 Status check_stream(const Stream& stream, const Device* device) {
-  if (stream.device != device) {
-    return error(NA_ERR_DEVICE, "stream is on %s but the sparse plan is on %s", stream.device->name.c_str(),
-                 device->name.c_str());
-  }
+  NA_TRY(stream.check_device(device, "the sparse plan"));
   return stream.room();
 }
 
