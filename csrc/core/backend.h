@@ -295,7 +295,7 @@ typedef struct na_retrieve {
   na_mirror mirror;
   int64_t sink, window, top;
   const int64_t* tops; /* [kvHeads], 0 and more, in place of top; NULL: top holds for all */
-  double probe; /* share of the rows, but always enough for `top` keys */
+  double probe;        /* share of the rows, but always enough for `top` keys */
   float scale;
   const na_tensor *ids, *scores; /* int32 and float32 [batch, heads, top], best first, then -1 and -infinity, or NULL */
   const na_tensor *out, *lse;    /* attention over these keys and the first `sink` that are not among the last `window`,

@@ -112,8 +112,8 @@ bool surer_row(const Hit& a, const Hit& b) { return a.low > b.low; }
 // a head that attends to all keys sinks is end.
 struct Span {
   int64_t length, sinks, end, covered, from, to;
-  bool searched;             // there are more than are wanted: rows or the graph say which to look at
-  int64_t top, share, keep;  // keys; rows that are looked into at least, and rows that are kept for it
+  bool searched;                            // there are more than are wanted: rows or the graph say which to look at
+  int64_t top, share, keep;                 // keys; rows that are looked into at least, and rows that are kept for it
   int64_t ranges, first_range, range_keys;  // tasks that [0, sinks) is cut into; none: the unit's last task has it
 
   int64_t covered_end() const { return std::min(end, covered); }
