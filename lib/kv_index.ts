@@ -3,7 +3,7 @@ import { cacheHandle, type KvCache } from './cache';
 import { AttentionError } from './errors';
 import { window as lastKeys } from './masks';
 import { type NativeIndex, type NativeIndexOptions, native } from './native';
-import { boolean, finite, integer, oneOf, options, show } from './options';
+import { boolean, entries, finite, integer, isArray, oneOf, options, show } from './options';
 import { optionalStream, type Stream } from './stream';
 import { makeTensor, type Tensor, tensorHandle } from './tensor';
 
@@ -70,8 +70,13 @@ export interface SearchOptions {
 
 /** Options of {@link KvIndex.attend}. */
 export interface RetrievalOptions extends SearchOptions {
-  /** Keys that are retrieved for each query head, beside `sink` and `window`. */
-  topK: number;
+  /**
+   * Keys that are retrieved for each query head, beside `sink` and `window`; Infinity, or the length and more, are all
+   * of them. A list has an entry for each key head of the cache (`kvHeads`), which holds for all query heads that share
+   * it: so some heads may see the whole context, and others what is retrieved. Nothing is searched for heads that see all
+   * keys, nor for those of 0, which see `sink` and `window` alone.
+   */
+  topK: number | readonly number[];
   /** The first keys, which all queries see; default 4. */
   sink?: number;
   /** The last keys, which all queries see; default 64. */
@@ -109,15 +114,15 @@ export interface RetrievalResult extends AttentionResult {
  * fork of the cache needs an index of its own. Ties go to the lower position. Inside `capture` calls are recorded; each launch
  * follows the cache as it is by then, and holds cache and index.
  *
- * But for 'graph' the index holds copies or summaries of keys by segments of 1024 tokens, which are made by the first call
- * after a segment is complete; further tokens are scored themselves. What estimates need is made by the first call that
- * asks for one.
+ * But for 'graph' the index holds copies or summaries of keys by segments of 1024 tokens, which are made by the first
+ * call that searches after a segment is complete; further tokens are scored themselves. What estimates need is made by
+ * the first call that asks for one.
  *
- * 'graph' has its links made by the first call, on its stream and before the search, from the exact best keys of every
- * sample query: the work is the number of sample queries times that of keys. Further keys are scored themselves until they
- * are more than 1024 and more than a sixteenth of the others; the next call then compares the sample queries with
- * the new keys, and makes the links anew, as they would be if all keys had been there at first. Every key can be reached,
- * since each is linked to those before and behind it as well.
+ * 'graph' has its links made by the first call that searches, on its stream and before the search, from the exact best
+ * keys of every sample query: the work is the number of sample queries times that of keys. Further keys are scored
+ * themselves until they are more than 1024 and more than a sixteenth of the others; the next such call then compares the
+ * sample queries with the new keys, and makes the links anew, as they would be if all keys had been there at first. Every
+ * key can be reached, since each is linked to those before and behind it as well.
  *
  * @see Liu et al. 2024 (RetrievalAttention) and Chen et al. 2025 (RetroInfer) on attention by retrieval; Tang et al. 2024
  * (Quest); Chen et al. 2024 (RoarGraph).
@@ -159,7 +164,12 @@ export class KvIndex {
     throw new AttentionError('ERR_DISPOSED', 'this KvIndex was disposed of; make a new one');
   }
 
-  #retrieve(call: string, q: unknown, counts: { top: number; sink: number; window: number }, given: SearchGiven) {
+  #retrieve(
+    call: string,
+    q: unknown,
+    counts: { top: number | number[]; sink: number; window: number },
+    given: SearchGiven,
+  ) {
     return native.kvIndexRetrieve(this.#use(), cacheHandle(this.cache)!, {
       q: tensorHandle(q, 'q'),
       ...counts,
@@ -186,7 +196,7 @@ export class KvIndex {
   /**
    * Attention of q `[batch, 1, heads, headDim]`, which stands at the end of its sequence, over the first `sink` and the
    * last `window` keys and the `topK` others of the highest scores of each query head, and with `estimate` over all
-   * others as well as their means tell. A topK of the length or more gives attention over all keys.
+   * others as well as their means tell. A topK of Infinity, or of the length or more, gives attention over all keys.
    *
    * @throws AttentionError before anything is enqueued; ERR_OPTION for `estimate` with 'scan' and 'graph'.
    */
@@ -194,7 +204,9 @@ export class KvIndex {
     const given = options('attend', opts, ['topK', 'sink', 'window', 'estimate', 'scale', 'stream']);
     const window = integer('attend', 'window', given.window ?? 64, 0);
     const counts = {
-      top: integer('attend', 'topK', given.topK, 1),
+      top: isArray(given.topK)
+        ? entries('attend', 'topK', given.topK, (entry, i) => wanted(`topK[${i}]`, entry))
+        : wanted('topK', given.topK),
       sink: integer('attend', 'sink', given.sink ?? 4, 0),
       window,
     };
@@ -278,6 +290,19 @@ function graphOf({ queries, degree, effort }: Given): NativeIndexOptions {
     degree: integer('KvIndex', 'degree', degree ?? 32, 1),
     effort: integer('KvIndex', 'effort', effort ?? 400, 1),
   };
+}
+
+/** Of keys that a sequence may have. */
+const MOST = 2 ** 30;
+
+/** How many keys are to be attended to; Infinity is as many as there may be. */
+function wanted(name: string, value: unknown): number {
+  if (value === Number.POSITIVE_INFINITY) return MOST;
+  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return value;
+  throw new AttentionError(
+    'ERR_OPTION',
+    `attend: ${name} is ${show(value)}; it must be an integer of at least 0, or Infinity for all keys`,
+  );
 }
 
 interface SearchGiven {

@@ -121,7 +121,8 @@ export type NativeIndexOptions =
 /** A call of an index. */
 export interface NativeRetrieve {
   q: NativeTensor;
-  top: number;
+  /** To attend also a list, with an entry for each key head. */
+  top: number | number[];
   sink: number;
   window: number;
   scale: number | undefined;

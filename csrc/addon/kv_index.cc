@@ -52,7 +52,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
 }
 
 // kvIndexRetrieve(index, cache, { q, top, sink, window, scale, attend, estimate, stream }): { ids, scores, touched }
-// or, to attend, { out, lse, touched }, inside capture with keys
+// or, to attend, { out, lse, touched }, inside capture with keys; `top` may then be a list, of each key head
 Napi::Value retrieve(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<KvIndex> index;
@@ -66,13 +66,18 @@ Napi::Value retrieve(const Napi::CallbackInfo& info) {
   RetrieveArguments a;
   NA_REFUSE(env, unwrap<Tensor>(call.Get("q"), "q", &q));
   a.q = q.get();
-  NA_REFUSE(env, read_integer(call.Get("top"), "topK", NA_ERR_OPTION, &a.top));
+  a.attend = read_flag(call.Get("attend"));
+  const Napi::Value top = call.Get("top");
+  if (a.attend && top.IsArray()) {
+    NA_REFUSE(env, read_integers(top, "topK", NA_ERR_OPTION, &a.tops.emplace()));
+  } else {
+    NA_REFUSE(env, read_integer(top, "topK", NA_ERR_OPTION, &a.top));
+  }
   NA_REFUSE(env, read_integer(call.Get("sink"), "sink", NA_ERR_OPTION, &a.sink));
   NA_REFUSE(env, read_integer(call.Get("window"), "window", NA_ERR_OPTION, &a.window));
   const Napi::Value scale = call.Get("scale");
   a.has_scale = scale.IsNumber();
   if (a.has_scale) a.scale = scale.As<Napi::Number>().DoubleValue();
-  a.attend = read_flag(call.Get("attend"));
   a.estimate = a.attend && read_flag(call.Get("estimate"));
   NA_REFUSE(env, stream_of(env, call.Get("stream"), cache->device, &stream));
   if (env.IsExceptionPending()) return Napi::Value();

@@ -282,6 +282,9 @@ typedef struct na_link {
  * are looked at, and those that are in no row. With a graph there is no row: keys are looked at that are found by
  * walking it, and those that are not in it. Ties go to the lower key.
  *
+ * To attend, each key head may have its own number in place of `top`, for all its query heads. With 0, or as many as
+ * there are, nothing is to be found: no row is scored, and no key but those that are attended to.
+ *
  * With means, attention is over more: each row of which no key is among the first `sink`, the last `window` or the best
  * `top` counts as n times its mean key, with its mean value, n being its keys; all keys of the other rows count, and
  * those that are in no row, but for the last `window`.
@@ -291,7 +294,8 @@ typedef struct na_retrieve {
   na_pages pages;
   na_mirror mirror;
   int64_t sink, window, top;
-  double probe; /* share of the rows, but always enough for `top` keys */
+  const int64_t* tops; /* [kvHeads], 0 and more, in place of top; NULL: top holds for all */
+  double probe;        /* share of the rows, but always enough for `top` keys */
   float scale;
   const na_tensor *ids, *scores; /* int32 and float32 [batch, heads, top], best first, then -1 and -infinity, or NULL */
   const na_tensor *out, *lse;    /* attention over these keys and the first `sink` that are not among the last `window`,

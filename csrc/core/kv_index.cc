@@ -72,17 +72,20 @@ class AverageOperation final : public Operation {
 class RetrieveOperation final : public Operation {
  public:
   RetrieveOperation(Ref<CacheView> cache, SegmentsView mirror, SegmentsView means, Ref<KeyGraphView> graph,
-                    const na_retrieve& retrieve, int64_t segment_rows, const MirrorShape& shape)
+                    const na_retrieve& retrieve, std::vector<int64_t> tops, int64_t segment_rows,
+                    const MirrorShape& shape)
       : Operation(NA_OP_RETRIEVE),
         cache_(std::move(cache)),
         mirror_(std::move(mirror)),
         means_(std::move(means)),
         graph_view_(std::move(graph)),
+        tops_(std::move(tops)),
         retrieve_(retrieve) {
     retrieve_.k = &cache_->k()->view;
     retrieve_.v = &cache_->v()->view;
     retrieve_.pages = cache_->pages();
     retrieve_.mirror = mirror_of(mirror_, segment_rows, shape);
+    retrieve_.tops = tops_.empty() ? nullptr : tops_.data();
     retrieve_.means = means_.tables.empty() ? nullptr : means_.tables.data();
     if (graph_view_) {
       graph_ = graph_view_->graph();
@@ -114,6 +117,7 @@ class RetrieveOperation final : public Operation {
   const Ref<CacheView> cache_;
   const SegmentsView mirror_, means_;
   const Ref<KeyGraphView> graph_view_;
+  const std::vector<int64_t> tops_;
   na_key_graph graph_{};
   na_retrieve retrieve_;
 };
@@ -139,6 +143,33 @@ Status check_query(const Tensor& q, const KvCache& cache) {
                  Count(view.stride[3]));
   }
   return {};
+}
+
+// Numbers of keys for each key head.
+Status check_tops(const std::vector<int64_t>& tops, int64_t kv_heads) {
+  if (static_cast<int64_t>(tops.size()) != kv_heads) {
+    return error(NA_ERR_OPTION,
+                 "attend: topK has %zu entries; the cache has %lld key heads: give one number for each, or a single "
+                 "one for all",
+                 tops.size(), Count(kv_heads));
+  }
+  for (size_t h = 0; h < tops.size(); h++) {
+    if (tops[h] >= 0 && tops[h] <= kMostTop) continue;
+    return error(NA_ERR_OPTION, "attend: topK[%zu] is %lld; it must be in 0 ... %lld, or Infinity", h, Count(tops[h]),
+                 Count(kMostTop));
+  }
+  return {};
+}
+
+// Whether anything is to be found: nothing is by heads that attend to all keys, or to none beside sink and window.
+bool searches(const RetrieveArguments& a, const std::vector<int64_t>& lengths) {
+  if (!a.attend || a.estimate) return true;
+  const std::vector<int64_t> tops = a.tops ? *a.tops : std::vector<int64_t>{a.top};
+  for (int64_t length : lengths) {
+    const int64_t others = length - a.sink - a.window;
+    if (std::any_of(tops.begin(), tops.end(), [&](int64_t top) { return top > 0 && top < others; })) return true;
+  }
+  return false;
 }
 
 // retrieve(), as a graph makes it: the index follows its cache with each launch.
@@ -277,13 +308,14 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   const struct {
     const char* name;
     int64_t value, least;
-  } counts[] = {{"topK", a.top, 1}, {"sink", a.sink, 0}, {"window", a.window, 0}};
+  } counts[] = {{"topK", a.top, a.attend ? 0 : 1}, {"sink", a.sink, 0}, {"window", a.window, 0}};
   for (const auto& count : counts) {
     if (count.value < count.least || count.value > kMostTop) {
       return error(NA_ERR_OPTION, "KvIndex: %s is %lld; it must be in %lld ... %lld", count.name, Count(count.value),
                    Count(count.least), Count(kMostTop));
     }
   }
+  if (a.tops) NA_TRY(check_tops(*a.tops, cache->shape.kv_heads));
   float scale = 0;
   NA_TRY(scale_of(a.has_scale, a.scale, cache->shape.head_dim, &scale));
   if (a.estimate && shape_.block == 1) {
@@ -318,7 +350,10 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
     return {};
   }
   const Ref<CacheView> cached = cache->view();
-  NA_TRY(graph_ ? graph_->follow(cache, cached, mark_.get(), stream) : follow(cache, cached, a.estimate, stream));
+  const bool searching = searches(a, cache->lengths());
+  if (searching) {
+    NA_TRY(graph_ ? graph_->follow(cache, cached, mark_.get(), stream) : follow(cache, cached, a.estimate, stream));
+  }
   Ref<Tensor> q;
   NA_TRY(cache->rotate_queries(a.q, stream, &q));
   call.q = &q->view;
@@ -329,12 +364,12 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   call.scale = scale;
   SegmentsView means = a.estimate ? means_.view() : SegmentsView{};
   Ref<KeyGraphView> graph;
-  if (graph_) {
+  if (graph_ && searching) {
     graph = graph_->view();
     call.effort = graph_->shape.effort;
   }
-  NA_TRY(stream->run(
-      new RetrieveOperation(cached, mirror_.view(), std::move(means), std::move(graph), call, segment_rows_, shape_)));
+  NA_TRY(stream->run(new RetrieveOperation(cached, mirror_.view(), std::move(means), std::move(graph), call,
+                                           a.tops.value_or(std::vector<int64_t>()), segment_rows_, shape_)));
   if (made.keys) NA_TRY(tell_keys(*cache, made.keys.get(), stream));
   *result = std::move(made);
   return {};

@@ -3,9 +3,11 @@
 //
 // A segment of the mirror is made of so many tokens once they are all there, and never changed. So appending costs
 // nothing, and truncating only gives segments up; the tokens behind the last segment are looked at themselves. The
-// mirror follows the cache when a query comes: what was appended is mirrored first. So do means of keys and values, by
-// which a query may estimate what it does not look at; the first such query has them made.
+// mirror follows the cache when something is to be found: what was appended is mirrored first. So do means of keys and
+// values, by which a query may estimate what it does not look at; the first such query has them made.
 #pragma once
+
+#include <optional>
 
 #include "core/key_graph.h"
 
@@ -26,6 +28,7 @@ struct RetrieveResult {
 struct RetrieveArguments {
   Tensor* q = nullptr;
   int64_t sink = 0, window = 0, top = 1;
+  std::optional<std::vector<int64_t>> tops;  // to attend: of each key head, in place of top
   double scale = 0;
   bool has_scale = false;  // otherwise 1/sqrt(headDim)
   bool attend = false;     // wants out and lse, not ids and scores

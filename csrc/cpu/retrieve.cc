@@ -27,6 +27,10 @@ constexpr int64_t kChunk = 1024;         // keys that are scored together
 constexpr int64_t kSumRows = 256;        // that are added up in float32
 constexpr int kMostSteps = 127 * 128;    // of a query: what two bytes hold, see ScanQuery
 
+// Many keys that always count are cut into tasks, each of so many bytes of keys and values; but into so many tasks at
+// most, since each keeps sums.
+constexpr int64_t kRangeBytes = 2 << 20, kMostRanges = 64;
+
 struct Kernels {
   void (*scan_rows)(const Scan&);
   ScoreList score_list;
@@ -103,14 +107,26 @@ bool better_row(const Hit& a, const Hit& b) { return a.high != b.high ? a.high >
 // The order of rows that are keys, by what they surely reach.
 bool surer_row(const Hit& a, const Hit& b) { return a.low > b.low; }
 
-// Keys of a sequence: [0, sinks) always count, [sinks, end) may be chosen, and rows [from, to) of the mirror stand for
-// those that it covers, perhaps with some that may not. The keys of a graph are rows of their own.
+// Keys of a sequence, for a key head: [0, sinks) always count, [sinks, end) may be chosen, and rows [from, to) of the
+// mirror stand for those that it covers, perhaps with some that may not. The keys of a graph are rows of their own. For
+// a head that attends to all keys sinks is end.
 struct Span {
   int64_t length, sinks, end, covered, from, to;
-  bool all;                  // no more than are wanted
-  int64_t top, share, keep;  // keys; rows that are looked into at least, and rows that are kept for it
+  bool searched;                            // there are more than are wanted: rows or the graph say which to look at
+  int64_t top, share, keep;                 // keys; rows that are looked into at least, and rows that are kept for it
+  int64_t ranges, first_range, range_keys;  // tasks that [0, sinks) is cut into; none: the unit's last task has it
 
   int64_t covered_end() const { return std::min(end, covered); }
+};
+
+// A softmax that grows by some scores and values at a time.
+struct Softmax {
+  float most;
+  double total;
+  double* out;  // sums of weighted values
+
+  // What weighs 1.
+  float zero() const { return most == -kInfinity ? 0.0f : most; }
 };
 
 // What is left of the rows of a part for a query head.
@@ -121,7 +137,7 @@ struct Found {
 
 // How much memory everything takes. `room`: hits of a part that are kept; `gathered`: that are there at a time.
 struct Sizes {
-  int64_t queries, units, group, parts, part_rows, room, gathered, keep, top, rows, seen, walk;
+  int64_t queries, units, group, parts, part_rows, room, gathered, keep, top, rows, seen, walk, ranges;
   int64_t columns, features, values;  // padded
 };
 
@@ -138,7 +154,9 @@ struct Workspace {
         thresholds(arena.take<std::atomic<float>>(s.queries)),
         found(arena.take<Found>(s.queries * s.parts)),
         hits(arena.take<Hit>(s.queries * s.parts * s.room)),
-        walks(arena.take<char>(s.units * s.walk)) {}
+        walks(arena.take<char>(s.units * s.walk)),
+        range_sums(arena.take<Softmax>(s.ranges * s.group)),
+        range_outs(arena.take<double>(s.ranges * s.group * s.values)) {}
 
   Arena arena;
   Query* queries;  // [batch, head]
@@ -149,17 +167,9 @@ struct Workspace {
   std::atomic<float>* thresholds;  // of each query
   Found* found;                    // [unit, part, query head of it]
   Hit* hits;
-  char* walks;  // of each unit
-};
-
-// A softmax that grows by some scores and values at a time.
-struct Softmax {
-  float most;
-  double total;
-  double* out;  // sums of weighted values
-
-  // What weighs 1.
-  float zero() const { return most == -kInfinity ? 0.0f : most; }
+  char* walks;          // of each unit
+  Softmax* range_sums;  // [range of all units, query head of the unit], and their sums
+  double* range_outs;
 };
 
 // A thread's own memory: to scan a part, and then to end a unit.
@@ -200,8 +210,8 @@ struct Scratch {
   const float** columns;  // [query head of the unit], to walk
 };
 
-// A unit is a key head of a sequence; a task is some segments of one. Whichever of a unit's tasks ends last looks at
-// the keys themselves.
+// A unit is a key head of a sequence; a task is some segments of one, or a range of keys that always count. Whichever
+// of a unit's tasks ends last looks at the keys themselves.
 class RetrieveJob final : public Job {
  public:
   RetrieveJob(const na_retrieve& retrieve, Isa isa)
@@ -216,6 +226,7 @@ class RetrieveJob final : public Job {
         layout_(retrieve.mirror, retrieve.k->shape[3]),
         means_{layout_.rows, keys_.columns, values_.columns},
         spans_(all_spans()),
+        range_units_(units_of_ranges()),
         part_segments_(segments_of_part()),
         sizes_(measure()),
         work_(sizes_, retrieve.workspace) {}
@@ -228,16 +239,25 @@ class RetrieveJob final : public Job {
     for (int64_t b = 0; b < r_.q->shape[0]; b++) {
       for (int64_t h = 0; h < heads_; h++) read_query(b, h);
     }
-    for (int64_t u = 0; u < s.units; u++) new (&work_.left[u]) std::atomic<int64_t>(s.parts);
+    for (int64_t u = 0; u < s.units; u++) {
+      new (&work_.left[u]) std::atomic<int64_t>(s.parts + spans_[static_cast<size_t>(u)].ranges);
+    }
     for (int64_t q = 0; q < s.queries; q++) new (&work_.thresholds[q]) std::atomic<float>(-kInfinity);
     for (int64_t i = 0; i < s.queries * s.parts; i++) work_.found[i] = {0, work_.hits + i * s.room};
-    return s.units * s.parts;
+    return s.ranges + s.units * s.parts;
   }
 
   void run(int64_t task, void* memory, const Cancel& cancel) override {
     const Scratch scratch(sizes_, memory);
-    const int64_t unit = task / sizes_.parts;
-    scan(unit, task % sizes_.parts, scratch, cancel);
+    int64_t unit;
+    if (task < sizes_.ranges) {
+      unit = range_units_[static_cast<size_t>(task)];
+      attend_to_range(unit, task, scratch, cancel);
+    } else {
+      task -= sizes_.ranges;
+      unit = task / sizes_.parts;
+      scan(unit, task % sizes_.parts, scratch, cancel);
+    }
     if (cancel.requested()) return;
     if (work_.left[unit].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(unit, scratch, cancel);
   }
@@ -245,8 +265,22 @@ class RetrieveJob final : public Job {
  private:
   std::vector<Span> all_spans() const {
     std::vector<Span> spans;
-    for (int64_t b = 0; b < r_.q->shape[0]; b++) spans.push_back(span_of(b));
+    int64_t ranges = 0;
+    for (int64_t b = 0; b < r_.q->shape[0]; b++) {
+      for (int64_t kv_head = 0; kv_head < kv_heads_; kv_head++) {
+        Span span = span_of(b, kv_head);
+        span.first_range = ranges;
+        ranges += span.ranges;
+        spans.push_back(span);
+      }
+    }
     return spans;
+  }
+
+  std::vector<int64_t> units_of_ranges() const {
+    std::vector<int64_t> units;
+    for (size_t u = 0; u < spans_.size(); u++) units.insert(units.end(), spans_[u].ranges, static_cast<int64_t>(u));
+    return units;
   }
 
   int64_t most_segments() const {
@@ -264,15 +298,21 @@ class RetrieveJob final : public Job {
     s.group = group_;
     s.parts = ceil_div(most_segments(), part_segments_);
     s.part_rows = part_segments_ * layout_.rows;
-    bool walks = false;
+    s.ranges = static_cast<int64_t>(range_units_.size());
+    na_retrieve widest = r_;
+    widest.top = 0;
     for (const Span& span : spans_) {
-      walks |= r_.graph && !span.all;
       s.top = std::max(s.top, span.top);
       if (paged_) s.rows = std::max(s.rows, span.to - span.from);
       if (r_.means) s.seen = s.rows;
-      if (!span.all && !r_.graph) s.keep = std::max(s.keep, span.keep);
+      if (!span.searched) continue;
+      if (r_.graph) {
+        widest.top = std::max(widest.top, span.top);
+      } else {
+        s.keep = std::max(s.keep, span.keep);
+      }
     }
-    if (walks) s.walk = ceil_div(KeyWalk::bytes(r_), 64) * 64;
+    if (widest.top > 0) s.walk = ceil_div(KeyWalk::bytes(widest), 64) * 64;
     if (s.keep > 0) {
       s.room = std::min(s.part_rows, paged_ ? 2 * s.keep : 4 * s.keep + 256);
       s.gathered = std::min(s.part_rows, s.room + layout_.rows);
@@ -283,7 +323,8 @@ class RetrieveJob final : public Job {
     return s;
   }
 
-  Span span_of(int64_t b) const {
+  Span span_of(int64_t b, int64_t kv_head) const {
+    const int64_t wanted = r_.tops ? r_.tops[kv_head] : r_.top;
     const int64_t block = r_.mirror.block, segment = layout_.rows * block;
     // Tokens whose rows begin and end together.
     const int64_t step = r_.mirror.clusters ? segment : block;
@@ -291,21 +332,34 @@ class RetrieveJob final : public Job {
     s.length = r_.pages.lengths[b];
     s.end = std::max<int64_t>(0, s.length - r_.window);
     s.sinks = std::min(r_.sink, s.end);
+    s.top = std::min(wanted, s.end - s.sinks);
+    if (r_.out && s.top == s.end - s.sinks) {  // attention to all is no search
+      s.sinks = s.end;
+      s.top = 0;
+    }
+    if (r_.out) {
+      const int64_t keys = std::max(kRangeBytes / (keys_.head + values_.head), ceil_div(s.sinks, kMostRanges));
+      s.range_keys = ceil_div(keys, kSumRows) * kSumRows;
+      s.ranges = s.sinks > s.range_keys ? ceil_div(s.sinks, s.range_keys) : 0;
+    }
+    if (s.sinks == s.end || (s.top == 0 && !r_.means)) return s;  // no row matters
     s.covered = r_.graph ? r_.graph->counts[b] : r_.mirror.segments[b] * segment;
     s.from = s.sinks / step * step / block;
     s.to = std::max(s.from, ceil_div(s.covered_end(), step) * step / block);
-    s.top = std::min(r_.top, s.end - s.sinks);
     s.share = static_cast<int64_t>(std::ceil(r_.probe * static_cast<double>(s.to - s.from)));
     // Keys of these rows that may not be chosen. A cluster has one key at least, perhaps no more: it is seen later how
     // many of those that are kept are looked into.
     const int64_t rows = s.to - s.from, hidden = rows * block - std::max<int64_t>(0, s.covered_end() - s.sinks);
     const int64_t enough = r_.mirror.clusters ? s.top + hidden : ceil_div(s.top + hidden, block);
     s.keep = paged_ ? std::min(rows, std::max(s.share, enough)) : s.top;
-    s.all = s.end - s.sinks <= r_.top || (paged_ && rows <= (r_.mirror.clusters ? s.share : s.keep)) ||
-            (r_.graph && rows <= r_.effort);
+    const bool few = (paged_ && rows <= (r_.mirror.clusters ? s.share : s.keep)) || (r_.graph && rows <= r_.effort);
+    s.searched = s.top > 0 && s.top < s.end - s.sinks && !few;
     return s;
   }
 
+  const Span& span_at(int64_t batch, int64_t kv_head) const {
+    return spans_[static_cast<size_t>(batch * kv_heads_ + kv_head)];
+  }
   const Query& query(int64_t batch, int64_t head) const { return work_.queries[batch * heads_ + head]; }
   Found& found(int64_t unit, int64_t part, int64_t member) const {
     return work_.found[(unit * sizes_.parts + part) * group_ + member];
@@ -337,8 +391,8 @@ class RetrieveJob final : public Job {
   // The rows of a part that may be among the best.
   void scan(int64_t unit, int64_t part, const Scratch& scratch, const Cancel& cancel) {
     const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_, rows = layout_.rows;
-    const Span& span = spans_[static_cast<size_t>(b)];
-    if (span.all || r_.graph) return;
+    const Span& span = spans_[static_cast<size_t>(unit)];
+    if (!span.searched || r_.graph) return;
     ScanQuery* const queries = scratch.queries;
     for (int64_t g = 0; g < group_; g++) {
       queries[g] = query(b, kv_head * group_ + g).scan;
@@ -418,35 +472,20 @@ class RetrieveJob final : public Job {
 
   void finish(int64_t unit, const Scratch& scratch, const Cancel& cancel) {
     const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_;
-    const Span& span = spans_[static_cast<size_t>(b)];
+    const Span& span = spans_[static_cast<size_t>(unit)];
     const int64_t rows = paged_ ? span.to - span.from : 0;
     std::fill_n(scratch.probed, rows, false);
+    na_retrieve own = r_;
+    own.top = span.top;
     std::optional<KeyWalk> walk;
-    if (r_.graph && !span.all) {
-      walk.emplace(r_, keys_, kernels_.score_list, b, kv_head, work_.walks + unit * sizes_.walk);
+    if (r_.graph && span.searched) {
+      walk.emplace(own, keys_, kernels_.score_list, b, kv_head, work_.walks + unit * sizes_.walk);
       for (int64_t g = 0; g < group_; g++) scratch.columns[g] = query(b, kv_head * group_ + g).columns;
       walk->run(scratch.columns, span.from, span.to, cancel);
     }
+    if (r_.out) begin_sums(unit, scratch, cancel);
     for (int64_t g = 0; g < group_ && !cancel.requested(); g++) {
-      Chooser chooser{this, scratch, b, kv_head * group_ + g, span.top};
-      if (span.all) {
-        for (int64_t key = span.sinks; key < span.end; key++) chooser.add(key);
-      } else if (walk) {
-        for (int64_t i = 0; i < walk->found_count(g); i++) chooser.add(walk->found(g)[i].key);
-      } else if (paged_) {
-        const int64_t count = best_rows(unit, g, span, scratch);
-        for (int64_t i = 0; i < count; i++) {
-          const int64_t row = scratch.rows[i].row;
-          scratch.probed[row - span.from] = true;
-          each_key(b, kv_head, row, [&](int64_t key) { chooser.add(key); });
-        }
-      } else {
-        add_candidates(unit, g, span, scratch, chooser);
-      }
-      if (!span.all) {
-        for (int64_t key = std::max(span.sinks, span.covered); key < span.end; key++) chooser.add(key);
-      }
-      const int64_t chosen = chooser.finish();
+      const int64_t chosen = span.top > 0 ? choose(unit, g, walk ? &*walk : nullptr, scratch) : 0;
       if (r_.ids) write_choices(b, kv_head * group_ + g, scratch.choices, chosen);
       if (r_.out) attend(b, kv_head * group_ + g, scratch, chosen);
     }
@@ -454,8 +493,11 @@ class RetrieveJob final : public Job {
     if (r_.means) add_means(b, kv_head, scratch, cancel);
     for (int64_t g = 0; r_.out && g < group_; g++) write_out(b, kv_head * group_ + g, scratch.softmaxes[g]);
     int64_t touched = span.length;
-    if (walk) touched -= span.to - span.from - walk->scored();
-    if (paged_ && !span.all) {
+    if (walk) {
+      touched -= span.to - span.from - walk->scored();
+    } else if (span.top == 0 && !r_.means) {
+      touched -= span.end - span.sinks;
+    } else if (paged_ && (span.searched || span.top == 0)) {
       touched -= std::max<int64_t>(0, span.covered_end() - span.sinks);
       for (int64_t i = 0; i < rows; i++) {
         if (scratch.probed[i]) each_key(b, kv_head, span.from + i, [&](int64_t) { touched++; });
@@ -464,10 +506,35 @@ class RetrieveJob final : public Job {
     static_cast<int64_t*>(r_.touched->data)[unit] = touched;
   }
 
+  // The best keys for a query head, as far as it is known which to look at; returns how many.
+  int64_t choose(int64_t unit, int64_t member, const KeyWalk* walk, const Scratch& scratch) {
+    const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_;
+    const Span& span = spans_[static_cast<size_t>(unit)];
+    Chooser chooser{this, scratch, b, kv_head * group_ + member, span.top};
+    if (!span.searched) {
+      for (int64_t key = span.sinks; key < span.end; key++) chooser.add(key);
+      return chooser.finish();
+    }
+    if (walk) {
+      for (int64_t i = 0; i < walk->found_count(member); i++) chooser.add(walk->found(member)[i].key);
+    } else if (paged_) {
+      const int64_t count = best_rows(unit, member, span, scratch);
+      for (int64_t i = 0; i < count; i++) {
+        const int64_t row = scratch.rows[i].row;
+        scratch.probed[row - span.from] = true;
+        each_key(b, kv_head, row, [&](int64_t key) { chooser.add(key); });
+      }
+    } else {
+      add_candidates(unit, member, span, scratch, chooser);
+    }
+    for (int64_t key = std::max(span.sinks, span.covered); key < span.end; key++) chooser.add(key);
+    return chooser.finish();
+  }
+
   // Keys of a row of the mirror that may be chosen.
   template <class Visit>
   void each_key(int64_t batch, int64_t kv_head, int64_t row, const Visit& visit) const {
-    const Span& span = spans_[static_cast<size_t>(batch)];
+    const Span& span = span_at(batch, kv_head);
     const int64_t segment = row / layout_.rows, first = segment * layout_.rows * r_.mirror.block;
     segment_head(batch, segment, kv_head).each_key(row % layout_.rows, [&](int64_t key) {
       if (first + key >= span.sinks && first + key < span.end) visit(first + key);
@@ -585,16 +652,35 @@ class RetrieveJob final : public Job {
     }
   }
 
+  Softmax empty_softmax(double* out) const {
+    std::fill_n(out, sizes_.values, 0.0);
+    return {-kInfinity, 0, out};
+  }
+
+  // Has the softmax count from the peak, if that is above its own.
+  void raise(Softmax& softmax, float peak) const {
+    if (!(peak > softmax.most)) return;
+    const double shrink = std::exp(static_cast<double>(softmax.most) - static_cast<double>(peak));
+    softmax.total *= shrink;
+    for (int64_t d = 0; d < sizes_.values; d++) softmax.out[d] *= shrink;
+    softmax.most = peak;
+  }
+
+  // Adds what another softmax has summed.
+  void join(const Softmax& other, Softmax& softmax) const {
+    raise(softmax, other.most);
+    // Without a score above -infinity there are no sums, or no numbers.
+    const double share =
+        other.most == -kInfinity ? 1 : std::exp(static_cast<double>(other.most) - static_cast<double>(softmax.most));
+    softmax.total += share * other.total;
+    for (int64_t d = 0; d < sizes_.values; d++) softmax.out[d] += share * other.out[d];
+  }
+
   // Adds list.rows, values of the scores at the beginning of scratch.scores.
   void add(RowList list, const Scratch& scratch, Softmax& softmax) const {
     float peak = softmax.most;
     for (int64_t i = 0; i < list.count; i++) peak = std::max(peak, scratch.scores[i]);
-    if (peak > softmax.most) {
-      const double shrink = std::exp(static_cast<double>(softmax.most) - static_cast<double>(peak));
-      softmax.total *= shrink;
-      for (int64_t d = 0; d < sizes_.values; d++) softmax.out[d] *= shrink;
-      softmax.most = peak;
-    }
+    raise(softmax, peak);
     const int64_t count = list.count;
     for (int64_t first = 0; first < count; first += kSumRows, list.rows += kSumRows) {
       list.count = std::min(kSumRows, count - first);
@@ -608,18 +694,65 @@ class RetrieveJob final : public Job {
     }
   }
 
+  // Adds keys [first, end) for all query heads of a unit: what is read serves all of them.
+  void add_all(int64_t unit, int64_t first, int64_t end, const Scratch& scratch, Softmax* softmaxes,
+               const Cancel& cancel) const {
+    const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_;
+    for (int64_t key = first; key < end && !cancel.requested(); key += kSumRows) {
+      const int64_t count = std::min(kSumRows, end - key);
+      for (int64_t i = 0; i < count; i++) {
+        scratch.key_rows[i] = keys_.row(b, key + i, kv_head);
+        scratch.value_rows[i] = values_.row(b, key + i, kv_head);
+      }
+      for (int64_t g = 0; g < group_; g++) {
+        kernels_.score_list(list_of(keys_, scratch.key_rows, count), query(b, kv_head * group_ + g).columns,
+                            scratch.scores);
+        add(list_of(values_, scratch.value_rows, count), scratch, softmaxes[g]);
+      }
+    }
+  }
+
+  void attend_to_range(int64_t unit, int64_t range, const Scratch& scratch, const Cancel& cancel) const {
+    const Span& span = spans_[static_cast<size_t>(unit)];
+    const int64_t first = (range - span.first_range) * span.range_keys;
+    Softmax* const softmaxes = work_.range_sums + range * group_;
+    for (int64_t g = 0; g < group_; g++) {
+      softmaxes[g] = empty_softmax(work_.range_outs + (range * group_ + g) * sizes_.values);
+    }
+    add_all(unit, first, std::min(span.sinks, first + span.range_keys), scratch, softmaxes, cancel);
+  }
+
+  // The keys that always count.
+  void begin_sums(int64_t unit, const Scratch& scratch, const Cancel& cancel) const {
+    const Span& span = spans_[static_cast<size_t>(unit)];
+    for (int64_t g = 0; g < group_; g++) scratch.softmaxes[g] = empty_softmax(scratch.outs + g * sizes_.values);
+    if (span.ranges == 0) add_all(unit, 0, span.sinks, scratch, scratch.softmaxes, cancel);
+    for (int64_t i = span.first_range; i < span.first_range + span.ranges; i++) {
+      for (int64_t g = 0; g < group_; g++) join(work_.range_sums[i * group_ + g], scratch.softmaxes[g]);
+    }
+  }
+
   // Adds the first `count` of scratch.keys, whose scores are known.
   void add_keys(int64_t batch, int64_t head, const Scratch& scratch, int64_t count) const {
     for (int64_t i = 0; i < count; i++) scratch.value_rows[i] = values_.row(batch, scratch.keys[i], head / group_);
     add(list_of(values_, scratch.value_rows, count), scratch, scratch.softmaxes[head % group_]);
   }
 
-  // All that a query head attends to key by key.
+  // Adds what was chosen, or to estimate all keys that no mean stands for.
   void attend(int64_t batch, int64_t head, const Scratch& scratch, int64_t chosen) {
-    const Span& span = spans_[static_cast<size_t>(batch)];
-    Softmax& softmax = scratch.softmaxes[head % group_];
-    softmax = {-kInfinity, 0, scratch.outs + head % group_ * sizes_.values};
-    std::fill_n(softmax.out, sizes_.values, 0.0);
+    if (r_.means) return attend_beside_means(batch, head, scratch, chosen);
+    for (int64_t first = 0; first < chosen; first += kChunk) {
+      const int64_t count = std::min(kChunk, chosen - first);
+      for (int64_t i = 0; i < count; i++) {
+        scratch.keys[i] = scratch.choices[first + i].key;
+        scratch.scores[i] = scratch.choices[first + i].score;
+      }
+      add_keys(batch, head, scratch, count);
+    }
+  }
+
+  void attend_beside_means(int64_t batch, int64_t head, const Scratch& scratch, int64_t chosen) {
+    const Span& span = span_at(batch, head / group_);
     int64_t waiting = 0;
     const auto flush = [&] {
       score(batch, head, scratch, waiting);
@@ -629,30 +762,18 @@ class RetrieveJob final : public Job {
       scratch.keys[waiting++] = static_cast<int32_t>(key);
       if (waiting == kChunk) flush();
     };
-    if (r_.means) {
-      const bool* const seen = see_rows(batch, head, scratch, chosen);
-      for (int64_t row = span.from; row < span.to; row++) {
-        if (seen[row - span.from]) each_key(batch, head / group_, row, add_key);
-      }
-      for (int64_t key = std::max(span.sinks, span.covered); key < span.end; key++) add_key(key);
-    } else {
-      for (int64_t first = 0; first < chosen; first += kChunk) {
-        const int64_t count = std::min(kChunk, chosen - first);
-        for (int64_t i = 0; i < count; i++) {
-          scratch.keys[i] = scratch.choices[first + i].key;
-          scratch.scores[i] = scratch.choices[first + i].score;
-        }
-        add_keys(batch, head, scratch, count);
-      }
+    const bool* const seen = see_rows(batch, head, scratch, chosen);
+    for (int64_t row = span.from; row < span.to; row++) {
+      if (seen[row - span.from]) each_key(batch, head / group_, row, add_key);
     }
-    for (int64_t key = 0; key < span.sinks; key++) add_key(key);
+    for (int64_t key = std::max(span.sinks, span.covered); key < span.end; key++) add_key(key);
     flush();
   }
 
   // To estimate: the rows of which every key is attended to are those that have a key which was chosen, or one that
   // counts anyhow. So the others stand for exactly the keys that are left.
   const bool* see_rows(int64_t batch, int64_t head, const Scratch& scratch, int64_t chosen) const {
-    const Span& span = spans_[static_cast<size_t>(batch)];
+    const Span& span = span_at(batch, head / group_);
     const int64_t rows = span.to - span.from, segment = layout_.rows * r_.mirror.block;
     bool* const seen = scratch.seen + head % group_ * sizes_.seen;
     std::fill_n(seen, rows, false);
@@ -672,7 +793,7 @@ class RetrieveJob final : public Job {
 
   // Rows of which no key counts by itself. The query heads of a unit share what is read.
   void add_means(int64_t batch, int64_t kv_head, const Scratch& scratch, const Cancel& cancel) {
-    const Span& span = spans_[static_cast<size_t>(batch)];
+    const Span& span = span_at(batch, kv_head);
     if (span.to == span.from) return;
     for (int64_t s = span.from / layout_.rows; s * layout_.rows < span.to && !cancel.requested(); s++) {
       const SegmentHead of = segment_head(batch, s, kv_head);
@@ -714,7 +835,8 @@ class RetrieveJob final : public Job {
   const bool paged_;  // a row is several keys
   const MirrorLayout layout_;
   const MeansLayout means_;
-  const std::vector<Span> spans_;  // of sequences
+  const std::vector<Span> spans_;           // of units
+  const std::vector<int64_t> range_units_;  // of ranges
   const int64_t part_segments_;
   const Sizes sizes_;
   const Workspace work_;
