@@ -196,10 +196,7 @@ export class Graph {
    */
   launch(stream: Stream = this.#stream): void {
     if (!this.#handle) {
-      throw new AttentionError(
-        'ERR_DISPOSED',
-        `this Graph, captured on ${this.#stream.device}, was disposed of; capture a new one`,
-      );
+      throw new AttentionError('ERR_DISPOSED', 'this Graph was disposed of; capture a new one');
     }
     native.graphLaunch(this.#handle, streamHandle(stream, 'stream'));
   }
