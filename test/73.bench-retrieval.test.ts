@@ -1,8 +1,18 @@
 // The benchmark of retrieval: that what is looked for is right, and that each contestant finds it.
 
 import { describe, expect, it } from 'vitest';
-import { type Data, dataOf, GROUP, retrievalCases, SAMPLES, SEARCHES, TOP } from '../bench/retrieval/cases';
-import { cacheOf, usearchExact, usearchVersion } from '../bench/retrieval/contestants';
+import {
+  bestOf,
+  type Data,
+  dataOf,
+  GROUP,
+  type RetrievalOptions,
+  retrievalCases,
+  SAMPLES,
+  SEARCHES,
+  TOP,
+} from '../bench/retrieval/cases';
+import { cacheOf, MOST_OWN_GRAPH, methodsFor, usearchExact, usearchVersion } from '../bench/retrieval/contestants';
 import {
   DECODE_TARGETS,
   decodeCases,
@@ -13,8 +23,10 @@ import {
   nearness,
   STEPS,
 } from '../bench/retrieval/decode';
+import { growthCases, growthFindings, growthRows, measureGrowth } from '../bench/retrieval/growth';
 import { judgeFinder } from '../bench/retrieval/judge';
 import { measureCase, retrieval, rowsOf } from '../bench/retrieval/main';
+import { measureModel, modelCases, modelObstacle, modelRow } from '../bench/retrieval/model';
 import { HEAD_DIM } from '../bench/sparse/heads';
 import { suites } from '../bench/suites';
 import { judgeBy } from '../bench/targets';
@@ -31,10 +43,23 @@ const finder = (exact: boolean, change: (ids: number[]) => number[], of: Data = 
 });
 
 it('has cases of different names', () => {
-  for (const quick of [false, true]) {
-    const options = { quick, filter: '', threads: [] };
-    const names = [...retrievalCases(options), ...decodeCases(options)].map(({ name }) => name);
+  for (const [quick, full] of [
+    [false, false],
+    [true, false],
+    [false, true],
+  ] as const) {
+    const options: RetrievalOptions = { quick, full, filter: '', threads: [] };
+    const cases = [
+      ...retrievalCases(options),
+      ...decodeCases(options),
+      ...growthCases(options),
+      ...modelCases(options),
+    ];
+    const names = cases.map(({ name }) => name);
     expect(new Set(names).size).toBe(names.length);
+    expect(Math.max(...cases.map(({ keys }) => keys))).toBe(quick ? 32768 : full ? 1048576 : 131072);
+    expect(modelCases(options)).toHaveLength(full ? 1 : 0);
+    if (full) expect(retrieval.caseNames()).toEqual(names);
     const stepsOf = (filter: string) => retrieval.steps({ ...options, filter }).map(({ name }) => name);
     expect(stepsOf('')).toEqual(names);
     expect(stepsOf('T=16384')).toEqual(names.filter((name) => name.includes('T=16384')));
@@ -42,6 +67,8 @@ it('has cases of different names', () => {
     expect(stepsOf('look for keys')).toEqual(retrievalCases(options).map(({ name }) => name));
   }
   expect(suites.map(({ name }) => name)).toContain('retrieval');
+  expect(methodsFor(MOST_OWN_GRAPH)).toContain('graph');
+  expect(methodsFor(MOST_OWN_GRAPH + 1)).toEqual(methodsFor(MOST_OWN_GRAPH).filter((name) => name !== 'graph'));
 });
 
 describe('what is looked for', () => {
@@ -73,6 +100,36 @@ describe('what is looked for', () => {
       })
       .sort((a, b) => a - b);
     expect(best).toBeLessThan(2 * HEAD_DIM * 0.35 ** 2);
+  });
+
+  it('is, of keys as good as each other, the first ones, and any of them is right', async () => {
+    // Of key i the product with the query is i / 2, rounded down; the best 100 of 201 keys are 102 to 200 and one of three.
+    const row = (x: number) => Float32Array.from({ length: HEAD_DIM }, (_, c) => (c === 0 ? x : 0));
+    const k = new Float32Array(201 * HEAD_DIM);
+    for (let key = 0; key < 201; key++) k.set(row(Math.floor(key / 2)), key * HEAD_DIM);
+    k.copyWithin(0, 101 * HEAD_DIM, 102 * HEAD_DIM); // key 0 is as good as 100 and 101
+    const q = row(1);
+    const { top, least } = bestOf(q, k);
+    const better = Array.from({ length: 99 }, (_, i) => 102 + i);
+    expect(top).toEqual([new Set([...better, 0])]);
+    for (const [tied, recall] of [
+      [0, 1],
+      [100, 1],
+      [101, 1],
+      [99, 0.99],
+    ] as const) {
+      const find = async () => [[...better, tied]];
+      expect((await judgeFinder({ exact: false, find }, { k, q, least })).recall).toBe(recall);
+    }
+  });
+
+  it('is in text the codes of what comes before', () => {
+    const { k, v, q, samples, top } = dataOf({ kind: 'text', by: 'queries', keys: 1500 });
+    expect([k.length, q.length, top.length]).toEqual([1500 * HEAD_DIM, SEARCHES * GROUP * HEAD_DIM, SEARCHES * GROUP]);
+    expect(v.length % 1500).toBe(0);
+    expect(samples).toHaveLength(SAMPLES * GROUP * HEAD_DIM);
+    expect(samples.subarray(0, HEAD_DIM)).toEqual(k.subarray(0, HEAD_DIM));
+    expect(samples.subarray(-HEAD_DIM)).toEqual(k.subarray(-HEAD_DIM));
   });
 });
 
@@ -143,7 +200,13 @@ it('measures all of them, and rows say so', async () => {
   expect(rowsOf(wrong, 1)[5]).toMatchObject({ faults: [{ contestant: 'usearch exact', fault: 'it is wrong' }] });
 });
 
-it('searches a cache of the keys', () => {
+it('searches a cache of the keys', async () => {
+  const text = { name: 'text', kind: 'text', by: 'queries', keys: 1500 } as const;
+  const outcome = await measureCase(text, { rounds: 1, batchMs: 0, settleMs: 0, warmRuns: 1 }, 1);
+  const [scan] = rowsOf(outcome, 1);
+  expect(scan!.faults).toEqual([]);
+  expect(scan!.figures!['recall@100']).toBeGreaterThan(0.99); // but for rounding between keys that are nearly the same
+  expect(scan!.case.data).toBe('text codes, queries look for keys');
   const cached = cacheOf(data);
   expect([cached.cache.length, cached.queries.length]).toEqual([test.keys, SEARCHES]);
   cached.close();
@@ -151,6 +214,76 @@ it('searches a cache of the keys', () => {
 });
 
 const ONCE = { rounds: 1, batchMs: 0, settleMs: 0, warmRuns: 1, patience: 1 };
+
+describe('growth', () => {
+  it('has a row for each method', async () => {
+    const outcome = await measureGrowth({ name: 'growth: small', keys: 1500 }, ONCE, 1);
+    const rows = growthRows(outcome, 1);
+    expect(rows.map(({ case: { mask } }) => mask)).toEqual(['scan', 'pages mean', 'pages bounds', 'clusters', 'graph']);
+    for (const row of rows) {
+      expect(Object.keys(row.ratios)).toEqual(['usearch exact', 'dense']);
+      expect(row.figures!['build ms']).toBeGreaterThan(0);
+      expect(row.memory!['node-attention']).toBeGreaterThan(0);
+    }
+  });
+
+  it('is an exponent, over five lengths or more', () => {
+    const outcomes = [1, 2, 4, 8, 16].map((keys) => ({
+      test: { name: `${keys}`, keys },
+      made: [{ name: 'scan', buildMs: keys ** 2, bytes: keys ** 0.5 } as const],
+      contestants: ['dense', 'scan', ...(keys < 16 ? ['graph'] : [])],
+      samples: [[3 * keys], [keys ** 1.5, keys ** 1.5], ...(keys < 16 ? [[keys]] : [])],
+      disturbed: 0,
+      repeated: 0,
+    }));
+    expect(growthFindings(outcomes)).toEqual([
+      {
+        name: 'growth of scan',
+        text: 'time with keys to the power of 1.50 over 5 lengths, making the index of 2.00, its bytes of 0.50',
+      },
+      { name: 'growth of dense', text: 'time with keys to the power of 1.00 over 5 lengths' },
+    ]);
+    expect(growthFindings(outcomes.slice(1))).toEqual([]);
+  });
+});
+
+describe('a model', () => {
+  const small = { name: 'model: small', layers: 2, keys: 1500 };
+
+  it('has a row of all its layers', async () => {
+    const outcome = await measureModel(small, ONCE);
+    const peaks = [{ name: 'read 1 MiB', threads: 1, rate: 1e9, unit: 'B/s' as const, footprint: 2 ** 20 }];
+    const row = modelRow(outcome, peaks, 1);
+    expect(row.faults).toEqual([]);
+    expect(Object.keys(row.ratios)).toEqual(['dense']);
+    expect(row.floor).toEqual({ ms: row.bytes! / 1e6, bound: 'memory' });
+    expect(row.figures!['recall@100']).toBeGreaterThan(0.8); // as if keys were not rounded to int8
+    expect(row.figures!.touched).toBe(1);
+    expect(row.figures!['softmax mass']).toBeGreaterThan(0.1);
+    expect(row.figures!['softmax mass']).toBeLessThan(1.001);
+    expect(row.figures!['output error']).toBeGreaterThan(0);
+    // Keys and values, of which each has a unit, and one segment of copies of each layer.
+    const rows = 2 * 1500 * 8;
+    expect(outcome.cacheBytes).toBeGreaterThanOrEqual(2 * rows * (HEAD_DIM + 4));
+    expect(outcome.indexBytes).toBeGreaterThan(2 * 1024 * 8 * HEAD_DIM);
+    for (const figure of ['fill ms', 'build ms', 'cache GiB']) expect(row.figures![figure]).toBeGreaterThan(0);
+
+    // What is wrong has no time.
+    const wrong = { ...outcome, contestants: ['dense'], samples: outcome.samples.slice(0, 1), fault: 'it is wrong' };
+    const bad = modelRow(wrong, peaks, 1);
+    expect(bad.faults).toEqual([{ contestant: 'node-attention', fault: 'it is wrong' }]);
+    expect(Object.keys(bad.samples)).toEqual(['dense']);
+    expect(bad.figures).not.toHaveProperty('recall@100');
+  });
+
+  it('is not measured where there is too little memory', () => {
+    const [whole] = modelCases({ quick: false, full: true, filter: '', threads: [] });
+    expect(modelObstacle(whole!, 18 * 2 ** 30)).toBeUndefined(); // caches of 8.25 GiB, copies of 4.14, and room
+    expect(modelObstacle(whole!, 12 * 2 ** 30)).toMatch(
+      /^it needs 1[67]\.\d GiB of memory, of which 12\.0 GiB are free$/,
+    );
+  });
+});
 
 describe('decoding', () => {
   it('is of numbers that bfloat16 has, with what each query looks for', async () => {
@@ -160,6 +293,14 @@ describe('decoding', () => {
     expect([top.length, least.length]).toEqual([STEPS * HEADS, STEPS * HEADS]);
     const variance = k.reduce((sum, x) => sum + x * x, 0) / k.length;
     expect(Math.abs(variance - 1)).toBeLessThan(6 * Math.sqrt(2 / k.length)); // that of normal numbers
+  });
+
+  it('by codes of text has as many steps as there are queries', async () => {
+    const { k, v, q, top } = await decodeData({ kind: 'text', keys: 300 });
+    expect([k.length, v.length / 300, q.length % (HEADS * HEAD_DIM)]).toEqual([300 * HEAD_DIM, 64, 0]);
+    expect(top).toHaveLength(q.length / HEAD_DIM);
+    const outcome = await measureDecode({ name: 'decode, text', kind: 'text', keys: 1500 }, ONCE);
+    for (const row of decodeRows(outcome, [], 1)) expect(row.faults).toEqual([]);
   });
 
   it('is judged by what differs', () => {

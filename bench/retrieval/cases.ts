@@ -1,9 +1,15 @@
 // What is searched: the keys of heads with structure, by queries that lie elsewhere than keys do, as those of attention,
-// and by keys, which is what indexes are made for.
+// and by keys, which is what indexes are made for; and the codes of real text.
 
 import { uniform } from '../../test/support/numbers';
 import type { SuiteOptions } from '../session';
 import { HEAD_DIM, HEAD_KINDS, noiseFrom, structuredHead } from '../sparse/heads';
+import { inputsOf } from '../sparse/inputs';
+
+export interface RetrievalOptions extends SuiteOptions {
+  /** Searches among up to a million keys, and steps of a whole model. */
+  full: boolean;
+}
 
 /** Query heads that share the keys; each search is for all of them. */
 export const GROUP = 4;
@@ -16,42 +22,54 @@ export const TOP = 100;
 
 export interface RetrievalCase {
   name: string;
-  kind: keyof typeof HEAD_KINDS;
+  kind: keyof typeof HEAD_KINDS | 'text';
   /** Whether the queries are those of attention, or keys with some noise. */
   by: 'queries' | 'keys';
   keys: number;
 }
 
-export function retrievalCases({ quick }: SuiteOptions): RetrievalCase[] {
+/** What is searched, whatever the length. */
+export const searchedBy = ({ kind, by }: Pick<RetrievalCase, 'kind' | 'by'>): string =>
+  `${kind === 'text' ? 'text codes' : `${kind} head`}, ${by} look for keys`;
+
+export function retrievalCases({ quick, full }: RetrievalOptions): RetrievalCase[] {
   const settings = [
     { kind: 'smooth', by: 'queries' },
     { kind: 'spiky', by: 'queries' },
     { kind: 'smooth', by: 'keys' },
+    { kind: 'text', by: 'queries' },
   ] as const;
-  return (quick ? [4096] : [16384, 131072]).flatMap((keys) =>
-    settings.map((setting) => ({
-      ...setting,
-      name: `${setting.kind} head, ${setting.by} look for keys, T=${keys}`,
-      keys,
-    })),
+  return (quick ? [4096] : [16384, 131072, ...(full ? [1048576] : [])]).flatMap((keys) =>
+    settings.map((setting) => ({ ...setting, name: `${searchedBy(setting)}, T=${keys}`, keys })),
   );
 }
 
-export interface Data {
+/** Keys and values, and queries that look for some. */
+export interface Head {
   /** [keys][HEAD_DIM] */
   k: Float32Array;
+  /** [keys][columns of a value] */
   v: Float32Array;
   /** [searches][query heads of a search][HEAD_DIM] */
   q: Float32Array;
   /** [sample queries][query heads][HEAD_DIM]: queries of attention, none of those above. */
   samples: Float32Array;
+}
+
+export interface Data extends Head {
   /** The keys of the largest products with each of the queries. */
   top: Set<number>[];
   /** The least of these products, and how far below it a key may lie that float32 takes for a better one. */
   least: { product: number; slack: number }[];
 }
 
-export function dataOf({ kind, by, keys }: RetrievalCase): Data {
+export function dataOf(test: Pick<RetrievalCase, 'kind' | 'by' | 'keys'>): Data {
+  const head = headOf(test);
+  return { ...head, ...bestOf(head.q, head.k) };
+}
+
+export function headOf({ kind, by, keys }: Pick<RetrievalCase, 'kind' | 'by' | 'keys'>): Head {
+  if (kind === 'text') return textHead(keys, SAMPLES * GROUP);
   const queries = SEARCHES * GROUP;
   const { k, q: asked, samples, targets } = structuredHead(HEAD_KINDS[kind], keys, queries, 1, 77, SAMPLES * GROUP);
   const noise = noiseFrom(uniform(78));
@@ -64,7 +82,24 @@ export function dataOf({ kind, by, keys }: RetrievalCase): Data {
       }
     }
   }
-  return { k, v, q, samples, ...bestOf(q, k) };
+  return { k, v, q, samples };
+}
+
+/**
+ * The demo's codes: 64 queries from behind the keys. Within the text a query is the key that comes next, but for a factor
+ * that leads to the same best keys; so sample queries are keys.
+ */
+export function textHead(keys: number, samples: number): Head {
+  const { k, v, q, earlier } = inputsOf('text', 'decode', keys);
+  const asked = new Float32Array(earlier.length + q.length);
+  asked.set(earlier);
+  asked.set(q, earlier.length);
+  const sampled = new Float32Array(samples * HEAD_DIM);
+  for (let n = 0; n < samples; n++) {
+    const key = Math.floor((n * keys) / samples);
+    sampled.set(k.subarray(key * HEAD_DIM, (key + 1) * HEAD_DIM), n * HEAD_DIM);
+  }
+  return { k: k.slice(), v, q: asked, samples: sampled };
 }
 
 /** What each of the queries looks for. */
@@ -81,9 +116,12 @@ function topOf(q: Float32Array, k: Float32Array): { top: Set<number>; least: Dat
   const sorted = products.slice().sort();
   const product = sorted[Math.max(0, sorted.length - TOP)]!;
   const top = new Set<number>();
-  products.forEach((each, key) => {
-    if (each >= product && top.size < TOP) top.add(key);
-  });
+  // Of keys as good as the last of the best, which text has many of, the first ones.
+  for (const tied of [false, true]) {
+    products.forEach((each, key) => {
+      if ((tied ? each === product : each > product) && top.size < TOP) top.add(key);
+    });
+  }
   // Each of the sums of HEAD_DIM terms is rounded, and two of them are compared.
   let norm = 0;
   for (let c = 0; c < HEAD_DIM; c++) norm += q[c]! ** 2;

@@ -4,9 +4,9 @@ import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { type AttentionResult, attention, KvCache, KvIndex, type KvIndexOptions, Stream, Tensor } from 'node-attention';
 import { exactSearch, Index, MetricKind, ScalarKind } from 'usearch';
-import { type Timed, timeRuns } from '../measure';
+import { inTurn, type Timed } from '../measure';
 import { HEAD_DIM } from '../sparse/heads';
-import { type Data, GROUP, SEARCHES, TOP } from './cases';
+import { GROUP, type Head, SEARCHES, TOP } from './cases';
 
 export interface Finder extends Timed {
   name: string;
@@ -31,11 +31,18 @@ export const METHODS = {
   graph: { method: 'graph' },
 } as const satisfies { [name: string]: KvIndexOptions };
 
+/** The graph is for so many keys at most: making it takes minutes beyond. */
+export const MOST_OWN_GRAPH = 131072;
+
+/** The methods for so many keys. */
+export const methodsFor = (keys: number) =>
+  (Object.keys(METHODS) as (keyof typeof METHODS)[]).filter((name) => name !== 'graph' || keys <= MOST_OWN_GRAPH);
+
 /** Those whose attention may estimate what they do not find. */
 export const ESTIMATES = ['pages mean', 'clusters'] as const satisfies (keyof typeof METHODS)[];
 
 /** The queries of each search, [GROUP][HEAD_DIM]: arrays of their own, since usearch reads a view from its buffer's start. */
-const queriesOf = ({ q }: Data) =>
+const queriesOf = ({ q }: Pick<Head, 'q'>) =>
   Array.from({ length: SEARCHES }, (_, n) => q.slice(n * GROUP * HEAD_DIM, (n + 1) * GROUP * HEAD_DIM));
 
 const split = (all: ArrayLike<number | bigint>, heads: number): number[][] =>
@@ -51,13 +58,13 @@ export interface Cached {
   close(): void;
 }
 
-export function cacheOf(data: Data): Cached {
+export function cacheOf(data: Head): Cached {
   const keys = data.k.length / HEAD_DIM;
+  const valueDim = data.v.length / keys;
   const stream = new Stream();
-  const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: HEAD_DIM, capacity: keys });
-  const shape = [1, keys, 1, HEAD_DIM];
-  using k = Tensor.from(data.k, shape);
-  using v = Tensor.from(data.v, shape);
+  const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: HEAD_DIM, valueDim, capacity: keys });
+  using k = Tensor.from(data.k, [1, keys, 1, HEAD_DIM]);
+  using v = Tensor.from(data.v, [1, keys, 1, valueDim]);
   cache.append(k, v, { stream });
   const queries = queriesOf(data).map((own) => Tensor.from(own, [1, 1, GROUP, HEAD_DIM]));
   const samples = samplesOf(data, GROUP);
@@ -68,19 +75,13 @@ export function cacheOf(data: Data): Cached {
 }
 
 export const samplesOf = (
-  { samples }: Pick<Data, 'samples'>,
+  { samples }: Pick<Head, 'samples'>,
   heads: number,
   dtype: 'float32' | 'bfloat16' = 'float32',
 ) => Tensor.from(samples, [1, samples.length / heads / HEAD_DIM, heads, HEAD_DIM], { dtype });
 
 const indexOn = ({ cache, samples }: Cached, options: KvIndexOptions) =>
   new KvIndex(cache, { ...options, ...(options.method === 'graph' && { queries: samples }) });
-
-/** Runs take one search after the other, so that no query is still at hand. */
-function inTurn(searches: number, step: (n: number) => Promise<void>): Timed {
-  let next = 0;
-  return { run: (times) => timeRuns(times, () => step(next++ % searches)) };
-}
 
 /** With `estimate`, what that takes is made too. */
 export async function indexed(cached: Cached, options: KvIndexOptions, estimate = false): Promise<Finder> {
@@ -106,7 +107,7 @@ export async function indexed(cached: Cached, options: KvIndexOptions, estimate 
     exact: options.method === 'scan',
     buildMs: performance.now() - start,
     bytes: index.bytes,
-    ...inTurn(queries.length, async (n) => {
+    run: inTurn(queries.length, async (n) => {
       const found = search(n);
       await stream.synchronize();
       drop(found);
@@ -129,13 +130,13 @@ export interface Attending extends Timed {
 }
 
 function attendingBy({ queries, stream }: Cached, attend: Attending['attend'], close: () => void): Attending {
-  const timed = inTurn(queries.length, async (n) => {
+  const run = inTurn(queries.length, async (n) => {
     const { out, lse } = attend(n);
     await stream.synchronize();
     out.dispose();
     lse.dispose();
   });
-  return { ...timed, attend, close };
+  return { run, attend, close };
 }
 
 /** Attention over all keys, which finds nothing but needs no search. */
@@ -166,13 +167,13 @@ export function usearchVersion(): string {
 }
 
 /** usearch's scan of all keys. */
-export function usearchExact(data: Data, threads: number): Finder {
+export function usearchExact(data: Pick<Head, 'k' | 'q'>, threads: number): Finder {
   const queries = queriesOf(data);
   const search = (n: number) => exactSearch(data.k, queries[n]!, HEAD_DIM, TOP, MetricKind.IP, threads);
   return {
     name: 'usearch exact',
     exact: true,
-    ...inTurn(SEARCHES, async (n) => void search(n)),
+    run: inTurn(SEARCHES, async (n) => void search(n)),
     find: async (n) => split(search(n).keys, GROUP),
     close() {},
   };
@@ -182,7 +183,7 @@ export function usearchExact(data: Data, threads: number): Finder {
 const WIDTH = 512;
 
 /** usearch's graph (HNSW). */
-export function usearchGraph(data: Data, threads: number): Finder {
+export function usearchGraph(data: Pick<Head, 'k' | 'q'>, threads: number): Finder {
   const index = new Index({
     dimensions: HEAD_DIM,
     metric: MetricKind.IP,
@@ -205,7 +206,7 @@ export function usearchGraph(data: Data, threads: number): Finder {
     name: `usearch HNSW ${WIDTH}`,
     exact: false,
     buildMs,
-    ...inTurn(SEARCHES, async (n) => void search(n)),
+    run: inTurn(SEARCHES, async (n) => void search(n)),
     find: async (n) => split(search(n).keys, GROUP),
     close() {},
   };

@@ -6,10 +6,9 @@ import { floorOf } from '../floor';
 import { type Fault, makeRow, OWN, type Peak, type Row } from '../format';
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan } from '../measure';
-import type { SuiteOptions } from '../session';
 import { filled, HEAD_DIM, HEAD_KINDS, noiseFrom, normals, structuredHead } from '../sparse/heads';
 import type { Target } from '../targets';
-import { bestOf, type Data, TOP } from './cases';
+import { bestOf, type Data, type Head, type RetrievalOptions, TOP, textHead } from './cases';
 import { type Attending, attending, type Cached, dense, ESTIMATES, indexed, METHODS, samplesOf } from './contestants';
 import { judgeFinder } from './judge';
 
@@ -17,7 +16,7 @@ export const KV_HEADS = 8;
 export const HEADS = 32;
 /** Sample queries of each query head, by which a graph is made. */
 const SAMPLES = 512;
-/** Steps whose queries take turns. */
+/** Steps whose queries take turns; of text there are as many queries as two need. */
 export const STEPS = 4;
 /** Tokens appended to see what one takes. */
 const APPENDED = 64;
@@ -26,21 +25,32 @@ const CHUNK = 4096;
 
 export interface DecodeCase {
   name: string;
-  kind: keyof typeof HEAD_KINDS | 'noise';
+  kind: keyof typeof HEAD_KINDS | 'noise' | 'text';
   keys: number;
 }
 
-export function decodeCases({ quick }: SuiteOptions): DecodeCase[] {
-  const kinds = quick ? (['smooth'] as const) : (['smooth', 'spiky', 'noise'] as const);
+export function decodeCases({ quick }: RetrievalOptions): DecodeCase[] {
+  const kinds = quick ? (['smooth'] as const) : (['smooth', 'spiky', 'text', 'noise'] as const);
   return (quick ? [4096] : [16384, 65536, 131072]).flatMap((keys) =>
     kinds.map((kind) => ({ name: `decode, ${kind} T=${keys}`, kind, keys })),
   );
 }
 
-export type DecodeData = Pick<Data, 'k' | 'v' | 'q' | 'samples' | 'top' | 'least'>;
-
 /** Numbers that bfloat16 has. All key heads have these keys and values, which takes as long as others; queries differ. */
-export async function decodeData({ kind, keys }: Omit<DecodeCase, 'name'>): Promise<DecodeData> {
+export async function decodeData(test: Omit<DecodeCase, 'name'>): Promise<Data> {
+  const made = headOf(test);
+  const [k, v, q, samples] = await Promise.all(
+    [made.k, made.v, made.q, made.samples].map(async (values) => {
+      using narrow = Tensor.from(values, [values.length], { dtype: 'bfloat16' });
+      using wide = narrow.to('float32');
+      return (await wide.read()) as Float32Array;
+    }),
+  );
+  return { k: k!, v: v!, q: q!, samples: samples!, ...bestOf(q!, k!) };
+}
+
+function headOf({ kind, keys }: Omit<DecodeCase, 'name'>): Head {
+  if (kind === 'text') return textHead(keys, SAMPLES * HEADS);
   const queries = STEPS * HEADS;
   const next = normals(uniform(79));
   const made =
@@ -51,38 +61,25 @@ export async function decodeData({ kind, keys }: Omit<DecodeCase, 'name'>): Prom
           samples: filled(SAMPLES * HEADS * HEAD_DIM, noiseFrom(uniform(81))),
         }
       : structuredHead(HEAD_KINDS[kind], keys, queries, 1, 79, SAMPLES * HEADS);
-  const [k, q, samples, v] = await Promise.all(
-    [made.k, made.q, made.samples, filled(keys * HEAD_DIM, noiseFrom(uniform(80)))].map(async (values) => {
-      using narrow = Tensor.from(values, [values.length], { dtype: 'bfloat16' });
-      using wide = narrow.to('float32');
-      return (await wide.read()) as Float32Array;
-    }),
-  );
-  return { k: k!, v: v!, q: q!, samples: samples!, ...bestOf(q!, k!) };
+  return { ...made, v: filled(keys * HEAD_DIM, noiseFrom(uniform(80))) };
 }
 
-export function decodeCache(data: DecodeData): Cached {
-  const { k, v, q } = data;
-  const keys = k.length / HEAD_DIM;
+export function decodeCache(data: Head): Cached {
+  const keys = data.k.length / HEAD_DIM;
   const stream = new Stream();
   const cache = new KvCache({
     batch: 1,
     kvHeads: KV_HEADS,
     headDim: HEAD_DIM,
+    valueDim: data.v.length / keys,
     capacity: keys + APPENDED,
     dtype: 'bfloat16',
   });
-  for (let first = 0; first < keys; first += CHUNK) {
-    const tokens = Math.min(CHUNK, keys - first);
-    using some = ofAllHeads(k, first, tokens);
-    using values = ofAllHeads(v, first, tokens);
-    cache.append(some, values, { stream });
+  for (const { k, v } of chunksOf(data)) {
+    cache.append(k, v, { stream });
+    for (const each of [k, v]) each.dispose();
   }
-  const queries = Array.from({ length: STEPS }, (_, n) =>
-    Tensor.from(q.subarray(n * HEADS * HEAD_DIM, (n + 1) * HEADS * HEAD_DIM), [1, 1, HEADS, HEAD_DIM], {
-      dtype: 'bfloat16',
-    }),
-  );
+  const queries = stepsOf(data);
   const samples = samplesOf(data, HEADS, 'bfloat16');
   const close = () => {
     for (const resource of [...queries, samples, cache, stream]) resource.dispose();
@@ -90,14 +87,31 @@ export function decodeCache(data: DecodeData): Cached {
   return { cache, queries, samples, stream, close };
 }
 
-/** [1, tokens, KV_HEADS, HEAD_DIM] of the rows from `first` on. */
-function ofAllHeads(rows: Float32Array, first: number, tokens: number): Tensor {
-  const all = new Float32Array(tokens * KV_HEADS * HEAD_DIM);
-  for (let t = 0; t < tokens; t++) {
-    const row = rows.subarray((first + t) * HEAD_DIM, (first + t + 1) * HEAD_DIM);
-    for (let h = 0; h < KV_HEADS; h++) all.set(row, (t * KV_HEADS + h) * HEAD_DIM);
+/** The queries of each step, [1, 1, HEADS, HEAD_DIM]. */
+export const stepsOf = ({ q }: Pick<Head, 'q'>): Tensor[] =>
+  Array.from({ length: q.length / (HEADS * HEAD_DIM) }, (_, n) =>
+    Tensor.from(q.subarray(n * HEADS * HEAD_DIM, (n + 1) * HEADS * HEAD_DIM), [1, 1, HEADS, HEAD_DIM], {
+      dtype: 'bfloat16',
+    }),
+  );
+
+/** What is appended, piece by piece: the same keys and values for all heads. */
+export function* chunksOf({ k, v }: Pick<Head, 'k' | 'v'>): Generator<{ k: Tensor; v: Tensor }> {
+  const keys = k.length / HEAD_DIM;
+  for (let first = 0; first < keys; first += CHUNK) {
+    const tokens = Math.min(CHUNK, keys - first);
+    yield { k: ofAllHeads(k, HEAD_DIM, first, tokens), v: ofAllHeads(v, v.length / keys, first, tokens) };
   }
-  return Tensor.from(all, [1, tokens, KV_HEADS, HEAD_DIM], { dtype: 'bfloat16' });
+}
+
+/** [1, tokens, KV_HEADS, columns] of the rows from `first` on. */
+function ofAllHeads(rows: Float32Array, columns: number, first: number, tokens: number): Tensor {
+  const all = new Float32Array(tokens * KV_HEADS * columns);
+  for (let t = 0; t < tokens; t++) {
+    const row = rows.subarray((first + t) * columns, (first + t + 1) * columns);
+    for (let h = 0; h < KV_HEADS; h++) all.set(row, (t * KV_HEADS + h) * columns);
+  }
+  return Tensor.from(all, [1, tokens, KV_HEADS, columns], { dtype: 'bfloat16' });
 }
 
 /** All methods, and those that estimate. */
@@ -132,7 +146,8 @@ export async function measureDecode(test: DecodeCase, plan: Plan): Promise<Decod
   const data = await decodeData(test);
   const cached = decodeCache(data);
   const all = dense(cached);
-  const whole = await outputsOf(all);
+  const steps = cached.queries.length;
+  const whole = await outputsOf(all, steps);
   const methods: Method[] = [];
   const contestants: [string, Attending][] = [['dense', all]];
   for (const { name, method, estimate } of VARIANTS) {
@@ -142,7 +157,7 @@ export async function measureDecode(test: DecodeCase, plan: Plan): Promise<Decod
     const touched = await finder.touched!();
     finder.close();
     const attend = attending(cached, METHODS[method], estimate);
-    const near = nearness(await outputsOf(attend), whole);
+    const near = nearness(await outputsOf(attend, steps), whole);
     methods.push({ name, buildMs: buildMs!, bytes: bytes!, ...judged, touched, ...near });
     if (judged.fault === undefined) contestants.push([name, attend]);
     else attend.close();
@@ -158,15 +173,15 @@ export async function measureDecode(test: DecodeCase, plan: Plan): Promise<Decod
   return { test, methods, appendMs, contestants: contestants.map(([name]) => name), ...measurement };
 }
 
-interface Outputs {
+export interface Outputs {
   out: Float64Array;
   lse: Float64Array;
 }
 
-/** Of each step. */
-async function outputsOf({ attend }: Attending): Promise<Outputs[]> {
+/** Of each of so many steps. */
+export async function outputsOf({ attend }: Pick<Attending, 'attend'>, steps: number): Promise<Outputs[]> {
   const outputs: Outputs[] = [];
-  for (let n = 0; n < STEPS; n++) {
+  for (let n = 0; n < steps; n++) {
     const { out, lse } = attend(n);
     outputs.push({ out: decode('bfloat16', await out.read()), lse: decode('float32', await lse.read()) });
     out.dispose();
@@ -188,9 +203,10 @@ export function nearness(some: readonly Outputs[], all: readonly Outputs[]): Pic
 }
 
 async function timeAppend({ cache, stream }: Cached): Promise<number> {
-  using token = Tensor.zeros([1, 1, KV_HEADS, HEAD_DIM], { dtype: 'bfloat16' });
+  using k = Tensor.zeros([1, 1, KV_HEADS, cache.headDim], { dtype: 'bfloat16' });
+  using v = Tensor.zeros([1, 1, KV_HEADS, cache.valueDim], { dtype: 'bfloat16' });
   const start = performance.now();
-  for (let i = 0; i < APPENDED; i++) cache.append(token, token, { stream });
+  for (let i = 0; i < APPENDED; i++) cache.append(k, v, { stream });
   await stream.synchronize();
   return (performance.now() - start) / APPENDED;
 }
@@ -238,8 +254,8 @@ const RECALL = `recall@${TOP}`;
 
 const isDecode = ({ name, case: { tokens } }: Row) => name.startsWith('decode') && tokens >= 131072;
 const byScan = (row: Row) => isDecode(row) && row.case.mask === 'scan';
-/** The method 'pages' as it is by default, on heads that have something to find. */
-const byPages = (row: Row) => isDecode(row) && row.case.mask === 'pages mean' && !row.name.includes('noise');
+/** The method 'pages' as it is by default, on structured heads. */
+const byPages = (row: Row) => isDecode(row) && row.case.mask === 'pages mean' && /smooth|spiky/.test(row.name);
 
 export const DECODE_TARGETS: Target<Row>[] = [
   {

@@ -1,4 +1,4 @@
-// The suite of retrieval: keys of a cache found by indexes, and decoding with what they find.
+// The suite of retrieval: keys of a cache found by indexes, and decoding with what they find, by layers and by whole models.
 
 import { devices } from 'node-attention';
 import { floorOf } from '../floor';
@@ -6,11 +6,11 @@ import { type Fault, makeRow, OWN, type Peak, type Row, type SuiteResult } from 
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan, type Timed } from '../measure';
 import { peaksOf } from '../peak';
-import { type Progress, runSteps, type Suite, type SuiteOptions } from '../session';
+import { type Progress, runSteps, type Suite } from '../session';
 import { HEAD_DIM } from '../sparse/heads';
 import { medianRatio } from '../statistics';
 import { judgeBy, type Target } from '../targets';
-import { dataOf, GROUP, type RetrievalCase, retrievalCases, TOP } from './cases';
+import { dataOf, GROUP, type RetrievalCase, type RetrievalOptions, retrievalCases, searchedBy, TOP } from './cases';
 import {
   attending,
   cacheOf,
@@ -18,12 +18,16 @@ import {
   type Finder,
   indexed,
   METHODS,
+  MOST_OWN_GRAPH,
+  methodsFor,
   usearchExact,
   usearchGraph,
   usearchVersion,
 } from './contestants';
 import { DECODE_TARGETS, type DecodeOutcome, decodeCases, decodeRows, HEADS, KV_HEADS, measureDecode } from './decode';
+import { type GrowthOutcome, growthCases, growthFindings, growthRows, measureGrowth } from './growth';
 import { judgeFinder } from './judge';
+import { type ModelOutcome, measureModel, modelCases, modelObstacle, modelRow } from './model';
 
 const FULL: Plan = { rounds: 6, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2 };
 const QUICK: Plan = { rounds: 3, batchMs: 5, settleMs: 0, warmRuns: 1, patience: 1 };
@@ -36,21 +40,36 @@ const ABOUT =
   'all keys and by its graph, with recall, time, what is looked at, and attention over what is found against dense attention. ' +
   `Then decoding steps, with ${HEADS} query heads, ${KV_HEADS} key heads and bfloat16: attention over what is found, the search ` +
   'included, against that over all keys; with an estimate the means of what is not found count too. The floor of the scan ' +
-  'is the time to read its 8-bit copies.';
+  'is the time to read its 8-bit copies. Last, how time grows with the keys, and steps of a whole model by the scan.';
 
-const chosen = <Case extends { name: string }>(cases: readonly Case[], { filter }: SuiteOptions) =>
+const chosen = <Case extends { name: string }>(cases: readonly Case[], { filter }: RetrievalOptions) =>
   cases.filter(({ name }) => name.includes(filter));
 
-const EVERYTHING: SuiteOptions = { quick: false, filter: '', threads: [] };
+const EVERYTHING: RetrievalOptions = { quick: false, full: true, filter: '', threads: [] };
 
-export const retrieval: Suite = {
+const allCases = (options: RetrievalOptions) => [
+  ...retrievalCases(options),
+  ...decodeCases(options),
+  ...growthCases(options),
+  ...modelCases(options),
+];
+
+export const retrieval: Suite<RetrievalOptions> = {
   name: 'retrieval',
   about: ABOUT,
-  caseNames: () => [...retrievalCases(EVERYTHING), ...decodeCases(EVERYTHING)].map(({ name }) => name),
+  extend(command) {
+    command.option('--full', 'searches among up to a million keys, and steps of a whole model: 17 GiB', false);
+  },
+  caseNames: () => allCases(EVERYTHING).map(({ name }) => name),
   obstacle: () => undefined,
   steps: (options) => [
     ...chosen(retrievalCases(options), options).map(({ name, keys }) => ({ name, seconds: 1 + keys / 4096 })),
     ...chosen(decodeCases(options), options).map(({ name, keys }) => ({ name, seconds: 1 + keys / 4096 })),
+    ...chosen(growthCases(options), options).map(({ name, keys }) => ({ name, seconds: 1 + keys / 8192 })),
+    ...chosen(modelCases(options), options).map(({ name, layers, keys }) => ({
+      name,
+      seconds: 1 + (layers * keys) / 32768,
+    })),
   ],
   run: bench,
 };
@@ -62,11 +81,14 @@ export interface Outcome extends Measurement {
   contestants: string[];
 }
 
-async function bench(options: SuiteOptions, progress: Progress): Promise<SuiteResult> {
+async function bench(options: RetrievalOptions, progress: Progress): Promise<SuiteResult> {
   const { threads } = devices().find(({ device }) => device === 'cpu')!;
   const plan = options.quick ? QUICK : FULL;
   const searched: Outcome[] = [];
   const decoded: DecodeOutcome[] = [];
+  const growths: GrowthOutcome[] = [];
+  const models: ModelOutcome[] = [];
+  const notMeasured: SuiteResult['notMeasured'] = [];
   peaksOf(threads!, options.quick);
   const steps = [
     ...chosen(retrievalCases(options), options).map((test) => ({
@@ -77,27 +99,43 @@ async function bench(options: SuiteOptions, progress: Progress): Promise<SuiteRe
       name: test.name,
       run: async () => void decoded.push(await measureDecode(test, plan)),
     })),
+    ...chosen(growthCases(options), options).map((test) => ({
+      name: test.name,
+      run: async () => void growths.push(await measureGrowth(test, plan, threads!)),
+    })),
+    ...chosen(modelCases(options), options).map((test) => ({
+      name: test.name,
+      run: async () => {
+        const why = modelObstacle(test);
+        if (why === undefined) models.push(await measureModel(test, plan));
+        else notMeasured.push({ what: test.name, why });
+      },
+    })),
   ];
   const failure = await runSteps(steps, progress);
   const peaks = peaksOf(threads!, options.quick);
   const rows = [
     ...searched.flatMap((outcome) => rowsOf(outcome, threads!, peaks)),
     ...decoded.flatMap((outcome) => decodeRows(outcome, peaks, threads!)),
+    ...growths.flatMap((outcome) => growthRows(outcome, threads!)),
+    ...models.map((outcome) => modelRow(outcome, peaks, threads!)),
   ];
   return {
     suite: 'retrieval',
     about: ABOUT,
-    command: 'npm run bench -- retrieval',
+    command: `npm run bench -- retrieval${options.full ? ' --full' : ''}`,
     versions: { usearch: usearchVersion() },
     peaks,
     rows,
     targets: judgeBy([...TARGETS, ...DECODE_TARGETS], rows, ({ name }) => name),
+    findings: growthFindings(growths),
     notMeasured: [
+      ...notMeasured,
       { what: `usearch's graph beyond ${MOST_GRAPH} keys`, why: 'making it takes minutes' },
-      {
-        what: 'decoding with more than 131072 keys, or with the codes of real text',
-        why: 'there is no case of it yet',
-      },
+      ...(options.full
+        ? [{ what: `the graph beyond ${MOST_OWN_GRAPH} keys`, why: 'making it takes minutes' }]
+        : [{ what: 'more than 131072 keys, and steps of a whole model', why: 'not asked for (--full)' }]),
+      { what: 'decoding with more than 131072 keys', why: 'there is no case of it yet' },
     ],
     failure,
   };
@@ -107,7 +145,8 @@ export async function measureCase(test: RetrievalCase, plan: Plan, threads: numb
   const data = dataOf(test);
   const cached = cacheOf(data);
   const made: Finder[] = [];
-  for (const options of Object.values(METHODS)) made.push(await indexed(cached, options));
+  const methods = methodsFor(test.keys);
+  for (const name of methods) made.push(await indexed(cached, METHODS[name]));
   made.push(usearchExact(data, threads));
   if (test.keys <= MOST_GRAPH) made.push(usearchGraph(data, threads));
   const finders: Outcome['finders'] = [];
@@ -118,7 +157,7 @@ export async function measureCase(test: RetrievalCase, plan: Plan, threads: numb
     finders.push({ name, buildMs, bytes, ...judged, touched: await finder.touched?.() });
     if (judged.fault === undefined) contestants.push([name, finder]);
   }
-  const attends = Object.entries(METHODS).map(([name, options]) => [name, attending(cached, options)] as const);
+  const attends = methods.map((name) => [name, attending(cached, METHODS[name])] as const);
   for (const [name, attend] of attends) {
     await attend.run(1); // makes what the index holds, which is no part of a run
     contestants.push([`attend ${name}`, attend]);
@@ -161,7 +200,7 @@ export function rowsOf(
         tokens: test.keys,
         headDim: HEAD_DIM,
         threads,
-        data: `${test.kind} head, ${test.by} look for keys`,
+        data: searchedBy(test),
       },
       samples: Object.fromEntries(
         [[own(name) ? OWN : name, mine] as const, ...beside].filter((entry): entry is [string, number[]] => !!entry[1]),

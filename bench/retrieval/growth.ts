@@ -1,0 +1,105 @@
+// How the time of a search grows with the keys: by queries of attention, on a smooth head.
+
+import { makeRow, OWN, type Row } from '../format';
+import { watchLoad } from '../load';
+import { interleave, type Measurement, type Plan, type Timed } from '../measure';
+import { HEAD_DIM } from '../sparse/heads';
+import { growth, median } from '../statistics';
+import { headOf, type RetrievalOptions } from './cases';
+import { cacheOf, dense, indexed, METHODS, methodsFor, usearchExact } from './contestants';
+
+export interface GrowthCase {
+  name: string;
+  keys: number;
+}
+
+export function growthCases({ quick, full }: RetrievalOptions): GrowthCase[] {
+  const [least, most] = quick ? [11, 15] : [13, full ? 20 : 17];
+  return Array.from({ length: most - least + 1 }, (_, n) => 2 ** (least + n)).map((keys) => ({
+    name: `growth: T=${keys}`,
+    keys,
+  }));
+}
+
+/** What this library's methods stand beside. */
+const OTHERS = ['usearch exact', 'dense'] as const;
+
+interface Made {
+  name: keyof typeof METHODS;
+  buildMs: number;
+  bytes: number;
+}
+
+export interface GrowthOutcome extends Measurement {
+  test: GrowthCase;
+  made: Made[];
+  /** In the order of `samples`. */
+  contestants: string[];
+}
+
+export async function measureGrowth(test: GrowthCase, plan: Plan, threads: number): Promise<GrowthOutcome> {
+  const head = headOf({ kind: 'smooth', by: 'queries', keys: test.keys });
+  const cached = cacheOf(head);
+  const contestants: [string, Timed & { close(): void }][] = [
+    ['usearch exact', usearchExact(head, threads)],
+    ['dense', dense(cached)],
+  ];
+  const made: Made[] = [];
+  for (const name of methodsFor(test.keys)) {
+    const finder = await indexed(cached, METHODS[name]);
+    made.push({ name, buildMs: finder.buildMs!, bytes: finder.bytes! });
+    contestants.push([name, finder]);
+  }
+  const measurement = await interleave(
+    contestants.map(([, contestant]) => contestant),
+    plan,
+    watchLoad(),
+  );
+  for (const [, contestant] of contestants) contestant.close();
+  cached.close();
+  return { test, made, contestants: contestants.map(([name]) => name), ...measurement };
+}
+
+const samplesOf = ({ contestants, samples }: GrowthOutcome, name: string) => samples[contestants.indexOf(name)];
+
+/** A row for each method, beside looking at all keys and attention over all of them. */
+export function growthRows(outcome: GrowthOutcome, threads: number): Row[] {
+  const { test, made, disturbed, repeated } = outcome;
+  return made.map(({ name, buildMs, bytes }) =>
+    makeRow({
+      name: `${test.name}: ${name}`,
+      case: { mask: name, dtype: 'float32', tokens: test.keys, headDim: HEAD_DIM, threads, data: 'growth' },
+      samples: {
+        [OWN]: samplesOf(outcome, name)!,
+        ...Object.fromEntries(OTHERS.map((other) => [other, samplesOf(outcome, other)!])),
+      },
+      disturbed,
+      repeated,
+      memory: { [OWN]: bytes },
+      figures: { 'build ms': buildMs },
+    }),
+  );
+}
+
+/** Fewer lengths tell no exponent. */
+const LENGTHS = 5;
+
+/** Exponents of the powers of the number of keys that fit best. */
+export function growthFindings(outcomes: readonly GrowthOutcome[]): { name: string; text: string }[] {
+  return [...(Object.keys(METHODS) as (keyof typeof METHODS)[]), ...OTHERS].flatMap((name) => {
+    const points = outcomes.flatMap((outcome) => {
+      const samples = samplesOf(outcome, name);
+      const index = outcome.made.find((each) => each.name === name);
+      return samples ? [{ keys: outcome.test.keys, ms: median(samples), index }] : [];
+    });
+    if (points.length < LENGTHS) return [];
+    const time = growth(points.map(({ keys, ms }) => [keys, ms]));
+    const parts = [`time with keys to the power of ${time.toFixed(2)} over ${points.length} lengths`];
+    const made = points.flatMap(({ keys, index }) => (index ? [{ keys, ...index }] : []));
+    if (made.length > 0) {
+      parts.push(`making the index of ${growth(made.map(({ keys, buildMs }) => [keys, buildMs])).toFixed(2)}`);
+      parts.push(`its bytes of ${growth(made.map(({ keys, bytes }) => [keys, bytes])).toFixed(2)}`);
+    }
+    return [{ name: `growth of ${name}`, text: parts.join(', ') }];
+  });
+}
