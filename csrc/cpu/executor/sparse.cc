@@ -54,9 +54,11 @@ bool next_block(const PlanReader& reader, int64_t keys, SparseWalk& walk) {
   walk.end = std::min(reader.shape.end_key(block), keys);
   for (int word = 0; word < walk.words; word++) walk.full[word] = 0;
   for (int i = 0; i < walk.stream_count; i++) walk.bitmaps[walk.streams[i].row] = nullptr;
+  int row = -1;  // a row that lists a block twice, which only words that are no plan's do, has it in two visits
   for (int i = 0; i < walk.stream_count; i++) {
     Stream& stream = walk.streams[i];
-    if (stream.block != block) continue;
+    if (stream.block != block || stream.row == row) continue;
+    row = stream.row;
     if (stream.bitmap) {
       walk.bitmaps[stream.row] = stream.bitmap;
     } else if (walk.words > 0) {
