@@ -9,11 +9,7 @@ import {
   causal,
   dilatedPlan,
   gridPlan,
-<<<<<<< HEAD
-  hipPlan,
   memoryStats,
-=======
->>>>>>> b0228ab (Selectors of sparse plans run on CUDA: pooled, tree searches in stages and by bisection, with a state; plans are those of the CPU)
   neighborhood,
   radialPlan,
   SparsePlan,

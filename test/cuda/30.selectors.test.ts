@@ -161,7 +161,8 @@ describe.skipIf(missing)(title('selectors on a device'), () => {
         fc.asyncProperty(
           shapes.filter(
             (s) =>
-              (exact !== 'keys' || power(s.keys % s.keyBlock)) && (exact !== 'queries' || power(s.queries % s.queryTile)),
+              (exact !== 'keys' || power(s.keys % s.keyBlock)) &&
+              (exact !== 'queries' || power(s.queries % s.queryTile)),
           ),
           (s) => {
             const inputs = inputsOf(s);
@@ -218,6 +219,20 @@ describe.skipIf(missing)(title('selectors on a device'), () => {
         expect(await lse!.read()).toEqual(await want.lse.read());
       }
     });
+  });
+
+  it.each([{}, { topP: 0.7, scale: 0.1 }])('takes rows that are pooled already, %j', async (more) => {
+    const [queries, keys, queryTile, keyBlock] = [150, 333, 32, 8];
+    const rows = (tokens: number, each: number) => Math.ceil(tokens / each);
+    for (const dtype of TYPES) {
+      const inputs: Inputs = [
+        packed(1, [2, rows(queries, queryTile), 4, 12], dtype),
+        packed(2, [2, rows(keys, keyBlock), 2, 12], dtype),
+      ];
+      const select: Select = (q, k, o) => pooledPlan(q, k, { ...o, ...more, pooled: { queries, keys } });
+      const options = { budget: 80, causal: true, queryTile, keyBlock, always: { sink: 8, window: 16 } };
+      await compare(select, inputs, toDevice(inputs), options);
+    }
   });
 
   it('selects for more rows than have memory at once', async () => {
