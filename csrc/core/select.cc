@@ -366,6 +366,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   call.top_p = static_cast<float>(a.top_p);
   call.threshold = static_cast<float>(a.threshold);
   call.q = &q;
+  call.budgets = budgets.data();
   if (a.cache) call.pages = &attached.cache->pages();
   if (!device->host) {  // before anything is enqueued
     int64_t bytes = 0;
