@@ -28,9 +28,7 @@ struct Cut {
 };
 __device__ inline Cut everything() { return {kAbsent, 0}; }
 __device__ inline Cut nothing() { return {0xffffffff, 0}; }
-__device__ inline Cut shorter(Cut a, Cut b) {
-  return a.key > b.key || (a.key == b.key && a.ties < b.ties) ? a : b;
-}
+__device__ inline Cut shorter(Cut a, Cut b) { return a.key > b.key || (a.key == b.key && a.ties < b.ties) ? a : b; }
 
 // What a score counts: 1, or its weight in the softmax.
 struct Measure {

@@ -55,8 +55,8 @@ __device__ inline Pair best_products(const float* queries, int32_t count, int32_
 }
 
 // For each head of the pattern: a chunk finds its best key by itself, going down into the better half.
-__device__ inline float descend(const Selection& a, const WantedRow& row, const BlockRange& chunk,
-                                const float* queries, int lane) {
+__device__ inline float descend(const Selection& a, const WantedRow& row, const BlockRange& chunk, const float* queries,
+                                int lane) {
   const int32_t count = row.query_count(a);
   float best = kNoScore;
 #pragma unroll 1

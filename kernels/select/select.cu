@@ -2,14 +2,12 @@
 // each row that keeps the best. Rows are written where they have room for all that they may list; where a row may list
 // less, into memory of their own, from which they are copied once it is known how many words each has got. Nothing of
 // this is known to the host, which launches as many steps, and allocates as much memory, as the geometry may take.
-#include "select/select.h"
-
 #include <algorithm>
 
 #include "core/ceil_div.h"
-#include "core/dtype.h"
 #include "select/pool.h"
 #include "select/score.h"
+#include "select/select.h"
 #include "tile/exponent.h"
 
 namespace na::cuda {
@@ -18,7 +16,7 @@ constexpr int kPlaceThreads = 1024;
 constexpr int kMostBudgets = 1000;  // arguments of a kernel have 4 KiB
 constexpr int64_t kMostSelectBlocks = 1 << 16;
 constexpr int64_t kSelectBytes = int64_t{1} << 26;  // for rows of a launch; more of them do not fill a device better
-constexpr int32_t kHipTogether = 4;  // queries whose mean stands for them, but in the last stage
+constexpr int32_t kHipTogether = 4;                 // queries whose mean stands for them, but in the last stage
 
 struct BudgetArguments {
   int32_t* to;
@@ -252,7 +250,7 @@ class Selecting {
     place(a_.counts, offsets);
     const int64_t blocks = std::min(rows_, kMostSelectBlocks);
     close_up_kernel<<<static_cast<unsigned>(blocks), kChooseThreads, 0, stream_>>>(a_.entries, places, entries, offsets,
-                                                                                  static_cast<int32_t>(rows_));
+                                                                                   static_cast<int32_t>(rows_));
     launched();
     return status_;
   }
