@@ -8,7 +8,7 @@ import { makePlan, type PlanGeometry, type SparsePlan } from './sparse_plan';
 import { optionalStream, type Stream } from './stream';
 import { type Tensor, tensorHandle } from './tensor';
 
-/** What all selectors take. */
+/** What all selectors take. On a GPU, q and k are tensors of headDim 256 at most, without `estimate`. */
 export interface SelectorOptions {
   /**
    * How many keys the queries of a tile may select beyond `always`, rounded up to blocks: one number, or one for each
@@ -262,8 +262,7 @@ export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
   queries?: 'each' | 'mean' | 'own';
   /**
    * Says that q and k are pooled already, as by a learned gate, for so many queries and keys: q is one row for each tile,
-   * `[batch, tiles, heads, n]`, k one for each block, `[batch, blocks, kvHeads, n]`. Without `pooling` and `queries`, and
-   * on the CPU so far.
+   * `[batch, tiles, heads, n]`, k one for each block, `[batch, blocks, kvHeads, n]`. Without `pooling` and `queries`.
    */
   pooled?: {
     /** Queries that the plan is for. */

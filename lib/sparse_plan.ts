@@ -167,8 +167,8 @@ const breakEven = 0.8;
  * call, and each of them costs as much as one key; then the plan has to be the only mask, and there is neither bias nor
  * softcap.
  *
- * Plans are made, combined and looked at by the CPU. On a GPU they are only attended over: what else is asked of such a
- * plan is done with a copy on the CPU, and what comes of it goes back.
+ * Plans are made, combined and looked at by the CPU. On a GPU they are attended over, and made by selectors: what else is
+ * asked of such a plan is done with a copy on the CPU, and what comes of it goes back.
  */
 export class SparsePlan extends Mask {
   /** Queries of each batch entry. */

@@ -394,8 +394,9 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   if (!a.lse) NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
   call.out = &result->out->view;
   call.lse = &result->lse->view;
-  if (cached && !device->host) {  // before the list of pages is enqueued, or a graph is made that could not be launched
-    call.pages = &cached->pages();
+  // Before the list of pages or means are enqueued, or a graph is made that could not be launched.
+  if ((cached || estimating) && !device->host) {
+    if (cached) call.pages = &cached->pages();
     int64_t bytes = 0;
     na_error refusal{};
     if (device->backend->operation_check(device->index, NA_OP_ATTENTION, &call, &bytes, &refusal)) {

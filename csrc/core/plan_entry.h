@@ -4,13 +4,14 @@
 #include <cstdint>
 
 #include "core/backend.h"
+#include "core/half.h"  // NA_HOST_DEVICE: kernels select by the same arithmetic
 
 namespace na {
 
 constexpr int64_t kMostBlocks = int64_t{1} << 24;
 constexpr int32_t kLeastQueryTile = 16, kMostQueryTile = 128, kLeastKeyBlock = 2, kMostKeyBlock = 128;
 
-constexpr uint32_t plan_entry(int64_t block, na_entry_kind kind) {
+NA_HOST_DEVICE constexpr uint32_t plan_entry(int64_t block, na_entry_kind kind) {
   return static_cast<uint32_t>(block) | static_cast<uint32_t>(kind) << 27;
 }
 constexpr int64_t entry_block(uint32_t entry) { return entry & (kMostBlocks - 1); }
@@ -42,27 +43,29 @@ struct PlanShape {
     return shape;
   }
 
-  int64_t tiles() const { return (queries + query_tile - 1) / query_tile; }
-  int64_t blocks() const { return (keys + key_block - 1) / key_block; }
+  NA_HOST_DEVICE int64_t tiles() const { return (queries + query_tile - 1) / query_tile; }
+  NA_HOST_DEVICE int64_t blocks() const { return (keys + key_block - 1) / key_block; }
   // The queries of a tile are [first, end).
-  int64_t first_query(int64_t tile) const { return tile * query_tile; }
-  int64_t end_query(int64_t tile) const {
+  NA_HOST_DEVICE int64_t first_query(int64_t tile) const { return tile * query_tile; }
+  NA_HOST_DEVICE int64_t end_query(int64_t tile) const {
     const int64_t end = (tile + 1) * query_tile;
     return end < queries ? end : queries;
   }
-  int64_t end_key(int64_t block) const {
+  NA_HOST_DEVICE int64_t end_key(int64_t block) const {
     const int64_t end = (block + 1) * key_block;
     return end < keys ? end : keys;
   }
   // How many keys, from the first on, a query may see.
-  int64_t visible_keys(int64_t query) const {
+  NA_HOST_DEVICE int64_t visible_keys(int64_t query) const {
     const int64_t visible = query + keys - queries + 1;
     return !causal || visible > keys ? keys : visible < 0 ? 0 : visible;
   }
   // How many blocks, from the first on, some query of a tile may see.
-  int64_t visible_blocks(int64_t tile) const { return (visible_keys(end_query(tile) - 1) + key_block - 1) / key_block; }
+  NA_HOST_DEVICE int64_t visible_blocks(int64_t tile) const {
+    return (visible_keys(end_query(tile) - 1) + key_block - 1) / key_block;
+  }
   // The kind of a visible block that shows all it may.
-  na_entry_kind kind_of(int64_t tile, int64_t block) const {
+  NA_HOST_DEVICE na_entry_kind kind_of(int64_t tile, int64_t block) const {
     if (end_key(block) > visible_keys(first_query(tile))) return NA_ENTRY_PREDICATE;
     return (block + 1) * key_block > keys ? NA_ENTRY_TAIL : NA_ENTRY_FULL;
   }

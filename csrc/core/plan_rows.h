@@ -13,7 +13,7 @@ class SelectedRow {
  public:
   // The blocks of the first `sink` keys and of the last `window` up to each query's own; on both sides of it where
   // there is no causality.
-  SelectedRow(const PlanShape& shape, int64_t tile, int64_t sink, int64_t window) {
+  NA_HOST_DEVICE SelectedRow(const PlanShape& shape, int64_t tile, int64_t sink, int64_t window) {
     const int64_t visible = shape.visible_blocks(tile), block = shape.key_block, shift = shape.keys - shape.queries;
     const int64_t first = shape.first_query(tile) + shift, last = shape.end_query(tile) - 1 + shift;
     const auto clip = [&](int64_t at) { return at < 0 ? 0 : at > visible ? visible : at; };
@@ -33,15 +33,15 @@ class SelectedRow {
     open[1] = {end, visible};
   }
 
-  int64_t always_count() const { return size(always[0]) + size(always[1]); }
-  int64_t open_count() const { return size(open[0]) + size(open[1]); }
+  NA_HOST_DEVICE int64_t always_count() const { return size(always[0]) + size(always[1]); }
+  NA_HOST_DEVICE int64_t open_count() const { return size(open[0]) + size(open[1]); }
 
   // The index-th block that may be chosen.
-  int64_t open_block(int64_t index) const {
+  NA_HOST_DEVICE int64_t open_block(int64_t index) const {
     return index < size(open[0]) ? open[0].begin + index : open[1].begin + index - size(open[0]);
   }
   // Whether any of the blocks [begin, end) may be.
-  bool any_open(int64_t begin, int64_t end) const {
+  NA_HOST_DEVICE bool any_open(int64_t begin, int64_t end) const {
     for (const BlockRange& range : open) {
       if (begin < range.end && end > range.begin && range.begin < range.end) return true;
     }
@@ -49,7 +49,7 @@ class SelectedRow {
   }
 
   // How many it lists at most, of which `budget` are chosen.
-  int64_t most(int64_t budget) const {
+  NA_HOST_DEVICE int64_t most(int64_t budget) const {
     const int64_t open_blocks = open_count();
     return always_count() + (open_blocks < budget ? open_blocks : budget);
   }
@@ -57,7 +57,7 @@ class SelectedRow {
   BlockRange always[2], open[2];  // together all that are visible
 
  private:
-  static int64_t size(const BlockRange& range) { return range.end - range.begin; }
+  NA_HOST_DEVICE static int64_t size(const BlockRange& range) { return range.end - range.begin; }
 };
 
 // As if each query had a row of its own.

@@ -127,13 +127,7 @@ Status check_pooled(const SelectArguments& a, const PlanGeometry& g) {
                  name, shape_text(view).c_str(), Count(rows), Count(each), Count(tokens), what);
   };
   NA_TRY(check("q", a.q->view, g.queries, g.query_tile, "queries"));
-  NA_TRY(check("k", a.k->view, g.keys, g.key_block, "keys"));
-  if (!a.q->device()->host) {
-    return error(NA_ERR_OPTION,
-                 "pooledPlan: pooled is not taken on %s yet: select on the CPU, and move the plan with to()",
-                 a.q->device()->name.c_str());
-  }
-  return {};
+  return check("k", a.k->view, g.keys, g.key_block, "keys");
 }
 
 }  // namespace
@@ -304,11 +298,6 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   NA_TRY(check_stages(a));
   NA_TRY(check_queries(a));
   NA_TRY(check_pooled(a, g));
-  if (!device->host) {  // before copies are enqueued
-    return error(NA_ERR_OPTION,
-                 "selectors do not run on %s yet: select from q and k on the CPU, and move the plan with to()",
-                 device->name.c_str());
-  }
   a.per_query &= g.queries > 1;  // one query is its tile
   if (static_cast<int64_t>(a.budgets.size()) != 1 && static_cast<int64_t>(a.budgets.size()) != g.heads) {
     return error(NA_ERR_OPTION, "budget has %zu numbers; give one, or one for each of the %lld patterns of heads",
@@ -376,6 +365,16 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   call.scale = static_cast<float>(a.scale);
   call.top_p = static_cast<float>(a.top_p);
   call.threshold = static_cast<float>(a.threshold);
+  call.q = &q;
+  call.budgets = budgets.data();
+  if (a.cache) call.pages = &attached.cache->pages();
+  if (!device->host) {  // before anything is enqueued
+    int64_t bytes = 0;
+    na_error refusal{};
+    if (device->backend->operation_check(device->index, NA_OP_SELECT, &call, &bytes, &refusal)) {
+      return Status::from(refusal);
+    }
+  }
   if (a.selector == NA_SELECT_POOLED) {
     // Extremes of keys are as exact as these.
     const SummarySpec spec{a.pooling, g.key_block, a.pooling == NA_POOL_MEAN ? NA_FLOAT32 : k.dtype};
@@ -394,7 +393,6 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   Ref<Tensor> queries, keys;
   if (a.cache) {
     NA_TRY(a.cache->rotate_queries(a.q, stream, &queries));
-    call.pages = &attached.cache->pages();
   } else {
     NA_TRY(even_tokens(a.q, stream, &queries));
     // What was pooled stands for the keys, and pooling takes them as they lie.

@@ -2,8 +2,10 @@
 
 #include "cuda/attention.h"
 #include "cuda/copy.h"
+#include "cuda/select.h"
 #include "kv/kv.h"
 #include "merge/merge.h"
+#include "select/select.h"
 
 namespace na::cuda {
 
@@ -17,6 +19,8 @@ const char* operation_name(int32_t kind) {
     case NA_OP_APPEND: return "append";
     case NA_OP_ROTATE: return "rotary embedding";
     case NA_OP_PUT: return "list of pages";
+    case NA_OP_POOL: return "pooling of blocks";
+    case NA_OP_SELECT: return "selector";
     default: return "graph launch";
   }
 }
@@ -36,11 +40,8 @@ Status check_operation(Device& device, int32_t kind, const void* args, int64_t* 
     case NA_OP_INSPECT:
       return error(NA_ERR_OPTION,
                    "sparse plans are made and looked at by the CPU: do so there, and move them with to('cuda')");
-    case NA_OP_POOL:
-    case NA_OP_SELECT:
-      return error(NA_ERR_OPTION,
-                   "selectors and estimates of sparse plans do not run on CUDA yet: select from q and k on the CPU, "
-                   "without estimate, and move the plan with to('cuda')");
+    case NA_OP_POOL: return check_pool(*static_cast<const na_pool*>(args));
+    case NA_OP_SELECT: return check_select(*static_cast<const na_select*>(args), workspace_bytes);
     default: return {};
   }
 }
@@ -54,6 +55,8 @@ Status enqueue(Device& device, const na_operation& operation, cudaStream_t strea
     case NA_OP_APPEND: result = append(*static_cast<const na_append*>(operation.args), stream); break;
     case NA_OP_ROTATE: result = rotate(*static_cast<const na_rotate*>(operation.args), stream); break;
     case NA_OP_PUT: result = put(*static_cast<const na_put*>(operation.args), stream); break;
+    case NA_OP_POOL: result = pool(*static_cast<const na_pool*>(operation.args), stream); break;
+    case NA_OP_SELECT: result = select(*static_cast<const na_select*>(operation.args), stream); break;
     case NA_OP_ZERO: {
       const auto& zero = *static_cast<const na_zero*>(operation.args);
       result = zero.bytes ? cudaMemsetAsync(zero.data, 0, static_cast<size_t>(zero.bytes), stream) : cudaSuccess;

@@ -1,0 +1,36 @@
+#include "cuda/select.h"
+
+#include "select/select.h"
+
+namespace na::cuda {
+
+Status check_pool(const na_pool& pool) {
+  if (!pool.pages) return {};
+  return error(NA_ERR_OPTION,
+               "what stands for blocks of a KvCache is not made on CUDA yet: use a cache on device 'cpu'");
+}
+
+// What was pooled need not be there yet: this is asked before anything is enqueued.
+Status check_select(const na_select& select, int64_t* workspace_bytes) {
+  if (select.pages) {
+    return error(NA_ERR_OPTION, "selectors of a KvCache do not run on CUDA yet: use a cache on device 'cpu'");
+  }
+  if (select.out->estimate) {
+    return error(NA_ERR_OPTION,
+                 "selectors with estimate do not run on CUDA yet: leave estimate out, or use device 'cpu'");
+  }
+  if (select.per_query) {
+    return error(NA_ERR_OPTION,
+                 "pooledPlan with queries 'own' does not run on CUDA yet: select from q and k on the CPU, and move the "
+                 "plan with to('cuda')");
+  }
+  const auto columns = static_cast<long long>(select.q->shape[select.q->rank - 1]);
+  if (columns > kMostSelectColumns) {
+    return error(NA_ERR_SHAPE, "headDim of q is %lld; CUDA takes 1 to %d, device 'cpu' more", columns,
+                 kMostSelectColumns);
+  }
+  *workspace_bytes = select_workspace(select);
+  return {};
+}
+
+}  // namespace na::cuda

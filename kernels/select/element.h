@@ -1,0 +1,45 @@
+// Elements of a type that is known at run time: it is asked for each, uniformly, since a kernel for each type would be
+// three to compile.
+#pragma once
+
+#include "core/backend.h"
+#include "core/narrow.h"
+
+namespace na::cuda {
+
+// Rows of elements side by side; strides in elements.
+struct ElementRows {
+  const void* data;
+  int64_t batch, token, head;
+  int32_t dtype;
+
+  __device__ int64_t row(int64_t of_batch, int64_t of_token, int64_t of_head) const {
+    return of_batch * batch + of_token * token + of_head * head;
+  }
+  __device__ float operator[](int64_t at) const {
+    switch (dtype) {
+      case NA_FLOAT32: return static_cast<const float*>(data)[at];
+      case NA_FLOAT16: return widen(static_cast<const Half*>(data)[at]);
+      default: return widen(static_cast<const Brain*>(data)[at]);
+    }
+  }
+};
+
+// To the type and back.
+__device__ inline float rounded(float value, int32_t dtype) {
+  switch (dtype) {
+    case NA_FLOAT32: return value;
+    case NA_FLOAT16: return widen(narrow<Half>(value));
+    default: return widen(narrow<Brain>(value));
+  }
+}
+
+__device__ inline void store_element(void* data, int32_t dtype, int64_t at, float value) {
+  switch (dtype) {
+    case NA_FLOAT32: static_cast<float*>(data)[at] = value; break;
+    case NA_FLOAT16: static_cast<Half*>(data)[at] = narrow<Half>(value); break;
+    default: static_cast<Brain*>(data)[at] = narrow<Brain>(value);
+  }
+}
+
+}  // namespace na::cuda

@@ -1,0 +1,53 @@
+// What stands for the keys of a block: a thread has a column of it.
+#pragma once
+
+#include "select/element.h"
+
+namespace na::cuda {
+
+constexpr int kPoolThreads = 256;
+
+struct PoolArguments {
+  ElementRows k;  // its strides of tokens are `along`
+  void* out;      // [batch, blocks, heads, features], contiguous
+  int64_t along[NA_MAX_AXES];
+  int32_t extent[NA_MAX_AXES];  // axes that a call does not have come first, with extent 1
+  int32_t tokens, block, blocks, heads, columns, pooling, out_dtype;
+  int64_t count;  // of columns, of all blocks
+};
+
+__global__ void __launch_bounds__(kPoolThreads) pool_kernel(const __grid_constant__ PoolArguments a) {
+  constexpr float kInfinity = __builtin_huge_valf();
+  // A block is a power of two: dividing by it first is exact, and no sum overflows where the mean does not.
+  const float share = 1.0f / static_cast<float>(a.block);
+  const int64_t step = int64_t{gridDim.x} * kPoolThreads;
+  for (int64_t n = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x; n < a.count; n += step) {
+    const int64_t row = n / a.columns;
+    const auto column = static_cast<int32_t>(n % a.columns), head = static_cast<int32_t>(row % a.heads);
+    const int32_t first = static_cast<int32_t>(row / a.heads % a.blocks) * a.block;
+    const int32_t end = min(first + a.block, a.tokens);
+    const int64_t base = a.k.row(row / a.heads / a.blocks, 0, head) + column;
+    int32_t z = first % a.extent[2], y = first / a.extent[2] % a.extent[1], x = first / a.extent[2] / a.extent[1];
+    float sum = 0, most = -kInfinity, least = kInfinity;
+    for (int32_t token = first; token < end; token++) {
+      const float value = a.k[base + x * a.along[0] + y * a.along[1] + z * a.along[2]];
+      sum += value * share;
+      if (value > most) most = value;
+      if (value < least) least = value;
+      if (++z < a.extent[2]) continue;
+      z = 0;
+      if (++y < a.extent[1]) continue;
+      y = 0;
+      x++;
+    }
+    const bool bounds = a.pooling == NA_POOL_BOUNDS;
+    const int64_t to = row * (bounds ? 2 * a.columns : a.columns) + column;
+    float made = most;
+    if (a.pooling == NA_POOL_MEAN) made = sum / (static_cast<float>(end - first) * share);
+    if (a.pooling == NA_POOL_MIN) made = least;
+    store_element(a.out, a.out_dtype, to, made);
+    if (bounds) store_element(a.out, a.out_dtype, to + a.columns, least);
+  }
+}
+
+}  // namespace na::cuda

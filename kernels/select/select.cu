@@ -1,0 +1,440 @@
+// A selector is a few steps for all rows of a plan: scores of what each row chooses from, then a block of threads for
+// each row that keeps the best. Rows are written where they have room for all that they may list; where a row may list
+// less, into memory of their own, from which they are copied once it is known how many words each has got. Nothing of
+// this is known to the host, which launches as many steps, and allocates as much memory, as the geometry may take.
+#include <algorithm>
+
+#include "core/ceil_div.h"
+#include "select/pool.h"
+#include "select/score.h"
+#include "select/select.h"
+#include "tile/exponent.h"
+
+namespace na::cuda {
+
+constexpr int kPlaceThreads = 1024;
+constexpr int kMostBudgets = 1000;  // arguments of a kernel have 4 KiB
+constexpr int64_t kMostSelectBlocks = 1 << 16;
+constexpr int64_t kSelectBytes = int64_t{1} << 26;  // for rows of a launch; more of them do not fill a device better
+constexpr int32_t kHipTogether = 4;                 // queries whose mean stands for them, but in the last stage
+
+struct BudgetArguments {
+  int32_t* to;
+  int32_t count;
+  int32_t values[kMostBudgets];
+};
+static_assert(sizeof(BudgetArguments) <= 4096);
+
+__global__ void budgets_kernel(const __grid_constant__ BudgetArguments a) {
+  for (auto i = static_cast<int32_t>(threadIdx.x); i < a.count; i += static_cast<int32_t>(blockDim.x)) {
+    a.to[i] = a.values[i];
+  }
+}
+
+// Where each row begins, and the end of the last: by the words that it has got, or those that it may take at most.
+__global__ void __launch_bounds__(kPlaceThreads)
+    places_kernel(const __grid_constant__ Selection a, const int32_t* counts, int32_t* places, int32_t rows) {
+  __shared__ Sum warps[kMostWarps];
+  Sum end = 0;
+  for (int32_t first = 0; first < rows; first += kPlaceThreads) {
+    const int32_t row = first + static_cast<int32_t>(threadIdx.x);
+    Sum own = 0, all;
+    if (row < rows && counts) own = static_cast<Sum>(counts[row]);
+    if (row < rows && !counts) {
+      const WantedRow wanted(a, row);
+      own = static_cast<Sum>(wanted.here.most(wanted.budget));
+    }
+    const Sum before = sum_before(own, warps, &all);
+    if (row < rows) places[row] = static_cast<int32_t>(end + before);
+    end += all;
+  }
+  if (threadIdx.x == 0) places[rows] = static_cast<int32_t>(end);
+}
+
+// Entries of a row, from `to` on; the full ones are those of the lowest blocks.
+struct RowWriter {
+  const Selection& a;
+  const WantedRow& row;
+  uint32_t* const to;
+
+  __device__ RowWriter(const Selection& a, const WantedRow& row)
+      : a(a), row(row), to(a.entries + a.places[row.index]) {}
+  __device__ void write(int64_t place, int64_t block) const {
+    to[place] = plan_entry(block, a.shape.kind_of(row.tile, block));
+  }
+  __device__ void write(int64_t place, const BlockRange& blocks) const {
+    for (int64_t n = threadIdx.x; n < blocks.end - blocks.begin; n += kChooseThreads) {
+      write(place + n, blocks.begin + n);
+    }
+  }
+};
+
+// What top_p and threshold allow. It shares no kernel with what follows, since exponentials take registers, of which
+// ptxas would rather spill some than have one block less on a multiprocessor.
+__global__ void __launch_bounds__(kChooseThreads, 1) shares_kernel(const __grid_constant__ Selection a) {
+  __shared__ ChooseMemory memory;
+  const auto local = static_cast<int64_t>(blockIdx.x);
+  const WantedRow row(a, local);
+  if (!row.searched) return;
+  const uint32_t* const keys = a.scores + local * a.scores_room;
+  const auto count = static_cast<int32_t>(row.here.open_count());
+  const Cut cut = cut_of_shares(keys, count, a.scale, a.top_p, a.threshold, memory);
+  if (threadIdx.x == 0) a.cuts[local] = cut;
+}
+
+// A block of threads keeps the best choices of a row, in their order.
+__global__ void __launch_bounds__(kChooseThreads) choose_kernel(const __grid_constant__ Selection a) {
+  __shared__ ChooseMemory memory;
+  const auto local = static_cast<int64_t>(blockIdx.x);
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const WantedRow row(a, local);
+  const RowWriter writer(a, row);
+  int32_t* const list = a.to.data ? a.to.data + local * a.to.pitch : nullptr;
+  const BlockRange sink = row.here.always[0], window = row.here.always[1];
+  const int64_t sink_count = sink.end - sink.begin, window_count = window.end - window.begin;
+  if (!row.searched) {
+    if (list && thread == 0) list[0] = 0;
+    if (!a.last) return;
+    if (row.all) {
+      writer.write(0, BlockRange{0, row.here.open[1].end});
+    } else {
+      writer.write(0, sink);
+      writer.write(sink_count, window);
+    }
+    if (a.counts && thread == 0) {
+      a.counts[row.index] = static_cast<int32_t>(row.here.always_count() + (row.all ? row.here.open_count() : 0));
+    }
+    return;
+  }
+  const Choices choices(a, row, local);
+  const uint32_t* const keys = a.scores + local * a.scores_room;
+  Cut cut = cut_of_count(keys, choices.count, row.keep(a), memory);
+  if (a.cuts) cut = shorter(cut, a.cuts[local]);
+  Sum above = 0, ties = 0, below = 0;  // choices so far; below: of this thread, those before the window
+  for (int32_t first = 0; first < choices.count; first += kChooseThreads) {
+    const int32_t n = first + thread;
+    const uint32_t key = n < choices.count ? keys[n] : kAbsent;
+    const bool is_above = key > cut.key, is_tie = key == cut.key && key != kAbsent;
+    // Both are counted at once.
+    Sum all;
+    const Sum before = sum_before(Sum{is_above} | Sum{is_tie} << 32, memory.warps, &all);
+    const Sum ties_before = ties + (before >> 32);
+    if (is_above || (is_tie && ties_before < cut.ties)) {
+      const auto rank = static_cast<int64_t>(above + (before & 0xffffffff) + min(ties_before, cut.ties));
+      const BlockRange choice = choices[n];
+      if (list && rank < a.to.room) {
+        if (a.selector == NA_SELECT_BISECTION) {
+          list[1 + 2 * rank] = static_cast<int32_t>(choice.begin);
+          list[2 + 2 * rank] = static_cast<int32_t>(choice.end);
+        } else {
+          list[1 + rank] = static_cast<int32_t>(choice.begin);
+        }
+      }
+      if (a.last) {
+        const int64_t block = choices.block_of(choice);
+        const bool is_below = block < window.begin;
+        below += is_below;
+        writer.write(sink_count + rank + (is_below ? 0 : window_count), block);
+      }
+    }
+    above += all & 0xffffffff;
+    ties += all >> 32;
+  }
+  const auto chosen = static_cast<int64_t>(above + min(ties, cut.ties));
+  if (list && thread == 0) list[0] = static_cast<int32_t>(min(chosen, int64_t{a.to.room}));
+  if (!a.last) return;
+  Sum all_below;
+  sum_before(below, memory.warps, &all_below);
+  writer.write(0, sink);
+  writer.write(sink_count + static_cast<int64_t>(all_below), window);
+  if (a.counts && thread == 0) a.counts[row.index] = static_cast<int32_t>(row.here.always_count() + chosen);
+}
+
+__global__ void __launch_bounds__(kChooseThreads)
+    close_up_kernel(const uint32_t* from, const int32_t* places, uint32_t* to, const int32_t* offsets, int32_t rows) {
+  for (auto row = static_cast<int32_t>(blockIdx.x); row < rows; row += static_cast<int32_t>(gridDim.x)) {
+    const int32_t count = offsets[row + 1] - offsets[row];
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += kChooseThreads) {
+      to[int64_t{offsets[row]} + i] = from[int64_t{places[row]} + i];
+    }
+  }
+}
+
+ElementRows element_rows(const na_tensor& tensor) {
+  const int32_t rank = tensor.rank;
+  return {tensor.data, tensor.stride[0], tensor.stride[rank - 3], tensor.stride[rank - 2], tensor.dtype};
+}
+
+cudaError_t pool(const na_pool& pool, cudaStream_t stream) {
+  const na_tensor &k = *pool.k, &out = *pool.out.rest;
+  const int32_t axes = k.rank - 3;
+  PoolArguments arguments{};
+  arguments.k = element_rows(k);
+  arguments.out = out.data;
+  std::fill_n(arguments.extent, NA_MAX_AXES, 1);
+  int64_t tokens = 1;
+  for (int32_t axis = 0; axis < axes; axis++) {
+    const int32_t to = NA_MAX_AXES - axes + axis;
+    arguments.extent[to] = static_cast<int32_t>(k.shape[1 + axis]);
+    arguments.along[to] = k.stride[1 + axis];
+    tokens *= k.shape[1 + axis];
+  }
+  arguments.tokens = static_cast<int32_t>(tokens);
+  arguments.block = pool.block;
+  arguments.blocks = static_cast<int32_t>(out.shape[1]);
+  arguments.heads = static_cast<int32_t>(out.shape[2]);
+  arguments.columns = static_cast<int32_t>(k.shape[k.rank - 1]);
+  arguments.pooling = pool.pooling;
+  arguments.out_dtype = out.dtype;
+  arguments.count = out.shape[0] * out.shape[1] * out.shape[2] * arguments.columns;
+  const int64_t blocks = std::min(ceil_div(arguments.count, kPoolThreads), kMostSelectBlocks);
+  pool_kernel<<<static_cast<unsigned>(blocks), kPoolThreads, 0, stream>>>(arguments);
+  return cudaGetLastError();
+}
+
+// What select() launches, and where it has its memory.
+class Selecting {
+ public:
+  explicit Selecting(const na_select& select) : select_(select), a_{PlanShape(*select.out)} {
+    const na_plan& out = *select.out;
+    rows_ = out.offsets->shape[0] - 1;
+    a_.selector = select.selector;
+    a_.sink = select.sink;
+    a_.window = select.window;
+    a_.patterns = static_cast<int32_t>(out.heads);
+    a_.tiles = static_cast<int32_t>(a_.shape.tiles());
+    a_.block = exponent(out.key_block);
+    a_.scale = select.scale;
+    a_.top_p = select.top_p;
+    a_.threshold = select.threshold;
+    a_.q = element_rows(*select.q);
+    const int64_t heads = select.q->shape[select.q->rank - 2], kv_heads = select.k->shape[select.k->rank - 2];
+    a_.heads = static_cast<int32_t>(heads / out.heads);
+    a_.group = static_cast<int32_t>(heads / kv_heads);
+    a_.columns = static_cast<int32_t>(select.q->shape[select.q->rank - 1]);
+    a_.bounds = select.selector == NA_SELECT_POOLED && select.bounds;
+    a_.first = select.first != 0;
+    a_.tile_queries = select.tile_queries != 0;
+    a_.features = a_.bounds ? 2 * a_.columns : a_.columns;
+    a_.pitch = (a_.features + 31) / 32 * 32;
+    const bool one_query = mean_query() || a_.tile_queries;
+    a_.queries_room = one_query ? 1 : static_cast<int32_t>(std::min<int64_t>(out.query_tile, out.queries));
+    for (int64_t head = 0; head < out.heads; head++) {
+      most_budget_ = std::max(most_budget_, select.budgets[head]);
+      if (select.budgets[head] > 0) least_budget_ = std::min(least_budget_, select.budgets[head]);
+    }
+    make_room();
+  }
+
+  int64_t bytes() const { return words_ * kWord; }
+
+  cudaError_t run(cudaStream_t stream) {
+    stream_ = stream;
+    put_budgets();
+    auto* const entries = static_cast<uint32_t*>(select_.out->entries->data);
+    auto* const offsets = static_cast<int32_t*>(select_.out->offsets->data);
+    a_.cuts = shares() ? reinterpret_cast<Cut*>(memory(cuts_)) : nullptr;
+    a_.k = select_.pooled ? element_rows(*select_.pooled->rest) : element_rows(*select_.k);
+    a_.queries = reinterpret_cast<float*>(memory(queries_));
+    a_.scores = reinterpret_cast<uint32_t*>(memory(scores_));
+    a_.entries = exact() ? entries : reinterpret_cast<uint32_t*>(memory(entries_));
+    a_.counts = exact() ? nullptr : memory(counts_);
+    int32_t* const places = exact() ? offsets : memory(places_);
+    a_.places = places;
+    place(nullptr, places);
+    for (int64_t first = 0; first < rows_; first += rows_together_) {
+      a_.first_row = first;
+      choose(std::min(rows_together_, rows_ - first));
+    }
+    if (exact()) return status_;
+    place(a_.counts, offsets);
+    const int64_t blocks = std::min(rows_, kMostSelectBlocks);
+    close_up_kernel<<<static_cast<unsigned>(blocks), kChooseThreads, 0, stream_>>>(a_.entries, places, entries, offsets,
+                                                                                   static_cast<int32_t>(rows_));
+    launched();
+    return status_;
+  }
+
+ private:
+  static constexpr int64_t kWord = 4, kAligned = 16;  // bytes, words
+
+  bool mean_query() const { return select_.selector == NA_SELECT_POOLED && select_.mean_query; }
+  // Whether rows list as many blocks as they have room for.
+  bool exact() const { return select_.selector != NA_SELECT_HIP && !shares(); }
+  bool shares() const { return select_.top_p < 1 || select_.threshold > 0; }
+
+  int64_t take(int64_t words) {
+    const int64_t at = words_;
+    words_ += ceil_div(words, kAligned) * kAligned;
+    return at;
+  }
+  void launched() {
+    const cudaError_t status = cudaGetLastError();
+    if (status_ == cudaSuccess) status_ = status;
+  }
+  int32_t* memory(int64_t at) const { return static_cast<int32_t*>(select_.workspace) + at; }
+
+  // How many chunks are chosen from in a stage, and how many of them are kept, at most.
+  int64_t most_chunks(int32_t stage) const {
+    if (stage == 0) return ceil_div(a_.shape.keys, select_.chunk[0]);
+    return most_kept(stage - 1) * (select_.chunk[stage - 1] / select_.chunk[stage]);
+  }
+  int64_t most_kept(int32_t stage) const {
+    if (select_.kept) return select_.kept_room[stage];
+    if (stage + 1 == select_.stages) return most_budget_;
+    const int64_t keys = select_.keep[stage] > 0 ? select_.keep[stage] : most_budget_ * keep_times(stage);
+    return std::min(most_chunks(stage), ceil_div(keys, select_.chunk[stage]));
+  }
+  // Keys that a stage keeps for each block of the budget unless it is told how many.
+  int64_t keep_times(int32_t stage) const {
+    int64_t times = select_.out->key_block;
+    for (int32_t later = stage + 1; later < select_.stages; later++) times *= 4;
+    return times;
+  }
+
+  void make_room() {
+    switch (select_.selector) {
+      case NA_SELECT_HIP:
+        for (int32_t stage = 0; stage < select_.stages; stage++) {
+          a_.scores_room = std::max({a_.scores_room, most_chunks(stage), most_kept(stage)});
+          list_words_ = std::max(list_words_, 1 + most_kept(stage));
+        }
+        break;
+      case NA_SELECT_BISECTION:
+        a_.scores_room = 2 * most_budget_;
+        list_words_ = 1 + 2 * most_budget_;
+        break;
+      default: a_.scores_room = a_.shape.blocks();
+    }
+    budgets_ = take(select_.out->heads);
+    if (!exact()) {
+      places_ = take(rows_ + 1);
+      counts_ = take(rows_);
+      entries_ = take(select_.out->entries->shape[0]);
+    }
+    const int64_t queries = int64_t{a_.heads} * a_.queries_room * a_.pitch;
+    const int64_t words = queries + a_.scores_room + 2 * list_words_;
+    rows_together_ = std::clamp<int64_t>(kSelectBytes / (words * kWord), 1, rows_);
+    queries_ = take(rows_together_ * queries);
+    scores_ = take(rows_together_ * a_.scores_room);
+    if (shares()) cuts_ = take(rows_together_ * int64_t{sizeof(Cut)} / kWord);
+    for (int64_t& list : lists_) list = take(rows_together_ * list_words_);
+  }
+
+  void put_budgets() {
+    a_.budgets = memory(budgets_);
+    for (int64_t first = 0; first < select_.out->heads; first += kMostBudgets) {
+      const int64_t count = std::min<int64_t>(select_.out->heads - first, kMostBudgets);
+      BudgetArguments arguments{memory(budgets_ + first), static_cast<int32_t>(count), {}};
+      std::transform(select_.budgets + first, select_.budgets + first + count, arguments.values,
+                     [](int64_t budget) { return static_cast<int32_t>(budget); });
+      budgets_kernel<<<1, 128, 0, stream_>>>(arguments);
+      launched();
+    }
+  }
+
+  void place(const int32_t* counts, int32_t* places) {
+    a_.first_row = 0;
+    places_kernel<<<1, kPlaceThreads, 0, stream_>>>(a_, counts, places, static_cast<int32_t>(rows_));
+    launched();
+  }
+
+  // All steps for so many rows.
+  void choose(int64_t rows) {
+    switch (select_.selector) {
+      case NA_SELECT_HIP: choose_by_stages(rows); break;
+      case NA_SELECT_BISECTION: bisect(rows); break;
+      default:
+        a_.last = true;
+        prepare(rows, mean_query() ? select_.out->query_tile : 1);
+        step(rows, ceil_div(a_.scores_room, 2));
+    }
+  }
+
+  void choose_by_stages(int64_t rows) {
+    const int32_t last = select_.stages - 1, from = select_.kept ? select_.refreshed_from : 0;
+    if (from > last) {  // what the last stage has kept
+      a_.from = list_of(last);
+      a_.to = {};
+      a_.chunk = exponent(select_.chunk[last]);
+      a_.ratio = 0;
+      a_.last = true;
+      a_.together = 1;
+      step(rows, most_kept(last));
+      return;
+    }
+    for (int32_t stage = from; stage <= last; stage++) {
+      a_.last = stage == last;
+      a_.from = stage > 0 ? list_of(stage - 1) : Lists{};
+      a_.to = a_.last && !select_.kept ? Lists{} : list_of(stage);
+      a_.chunk = exponent(select_.chunk[stage]);
+      a_.ratio = stage > 0 ? exponent(select_.chunk[stage - 1]) - a_.chunk : 0;
+      a_.keep_keys = select_.keep[stage];
+      a_.keep_times = keep_times(stage);
+      if (a_.last || stage == from) prepare(rows, a_.last ? 1 : kHipTogether);
+      step(rows, most_chunks(stage));
+    }
+  }
+
+  // No node is longer than those of the smallest budget, and once all are blocks another round changes nothing.
+  void bisect(int64_t rows) {
+    prepare(rows, 1);
+    a_.from = {};
+    a_.last = false;
+    int64_t longest = ceil_div(a_.shape.blocks(), least_budget_);
+    for (int32_t round = 0; !a_.last; round++) {
+      longest = ceil_div(longest, 2);
+      a_.last = longest == 1;
+      a_.to = a_.last ? Lists{} : work_list(round, most_budget_);
+      step(rows, most_budget_);
+      a_.from = a_.to;
+    }
+  }
+
+  Lists work_list(int32_t number, int64_t room) const {
+    return {memory(lists_[number % 2]), list_words_, static_cast<int32_t>(room)};
+  }
+  // Of the chunks that a stage has chosen.
+  Lists list_of(int32_t stage) const {
+    if (!select_.kept) return work_list(stage, most_kept(stage));
+    const na_tensor& kept = *select_.kept;
+    int64_t at = a_.first_row * kept.shape[1];
+    for (int32_t before = 0; before < stage; before++) at += 1 + select_.kept_room[before];
+    return {static_cast<int32_t*>(kept.data) + at, kept.shape[1], static_cast<int32_t>(select_.kept_room[stage])};
+  }
+
+  void prepare(int64_t rows, int32_t together) {
+    a_.together = together;
+    queries_kernel<<<static_cast<unsigned>(rows * a_.heads), 32 * kScoreWarps, 0, stream_>>>(a_);
+    launched();
+  }
+
+  // `units`: chunks or pairs of choices that a row has at most.
+  void step(int64_t rows, int64_t units) {
+    a_.groups = static_cast<int32_t>(std::max<int64_t>(1, ceil_div(units, kScoreWarps)));
+    score_kernel<<<static_cast<unsigned>(rows * a_.groups), 32 * kScoreWarps, 0, stream_>>>(a_);
+    launched();
+    if (a_.cuts) {
+      shares_kernel<<<static_cast<unsigned>(rows), kChooseThreads, 0, stream_>>>(a_);
+      launched();
+    }
+    choose_kernel<<<static_cast<unsigned>(rows), kChooseThreads, 0, stream_>>>(a_);
+    launched();
+  }
+
+  const na_select& select_;
+  Selection a_;
+  cudaStream_t stream_ = nullptr;
+  cudaError_t status_ = cudaSuccess;
+  int64_t rows_ = 0, rows_together_ = 1;  // of the plan, and of a launch
+  int64_t most_budget_ = 0, least_budget_ = kMostBlocks;
+  int64_t words_ = 0, list_words_ = 0;
+  int64_t budgets_ = 0, places_ = 0, counts_ = 0, entries_ = 0, queries_ = 0, scores_ = 0, cuts_ = 0;
+  int64_t lists_[2] = {};
+};
+
+int64_t select_workspace(const na_select& select) { return Selecting(select).bytes(); }
+
+cudaError_t select(const na_select& select, cudaStream_t stream) { return Selecting(select).run(stream); }
+
+}  // namespace na::cuda
