@@ -26,22 +26,22 @@ export function readResults(folder = join(__dirname, 'results')): ResultFile[] {
 }
 
 /**
- * For each row of a suite the newest measurement of it, in the order of the first file that has it; --quick ones do not
- * count. Of several machines, the one with the most rows in one file: a table is about one machine.
+ * The newest measurement of each row of a suite, in the order of the first file that has it, for each machine: a table is
+ * about one. Machines differ by processor and instruction set, or by GPU; the one that was measured last comes first.
+ * --quick ones do not count. `files`: the oldest first.
  */
-export function newest(files: readonly ResultFile[], name: string): Source[] {
-  const whole = files.filter(({ command }) => !command.split(' ').includes('--quick'));
-  const sources = whole.flatMap((file) =>
-    file.suites.filter(({ suite }) => suite === name).map((suite) => ({ file, suite })),
-  );
-  const machineOf = ({ file: { machine }, suite: { device } }: (typeof sources)[0]) => device ?? machine.cpu;
-  const most = Math.max(...sources.map(({ suite }) => suite.rows.length));
-  const largest = sources.filter(({ suite }) => suite.rows.length === most).at(-1);
-  const found = new Map<string, Source>();
-  for (const source of sources.filter((each) => machineOf(each) === machineOf(largest!))) {
-    for (const row of source.suite.rows) found.set(fullName(row), { row, ...source });
+export function newest(files: readonly ResultFile[], name: string): Source[][] {
+  const machines = new Map<string, Map<string, Source>>();
+  for (const file of files.filter(({ command }) => !command.split(' ').includes('--quick'))) {
+    for (const suite of file.suites.filter(({ suite }) => suite === name)) {
+      const machine = suite.device ?? `${file.machine.cpu} ${file.machine.instructionSet}`;
+      const found = machines.get(machine) ?? new Map<string, Source>();
+      for (const row of suite.rows) found.set(fullName(row), { row, file, suite });
+      machines.delete(machine); // to be the last again
+      machines.set(machine, found);
+    }
   }
-  return [...found.values()];
+  return [...machines.values()].map((found) => [...found.values()]).reverse();
 }
 
 const MISSING = 'not measured';
@@ -54,10 +54,10 @@ export function blocks(files: readonly ResultFile[]): { [path: string]: { [marke
   const names = [...new Set(files.flatMap(({ suites }) => suites.map(({ suite }) => suite)))];
   const others = names.filter((name) => name !== 'cpu' && name !== 'cuda');
   return {
-    'README.md': { benchmark: readmeBlock(cpu), gpu: gpuSummary(cuda) },
+    'README.md': { benchmark: cpu.map(readmeBlock).join('\n\n') || MISSING, gpu: gpuSummary(cuda[0] ?? []) },
     'docs/performance.md': {
-      results: cpuBlock(cpu),
-      targets: cpu.length > 0 ? targetTable(judge(cpu.map(({ row }) => row))) : MISSING,
+      results: cpu.map(cpuBlock).join('\n\n') || MISSING,
+      targets: cpu.map(targetBlock).join('\n\n') || MISSING,
       gpu: cuda.length > 0 ? suiteBlock('cuda', cuda) : GPU_MISSING,
     },
     'docs/results.md': { results: others.map((name) => suiteBlock(name, newest(files, name))).join('\n\n') },
@@ -101,7 +101,6 @@ const README_TOKENS = 4096;
 const README_KINDS = ['dense', 'causal', 'decode', 'decode layers'];
 
 function readmeBlock(sources: readonly Source[]): string {
-  if (sources.length === 0) return MISSING;
   const rows = sources
     .map(({ row }) => row)
     .filter(({ case: { mask, tokens } }) => README_KINDS.includes(mask) && tokens === README_TOKENS)
@@ -143,7 +142,6 @@ function slowerSentence(sources: readonly Source[], peer: string, name: string):
 }
 
 function cpuBlock(sources: readonly Source[]): string {
-  if (sources.length === 0) return MISSING;
   const rows = sources.map(({ row }) => row);
   const columns: Column<Row>[] = [
     ['case', ({ name }) => name],
@@ -159,21 +157,28 @@ function cpuBlock(sources: readonly Source[]): string {
   return `${origin(sources)} Ratios are the peer's time over ours.\n\n${markdown(filled(columns, rows), rows)}`;
 }
 
-/** A suite that needs no columns of its own. */
-/** All of a suite: its targets, what follows from its rows, tables of its own, and the rows that have a time. */
-function suiteBlock(name: string, sources: readonly Source[]): string {
-  const rows = sources.map(({ row }) => row).filter(({ times }) => Object.keys(times).length > 0);
-  const { about = '', command, targets = [], findings = [], text } = sources.at(-1)?.suite ?? {};
-  const parts = [
-    `## ${name}`,
-    `${about} By \`${command}\`.`,
-    origin(sources),
-    targets.length > 0 ? targetTable(targets) : '',
-    findings.map(({ name, text }) => `- ${name}: ${text}`).join('\n'),
-    text === undefined ? '' : `\`\`\`text\n${text}\n\`\`\``,
-    markdown(filled(columnsOf(rows), rows), rows),
-  ];
-  return parts.filter((part) => part !== '').join('\n\n');
+/** What was to be reached, for one machine. */
+const targetBlock = (sources: readonly Source[]) =>
+  `${origin(sources)}\n\n${targetTable(judge(sources.map(({ row }) => row)))}`;
+
+/**
+ * All of a suite: its targets, what follows from its rows, tables of its own, and the rows that have a time, for each
+ * machine.
+ */
+function suiteBlock(name: string, machines: readonly (readonly Source[])[]): string {
+  const blocks = machines.map((sources) => {
+    const rows = sources.map(({ row }) => row).filter(({ times }) => Object.keys(times).length > 0);
+    const { about = '', command, targets = [], findings = [], text } = sources.at(-1)!.suite;
+    return [
+      `${about} By \`${command}\`.`,
+      origin(sources),
+      targets.length > 0 ? targetTable(targets) : '',
+      findings.map(({ name, text }) => `- ${name}: ${text}`).join('\n'),
+      text === undefined ? '' : `\`\`\`text\n${text}\n\`\`\``,
+      markdown(filled(columnsOf(rows), rows), rows),
+    ];
+  });
+  return [`## ${name}`, ...blocks.flat()].filter((part) => part !== '').join('\n\n');
 }
 
 function targetTable(verdicts: readonly Verdict[]): string {
