@@ -27,14 +27,15 @@ export function readResults(folder = join(__dirname, 'results')): ResultFile[] {
 
 /**
  * The newest measurement of each row of a suite, in the order of the first file that has it, for each machine: a table is
- * about one. Machines differ by processor and instruction set, or by GPU; the one that was measured last comes first.
+ * about one. Machines differ by processors and instruction set, or by GPU; the one that was measured last comes first.
  * --quick ones do not count. `files`: the oldest first.
  */
 export function newest(files: readonly ResultFile[], name: string): Source[][] {
   const machines = new Map<string, Map<string, Source>>();
   for (const file of files.filter(({ command }) => !command.split(' ').includes('--quick'))) {
     for (const suite of file.suites.filter(({ suite }) => suite === name)) {
-      const machine = suite.device ?? `${file.machine.cpu} ${file.machine.instructionSet}`;
+      const { cpu, processors, instructionSet } = file.machine;
+      const machine = suite.device ?? `${cpu} ${processors} ${instructionSet}`;
       const found = machines.get(machine) ?? new Map<string, Source>();
       for (const row of suite.rows) found.set(fullName(row), { row, file, suite });
       machines.delete(machine); // to be the last again

@@ -5,8 +5,9 @@ import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan, type Timed } from '../measure';
 import { HEAD_DIM } from '../sparse/heads';
 import { growth, median } from '../statistics';
-import { headOf, type RetrievalOptions } from './cases';
+import { dataOf, type RetrievalOptions } from './cases';
 import { cacheOf, dense, indexed, METHODS, methodsFor, usearchExact } from './contestants';
+import { judgeFinder } from './judge';
 
 export interface GrowthCase {
   name: string;
@@ -28,6 +29,8 @@ interface Made {
   name: keyof typeof METHODS;
   buildMs: number;
   bytes: number;
+  /** What is wrong with what it finds; then it has no time. */
+  fault?: string;
 }
 
 export interface GrowthOutcome extends Measurement {
@@ -38,17 +41,19 @@ export interface GrowthOutcome extends Measurement {
 }
 
 export async function measureGrowth(test: GrowthCase, plan: Plan, threads: number): Promise<GrowthOutcome> {
-  const head = headOf({ kind: 'smooth', by: 'queries', keys: test.keys });
-  const cached = cacheOf(head);
-  const contestants: [string, Timed & { close(): void }][] = [
-    ['usearch exact', usearchExact(head, threads)],
-    ['dense', dense(cached)],
-  ];
+  const data = dataOf({ kind: 'smooth', by: 'queries', keys: test.keys });
+  const cached = cacheOf(data);
+  const contestants: [string, Timed & { close(): void }][] = [['dense', dense(cached)]];
+  const exact = usearchExact(data, threads);
+  if ((await judgeFinder(exact, data)).fault === undefined) contestants.push(['usearch exact', exact]);
+  else exact.close();
   const made: Made[] = [];
   for (const name of methodsFor(test.keys)) {
     const finder = await indexed(cached, METHODS[name]);
-    made.push({ name, buildMs: finder.buildMs!, bytes: finder.bytes! });
-    contestants.push([name, finder]);
+    const { fault } = await judgeFinder(finder, data);
+    made.push({ name, buildMs: finder.buildMs!, bytes: finder.bytes!, ...(fault !== undefined && { fault }) });
+    if (fault === undefined) contestants.push([name, finder]);
+    else finder.close();
   }
   const measurement = await interleave(
     contestants.map(([, contestant]) => contestant),
@@ -65,14 +70,17 @@ const samplesOf = ({ contestants, samples }: GrowthOutcome, name: string) => sam
 /** A row for each method, beside looking at all keys and attention over all of them. */
 export function growthRows(outcome: GrowthOutcome, threads: number): Row[] {
   const { test, made, disturbed, repeated } = outcome;
-  return made.map(({ name, buildMs, bytes }) =>
+  return made.map(({ name, buildMs, bytes, fault }) =>
     makeRow({
       name: `${test.name}: ${name}`,
       case: { mask: name, dtype: 'float32', tokens: test.keys, headDim: HEAD_DIM, threads, data: 'growth' },
-      samples: {
-        [OWN]: samplesOf(outcome, name)!,
-        ...Object.fromEntries(OTHERS.map((other) => [other, samplesOf(outcome, other)!])),
-      },
+      samples: Object.fromEntries(
+        [[OWN, name] as const, ...OTHERS.map((other) => [other, other] as const)].flatMap(([as, contestant]) => {
+          const samples = samplesOf(outcome, contestant);
+          return samples ? [[as, samples]] : [];
+        }),
+      ),
+      ...(fault !== undefined && { faults: [{ contestant: OWN, fault }] }),
       disturbed,
       repeated,
       memory: { [OWN]: bytes },

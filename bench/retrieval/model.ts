@@ -79,7 +79,7 @@ export async function measureModel(test: ModelCase, plan: Plan): Promise<ModelOu
     recall: 0,
     touched: 0,
     error: 0,
-    mass: 1,
+    mass: Number.POSITIVE_INFINITY,
   };
   const cached = caches.map((cache): Cached => ({ cache, queries, samples, stream, close: () => cache.dispose() }));
   const sought = { ...data, least: leastHeld(data) };
