@@ -297,8 +297,8 @@ const MOST = 2 ** 30;
 
 /** How many keys are to be attended to; Infinity is as many as there may be. */
 function wanted(name: string, value: unknown): number {
-  if (value === Number.POSITIVE_INFINITY) return MOST;
-  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return value;
+  const whole = value === Number.POSITIVE_INFINITY || Number.isSafeInteger(value);
+  if (whole && (value as number) >= 0) return Math.min(value as number, MOST);
   throw new AttentionError(
     'ERR_OPTION',
     `attend: ${name} is ${show(value)}; it must be an integer of at least 0, or Infinity for all keys`,

@@ -222,7 +222,13 @@ export interface Addon {
   tensorByteOffset(tensor: NativeTensor): number;
   tensorPending(tensor: NativeTensor): boolean;
   tensorWritten(tensor: NativeTensor): Promise<void>;
-  tensorTo(tensor: NativeTensor, dtype: number, device: string, stream: NativeStream | undefined): NativeTensor;
+  tensorTo(
+    tensor: NativeTensor,
+    dtype: number,
+    device: string,
+    stream: NativeStream | undefined,
+    shape?: number[],
+  ): NativeTensor;
   tensorReadBack(tensor: NativeTensor): { buffer: ArrayBuffer; tensor: NativeTensor };
   tensorDispose(tensor: NativeTensor): void;
   exposureMoved(exposure: NativeExposure): void;

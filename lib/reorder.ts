@@ -1,10 +1,11 @@
 // Tokens of a grid in another order, for plans whose patterns are blocks only then.
 
-import type { DType } from './dtype';
+import { type DType, dtypeIndex } from './dtype';
 import { AttentionError } from './errors';
+import { native } from './native';
 import { integers, options, show } from './options';
 import { optionalStream, type Stream } from './stream';
-import { type Tensor, tensorHandle } from './tensor';
+import { makeTensor, type Tensor, tensorHandle } from './tensor';
 
 const names = ['order', 'box', 'stream'] as const;
 
@@ -66,8 +67,9 @@ function walkOf(call: string, shape: number[], order: unknown, box: unknown): Wa
 /** A copy of the tensor with its axes in another order, as a tensor of that shape. */
 function reordered(tensor: Tensor, axes: number[], shape: number[], stream: unknown): Tensor {
   using view = tensor.permute(...axes);
-  using copy = view.to({ dtype: tensor.dtype, stream: stream as Stream | undefined });
-  return copy.reshape(shape);
+  const { dtype, device } = tensor;
+  const handle = tensorHandle(view, 'tensor');
+  return makeTensor(native.tensorTo(handle, dtypeIndex(dtype), device, optionalStream(stream), shape));
 }
 
 /** The tensor with the axes from `first` on as one, which takes a copy where they do not lie side by side. */
@@ -132,7 +134,7 @@ export function restoreTokens<D extends DType>(tensor: Tensor<D>, opts: RestoreO
   const { order, box, stream, shape } = options(call, opts, [...names, 'shape']);
   const tokens = integers(call, 'shape', shape, 0, 'ERR_SHAPE');
   const [batch, count, ...rest] = tensor.shape;
-  if (tokens.length < 1 || tokens.length > 3 || rest.length === 0 || count !== product(tokens)) {
+  if (tokens.length < 1 || tokens.length > 3 || rest.length < 1 || rest.length > 2 || count !== product(tokens)) {
     throw new AttentionError(
       'ERR_SHAPE',
       `${call}: shape is ${show(tokens)} and tensor has shape ${show(tensor.shape)}; shape must have one to three axes ` +

@@ -47,8 +47,8 @@ function planOf(layout: Layout, rule: (row: Row, show: Show) => void, differing 
 }
 
 /**
- * What ranges of blocks hold, ascending. Rules that show many show them in few ascending runs, which V8's sort merges
- * in linear time.
+ * What ranges of blocks hold, ascending. Lines and grids, which show many, come in few ascending runs, which V8's sort
+ * merges in linear time.
  */
 function blocksOf(ranges: [number, number][]): number[] {
   const list: number[] = [];

@@ -52,6 +52,8 @@ export interface PlanLists {
 /** Of the queries of a plan, and of its keys. */
 export const mostTokens = 2 ** 30;
 const mostRows = 2 ** 26;
+const mostPatterns = 2 ** 20;
+const mostBlocks = 2 ** 24;
 
 const geometryNames = ['queries', 'keys', 'batch', 'heads', 'queryTile', 'keyBlock', 'causal', 'estimate'] as const;
 export const planNames = [...geometryNames, 'device', 'stream'] as const;
@@ -93,6 +95,18 @@ export function layoutOf(call: string, given: { [name in (typeof planNames)[numb
     if (layout[name] <= mostTokens) continue;
     throw new AttentionError('ERR_OPTION', `${call}: ${name} is ${layout[name]}; it must be at most ${mostTokens}`);
   }
+  for (const name of ['batch', 'heads'] as const) {
+    if (layout[name] <= mostPatterns) continue;
+    throw new AttentionError('ERR_OPTION', `${call}: ${name} is ${layout[name]}; it must be at most ${mostPatterns}`);
+  }
+  const blocks = Math.ceil(layout.keys / layout.keyBlock);
+  if (blocks > mostBlocks) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: ${layout.keys} keys are ${blocks} blocks of ${layout.keyBlock}, more than ${mostBlocks}; ` +
+        'use a larger keyBlock',
+    );
+  }
   const tiles = Math.ceil(layout.queries / layout.queryTile);
   if (layout.batch * layout.heads * tiles > mostRows) {
     throw new AttentionError(
@@ -104,7 +118,7 @@ export function layoutOf(call: string, given: { [name in (typeof planNames)[numb
   return {
     ...layout,
     tiles,
-    blocks: Math.ceil(layout.keys / layout.keyBlock),
+    blocks,
     rows: layout.batch * layout.heads * tiles,
     ...placeOf(call, given),
   };

@@ -278,6 +278,18 @@ describe('refused', () => {
       /stream is 5; it must be a Stream/,
       () => SparsePlan.fromPredicate(unasked, { ...g, stream: 5 as never }),
     ],
+    [
+      'too many blocks, before the predicate is asked',
+      'ERR_OPTION',
+      /33554434 keys are 16777217 blocks of 2, more than 16777216; use a larger keyBlock/,
+      () => SparsePlan.fromPredicate(unasked, { queries: 16, keys: 2 ** 25 + 2, keyBlock: 2 }),
+    ],
+    [
+      'too large a batch, before the predicate is asked',
+      'ERR_OPTION',
+      /batch is 1048577; it must be at most 1048576/,
+      () => SparsePlan.fromPredicate(unasked, { queries: 1, keys: 2, batch: 2 ** 20 + 1 }),
+    ],
     ['no predicate', 'ERR_OPTION', /predicate/, () => SparsePlan.fromPredicate(3 as never, g)],
     ['queryTile', 'ERR_OPTION', /queryTile is 48/, geometry({ queryTile: 48 })],
     ['a small queryTile', 'ERR_OPTION', /queryTile is 8/, geometry({ queryTile: 8 })],

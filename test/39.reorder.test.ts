@@ -92,14 +92,35 @@ describe('permuteTokens', () => {
     );
   });
 
-  it('keeps the type, and takes a stream', async () => {
+  it('keeps the type', async () => {
     const tensor = Tensor.randn([1, 4, 6, 2, 8], { seed: 1, dtype: 'bfloat16' });
-    using stream = new Stream();
-    const permuted = permuteTokens(tensor, { order: [1, 0], stream });
-    await stream.synchronize();
-    expect(permuted.data.length).toBe(4 * 6 * 2 * 8); // else ERR_PENDING
+    const permuted = permuteTokens(tensor, { order: [1, 0] });
     expect(permuted.dtype).toBe('bfloat16');
     expect(await restoreTokens(permuted, { shape: [4, 6], order: [1, 0] }).read()).toEqual(await tensor.read());
+  });
+
+  it('is recorded on the stream that is given, of strided tensors too', async () => {
+    using stream = new Stream();
+    const numbers = new Float32Array(new SharedArrayBuffer(4 * 24 * 2 * 3));
+    // Heads in front of the tokens.
+    const tensor = Tensor.wrap(numbers, [2, 1, 4, 6, 3]).permute(1, 2, 3, 0, 4);
+    const [order, shape] = [
+      [1, 0],
+      [4, 6],
+    ];
+    let [permuted, restored] = [tensor, tensor];
+    using graph = stream.capture(() => {
+      permuted = permuteTokens(tensor, { order, stream });
+      restored = restoreTokens(permuted, { shape, order, stream });
+    });
+    for (const scale of [1, -2]) {
+      for (let i = 0; i < numbers.length; i++) numbers[i] = scale * i;
+      graph.launch();
+      const before = [...(await tensor.read())];
+      expect([...(await restored.read())]).toEqual(before);
+      const want = walked(shape, order, [1, 1]).flatMap((token) => before.slice(6 * token, 6 * (token + 1)));
+      expect([...(await permuted.read())]).toEqual(want);
+    }
   });
 
   it.each<[string, number[], PermuteOptions, string, RegExp]>([
@@ -140,6 +161,7 @@ describe('permuteTokens', () => {
     const run = () => restoreTokens(Tensor.zeros([1, 24, 2, 8]), { shape: [4, 5] });
     expect(code(run)).toBe('ERR_SHAPE');
     expect(run).toThrow(/shape is \[4, 5\] and tensor has shape \[1, 24, 2, 8\]/);
+    expect(code(() => restoreTokens(Tensor.zeros([1, 24, 2, 3, 4]), { shape: [4, 6] }))).toBe('ERR_SHAPE');
     expect(code(() => permuteTokens(5 as never, {}))).toBe('ERR_OPTION');
   });
 });

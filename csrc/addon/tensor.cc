@@ -320,7 +320,8 @@ Napi::Value written(const Napi::CallbackInfo& info) {
   return Environment::of(info.Env())->promise_at(tensor->storage->last_write, tensor->storage);
 }
 
-// tensorTo(tensor, dtype, device, stream | undefined): a new tensor, filled by the stream
+// tensorTo(tensor, dtype, device, stream | undefined, shape | undefined): a new tensor, filled by the stream, in
+// another shape if one is given
 Napi::Value to(const Napi::CallbackInfo& info) {
   Ref<Tensor> source, target;
   int32_t dtype = 0;
@@ -340,8 +341,14 @@ Napi::Value to(const Napi::CallbackInfo& info) {
   NA_REFUSE(info.Env(), stream->room());
   const bool pinned = device->host && stream->makes_graph();
   NA_REFUSE(info.Env(), Tensor::allocate(device, dtype, shape_of(source->view), pinned, false, &target));
+  Ref<Tensor> made = target;
+  if (!info[4].IsUndefined()) {
+    Shape shape;
+    NA_REFUSE(info.Env(), read_shape(info[4], &shape));
+    NA_REFUSE(info.Env(), target->reshape(shape, &made));
+  }
   NA_REFUSE(info.Env(), stream->run(new CopyOperation(source.get(), target.get())));
-  return wrap_tensor(info.Env(), std::move(target));
+  return wrap_tensor(info.Env(), std::move(made));
 }
 
 // tensorReadBack(tensor): { buffer, tensor }, an ArrayBuffer of JavaScript's own, and the tensor over it that is being

@@ -161,13 +161,15 @@ Status check_tops(const std::vector<int64_t>& tops, int64_t kv_heads) {
   return {};
 }
 
-// Whether anything is to be found: nothing is by heads that attend to all keys, or to none beside sink and window.
+// Whether anything is to be found: nothing is by heads that attend to all keys, or to none beside sink and window
+// unless the others are estimated.
 bool searches(const RetrieveArguments& a, const std::vector<int64_t>& lengths) {
-  if (!a.attend || a.estimate) return true;
+  if (!a.attend) return true;
   const std::vector<int64_t> tops = a.tops ? *a.tops : std::vector<int64_t>{a.top};
   for (int64_t length : lengths) {
     const int64_t others = length - a.sink - a.window;
-    if (std::any_of(tops.begin(), tops.end(), [&](int64_t top) { return top > 0 && top < others; })) return true;
+    const auto finds = [&](int64_t top) { return top < others && (top > 0 || a.estimate); };
+    if (std::any_of(tops.begin(), tops.end(), finds)) return true;
   }
   return false;
 }

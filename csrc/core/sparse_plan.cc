@@ -306,6 +306,12 @@ Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream
   Combination result;
   NA_TRY(check_pair(*a, *b, name, &result));
   NA_TRY(check_stream(*stream, device));
+  if (!device->host && stream->capturing()) {
+    return error(NA_ERR_OPTION,
+                 "capture: %s of plans on %s is the work of the CPU, which a graph of %s cannot have; call it outside "
+                 "of capture",
+                 name, device->name.c_str(), device->name.c_str());
+  }
   Ref<SparsePlan> made;
   NA_TRY(SparsePlan::allocate(device, result.geometry, result.words, result.bitmaps, &made));
   if (device->host) {
@@ -314,12 +320,6 @@ Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream
     return {};
   }
   // By the CPU, of copies. All memory is there before the first of them is enqueued.
-  if (stream->capturing()) {
-    return error(NA_ERR_OPTION,
-                 "capture: %s of plans on %s is the work of the CPU, which a graph of %s cannot have; call it outside "
-                 "of capture",
-                 name, device->name.c_str(), device->name.c_str());
-  }
   NA_TRY(stream->room(9));  // three tensors of three plans
   NA_TRY(host->room());
   Ref<SparsePlan> left, right, both;

@@ -565,9 +565,9 @@ class RetrieveJob final : public Job {
     }
     void cut() {
       if (count <= top) return;
-      if (top > 0) std::nth_element(scratch.choices, scratch.choices + top - 1, scratch.choices + count, before);
+      std::nth_element(scratch.choices, scratch.choices + top - 1, scratch.choices + count, before);
       count = top;
-      full = top > 0;
+      full = true;
     }
     // How many were chosen, which are sorted.
     int64_t finish() {

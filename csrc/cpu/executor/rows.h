@@ -194,8 +194,10 @@ NA_INLINE void by_memory(const Tile& tile, const HeadRows& now, const HeadRows& 
   const int each = tile.lanes / tile.kv_heads;
   for (int key = 0; key < tile.count; key += kRun) {
     for (int head = 0; head < tile.kv_heads; head++) {
-      if (kFetches && key + kRun < tile.count) fetch_run(now, key + kRun, head);
-      if (kFetches && key + kRun >= tile.count) fetch_run(next, 0, head);
+      if constexpr (kFetches) {
+        const bool last = key + kRun >= tile.count;
+        fetch_run(last ? next : now, last ? 0 : key + kRun, head);
+      }
       by_queries<kTogether>(head * each, (head + 1) * each,
                             [&](auto together, int lane) { run(together, lane, head, key); });
     }
@@ -333,9 +335,11 @@ void run_rows(const Problem& problem, Tile& tile, Sums& sums) {
   while (next_wide_keys(problem, tile)) {
     const int padded = (tile.count + kWidth - 1) / kWidth * kWidth;
     for (int key = tile.count; key < padded; key++) tile.k[key] = tile.k[tile.count - 1];
-    const HeadRows k = {tile.k, tile.count, tile.k_head, problem.head_dim * kBytes};
-    const HeadRows v = {tile.v, tile.count, tile.v_head, problem.value_dim * kBytes};
-    const HeadRows ahead = {tile.ahead_k, tile.ahead, problem.k.head, problem.head_dim * kBytes};
+    const bool widened =
+        problem.pages && problem.pages->int8;  // then k and v were just written: nothing is to be fetched
+    const HeadRows k = {tile.k, widened ? 0 : tile.count, tile.k_head, problem.head_dim * kBytes};
+    const HeadRows v = {tile.v, widened ? 0 : tile.count, tile.v_head, problem.value_dim * kBytes};
+    const HeadRows ahead = {tile.ahead_k, tile.ahead, problem.k.head, problem.head_dim * (widened ? 1 : kBytes)};
     by_memory<kFetches>(tile, k, v, [&](auto together, int lane, int head, int key) {
       score_queries<kType, decltype(together)::kCount>(tile.k + key, head * tile.k_head, smaller(padded - key, kRun),
                                                        q + lane * pitch, pitch, problem.head_dim,
