@@ -310,8 +310,11 @@ export function pooledPlan(q: Tensor, k: Tensor | KvCache, opts: PooledOptions):
   }
   const keyBlock = integer(call, 'keyBlock', given.keyBlock ?? 64, 2);
   const scale = given.scale === undefined ? undefined : finite(call, 'scale', given.scale);
-  if (scale !== undefined && scale <= 0) {
-    throw new AttentionError('ERR_OPTION', `${call}: scale is ${scale}; it must be more than 0`);
+  if (scale !== undefined && !(Math.fround(scale) > 0 && Math.fround(scale) < Number.POSITIVE_INFINITY)) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: scale is ${scale}; it must be more than 0, and a number in float32`,
+    );
   }
   return select(call, q, k, { ...given, budget: given.budget ?? Number.MAX_SAFE_INTEGER }, keyBlock, {
     ...(scale === undefined ? {} : { scale }),

@@ -71,6 +71,17 @@ describe('pooled', () => {
     expect(await blocks(1 / Math.sqrt(dim))).toBe(usual);
   });
 
+  it.each([1, 2, 3])('has %i blocks of infinite score share everything', async (infinite) => {
+    const one = Tensor.from(new Float32Array(16 * 4).fill(1), [1, 16, 1, 4]);
+    const data = new Float32Array(256 * 4);
+    for (let block = 0; block < infinite; block++) data[4 * (64 * block + 3)] = Number.POSITIVE_INFINITY;
+    const keys = Tensor.from(data, [1, 256, 1, 4]);
+    const options = { queryTile: 16, keyBlock: 16, pooling: 'max', always: { sink: 0, window: 0 } } as const;
+    const want = [Array.from({ length: infinite }, (_, block) => 4 * block)];
+    expect(await listsOf(pooledPlan(one, keys, { ...options, threshold: 0.01 }))).toEqual(want);
+    expect(await listsOf(pooledPlan(one, keys, { ...options, topP: 0.99 }))).toEqual(want);
+  });
+
   it.each<[string, () => unknown, string, RegExp]>([
     [
       'queries that are not one for each tile',
@@ -112,7 +123,19 @@ describe('pooled', () => {
       'a scale of nothing',
       () => pooledPlan(q, k, { budget: 8, scale: 0 }),
       'ERR_OPTION',
-      /scale is 0; it must be more than 0/,
+      /scale is 0; it must be more than 0, and a number in float32/,
+    ],
+    [
+      'a scale that float32 has not',
+      () => pooledPlan(q, k, { budget: 8, scale: 1e300 }),
+      'ERR_OPTION',
+      /scale is 1e\+300; it must be more than 0, and a number in float32/,
+    ],
+    [
+      'a scale that float32 takes for 0',
+      () => pooledPlan(q, k, { budget: 8, scale: 1e-60 }),
+      'ERR_OPTION',
+      /scale is 1e-60; it must be more than 0, and a number in float32/,
     ],
     [
       'a scale that is no number',

@@ -45,6 +45,7 @@ class Gate : public RefCounted {
   };
 
   void submit(Operation* operation, uint64_t sequence, const na_wait* waits, int32_t wait_count) {
+    operation->give_up_if_worthless();
     backend_->submit(timeline_->stream, operation, waits, wait_count);
     timeline_->set_handed(sequence);
   }

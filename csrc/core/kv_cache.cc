@@ -385,7 +385,7 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   }
   operation->device_tables = device_tables_;
   operation->finish(shape);
-  if (Operation* list = list_pages(operation->tables, grown)) operations.push_back(list);
+  if (Operation* list = make_list(operation->tables, grown)) operations.push_back(list);
   operations.push_back(operation);
   const Status status = run_all(operations, stream);
   if (status.ok()) note_listed(grown);
@@ -607,7 +607,7 @@ Ref<CacheView> KvCache::view() const {
 Status KvCache::list_pages(CacheView* view, Stream* stream) {
   if (device->host) return {};
   NA_TRY(reserve_list(view->lengths_));
-  if (Operation* list = list_pages(view->held_, view->lengths_)) {
+  if (Operation* list = make_list(view->held_, view->lengths_)) {
     NA_TRY(stream->run(list));
     note_listed(view->lengths_);
   }
@@ -634,7 +634,7 @@ Status KvCache::reserve_list(const std::vector<int64_t>& lengths) {
   return {};
 }
 
-Operation* KvCache::list_pages(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const {
+Operation* KvCache::make_list(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const {
   if (device->host) return nullptr;
   const int64_t row = device_tables_->view.stride[0];
   std::vector<int64_t> places, values;

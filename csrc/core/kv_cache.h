@@ -177,7 +177,7 @@ class KvCache : public RefCounted {
   // them, which may be refused; the operation that writes what is missing, null where nothing is; and, once that is
   // enqueued, a note of it.
   Status reserve_list(const std::vector<int64_t>& lengths);
-  Operation* list_pages(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const;
+  Operation* make_list(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const;
   void note_listed(const std::vector<int64_t>& lengths);
   Status check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const;
   // The operation that rotates, and memory for what it makes.

@@ -33,6 +33,16 @@ Status Operation::prepare(Device* device) {
   return {};
 }
 
+// Nothing is made of what has failed: a list of pages would lead kernels anywhere.
+void Operation::give_up_if_worthless() {
+  if (!Storage::any_failed()) return;
+  const auto search = [](void* context, Tensor* tensor, bool write) {
+    static constexpr int32_t kYes = 1;
+    if (!write && tensor->storage->failure()) static_cast<Operation*>(context)->cancelled = &kYes;
+  };
+  each_tensor(search, this);
+}
+
 void Operation::spread(const na_error* failure) {
   Ref<Failure> found(failure ? new Failure(Status::from(*failure)) : nullptr);
   const auto search = [](void* context, Tensor* tensor, bool write) {

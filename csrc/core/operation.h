@@ -23,6 +23,9 @@ class Operation : public na_operation {
   void retain_tensors();
   void destroy();
 
+  // Cancels itself when what it reads is already known to be worth nothing.
+  void give_up_if_worthless();
+
   // What it wrote is worth nothing when it failed, or when what it read was so.
   void spread(const na_error* failure);
 

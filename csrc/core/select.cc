@@ -36,7 +36,8 @@ class SelectOperation final : public Operation {
       for (const Ref<Tensor>& slab : attached_.cache->slabs()) visit(context, slab.get(), false);
     }
     if (attached_.pooled) attached_.pooled->each_tensor([&](Tensor* tensor, bool) { visit(context, tensor, false); });
-    if (select_.kept) visit(context, Tensor::of(select_.kept), select_.refreshed_from < select_.stages);
+    if (select_.kept && select_.refreshed_from > 0) visit(context, Tensor::of(select_.kept), false);
+    if (select_.kept && select_.refreshed_from < select_.stages) visit(context, Tensor::of(select_.kept), true);
     attached_.plan->each_tensor([&](const Ref<Tensor>& tensor) { visit(context, tensor.get(), true); });
   }
   Operation* clone() const override { return new SelectOperation(*this); }
@@ -116,6 +117,9 @@ Status check_queries(const SelectArguments& a) {
 // Of queries and keys that are pooled already.
 Status check_pooled(const SelectArguments& a, const PlanGeometry& g) {
   if (!a.pooled) return {};
+  if (a.selector != NA_SELECT_POOLED || a.pooling == NA_POOL_BOUNDS || a.mean_query || a.per_query) {
+    return error(NA_ERR_OPTION, "pooled: only pooledPlan takes rows that are pooled already, and pools no more");
+  }
   if (a.cache) {
     return error(NA_ERR_OPTION, "pooledPlan: pooled says that k is a tensor with a row for each block, not a KvCache");
   }
@@ -167,7 +171,8 @@ class HipStep {
     for (const auto* list : {&a.budgets, &a.chunk, &a.keep}) {
       step->call_.insert(step->call_.end(), list->begin(), list->end());
     }
-    const bool other = step->call_ != state->call_ || a.cache != state->cache() || state->lost(lengths);
+    const bool failed = state->kept_ && state->kept_->storage->failure();
+    const bool other = failed || step->call_ != state->call_ || a.cache != state->cache() || state->lost(lengths);
     step->calls_ = other ? 0 : state->calls_;
     step->keys_ = lengths;
     while (step->from_ < a.chunk.size() && step->calls_ % state->refresh_[step->from_] != 0) step->from_++;

@@ -605,7 +605,8 @@ class SelectJob final : public Job {
     for (float score : scores) top = std::max(top, score * select_.scale);
     if (top == -kInfinity) return;
     const auto weight = [&](int64_t index) {
-      return std::exp(static_cast<double>(scores[static_cast<size_t>(index)] * select_.scale - top));
+      const float x = scores[static_cast<size_t>(index)] * select_.scale;
+      return x == top ? 1.0 : std::exp(static_cast<double>(x - top));  // also of infinity
     };
     double total = 0;
     for (size_t i = 0; i < scores.size(); i++) total += weight(static_cast<int64_t>(i));

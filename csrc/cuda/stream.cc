@@ -124,7 +124,7 @@ void na_stream::submit(na_operation* operation, const na_wait* waits, int32_t wa
     return;
   }
   if (operation->kind == NA_OP_MARK && !time_of(*operation) && wait_count == 0 && issued_.empty() && !finishing_ &&
-      device_.status().ok()) {
+      failed_at_ == 0 && device_.status().ok()) {
     // Nothing to do and nothing before it: no thread need be woken.
     issued_up_to_.store(sequence, std::memory_order_release);
     finishing_ = true;
@@ -213,12 +213,15 @@ void na_stream::issue_pieces(const Copy& copy, Issued* last) {
       if (!copy.to_host()) copy.gather(piece.first, piece.end, piece.piece);
       piece.status = device_.check(copy.enqueue_piece(piece.first, piece.end, piece.piece, stream_), "copy");
     }
-    if (stop || !piece.status.ok() || piece.end == copy.elements()) {
-      piece.last = true;
+    piece.last = stop || !piece.status.ok() || piece.end == copy.elements();
+    if (!piece.last) {
+      record(&piece);
+      piece.last = !piece.status.ok();  // so that the error is told
+    }
+    if (piece.last) {
       *last = std::move(piece);
       return;
     }
-    record(&piece);
     push(std::move(piece));
   }
 }

@@ -111,7 +111,7 @@ class Choices {
       const int64_t part = n & ((1 << a_.ratio) - 1);
       const int64_t at = list_ ? list_[1 + (n >> a_.ratio)] + (part << a_.chunk) : int64_t{n} << a_.chunk;
       const int64_t end = at + (int64_t{1} << a_.chunk);
-      if (at >= limit_ || !row_.here.any_open(at >> a_.block, end >> a_.block)) return {0, 0};
+      if (at < 0 || at >= limit_ || !row_.here.any_open(at >> a_.block, end >> a_.block)) return {0, 0};
       return {at, end < limit_ ? end : limit_};
     }
     if (a_.selector == NA_SELECT_POOLED) return {n, n + 1};

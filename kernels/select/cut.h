@@ -38,7 +38,8 @@ struct Measure {
 
   // Each operation is rounded, as on the CPU.
   __device__ double weight(uint32_t key) const {
-    return exp(static_cast<double>(__fsub_rn(__fmul_rn(score_of(key), scale), top)));
+    const float x = __fmul_rn(score_of(key), scale);
+    return x == top ? 1 : exp(static_cast<double>(__fsub_rn(x, top)));  // also of infinity
   }
   __device__ Sum operator()(uint32_t key) const {
     if (key == kAbsent) return 0;

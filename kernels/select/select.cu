@@ -3,6 +3,7 @@
 // less, into memory of their own, from which they are copied once it is known how many words each has got. Nothing of
 // this is known to the host, which launches as many steps, and allocates as much memory, as the geometry may take.
 #include <algorithm>
+#include <tuple>
 
 #include "core/ceil_div.h"
 #include "select/pool.h"
@@ -24,6 +25,20 @@ struct BudgetArguments {
   int32_t values[kMostBudgets];
 };
 static_assert(sizeof(BudgetArguments) <= 4096);
+
+// With the status of this launch alone, which cudaGetLastError() would not tell from that of a call before. Arguments
+// are of the types of the kernel's parameters.
+template <typename... Parameters>
+cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, cudaStream_t stream,
+                   const std::tuple<Parameters...>& arguments) {
+  return std::apply(
+      [&](const Parameters&... each) {
+        void* pointers[] = {const_cast<void*>(static_cast<const void*>(&each))...};
+        return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)),
+                                dim3(static_cast<unsigned>(threads)), pointers, 0, stream);
+      },
+      arguments);
+}
 
 __global__ void budgets_kernel(const __grid_constant__ BudgetArguments a) {
   for (auto i = static_cast<int32_t>(threadIdx.x); i < a.count; i += static_cast<int32_t>(blockDim.x)) {
@@ -188,8 +203,7 @@ cudaError_t pool(const na_pool& pool, cudaStream_t stream) {
   arguments.out_dtype = out.dtype;
   arguments.count = out.shape[0] * out.shape[1] * out.shape[2] * arguments.columns;
   const int64_t blocks = std::min(ceil_div(arguments.count, kPoolThreads), kMostSelectBlocks);
-  pool_kernel<<<static_cast<unsigned>(blocks), kPoolThreads, 0, stream>>>(arguments);
-  return cudaGetLastError();
+  return launch(pool_kernel, blocks, kPoolThreads, stream, {arguments});
 }
 
 // What select() launches, and where it has its memory.
@@ -249,9 +263,8 @@ class Selecting {
     if (exact()) return status_;
     place(a_.counts, offsets);
     const int64_t blocks = std::min(rows_, kMostSelectBlocks);
-    close_up_kernel<<<static_cast<unsigned>(blocks), kChooseThreads, 0, stream_>>>(a_.entries, places, entries, offsets,
-                                                                                   static_cast<int32_t>(rows_));
-    launched();
+    run(launch(close_up_kernel, blocks, kChooseThreads, stream_,
+               {a_.entries, places, entries, offsets, static_cast<int32_t>(rows_)}));
     return status_;
   }
 
@@ -268,8 +281,8 @@ class Selecting {
     words_ += ceil_div(words, kAligned) * kAligned;
     return at;
   }
-  void launched() {
-    const cudaError_t status = cudaGetLastError();
+  // The first error stays.
+  void run(cudaError_t status) {
     if (status_ == cudaSuccess) status_ = status;
   }
   int32_t* memory(int64_t at) const { return static_cast<int32_t*>(select_.workspace) + at; }
@@ -328,15 +341,13 @@ class Selecting {
       BudgetArguments arguments{memory(budgets_ + first), static_cast<int32_t>(count), {}};
       std::transform(select_.budgets + first, select_.budgets + first + count, arguments.values,
                      [](int64_t budget) { return static_cast<int32_t>(budget); });
-      budgets_kernel<<<1, 128, 0, stream_>>>(arguments);
-      launched();
+      run(launch(budgets_kernel, 1, 128, stream_, {arguments}));
     }
   }
 
   void place(const int32_t* counts, int32_t* places) {
     a_.first_row = 0;
-    places_kernel<<<1, kPlaceThreads, 0, stream_>>>(a_, counts, places, static_cast<int32_t>(rows_));
-    launched();
+    run(launch(places_kernel, 1, kPlaceThreads, stream_, {a_, counts, places, static_cast<int32_t>(rows_)}));
   }
 
   // All steps for so many rows.
@@ -405,21 +416,15 @@ class Selecting {
 
   void prepare(int64_t rows, int32_t together) {
     a_.together = together;
-    queries_kernel<<<static_cast<unsigned>(rows * a_.heads), 32 * kScoreWarps, 0, stream_>>>(a_);
-    launched();
+    run(launch(queries_kernel, rows * a_.heads, 32 * kScoreWarps, stream_, {a_}));
   }
 
   // `units`: chunks or pairs of choices that a row has at most.
   void step(int64_t rows, int64_t units) {
     a_.groups = static_cast<int32_t>(std::max<int64_t>(1, ceil_div(units, kScoreWarps)));
-    score_kernel<<<static_cast<unsigned>(rows * a_.groups), 32 * kScoreWarps, 0, stream_>>>(a_);
-    launched();
-    if (a_.cuts) {
-      shares_kernel<<<static_cast<unsigned>(rows), kChooseThreads, 0, stream_>>>(a_);
-      launched();
-    }
-    choose_kernel<<<static_cast<unsigned>(rows), kChooseThreads, 0, stream_>>>(a_);
-    launched();
+    run(launch(score_kernel, rows * a_.groups, 32 * kScoreWarps, stream_, {a_}));
+    if (a_.cuts) run(launch(shares_kernel, rows, kChooseThreads, stream_, {a_}));
+    run(launch(choose_kernel, rows, kChooseThreads, stream_, {a_}));
   }
 
   const na_select& select_;

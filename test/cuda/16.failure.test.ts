@@ -134,7 +134,14 @@ describe.skipIf(missing || !interpreted)(title('a launch that fails'), () => {
       const { out } = attention(x, cache, { stream });
       other.append(x, x, { stream: a });
       const across = attention(x, other, { stream: b }).out;
-      return {
+      // Held back until the CPU is done, when the backend has nothing left to wait for.
+      const third = empty();
+      const [c, d] = [new Stream(device), new Stream(device)];
+      third.append(x, x, { stream: c });
+      const onCpu = Tensor.randn([1, 3000, 4, 64], { seed: 3 });
+      attention(onCpu, onCpu, onCpu).out.to({ device, stream: d });
+      const held = attention(x, third, { stream: d }).out;
+      const outcomes = {
         failed: {
           out: await outcome(() => out.read()),
           across: await outcome(() => across.read()),
@@ -143,7 +150,10 @@ describe.skipIf(missing || !interpreted)(title('a launch that fails'), () => {
         },
         input: await outcome(() => x.read()),
         device: await outcome(() => attention(x, x, x).out.read()),
-      };`,
+      };
+      outcomes.failed.held = await outcome(() => held.read());
+      await outcome(() => d.synchronize());
+      return { ...outcomes, last: lastKernel() };`,
       without('kernels.kv.put'),
     );
     const error = {
@@ -151,9 +161,10 @@ describe.skipIf(missing || !interpreted)(title('a launch that fails'), () => {
       message: expect.stringMatching(/list of pages on cuda:0: no kernel image .*cudaErrorNoKernelImageForDevice/),
     };
     expect(got).toEqual({
-      failed: { out: error, across: error, stream: error, later: error },
+      failed: { out: error, across: error, stream: error, later: error, held: error },
       input: 'fine',
       device: 'fine',
+      last: expect.not.stringContaining('PagedTile'),
     });
   });
 
