@@ -274,6 +274,9 @@ describe('KvCache', () => {
     expectTypeOf(cache.fork()).toEqualTypeOf<KvCache>();
     const plans = [hipPlan, pagePlan, pooledPlan].map((select) => select(t, cache, { budget: 64, causal: true }));
     expectTypeOf(plans).toEqualTypeOf<SparsePlan[]>();
+    pooledPlan(t, t, { topP: 0.9, scale: 0.1, pooled: { queries: 64, keys: 640 } });
+    // @ts-expect-error of how many keys
+    pooledPlan(t, t, { budget: 8, pooled: { queries: 64 } });
     attention(t, cache, { mask: plans[0]! });
     expectTypeOf(cache.lengths).toEqualTypeOf<number[]>();
     cache.append(t, t, { lengths: [1], stream: new Stream() });
