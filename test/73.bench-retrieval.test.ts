@@ -260,7 +260,8 @@ describe('a model', () => {
     expect(row.figures!['recall@100']).toBeGreaterThan(0.8); // as if keys were not rounded to int8
     expect(row.figures!.touched).toBe(1);
     expect(row.figures!['softmax mass']).toBeGreaterThan(0.1);
-    expect(row.figures!['softmax mass']).toBeLessThan(1.001);
+    // Dense attention rounds each key to bfloat16, by up to 2^-9 of it: scores of up to 5 by 1 % at most.
+    expect(row.figures!['softmax mass']).toBeLessThan(1.01);
     expect(row.figures!['output error']).toBeGreaterThan(0);
     // Keys and values, of which each has a unit, and one segment of copies of each layer.
     const rows = 2 * 1500 * 8;
