@@ -48,7 +48,7 @@ describe.each(Object.keys(versions).map(Number))('Node %d', (line) => {
 
   async function succeed(device: Device, ...args: string[]) {
     const { stdout, ...rest } = await run(device, ...args);
-    expect(rest).toEqual({ code: 0, signal: null, stderr: '' });
+    expect(rest, rest.stderr).toEqual({ code: 0, signal: null, stderr: '' });
     console.log(`Node ${line}, ${device}: ${stdout.trim()}`);
   }
 

@@ -3,7 +3,6 @@
 const { isMainThread, parentPort, Worker, workerData } = require('node:worker_threads');
 const { attention, causal, keyBias, memoryStats, Stream, Tensor } = require('node-attention');
 const { native } = require('../../dist/native.js');
-const { allocated } = require('../support/allocated.cjs');
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const shape = [1, 256, 2, 32];
@@ -141,6 +140,8 @@ const programs = {
    * result in sixteen is left to the collector.
    */
   async churn(device) {
+    // Not in workers: koffi, by which it works, aborts when a worker is terminated that is loading it.
+    const { allocated } = require('../support/allocated.cjs');
     const requests = device === 'cpu' ? 2 * 24 * 3600 : 8_000;
     const rows = new Float32Array(256 * 64).fill(0.25);
     const request = async (n) => {
