@@ -86,6 +86,12 @@ export function bootstrap(
   return [quantile(figures, tail), quantile(figures, 1 - tail)];
 }
 
+/** Lengths to see growth over: powers of two, `most` (its exponent) being the last with --full. */
+export function growthLengths({ quick, full }: { quick: boolean; full: boolean }, most: number): number[] {
+  const [first, last] = quick ? [11, 15] : [13, full ? most : 17];
+  return Array.from({ length: last - first + 1 }, (_, n) => 2 ** (first + n));
+}
+
 /** How y grows with x: the exponent of the power that fits best. 1 is linear. */
 export function growth(points: readonly (readonly [x: number, y: number])[]): number {
   const [x, y] = [0, 1].map((axis) => points.map((point) => Math.log(point[axis]!))) as [number[], number[]];

@@ -4,6 +4,7 @@ import { type DType, dtypeIndex } from './dtype';
 import { AttentionError } from './errors';
 import { native } from './native';
 import { integers, options, show } from './options';
+import { product } from './simulate';
 import { optionalStream, type Stream } from './stream';
 import { makeTensor, type Tensor, tensorHandle } from './tensor';
 
@@ -31,8 +32,6 @@ interface Walk {
   order: number[];
   box: number[];
 }
-
-const product = (list: readonly number[]) => list.reduce((all, extent) => all * extent, 1);
 
 function walkOf(call: string, shape: number[], order: unknown, box: unknown): Walk {
   const axes = shape.map((_, axis) => axis);

@@ -170,7 +170,8 @@ function countAxis(setting: AxisSetting, queryTile: number, keyTile: number): Ax
   return total;
 }
 
-const product = (values: readonly number[]) => values.reduce((a, b) => a * b, 1);
+/** Of no values 1. */
+export const product = (values: readonly number[]) => values.reduce((a, b) => a * b, 1);
 
 function count(settings: AxisSetting[], queryTile: number[], keyTile: number[]): Simulation {
   const axes = settings.map((setting, a) => countAxis(setting, queryTile[a]!, keyTile[a]!));

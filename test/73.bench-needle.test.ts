@@ -8,14 +8,7 @@ import { sparse } from '../bench/sparse/main';
 import { type Found, findNeedles, HEIGHT, NEEDLES, needleRow, needlesIn } from '../bench/sparse/needles';
 import { printed } from '../bench/sparse/report';
 import { ALWAYS } from '../bench/sparse/selectors';
-
-const options = (more: Partial<SparseOptions> = {}): SparseOptions => ({
-  quick: false,
-  full: false,
-  filter: '',
-  threads: [2],
-  ...more,
-});
+import { options } from './support/sparse-bench';
 
 describe('cases', () => {
   it('are widths of one context, with budgets that leave something to choose', () => {

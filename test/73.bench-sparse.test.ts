@@ -4,15 +4,7 @@ import { attention, HipState, SparsePlan, Tensor } from 'node-attention';
 import { describe, expect, it, vi } from 'vitest';
 import { page } from '../bench/html/page';
 import { runSuites } from '../bench/session';
-import {
-  budgetOf,
-  growthCases,
-  lengthsOf,
-  qualityCases,
-  type SparseOptions,
-  stepCases,
-  timeCases,
-} from '../bench/sparse/cases';
+import { budgetOf, growthCases, lengthsOf, qualityCases, stepCases, timeCases } from '../bench/sparse/cases';
 import { faultOfLastRow, keyBytes, makeData } from '../bench/sparse/data';
 import { basis, HEAD_DIM, normals, structuredHead } from '../bench/sparse/heads';
 import { type Inputs, inputsOf, KINDS, QUERIES } from '../bench/sparse/inputs';
@@ -27,14 +19,8 @@ import { suites } from '../bench/suites';
 import { judgeBy } from '../bench/targets';
 import { uniform } from './support/numbers';
 import { bisection, hip, select } from './support/selection';
+import { options } from './support/sparse-bench';
 
-const options = (more: Partial<SparseOptions> = {}): SparseOptions => ({
-  quick: false,
-  full: false,
-  filter: '',
-  threads: [2],
-  ...more,
-});
 const once = { rounds: 1, batchMs: 0, settleMs: 0, warmRuns: 1, patience: 1 };
 
 function dot(a: ArrayLike<number>, b: ArrayLike<number>): number {

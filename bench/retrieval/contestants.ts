@@ -4,7 +4,8 @@ import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { type AttentionResult, attention, KvCache, KvIndex, type KvIndexOptions, Stream, Tensor } from 'node-attention';
 import { exactSearch, Index, MetricKind, ScalarKind } from 'usearch';
-import { inTurn, type Timed } from '../measure';
+import { watchLoad } from '../load';
+import { inTurn, interleave, type Measurement, type Plan, type Timed } from '../measure';
 import { HEAD_DIM } from '../sparse/heads';
 import { GROUP, type Head, SEARCHES, TOP } from './cases';
 
@@ -210,4 +211,19 @@ export function usearchGraph(data: Pick<Head, 'k' | 'q'>, threads: number): Find
     find: async (n) => split(search(n).keys, GROUP),
     close() {},
   };
+}
+
+export interface Turns extends Measurement {
+  /** Their names, in the order of `samples`. */
+  contestants: string[];
+}
+
+/** Measures contestants that have names. */
+export async function takeTurns(contestants: readonly [name: string, Timed][], plan: Plan): Promise<Turns> {
+  const measurement = await interleave(
+    contestants.map(([, contestant]) => contestant),
+    plan,
+    watchLoad(),
+  );
+  return { ...measurement, contestants: contestants.map(([name]) => name) };
 }

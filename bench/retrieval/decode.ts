@@ -4,12 +4,22 @@ import { KvCache, Stream, Tensor } from 'node-attention';
 import { decode, uniform } from '../../test/support/numbers';
 import { floorOf } from '../floor';
 import { type Fault, makeRow, OWN, type Peak, type Row } from '../format';
-import { watchLoad } from '../load';
-import { interleave, type Measurement, type Plan } from '../measure';
+import type { Plan } from '../measure';
 import { filled, HEAD_DIM, HEAD_KINDS, noiseFrom, normals, structuredHead } from '../sparse/heads';
 import type { Target } from '../targets';
 import { bestOf, type Data, type Head, type RetrievalOptions, TOP, textHead } from './cases';
-import { type Attending, attending, type Cached, dense, ESTIMATES, indexed, METHODS, samplesOf } from './contestants';
+import {
+  type Attending,
+  attending,
+  type Cached,
+  dense,
+  ESTIMATES,
+  indexed,
+  METHODS,
+  samplesOf,
+  type Turns,
+  takeTurns,
+} from './contestants';
 import { judgeFinder } from './judge';
 
 export const KV_HEADS = 8;
@@ -133,13 +143,11 @@ interface Method {
   mass: number;
 }
 
-export interface DecodeOutcome extends Measurement {
+export interface DecodeOutcome extends Turns {
   test: DecodeCase;
   methods: Method[];
   /** Milliseconds that appending a token to the cache takes. */
   appendMs: number;
-  /** In the order of `samples`. */
-  contestants: string[];
 }
 
 export async function measureDecode(test: DecodeCase, plan: Plan): Promise<DecodeOutcome> {
@@ -162,15 +170,11 @@ export async function measureDecode(test: DecodeCase, plan: Plan): Promise<Decod
     if (judged.fault === undefined) contestants.push([name, attend]);
     else attend.close();
   }
-  const measurement = await interleave(
-    contestants.map(([, contestant]) => contestant),
-    plan,
-    watchLoad(),
-  );
+  const measurement = await takeTurns(contestants, plan);
   for (const [, contestant] of contestants) contestant.close();
   const appendMs = await timeAppend(cached);
   cached.close();
-  return { test, methods, appendMs, contestants: contestants.map(([name]) => name), ...measurement };
+  return { test, methods, appendMs, ...measurement };
 }
 
 export interface Outputs {

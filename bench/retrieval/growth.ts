@@ -1,12 +1,11 @@
 // How the time of a search grows with the keys: by queries of attention, on a smooth head.
 
 import { makeRow, OWN, type Row } from '../format';
-import { watchLoad } from '../load';
-import { interleave, type Measurement, type Plan, type Timed } from '../measure';
+import type { Plan, Timed } from '../measure';
 import { HEAD_DIM } from '../sparse/heads';
-import { growth, median } from '../statistics';
+import { growth, growthLengths, median } from '../statistics';
 import { dataOf, type RetrievalOptions } from './cases';
-import { cacheOf, dense, indexed, METHODS, methodsFor, usearchExact } from './contestants';
+import { cacheOf, dense, indexed, METHODS, methodsFor, type Turns, takeTurns, usearchExact } from './contestants';
 import { judgeFinder } from './judge';
 
 export interface GrowthCase {
@@ -14,12 +13,8 @@ export interface GrowthCase {
   keys: number;
 }
 
-export function growthCases({ quick, full }: RetrievalOptions): GrowthCase[] {
-  const [least, most] = quick ? [11, 15] : [13, full ? 20 : 17];
-  return Array.from({ length: most - least + 1 }, (_, n) => 2 ** (least + n)).map((keys) => ({
-    name: `growth: T=${keys}`,
-    keys,
-  }));
+export function growthCases(options: RetrievalOptions): GrowthCase[] {
+  return growthLengths(options, 20).map((keys) => ({ name: `growth: T=${keys}`, keys }));
 }
 
 /** What this library's methods stand beside. */
@@ -33,11 +28,9 @@ interface Made {
   fault?: string;
 }
 
-export interface GrowthOutcome extends Measurement {
+export interface GrowthOutcome extends Turns {
   test: GrowthCase;
   made: Made[];
-  /** In the order of `samples`. */
-  contestants: string[];
 }
 
 export async function measureGrowth(test: GrowthCase, plan: Plan, threads: number): Promise<GrowthOutcome> {
@@ -55,14 +48,10 @@ export async function measureGrowth(test: GrowthCase, plan: Plan, threads: numbe
     if (fault === undefined) contestants.push([name, finder]);
     else finder.close();
   }
-  const measurement = await interleave(
-    contestants.map(([, contestant]) => contestant),
-    plan,
-    watchLoad(),
-  );
+  const measurement = await takeTurns(contestants, plan);
   for (const [, contestant] of contestants) contestant.close();
   cached.close();
-  return { test, made, contestants: contestants.map(([name]) => name), ...measurement };
+  return { test, made, ...measurement };
 }
 
 const samplesOf = ({ contestants, samples }: GrowthOutcome, name: string) => samples[contestants.indexOf(name)];

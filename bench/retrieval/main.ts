@@ -3,8 +3,7 @@
 import { devices } from 'node-attention';
 import { floorOf } from '../floor';
 import { type Fault, makeRow, OWN, type Peak, type Row, type SuiteResult } from '../format';
-import { watchLoad } from '../load';
-import { interleave, type Measurement, type Plan, type Timed } from '../measure';
+import type { Plan, Timed } from '../measure';
 import { peaksOf } from '../peak';
 import { type Progress, runSteps, type Suite } from '../session';
 import { HEAD_DIM } from '../sparse/heads';
@@ -20,6 +19,8 @@ import {
   METHODS,
   MOST_OWN_GRAPH,
   methodsFor,
+  type Turns,
+  takeTurns,
   usearchExact,
   usearchGraph,
   usearchVersion,
@@ -74,11 +75,9 @@ export const retrieval: Suite<RetrievalOptions> = {
   run: bench,
 };
 
-export interface Outcome extends Measurement {
+export interface Outcome extends Turns {
   test: RetrievalCase;
   finders: (Pick<Finder, 'name' | 'buildMs' | 'bytes'> & { recall: number; touched?: number; fault?: string })[];
-  /** In the order of `samples`. */
-  contestants: string[];
 }
 
 async function bench(options: RetrievalOptions, progress: Progress): Promise<SuiteResult> {
@@ -162,14 +161,10 @@ export async function measureCase(test: RetrievalCase, plan: Plan, threads: numb
     await attend.run(1); // makes what the index holds, which is no part of a run
     contestants.push([`attend ${name}`, attend]);
   }
-  const measurement = await interleave(
-    contestants.map(([, contestant]) => contestant),
-    plan,
-    watchLoad(),
-  );
+  const measurement = await takeTurns(contestants, plan);
   for (const each of [...made, ...attends.map(([, attend]) => attend)]) each.close();
   cached.close();
-  return { test, finders, contestants: contestants.map(([name]) => name), ...measurement };
+  return { test, finders, ...measurement };
 }
 
 /** How many times as long dense attention takes as attention over what is found, the search included. */

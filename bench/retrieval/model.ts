@@ -5,11 +5,20 @@ import { freemem } from 'node:os';
 import { KvCache, Stream } from 'node-attention';
 import { floorOf } from '../floor';
 import { makeRow, OWN, type Peak, type Row } from '../format';
-import { watchLoad } from '../load';
-import { inTurn, interleave, type Measurement, type Plan, type Timed } from '../measure';
+import { inTurn, type Plan, type Timed } from '../measure';
 import { HEAD_DIM } from '../sparse/heads';
 import { type Data, type RetrievalOptions, TOP } from './cases';
-import { type Attending, attending, type Cached, dense, indexed, METHODS, samplesOf } from './contestants';
+import {
+  type Attending,
+  attending,
+  type Cached,
+  dense,
+  indexed,
+  METHODS,
+  samplesOf,
+  type Turns,
+  takeTurns,
+} from './contestants';
 import { chunksOf, decodeData, HEADS, KV_HEADS, nearness, outputsOf, stepsOf } from './decode';
 import { judgeFinder } from './judge';
 
@@ -38,7 +47,7 @@ export function modelObstacle(test: ModelCase, free = freemem()): string | undef
   return `it needs ${(needed / GIB).toFixed(1)} GiB of memory, of which ${(free / GIB).toFixed(1)} GiB are free`;
 }
 
-export interface ModelOutcome extends Measurement {
+export interface ModelOutcome extends Turns {
   test: ModelCase;
   /** Of all layers. */
   fillMs: number;
@@ -52,8 +61,6 @@ export interface ModelOutcome extends Measurement {
   error: number;
   mass: number;
   fault?: string;
-  /** In the order of `samples`. */
-  contestants: string[];
 }
 
 export async function measureModel(test: ModelCase, plan: Plan): Promise<ModelOutcome> {
@@ -113,19 +120,10 @@ export async function measureModel(test: ModelCase, plan: Plan): Promise<ModelOu
   });
   const contestants: [string, Timed][] = [['dense', stepOf(all)]];
   if (fault === undefined) contestants.push(['scan', stepOf(found)]);
-  const measurement = await interleave(
-    contestants.map(([, contestant]) => contestant),
-    plan,
-    watchLoad(),
-  );
+  const measurement = await takeTurns(contestants, plan);
   for (const each of [...found, ...cached]) each.close();
   for (const each of [...queries, samples, stream]) each.dispose();
-  return {
-    ...outcome,
-    ...(fault !== undefined && { fault }),
-    contestants: contestants.map(([name]) => name),
-    ...measurement,
-  };
+  return { ...outcome, ...(fault !== undefined && { fault }), ...measurement };
 }
 
 /**

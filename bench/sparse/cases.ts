@@ -1,6 +1,7 @@
 // What the suite goes through: lengths, and densities that selectors are given a budget for.
 
 import type { SuiteOptions } from '../session';
+import { growthLengths } from '../statistics';
 import { KINDS, type Kind, type Phase } from './inputs';
 import { ALWAYS } from './selectors';
 
@@ -132,10 +133,6 @@ export interface GrowthCase {
 }
 
 /** As many queries as keys, causal. */
-export function growthCases({ quick, full }: SparseOptions): GrowthCase[] {
-  const [least, most] = quick ? [11, 15] : [13, full ? 19 : 17];
-  return Array.from({ length: most - least + 1 }, (_, n) => 2 ** (least + n)).map((tokens) => ({
-    name: `growth: T=${tokens}`,
-    tokens,
-  }));
+export function growthCases(options: SparseOptions): GrowthCase[] {
+  return growthLengths(options, 19).map((tokens) => ({ name: `growth: T=${tokens}`, tokens }));
 }

@@ -398,10 +398,7 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   if ((cached || estimating) && !device->host) {
     if (cached) call.pages = &cached->pages();
     int64_t bytes = 0;
-    na_error refusal{};
-    if (device->backend->operation_check(device->index, NA_OP_ATTENTION, &call, &bytes, &refusal)) {
-      return Status::from(refusal);
-    }
+    NA_TRY(device->check(NA_OP_ATTENTION, &call, &bytes));
   }
   if (cached && stream->capturing()) {
     stream->record(std::make_unique<CachedAttention>(arguments, *result));

@@ -24,6 +24,12 @@ Status Device::allocate(int64_t size, bool pinned, bool zeroed, void** data) con
   return {};
 }
 
+Status Device::check(int32_t kind, const void* args, int64_t* workspace_bytes) const {
+  na_error refusal{};
+  if (backend->operation_check(index, kind, args, workspace_bytes, &refusal)) return Status::from(refusal);
+  return {};
+}
+
 void Device::count(int64_t tensors, int64_t held) {
   live += tensors;
   const int64_t now = bytes.fetch_add(held) + held;

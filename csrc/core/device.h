@@ -18,6 +18,8 @@ class Device {
   // OK, or the error after which the device can do nothing more.
   Status status() const;
   Status allocate(int64_t bytes, bool pinned, bool zeroed, void** data) const;
+  // Whether the backend can run an operation, and the workspace that it wants.
+  Status check(int32_t kind, const void* args, int64_t* workspace_bytes) const;
   void count(int64_t tensors, int64_t held);  // what came alive (positive) or went
 
   const na_backend* const backend;

@@ -134,22 +134,6 @@ class RecordedAppend final : public RecordedCall {
   const std::vector<int64_t> counts_;
 };
 
-// Takes the operations over: enqueues all of them, or none if one is refused.
-Status run_all(const std::vector<Operation*>& operations, Stream* stream) {
-  Status status;
-  for (Operation* operation : operations) {
-    if (status.ok()) status = operation->prepare(stream->device);
-  }
-  for (Operation* operation : operations) {
-    if (status.ok()) {
-      stream->enqueue(operation);
-    } else {
-      operation->destroy();
-    }
-  }
-  return status;
-}
-
 // Adds as many rows at `data` to a view [pages, rows, bytes] of others, if they lie as far on as these do from each
 // other.
 bool joins(na_tensor* view, const char* data, int64_t rows) {
@@ -387,7 +371,7 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   operation->finish(shape);
   if (Operation* list = make_list(operation->tables, grown)) operations.push_back(list);
   operations.push_back(operation);
-  const Status status = run_all(operations, stream);
+  const Status status = stream->run(operations.data(), operations.size());
   if (status.ok()) note_listed(grown);
   for (size_t b = 0; b < batch; b++) {
     Sequence& sequence = sequences_[b];

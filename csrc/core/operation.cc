@@ -25,8 +25,7 @@ Operation::Operation(const Operation& other) : na_operation{}, workspace_(other.
 
 Status Operation::prepare(Device* device) {
   int64_t bytes = 0;
-  na_error refusal{};
-  if (device->backend->operation_check(device->index, kind, args, &bytes, &refusal)) return Status::from(refusal);
+  NA_TRY(device->check(kind, args, &bytes));
   if (bytes == 0) return {};
   NA_TRY(Storage::allocate(device, bytes, false, false, &workspace_));
   *workspace() = workspace_->data;

@@ -53,6 +53,12 @@ class SelectOperation final : public Operation {
   const Attached attached_;
 };
 
+Status copied(Tensor* tensor, Stream* stream, Ref<Tensor>* copy) {
+  const na_tensor& view = tensor->view;
+  NA_TRY(Tensor::allocate(tensor->device(), view.dtype, shape_of(view), false, false, copy));
+  return stream->run(new CopyOperation(tensor, copy->get()));
+}
+
 // The tensor, or a copy of it where its tokens are not evenly spaced along all of their axes: a search goes from any
 // token to any other, and tokens of one stride are found without a division for each axis.
 Status even_tokens(Tensor* tensor, Stream* stream, Ref<Tensor>* even) {
@@ -64,9 +70,7 @@ Status even_tokens(Tensor* tensor, Stream* stream, Ref<Tensor>* even) {
     spaced &= view.shape[axis] == 1 || view.stride[axis] == step;
     step *= view.shape[axis];
   }
-  if (spaced) return {};
-  NA_TRY(Tensor::allocate(tensor->device(), view.dtype, shape_of(view), false, false, even));
-  return stream->run(new CopyOperation(tensor, even->get()));
+  return spaced ? Status() : copied(tensor, stream, even);
 }
 
 bool power_of_two(int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
@@ -375,18 +379,14 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   if (a.cache) call.pages = &attached.cache->pages();
   if (!device->host) {  // before anything is enqueued
     int64_t bytes = 0;
-    na_error refusal{};
-    if (device->backend->operation_check(device->index, NA_OP_SELECT, &call, &bytes, &refusal)) {
-      return Status::from(refusal);
-    }
+    NA_TRY(device->check(NA_OP_SELECT, &call, &bytes));
   }
   if (a.selector == NA_SELECT_POOLED) {
     // Extremes of keys are as exact as these.
     const SummarySpec spec{a.pooling, g.key_block, a.pooling == NA_POOL_MEAN ? NA_FLOAT32 : k.dtype};
     if (a.pooled) {
       Ref<Tensor> rows;
-      NA_TRY(Tensor::allocate(device, k.dtype, shape_of(k), false, false, &rows));
-      NA_TRY(stream->run(new CopyOperation(a.k, rows.get())));
+      NA_TRY(copied(a.k, stream, &rows));
       attached.pooled = Ref<Summaries>(new Summaries(std::move(rows)));
     } else if (a.cache) {
       NA_TRY(a.cache->summaries().make({spec, false}, attached.cache, stream, &attached.pooled));

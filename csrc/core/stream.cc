@@ -58,13 +58,18 @@ Status Stream::room(uint64_t operations) const {
   return {};
 }
 
-Status Stream::run(Operation* operation) {
-  Status status = operation->prepare(device);
-  if (status.ok() && makes_graph()) status = check_capture(*operation);
-  if (status.ok()) {
-    enqueue(operation);
-  } else {
-    operation->destroy();
+Status Stream::run(Operation* const* operations, size_t count) {
+  Status status;
+  for (size_t i = 0; i < count && status.ok(); i++) {
+    status = operations[i]->prepare(device);
+    if (status.ok() && makes_graph()) status = check_capture(*operations[i]);
+  }
+  for (size_t i = 0; i < count; i++) {
+    if (status.ok()) {
+      enqueue(operations[i]);
+    } else {
+      operations[i]->destroy();
+    }
   }
   return status;
 }

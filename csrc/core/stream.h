@@ -24,8 +24,9 @@ class Stream : public RefCounted {
   // and the like when the device has failed.
   Status room(uint64_t operations = 1) const;
 
-  // Takes the operation over: enqueues it, or refuses what the backend cannot run.
-  Status run(Operation* operation);
+  // Takes the operations over: enqueues all of them, or none if the backend cannot run one.
+  Status run(Operation* const* operations, size_t count);
+  Status run(Operation* operation) { return run(&operation, 1); }
 
   // For operations that cannot be refused. They wait for the last writes of what they read, and for the last write and
   // all readers of what they write, wherever these are queued, and for `extra`.

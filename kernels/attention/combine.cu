@@ -3,6 +3,7 @@
 // Few slots: a warp has a row, and a block eight rows. Many slots, as in decoding, where rows are few and every load
 // waits for memory: the block's warps share one row, slots among themselves, and their sums are added in the order of
 // the warps. Lanes have columns lane, lane + 32 ... of the row.
+#include "arch/enqueue.h"
 #include "arch/sm80.h"
 #include "attention/attention.h"
 #include "tile/softmax.h"
@@ -104,17 +105,15 @@ __global__ void __launch_bounds__(32 * kCombineWarps)
 }
 
 template <Element kElement>
-cudaError_t launch_combine(Problem problem, int32_t slots, cudaStream_t stream) {
+cudaError_t launch_combine(const Problem& problem, int32_t slots, cudaStream_t stream) {
   const bool shared = slots > kCombineWarps;
   const int64_t rows = int64_t{problem.batch} * problem.queries * problem.heads;
   if (rows == 0) return cudaSuccess;
   const int64_t blocks = shared ? rows : (rows + kCombineWarps - 1) / kCombineWarps;
   constexpr int64_t kMostBlocks = 1 << 16;
   const dim3 grid(static_cast<uint32_t>(blocks < kMostBlocks ? blocks : kMostBlocks));
-  void* arguments[] = {&problem, &slots};
-  const void* kernel = shared ? reinterpret_cast<const void*>(&combine_kernel<kElement, true>)
-                              : reinterpret_cast<const void*>(&combine_kernel<kElement, false>);
-  return cudaLaunchKernel(kernel, grid, dim3(32 * kCombineWarps), arguments, 0, stream);
+  const auto kernel = shared ? &combine_kernel<kElement, true> : &combine_kernel<kElement, false>;
+  return enqueue_kernel(kernel, grid, 32 * kCombineWarps, stream, problem, slots);
 }
 
 cudaError_t combine(const Problem& problem, Element element, int32_t slots, cudaStream_t stream) {

@@ -1,3 +1,4 @@
+#include "arch/enqueue.h"
 #include "attention/plan.h"
 
 namespace na::cuda {
@@ -86,9 +87,7 @@ cudaError_t unfold_plan(const na_plan& plan, PlanRow* rows, PlanBlock* blocks, c
   words.to_rows = rows;
   words.to_blocks = blocks;
   const int64_t needed = std::min((words.rows + kPlanWarps - 1) / kPlanWarps, kMostPlanGroups);
-  void* arguments[] = {&words};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(&unfold_plan_kernel), dim3(static_cast<uint32_t>(needed)),
-                          dim3(32 * kPlanWarps), arguments, 0, stream);
+  return enqueue_kernel(unfold_plan_kernel, dim3(static_cast<unsigned>(needed)), 32 * kPlanWarps, stream, words);
 }
 
 }  // namespace na::cuda

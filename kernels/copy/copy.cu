@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "arch/enqueue.h"
 #include "copy/copy.h"
 #include "core/dtype.h"
 #include "core/narrow.h"
@@ -54,13 +55,11 @@ __global__ void __launch_bounds__(kThreads) copy_kernel(const __grid_constant__ 
 }
 
 template <class From, class To, int kVector>
-cudaError_t launch(CopyArguments arguments, cudaStream_t stream) {
+cudaError_t launch(const CopyArguments& arguments, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(std::min((arguments.count + kThreads - 1) / kThreads, kMostBlocks));
-  const void* kernel = arguments.first + arguments.count < int64_t{1} << 32
-                           ? reinterpret_cast<const void*>(&copy_kernel<From, To, kVector, uint32_t>)
-                           : reinterpret_cast<const void*>(&copy_kernel<From, To, kVector, uint64_t>);
-  void* list[] = {&arguments};
-  return cudaLaunchKernel(kernel, dim3(blocks), dim3(kThreads), list, 0, stream);
+  const auto kernel = arguments.first + arguments.count < int64_t{1} << 32 ? &copy_kernel<From, To, kVector, uint32_t>
+                                                                           : &copy_kernel<From, To, kVector, uint64_t>;
+  return enqueue_kernel(kernel, dim3(blocks), kThreads, stream, arguments);
 }
 
 // Whether `vector` neighbours along the last axis can be moved at once, on one side.

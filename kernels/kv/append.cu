@@ -2,6 +2,7 @@
 // Before that, copies of pages that others have too.
 #include <algorithm>
 
+#include "arch/enqueue.h"
 #include "core/dtype.h"
 #include "kv/kv.h"
 #include "tile/pages.h"
@@ -61,9 +62,8 @@ cudaError_t launch_append(AppendArguments arguments, int64_t row_bytes, cudaStre
   arguments.vectors = static_cast<int32_t>(row_bytes / static_cast<int64_t>(sizeof(Vector)));
   const int64_t all = int64_t{arguments.entries} * arguments.tokens;
   const int64_t blocks = std::min((all + kAppendWarps - 1) / kAppendWarps, kMostAppendBlocks);
-  void* list[] = {&arguments};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(&append_kernel<Vector>), dim3(static_cast<unsigned>(blocks)),
-                          dim3(32 * kAppendWarps), list, 0, stream);
+  return enqueue_kernel(append_kernel<Vector>, dim3(static_cast<unsigned>(blocks)), 32 * kAppendWarps, stream,
+                        arguments);
 }
 
 cudaError_t append_rows(const na_append& append, const na_tensor& rows, int64_t offset, cudaStream_t stream) {
@@ -100,7 +100,6 @@ cudaError_t append_rows(const na_append& append, const na_tensor& rows, int64_t 
 // One launch for many, since an append to a fork may copy a page of every sequence.
 cudaError_t copy_pages(const na_append& append, cudaStream_t stream) {
   PageCopies pages{};
-  void* list[] = {&pages};
   for (int64_t first = 0; first < append.copy_count; first += kMostPages) {
     const int64_t count = std::min<int64_t>(append.copy_count - first, kMostPages);
     pages.vectors = append.copies[first].bytes / static_cast<int64_t>(sizeof(uint4));
@@ -110,8 +109,7 @@ cudaError_t copy_pages(const na_append& append, cudaStream_t stream) {
     }
     const int64_t blocks = std::min((pages.vectors + kPageThreads - 1) / kPageThreads, kMostPageBlocks);
     const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(count));
-    const cudaError_t status =
-        cudaLaunchKernel(reinterpret_cast<const void*>(&copy_pages_kernel), grid, dim3(kPageThreads), list, 0, stream);
+    const cudaError_t status = enqueue_kernel(copy_pages_kernel, grid, kPageThreads, stream, pages);
     if (status != cudaSuccess) return status;
   }
   return cudaSuccess;

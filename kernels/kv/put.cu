@@ -1,6 +1,7 @@
 // Numbers that the host knows become elements of a tensor. They travel as arguments of kernels, which take no memory of
 // the host that would have to be kept, or waited for: as runs, since the pages of a sequence mostly lie evenly apart,
 // and any two numbers are a run.
+#include "arch/enqueue.h"
 #include "kv/kv.h"
 
 namespace na::cuda {
@@ -42,7 +43,6 @@ PutRun first_run(const int64_t* places, const int64_t* values, int64_t count) {
 
 cudaError_t put(const na_put& put, cudaStream_t stream) {
   PutArguments arguments{static_cast<int64_t*>(put.to->data), {}};
-  void* list[] = {&arguments};
   for (int64_t first = 0; first < put.count;) {
     int runs = 0;
     for (; runs < kMostRuns && first < put.count; runs++) {
@@ -50,8 +50,7 @@ cudaError_t put(const na_put& put, cudaStream_t stream) {
       first += arguments.runs[runs].count;
     }
     const dim3 grid(static_cast<unsigned>(runs));
-    const cudaError_t status =
-        cudaLaunchKernel(reinterpret_cast<const void*>(&put_kernel), grid, dim3(kPutThreads), list, 0, stream);
+    const cudaError_t status = enqueue_kernel(put_kernel, grid, kPutThreads, stream, arguments);
     if (status != cudaSuccess) return status;
   }
   return cudaSuccess;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "arch/enqueue.h"
 #include "core/dtype.h"
 #include "core/narrow.h"
 #include "kv/kv.h"
@@ -55,12 +56,10 @@ __global__ void __launch_bounds__(32 * kRotateWarps) rotate_kernel(const __grid_
 }
 
 template <class T>
-cudaError_t launch_rotate(RotateArguments arguments, cudaStream_t stream) {
+cudaError_t launch_rotate(const RotateArguments& arguments, cudaStream_t stream) {
   const int64_t all = arguments.entries * arguments.tokens;
   const int64_t blocks = std::min((all + kRotateWarps - 1) / kRotateWarps, kMostRotateBlocks);
-  void* list[] = {&arguments};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(&rotate_kernel<T>), dim3(static_cast<unsigned>(blocks)),
-                          dim3(32 * kRotateWarps), list, 0, stream);
+  return enqueue_kernel(rotate_kernel<T>, dim3(static_cast<unsigned>(blocks)), 32 * kRotateWarps, stream, arguments);
 }
 
 cudaError_t rotate(const na_rotate& rotate, cudaStream_t stream) {

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "arch/enqueue.h"
 #include "core/narrow.h"
 #include "core/strided.h"
 #include "merge/merge.h"
@@ -115,11 +116,9 @@ MergeArguments::Part part_of(const na_tensor& out, const na_tensor& lse) {
 }
 
 template <class T>
-cudaError_t launch_merge(MergeArguments arguments, cudaStream_t stream) {
+cudaError_t launch_merge(const MergeArguments& arguments, cudaStream_t stream) {
   const int64_t blocks = std::min((arguments.rows + kMergeWarps - 1) / kMergeWarps, kMostMergeBlocks);
-  void* list[] = {&arguments};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(&merge_kernel<T>), dim3(static_cast<unsigned>(blocks)),
-                          dim3(32 * kMergeWarps), list, 0, stream);
+  return enqueue_kernel(merge_kernel<T>, dim3(static_cast<unsigned>(blocks)), 32 * kMergeWarps, stream, arguments);
 }
 
 int64_t merge_workspace(const na_merge& merge) {

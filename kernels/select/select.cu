@@ -3,8 +3,8 @@
 // less, into memory of their own, from which they are copied once it is known how many words each has got. Nothing of
 // this is known to the host, which launches as many steps, and allocates as much memory, as the geometry may take.
 #include <algorithm>
-#include <tuple>
 
+#include "arch/enqueue.h"
 #include "core/ceil_div.h"
 #include "select/pool.h"
 #include "select/score.h"
@@ -25,20 +25,6 @@ struct BudgetArguments {
   int32_t values[kMostBudgets];
 };
 static_assert(sizeof(BudgetArguments) <= 4096);
-
-// With the status of this launch alone, which cudaGetLastError() would not tell from that of a call before. Arguments
-// are of the types of the kernel's parameters.
-template <typename... Parameters>
-cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, cudaStream_t stream,
-                   const std::tuple<Parameters...>& arguments) {
-  return std::apply(
-      [&](const Parameters&... each) {
-        void* pointers[] = {const_cast<void*>(static_cast<const void*>(&each))...};
-        return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)),
-                                dim3(static_cast<unsigned>(threads)), pointers, 0, stream);
-      },
-      arguments);
-}
 
 __global__ void budgets_kernel(const __grid_constant__ BudgetArguments a) {
   for (auto i = static_cast<int32_t>(threadIdx.x); i < a.count; i += static_cast<int32_t>(blockDim.x)) {
@@ -203,7 +189,7 @@ cudaError_t pool(const na_pool& pool, cudaStream_t stream) {
   arguments.out_dtype = out.dtype;
   arguments.count = out.shape[0] * out.shape[1] * out.shape[2] * arguments.columns;
   const int64_t blocks = std::min(ceil_div(arguments.count, kPoolThreads), kMostSelectBlocks);
-  return launch(pool_kernel, blocks, kPoolThreads, stream, {arguments});
+  return enqueue_kernel(pool_kernel, dim3(static_cast<unsigned>(blocks)), kPoolThreads, stream, arguments);
 }
 
 // What select() launches, and where it has its memory.
@@ -263,8 +249,7 @@ class Selecting {
     if (exact()) return status_;
     place(a_.counts, offsets);
     const int64_t blocks = std::min(rows_, kMostSelectBlocks);
-    run(launch(close_up_kernel, blocks, kChooseThreads, stream_,
-               {a_.entries, places, entries, offsets, static_cast<int32_t>(rows_)}));
+    launch(close_up_kernel, blocks, kChooseThreads, a_.entries, places, entries, offsets, static_cast<int32_t>(rows_));
     return status_;
   }
 
@@ -282,7 +267,10 @@ class Selecting {
     return at;
   }
   // The first error stays.
-  void run(cudaError_t status) {
+  template <typename... Parameters, typename... Arguments>
+  void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, const Arguments&... arguments) {
+    const cudaError_t status = enqueue_kernel(kernel, dim3(static_cast<unsigned>(blocks)),
+                                              static_cast<unsigned>(threads), stream_, arguments...);
     if (status_ == cudaSuccess) status_ = status;
   }
   int32_t* memory(int64_t at) const { return static_cast<int32_t*>(select_.workspace) + at; }
@@ -341,13 +329,13 @@ class Selecting {
       BudgetArguments arguments{memory(budgets_ + first), static_cast<int32_t>(count), {}};
       std::transform(select_.budgets + first, select_.budgets + first + count, arguments.values,
                      [](int64_t budget) { return static_cast<int32_t>(budget); });
-      run(launch(budgets_kernel, 1, 128, stream_, {arguments}));
+      launch(budgets_kernel, 1, 128, arguments);
     }
   }
 
   void place(const int32_t* counts, int32_t* places) {
     a_.first_row = 0;
-    run(launch(places_kernel, 1, kPlaceThreads, stream_, {a_, counts, places, static_cast<int32_t>(rows_)}));
+    launch(places_kernel, 1, kPlaceThreads, a_, counts, places, static_cast<int32_t>(rows_));
   }
 
   // All steps for so many rows.
@@ -416,15 +404,15 @@ class Selecting {
 
   void prepare(int64_t rows, int32_t together) {
     a_.together = together;
-    run(launch(queries_kernel, rows * a_.heads, 32 * kScoreWarps, stream_, {a_}));
+    launch(queries_kernel, rows * a_.heads, 32 * kScoreWarps, a_);
   }
 
   // `units`: chunks or pairs of choices that a row has at most.
   void step(int64_t rows, int64_t units) {
     a_.groups = static_cast<int32_t>(std::max<int64_t>(1, ceil_div(units, kScoreWarps)));
-    run(launch(score_kernel, rows * a_.groups, 32 * kScoreWarps, stream_, {a_}));
-    if (a_.cuts) run(launch(shares_kernel, rows, kChooseThreads, stream_, {a_}));
-    run(launch(choose_kernel, rows, kChooseThreads, stream_, {a_}));
+    launch(score_kernel, rows * a_.groups, 32 * kScoreWarps, a_);
+    if (a_.cuts) launch(shares_kernel, rows, kChooseThreads, a_);
+    launch(choose_kernel, rows, kChooseThreads, a_);
   }
 
   const na_select& select_;

@@ -2,7 +2,7 @@
 
 import { writeFileSync } from 'node:fs';
 import { type Command, InvalidArgumentError } from 'commander';
-import { candidateTiles, type Simulation, simulateNeighborhood } from '../simulate';
+import { candidateTiles, product, type Simulation, simulateNeighborhood } from '../simulate';
 import { speedupChart } from './chart';
 
 /** A comma-separated list of whole numbers. */
@@ -36,7 +36,6 @@ interface Candidate extends Simulation {
   stride: number[];
 }
 
-const product = (values: readonly number[]) => values.reduce((a, b) => a * b, 1);
 const box = (lengths: readonly number[]) => lengths.join('x');
 
 /** On each axis 1, the powers of two below the window, and the window itself; every combination. */

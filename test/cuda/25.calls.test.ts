@@ -1,7 +1,6 @@
 // What the host makes of a call of attention() on the device: axes, parts, extra keys, empty axes, refusals.
 import './support/device'; // before node-attention
 import {
-  AttentionError,
   type AttentionOptions,
   attention,
   causal,
@@ -15,6 +14,7 @@ import { describe, expect, test } from 'vitest';
 import { check } from '../support/library';
 import { normal, uniform, type Values } from '../support/numbers';
 import type { Problem } from '../support/oracle';
+import { refusal } from '../support/refusal';
 import { missing, schedule, schedules, title } from './support/device';
 
 interface Sizes {
@@ -98,13 +98,7 @@ describe.skipIf(missing)(title('calls of attention'), () => {
   const tensor = (...shape: number[]) => Tensor.zeros(shape, { device: 'cuda' });
   const refused = (options: AttentionOptions, headDim = 8, valueDim = headDim) => {
     const [q, k, v] = [tensor(1, 4, 2, headDim), tensor(1, 4, 2, headDim), tensor(1, 4, 2, valueDim)];
-    try {
-      attention(q, k, v, options);
-    } catch (error) {
-      expect(error).toBeInstanceOf(AttentionError);
-      return error as AttentionError;
-    }
-    throw new Error('it was not refused');
+    return refusal(() => attention(q, k, v, options));
   };
 
   test('what CUDA does not run is refused', () => {

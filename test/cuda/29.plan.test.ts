@@ -2,7 +2,6 @@
 import './support/device'; // before node-attention
 import fc from 'fast-check';
 import {
-  AttentionError,
   type AttentionOptions,
   alibi,
   attention,
@@ -23,6 +22,7 @@ import { check, expectedOn, expectResult, run } from '../support/library';
 import type { Float } from '../support/numbers';
 import type { MaskSpec, PlanSpec } from '../support/oracle';
 import { planOf, randomPlan } from '../support/plans';
+import { refused } from '../support/refusal';
 import { missing, schedule, schedules, title } from './support/device';
 import { CAUSAL, poison, problemOf, type Spec } from './support/problems';
 
@@ -220,16 +220,6 @@ describe.skipIf(missing)(title('attention over sparse plans'), () => {
     }
   });
 });
-
-const refused = (call: () => unknown) => {
-  try {
-    call();
-  } catch (error) {
-    expect(error).toBeInstanceOf(AttentionError);
-    return `${(error as AttentionError).code} ${(error as AttentionError).message}`;
-  }
-  throw new Error('it was not refused');
-};
 
 const close = (a: ArrayLike<unknown>, b: ArrayLike<unknown>) => {
   expect(a.length).toBe(b.length);

@@ -3,7 +3,6 @@
 import './support/device'; // before node-attention
 import fc from 'fast-check';
 import {
-  AttentionError,
   attention,
   HipState,
   hipPlan,
@@ -16,6 +15,7 @@ import {
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { type Float, uniform } from '../support/numbers';
+import { refused } from '../support/refusal';
 import { missing, schedule, schedules, title } from './support/device';
 
 type Select = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
@@ -277,15 +277,6 @@ describe.skipIf(missing)(title('selectors on a device'), () => {
   it('refuses what it does not run, before anything is enqueued', () => {
     const tensor = (dim: number) => Tensor.zeros([1, 64, 2, dim], { device: 'cuda' });
     const x = tensor(16);
-    const refused = (call: () => unknown) => {
-      try {
-        call();
-      } catch (error) {
-        expect(error).toBeInstanceOf(AttentionError);
-        return `${(error as AttentionError).code} ${(error as AttentionError).message}`;
-      }
-      throw new Error('it was not refused');
-    };
     expect(refused(() => pagePlan(x, x, { budget: 16, estimate: true }))).toMatch(/^ERR_OPTION .*estimate/);
     expect(refused(() => pooledPlan(x, x, { budget: 16, queries: 'own' }))).toMatch(/^ERR_OPTION .*'own'/);
     expect(refused(() => hipPlan(tensor(257), tensor(257), { budget: 16 }))).toMatch(/^ERR_SHAPE headDim of q is 257/);
