@@ -97,12 +97,14 @@ NA_INLINE Vector exp2_fraction(Vector r) {
   return multiply_add(p, r, broadcast(1.0f));
 }
 
-// 2^x for x < 128; exactly 0 at minus infinity and NaN at NaN.
+// 2^x for x < 128; exactly 0 below -126, since sums of products with subnormal weights would take many times as long;
+// NaN at NaN.
 NA_INLINE Vector exp2(Vector x) {
 #if NA_WIDTH == 16
   constexpr int kFloor = 1;  // of the rounding modes of vreduceps, which is x - floor(x), and 0 at infinity
   const Vector fraction = (Vector)_mm512_reduce_ps((__m512)x, kFloor);
-  return (Vector)_mm512_scalef_ps((__m512)exp2_fraction(fraction), (__m512)x);
+  const __mmask16 normal = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  return (Vector)_mm512_maskz_scalef_ps(normal, (__m512)exp2_fraction(fraction), (__m512)x);
 #else
   const Vector magic = broadcast(12582912.0f);  // 1.5 * 2^23: what is added to it is rounded to an integer
   const Vector clamped = select(x < broadcast(-126.0f), broadcast(-126.0f), x);
