@@ -39,9 +39,9 @@ NA_INLINE void score_rows(const float* const* k, const float* q, int head_dim, f
   }
 }
 
-// kRows rows of output: what was there times `decay`, plus those of this key tile. v is [key][kRows].
+// kRows rows of output: what was there times `decay`, plus those of this key tile. Rows of v are `pitch` apart.
 template <int kUsed>
-NA_INLINE void output_rows(const float* weights, int keys, const float* v, float* out, const Vector* decay) {
+NA_INLINE void output_rows(const float* weights, int keys, const float* v, int pitch, float* out, const Vector* decay) {
   Vector sum[kRows][kUsed];
   for (int r = 0; r < kRows; r++) {
     for (int u = 0; u < kUsed; u++) sum[r][u] = load(out + r * kLanes + u * kWidth) * decay[u];
@@ -50,7 +50,7 @@ NA_INLINE void output_rows(const float* weights, int keys, const float* v, float
     Vector lanes[kUsed];
     for (int u = 0; u < kUsed; u++) lanes[u] = load(weights + key * kLanes + u * kWidth);
     for (int r = 0; r < kRows; r++) {
-      const Vector element = broadcast(v[key * kRows + r]);
+      const Vector element = broadcast(v[key * pitch + r]);
       for (int u = 0; u < kUsed; u++) sum[r][u] = multiply_add(element, lanes[u], sum[r][u]);
     }
   }
@@ -66,11 +66,6 @@ void score_rest(int count, const float* const* k, const float* q, int head_dim, 
     if (count == kCount) return score_rows<kUsed, kCount>(k, q, head_dim, scores, top);
     score_rest<kUsed, kCount - 1>(count, k, q, head_dim, scores, top);
   }
-}
-
-// V is kept in panels of kRows columns, [panel][key][column]; where the panel that begins at column `value` is.
-NA_INLINE int64_t panel(const Problem& problem, int value) {
-  return static_cast<int64_t>(value) * problem.geometry.keys;
 }
 
 // Scores become weights, 2^(score - maximum); what is summed so far is to be scaled by `decay`.
@@ -130,10 +125,10 @@ void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& blo
 
   soften<kUsed>(block, keys, top, sums.scores, decay);
 
+  const float* v = sums.v + static_cast<int64_t>(first) * problem.value_pitch;
   for (int value = 0; value < problem.value_pitch; value += kRows) {
     fetch_ahead(problem, tile);
-    output_rows<kUsed>(sums.scores, keys, sums.v + panel(problem, value) + first * kRows, block.out + value * kLanes,
-                       decay);
+    output_rows<kUsed>(sums.scores, keys, v + value, problem.value_pitch, block.out + value * kLanes, decay);
   }
 }
 
@@ -190,22 +185,16 @@ void pack_queries(const Problem& problem, const Tile& tile, const Block& block, 
   }
 }
 
-// Brings the keys at hand where the sums read them, in float32: K in contiguous rows, since rows in memory may be a
-// multiple of the cache's period apart, V in panels, with zeros up to the value pitch.
+// Brings the keys at hand where the sums read them, in float32 and contiguous rows, since rows in memory may be a
+// multiple of the cache's period apart; rows of V with zeros up to the value pitch.
 void load_keys(const Problem& problem, const Tile& tile, const Sums& sums) {
-  for (int value = problem.value_dim; value < problem.value_pitch; value++) sums.rows[value] = 0;
   for (int key = 0; key < tile.count; key++) {
-    float* row = sums.k + static_cast<int64_t>(key) * problem.head_pitch;
-    widen(problem.dtype, tile.k[key], problem.head_dim, row);
-    sums.k_row[key] = row;
-    const float* values = reinterpret_cast<const float*>(tile.v[key]);
-    if (problem.dtype != NA_FLOAT32 || problem.value_pitch != problem.value_dim) {
-      widen(problem.dtype, tile.v[key], problem.value_dim, sums.rows);
-      values = sums.rows;
-    }
-    for (int value = 0; value < problem.value_pitch; value += kRows) {
-      __builtin_memcpy(sums.v + panel(problem, value) + key * kRows, values + value, sizeof(float) * kRows);
-    }
+    float* k = sums.k + static_cast<int64_t>(key) * problem.head_pitch;
+    widen(problem.dtype, tile.k[key], problem.head_dim, k);
+    sums.k_row[key] = k;
+    float* v = sums.v + static_cast<int64_t>(key) * problem.value_pitch;
+    widen(problem.dtype, tile.v[key], problem.value_dim, v);
+    for (int value = problem.value_dim; value < problem.value_pitch; value++) v[value] = 0;
   }
 }
 
