@@ -2,7 +2,7 @@
 
 import { fullName, OWN, type ResultFile, type Row } from './format';
 import { type Column, tableOf } from './report';
-import { bootstrap, type Interval, median } from './statistics';
+import { factor, type Interval, quantile } from './statistics';
 
 export interface Change {
   suite: string;
@@ -21,6 +21,8 @@ export interface Comparison {
   regressions: Change[];
   /** Rows in which neither can be told. */
   level: number;
+  /** Rows of so few rounds that no change could be told, however large. */
+  tooFew: string[];
   /** Rows whose output was right and is wrong now, and suites that end early now: regressions whatever the time. */
   broken: string[];
   /** Rows that one of the files alone has a time of. */
@@ -37,23 +39,19 @@ const LEAST = 0.02;
 
 /**
  * A row's change: by the clock, or, where both files have a peer of the same version in the same row, by the ratio to the
- * peer within rounds, which cancels what changed about the machine. Of several peers, the one that tells most.
+ * peer within rounds, which cancels what changed about the machine. Of several peers it is the steadiest over the rounds of
+ * both files: which file a round is from must not matter for the choice, or chance would be called a change more often.
  */
 function changeOf(suite: string, before: Row, after: Row, peers: readonly string[]): Change {
-  const own = [before, after].map(({ samples }) => samples[OWN]!);
-  const candidates: Change[] = [];
-  const add = (lists: number[][], by?: string) => {
-    const figure = ([a, b]: number[][]) => median(b!) / median(a!);
-    const interval = bootstrap(lists, figure, CONFIDENCE);
-    candidates.push({ suite, row: fullName(after), median: figure(lists), interval, by });
-  };
-  for (const peer of peers) {
-    const [a, b] = [before.samples[peer], after.samples[peer]];
-    if (a && b) add([own[0]!.map((time, n) => time / a[n]!), own[1]!.map((time, n) => time / b[n]!)], peer);
-  }
-  if (candidates.length === 0) add(own);
-  const width = ({ interval: [from, to] }: Change) => to / from;
-  return candidates.reduce((best, each) => (width(each) < width(best) ? each : best));
+  const [from, to] = [before, after].map(({ samples }) => samples[OWN]!) as [number[], number[]];
+  const byPeers = peers.flatMap((by) => {
+    const [a, b] = [before.samples[by], after.samples[by]];
+    return a && b ? [{ by, old: from.map((time, n) => time / a[n]!), now: to.map((time, n) => time / b[n]!) }] : [];
+  });
+  const spread = ({ old, now }: (typeof byPeers)[number]) =>
+    quantile([...old, ...now], 0.75) / quantile([...old, ...now], 0.25);
+  const [{ by, old, now } = { by: undefined, old: from, now: to }] = byPeers.sort((a, b) => spread(a) - spread(b));
+  return { suite, row: fullName(after), ...factor(old, now, CONFIDENCE), by };
 }
 
 /** `limit`: a time longer by this share, beyond the noise, is a regression. */
@@ -63,6 +61,7 @@ export function compare(before: ResultFile, after: ResultFile, limit: number): C
     slower: [],
     regressions: [],
     level: 0,
+    tooFew: [],
     broken: [],
     onlyBefore: [],
     onlyAfter: [],
@@ -107,7 +106,8 @@ export function compare(before: ResultFile, after: ResultFile, limit: number): C
     );
     const change = changeOf(suite.suite, old.row, row, peers);
     const [from, to] = change.interval;
-    if (from > 1 + LEAST) {
+    if (to === Number.POSITIVE_INFINITY) result.tooFew.push(key);
+    else if (from > 1 + LEAST) {
       result.slower.push(change);
       if (from > 1 + limit) result.regressions.push(change);
     } else if (to < 1 - LEAST) result.faster.push(change);
@@ -156,7 +156,7 @@ const columns: Column<Change>[] = [
 ];
 
 export function comparisonText(comparison: Comparison, limit: number): string {
-  const { faster, slower, regressions, level, broken, onlyBefore, onlyAfter, doubts } = comparison;
+  const { faster, slower, regressions, level, tooFew, broken, onlyBefore, onlyAfter, doubts } = comparison;
   const list = (heading: string, changes: readonly Change[]) =>
     changes.length > 0 ? `${heading}\n${tableOf(columns, changes)}` : `${heading} none`;
   const alone = (heading: string, keys: readonly string[]) =>
@@ -166,7 +166,8 @@ export function comparisonText(comparison: Comparison, limit: number): string {
     doubts.map((doubt) => `differs: ${doubt}`).join('\n'),
     list('Slower:', slower),
     list('Faster:', faster),
-    `${level} more without a change beyond the noise (99 % intervals of the ratio of medians, by bootstrap).`,
+    `${level} more without a change beyond the noise (99 % intervals by Mann and Whitney's exact test).`,
+    alone('Too few rounds to tell a change; five in each file can:', tooFew),
     alone('REGRESSION: wrong or missing now, and right before:', broken),
     alone('Timed before only:', onlyBefore),
     alone('Timed after only:', onlyAfter),

@@ -6,6 +6,7 @@ import {
   type Data,
   dataOf,
   GROUP,
+  headOf,
   type RetrievalOptions,
   retrievalCases,
   SAMPLES,
@@ -57,7 +58,7 @@ it('has cases of different names', () => {
     ];
     const names = cases.map(({ name }) => name);
     expect(new Set(names).size).toBe(names.length);
-    expect(Math.max(...cases.map(({ keys }) => keys))).toBe(quick ? 32768 : full ? 1048576 : 131072);
+    expect(Math.max(...cases.map(({ keys }) => keys))).toBe(quick ? 16384 : full ? 1048576 : 131072);
     expect(modelCases(options)).toHaveLength(full ? 1 : 0);
     if (full) expect(retrieval.caseNames()).toEqual(names);
     const stepsOf = (filter: string) => retrieval.steps({ ...options, filter }).map(({ name }) => name);
@@ -128,6 +129,7 @@ describe('what is looked for', () => {
     expect([k.length, q.length, top.length]).toEqual([1500 * HEAD_DIM, SEARCHES * GROUP * HEAD_DIM, SEARCHES * GROUP]);
     expect(v.length % 1500).toBe(0);
     expect(samples).toHaveLength(SAMPLES * GROUP * HEAD_DIM);
+    expect(headOf({ kind: 'text', by: 'queries', keys: 1500, samples: 9 }).samples).toHaveLength(9 * GROUP * HEAD_DIM);
     expect(samples.subarray(0, HEAD_DIM)).toEqual(k.subarray(0, HEAD_DIM));
     expect(samples.subarray(-HEAD_DIM)).toEqual(k.subarray(-HEAD_DIM));
   });

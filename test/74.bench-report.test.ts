@@ -15,7 +15,7 @@ import { chartsOf } from '../bench/html/charts';
 import { page } from '../bench/html/page';
 import { columnsOf, faultLines, tableOf } from '../bench/report';
 import { NothingToMeasure, runSuites, type Suite } from '../bench/session';
-import { bootstrap, median } from '../bench/statistics';
+import { factor, pairShares } from '../bench/statistics';
 import { suites } from '../bench/suites';
 import { newest, update, withBlocks } from '../bench/tables';
 import { uniform } from './support/numbers';
@@ -56,35 +56,89 @@ const fileOf = (rows: Row[], more: Partial<ResultFile> = {}): ResultFile => ({
   ...more,
 });
 
-describe('bootstrap intervals', () => {
-  it('hold the figure, narrow with more samples, and are the same each time', () => {
-    const random = uniform(3);
-    const draw = (count: number) => Array.from({ length: count }, () => 10 + random());
-    const interval = (samples: number[]) => bootstrap([samples], ([samples]) => median(samples!));
-    const [few, many] = [draw(7), draw(200)];
-    for (const samples of [few, many]) {
-      const [from, to] = interval(samples);
-      expect(from).toBeLessThan(median(samples));
-      expect(to).toBeGreaterThan(median(samples));
-      expect(interval(samples)).toEqual([from, to]);
+describe('the factor between two lists of times', () => {
+  it('has the distribution of pairs that all orders of the samples have', () => {
+    for (const [first, second] of [
+      [1, 1],
+      [3, 4],
+      [5, 2],
+      [4, 4],
+    ] as const) {
+      const counts = new Array<number>(first * second + 1).fill(0);
+      for (let order = 0; order < 2 ** (first + second); order++) {
+        // A bit for each sample, from the least to the largest: whether it is of the first kind.
+        const kinds = Array.from({ length: first + second }, (_, n) => (order >> n) & 1);
+        if (kinds.filter((kind) => kind === 1).length !== first) continue;
+        let pairs = 0;
+        for (const [n, kind] of kinds.entries()) {
+          if (kind === 1) pairs += kinds.slice(0, n).filter((other) => other === 0).length;
+        }
+        counts[pairs]!++;
+      }
+      const orders = counts.reduce((sum, count) => sum + count);
+      for (const [pairs, share] of pairShares(first, second).entries()) {
+        expect(share).toBeCloseTo(counts[pairs]! / orders, 12);
+      }
     }
-    const width = ([from, to]: [number, number]) => to - from;
-    expect(width(interval(many))).toBeLessThan(width(interval(few)) / 2);
-    expect(interval([5, 5, 5])).toEqual([5, 5]);
+    expect(pairShares(30, 30).reduce((sum, share) => sum + share)).toBeCloseTo(1, 12);
   });
 
-  it('cover the median of the distribution about as often as they say', () => {
-    const random = uniform(4);
-    let covered = 0;
-    const times = 100;
-    for (let n = 0; n < times; n++) {
-      const samples = Array.from({ length: 25 }, random);
-      const [from, to] = bootstrap([samples], ([samples]) => median(samples!));
-      if (from <= 0.5 && to >= 0.5) covered++;
+  it('lies between the ratios that published tables say', () => {
+    // Critical values of U, two-sided, 1 %: 2 for 6 and 6, 4 for 7 and 7, 0 for 5 and 5, none for 4 and 5.
+    const sorted = (count: number) => Array.from({ length: count }, (_, n) => 10 + n);
+    for (const [count, critical] of [
+      [5, 0],
+      [6, 2],
+      [7, 4],
+    ] as const) {
+      const ratios = sorted(count).flatMap((a) => sorted(count).map((b) => b / a));
+      ratios.sort((a, b) => a - b);
+      const { interval } = factor(sorted(count), sorted(count), 0.99);
+      expect(interval).toEqual([ratios[critical], ratios.at(-1 - critical)]);
     }
-    // 95 of 100, and 4 standard deviations of a binomial around it.
-    expect(covered).toBeGreaterThan(86);
-    expect(covered).toBeLessThanOrEqual(times);
+    expect(factor(sorted(4), sorted(5), 0.99).interval).toEqual([0, Number.POSITIVE_INFINITY]);
+  });
+
+  /** Times with noise that now and then is large, as others' work makes it. */
+  const noisy = (random: () => number) => 10 * (1 + 0.1 * random()) * (random() < 0.15 ? 1 + random() : 1);
+  const draw = (random: () => number, count: number, stretched = 1) =>
+    Array.from({ length: count }, () => stretched * noisy(random));
+
+  it.each([
+    [5, 5],
+    [6, 7],
+    [7, 7],
+    [8, 12],
+  ])('of %d and %d rounds misses the truth once in a hundred times, no more', (before, after) => {
+    const random = uniform(6);
+    const shares = pairShares(before, after);
+    // What can be reached by so many samples: whole orders only.
+    let reached = 0;
+    for (let tail = 0, n = 0; tail + shares[n]! <= 0.005; n++) {
+      tail += shares[n]!;
+      reached = 2 * tail;
+    }
+    const times = 3000;
+    for (const truth of [1, 1.3]) {
+      let missed = 0;
+      for (let n = 0; n < times; n++) {
+        const { interval } = factor(draw(random, before), draw(random, after, truth), 0.99);
+        if (interval[0] > truth || interval[1] < truth) missed++;
+      }
+      const slack = 4 * Math.sqrt(reached / times); // standard deviations of a binomial
+      expect(missed / times).toBeLessThan(reached + slack);
+      expect(missed / times, 'and is no wider than need be').toBeGreaterThan(reached - slack);
+    }
+  });
+
+  it('finds a change that is larger than the noise', () => {
+    const random = uniform(7);
+    const calm = (ms: number) => Array.from({ length: 7 }, () => ms * (1 + 0.1 * random()));
+    const { median, interval } = factor(calm(10), calm(11.5), 0.99); // no time of the one is as long as one of the other
+    expect(interval[0]).toBeGreaterThan(1);
+    expect(interval[1]).toBeLessThan(1.15 * 1.1);
+    expect(median).toBeGreaterThan(interval[0]);
+    expect(median).toBeLessThan(interval[1]);
   });
 });
 
@@ -268,6 +322,29 @@ describe('--compare', () => {
     const noisy = (...times: number[]) => fileOf([makeRow(measured({ 'node-attention': times }))]);
     const result = compare(noisy(10, 14, 9, 13, 11), noisy(12, 10, 16, 13, 9), 0.1);
     expect(result).toMatchObject({ regressions: [], slower: [], level: 1 });
+  });
+
+  it('says which rows have too few rounds to tell', () => {
+    const few = (ms: number) => fileOf([makeRow(measured({ 'node-attention': rounds(ms).slice(0, 4) }))]);
+    const result = compare(few(10), few(20), 0.1);
+    const row = 'cpu: float32 dense S=64 D=16, 2 thr.';
+    expect(result).toMatchObject({ regressions: [], slower: [], faster: [], level: 0, tooFew: [row] });
+    expect(comparisonText(result, 0.1)).toContain(`five in each file can:\n  ${row}`);
+  });
+
+  it('calls no more than one row in a hundred changed by chance, with several peers to choose from', () => {
+    const noise = (ms: number) => Array.from({ length: 6 }, () => ms * (1 + random()));
+    const rows = () =>
+      Array.from({ length: 4000 }, (_, n) =>
+        makeRow(
+          measured({ 'node-attention': noise(10), pytorch: noise(20), onnxruntime: noise(30) }, { name: `row ${n}` }),
+        ),
+      );
+    const { slower, faster, level } = compare(fileOf(rows()), fileOf(rows()), 0.1);
+    expect(slower.length + faster.length + level).toBe(4000);
+    // Four standard deviations of a binomial; what lies within 2 % of the same is not called a change.
+    expect(slower.length + faster.length).toBeLessThan(40 + 4 * Math.sqrt(40));
+    expect(slower.length + faster.length).toBeGreaterThan(0);
   });
 
   it('measures by a peer of the same version, so that a slower machine is no regression', () => {

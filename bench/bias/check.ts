@@ -4,7 +4,7 @@ import type { Tensor } from 'node-attention';
 import type { Problem } from '../../test/support/oracle';
 import { expected } from '../../test/support/tolerance';
 import { count } from '../cases';
-import { faultOfRow } from '../check';
+import { faultOfRow, firstOdd } from '../check';
 import type { BiasCase } from './cases';
 import { type Contestant, type Inputs, scoreBias } from './contestants';
 
@@ -23,7 +23,7 @@ export async function judgeOutput(contestant: Contestant, test: BiasCase, inputs
   const length = count(tokens);
   const output = await contestant.output();
   const judged: Judged = { error: 0, tolerance: 0 };
-  const odd = output.findIndex((value) => !Number.isFinite(value));
+  const odd = firstOdd(output);
   if (odd !== -1) return { ...judged, fault: `element ${odd} of all is ${output[odd]}` };
   for (let n = 0; n < Math.max(SAMPLES, inputs.sets); n++) {
     // The first row and the last one, and others; of each set one at least.

@@ -120,12 +120,21 @@ export function makeCase(label: string, setting: Setting, rest: Omit<GnaCase, 'n
   };
 }
 
-/** Every named case, or (`quick`) short ones with one to three axes. */
+/** Dense attention over long sequences takes seconds. */
+const quickModels: Model[] = [
+  {
+    ...models.find(({ name }) => name === '1-D')!,
+    shape: [8192],
+    settings: [{ window: [512] }, { window: [512], stride: [512] }],
+  },
+  models.find(({ name }) => name === 'Swin')!,
+];
+
+/** Every named case, or (`quick`) short ones. */
 export function namedCases(place: Place, quick: boolean): GnaCase[] {
   const dtypes: DType[] = place === 'cpu' && !quick ? ['bfloat16', 'float32'] : ['bfloat16'];
-  const chosen = models.filter(({ name }) => !quick || ['1-D', 'Swin'].includes(name));
   return dtypes.flatMap((dtype) =>
-    chosen
+    (quick ? quickModels : models)
       .filter(({ float32 }) => dtype === 'bfloat16' || float32)
       .flatMap(({ name, shape, headDim, batch, heads, settings }) =>
         settings.map((setting) =>
@@ -135,11 +144,11 @@ export function namedCases(place: Place, quick: boolean): GnaCase[] {
   );
 }
 
-/** Windows of a quarter, half, three quarters and nearly all of each axis (`quick`: two of these): where it ends to pay. */
+/** Windows of a quarter, half, three quarters and nearly all of each axis (`quick`: two of these, short): where it ends to pay. */
 export function sweepCases(place: Place, quick: boolean): GnaCase[] {
-  const shapes = [[512], [4096], [16, 16], [64, 64], [8, 8, 8], [8, 16, 32]];
+  const shapes = quick ? [[512], [16, 16]] : [[512], [4096], [16, 16], [64, 64], [8, 8, 8], [8, 16, 32]];
   const heads = place === 'cpu' ? 2 : 32;
-  return (quick ? shapes.slice(0, 3) : shapes).flatMap((shape) =>
+  return shapes.flatMap((shape) =>
     (quick ? [1 / 4, 3 / 4] : [1 / 4, 1 / 2, 3 / 4, 1 - 1 / 8]).flatMap((share) =>
       [1, 2].map((stride) =>
         makeCase(

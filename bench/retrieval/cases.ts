@@ -15,8 +15,9 @@ export interface RetrievalOptions extends SuiteOptions {
 export const GROUP = 4;
 /** Searches that recall is the mean of. */
 export const SEARCHES = 16;
-/** Sample queries of each query head, by which a graph is made. */
+/** Sample queries of each query head, by which a graph is made; in --quick so many times fewer. */
 export const SAMPLES = 2048;
+export const QUICK_FEWER = 8;
 /** How many keys are looked for, as RetrievalAttention does. */
 export const TOP = 100;
 
@@ -26,6 +27,8 @@ export interface RetrievalCase {
   /** Whether the queries are those of attention, or keys with some noise. */
   by: 'queries' | 'keys';
   keys: number;
+  /** Other than SAMPLES. */
+  samples?: number;
 }
 
 /** What is searched, whatever the length. */
@@ -40,7 +43,12 @@ export function retrievalCases({ quick, full }: RetrievalOptions): RetrievalCase
     { kind: 'text', by: 'queries' },
   ] as const;
   return (quick ? [4096] : [16384, 131072, ...(full ? [1048576] : [])]).flatMap((keys) =>
-    settings.map((setting) => ({ ...setting, name: `${searchedBy(setting)}, T=${keys}`, keys })),
+    settings.map((setting) => ({
+      ...setting,
+      name: `${searchedBy(setting)}, T=${keys}`,
+      keys,
+      ...(quick && { samples: SAMPLES / QUICK_FEWER }),
+    })),
   );
 }
 
@@ -63,15 +71,15 @@ export interface Data extends Head {
   least: { product: number; slack: number }[];
 }
 
-export function dataOf(test: Pick<RetrievalCase, 'kind' | 'by' | 'keys'>): Data {
+export function dataOf(test: Omit<RetrievalCase, 'name'>): Data {
   const head = headOf(test);
   return { ...head, ...bestOf(head.q, head.k) };
 }
 
-export function headOf({ kind, by, keys }: Pick<RetrievalCase, 'kind' | 'by' | 'keys'>): Head {
-  if (kind === 'text') return textHead(keys, SAMPLES * GROUP);
+export function headOf({ kind, by, keys, samples: each = SAMPLES }: Omit<RetrievalCase, 'name'>): Head {
+  if (kind === 'text') return textHead(keys, each * GROUP);
   const queries = SEARCHES * GROUP;
-  const { k, q: asked, samples, targets } = structuredHead(HEAD_KINDS[kind], keys, queries, 1, 77, SAMPLES * GROUP);
+  const { k, q: asked, samples, targets } = structuredHead(HEAD_KINDS[kind], keys, queries, 1, 77, each * GROUP);
   const noise = noiseFrom(uniform(78));
   const v = k.map((_, i) => noise(i));
   const q = asked.slice();

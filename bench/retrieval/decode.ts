@@ -7,7 +7,7 @@ import { type Fault, makeRow, OWN, type Peak, type Row } from '../format';
 import type { Plan } from '../measure';
 import { filled, HEAD_DIM, HEAD_KINDS, noiseFrom, normals, structuredHead } from '../sparse/heads';
 import type { Target } from '../targets';
-import { bestOf, type Data, type Head, type RetrievalOptions, TOP, textHead } from './cases';
+import { bestOf, type Data, type Head, QUICK_FEWER, type RetrievalOptions, TOP, textHead } from './cases';
 import {
   type Attending,
   attending,
@@ -37,12 +37,19 @@ export interface DecodeCase {
   name: string;
   kind: keyof typeof HEAD_KINDS | 'noise' | 'text';
   keys: number;
+  /** Sample queries of each query head, other than SAMPLES. */
+  samples?: number;
 }
 
 export function decodeCases({ quick }: RetrievalOptions): DecodeCase[] {
   const kinds = quick ? (['smooth'] as const) : (['smooth', 'spiky', 'text', 'noise'] as const);
   return (quick ? [4096] : [16384, 65536, 131072]).flatMap((keys) =>
-    kinds.map((kind) => ({ name: `decode, ${kind} T=${keys}`, kind, keys })),
+    kinds.map((kind) => ({
+      name: `decode, ${kind} T=${keys}`,
+      kind,
+      keys,
+      ...(quick && { samples: SAMPLES / QUICK_FEWER }),
+    })),
   );
 }
 
@@ -59,8 +66,8 @@ export async function decodeData(test: Omit<DecodeCase, 'name'>): Promise<Data> 
   return { k: k!, v: v!, q: q!, samples: samples!, ...bestOf(q!, k!) };
 }
 
-function headOf({ kind, keys }: Omit<DecodeCase, 'name'>): Head {
-  if (kind === 'text') return textHead(keys, SAMPLES * HEADS);
+function headOf({ kind, keys, samples: each = SAMPLES }: Omit<DecodeCase, 'name'>): Head {
+  if (kind === 'text') return textHead(keys, each * HEADS);
   const queries = STEPS * HEADS;
   const next = normals(uniform(79));
   const made =
@@ -68,9 +75,9 @@ function headOf({ kind, keys }: Omit<DecodeCase, 'name'>): Head {
       ? {
           k: filled(keys * HEAD_DIM, next),
           q: filled(queries * HEAD_DIM, next),
-          samples: filled(SAMPLES * HEADS * HEAD_DIM, noiseFrom(uniform(81))),
+          samples: filled(each * HEADS * HEAD_DIM, noiseFrom(uniform(81))),
         }
-      : structuredHead(HEAD_KINDS[kind], keys, queries, 1, 79, SAMPLES * HEADS);
+      : structuredHead(HEAD_KINDS[kind], keys, queries, 1, 79, each * HEADS);
   return { ...made, v: filled(keys * HEAD_DIM, noiseFrom(uniform(80))) };
 }
 

@@ -4,17 +4,20 @@ import { makeRow, OWN, type Row } from '../format';
 import type { Plan, Timed } from '../measure';
 import { HEAD_DIM } from '../sparse/heads';
 import { growth, growthLengths, median } from '../statistics';
-import { dataOf, type RetrievalOptions } from './cases';
+import { dataOf, QUICK_FEWER, type RetrievalOptions, SAMPLES } from './cases';
 import { cacheOf, dense, indexed, METHODS, methodsFor, type Turns, takeTurns, usearchExact } from './contestants';
 import { judgeFinder } from './judge';
 
 export interface GrowthCase {
   name: string;
   keys: number;
+  /** Sample queries of each query head, other than SAMPLES. */
+  samples?: number;
 }
 
 export function growthCases(options: RetrievalOptions): GrowthCase[] {
-  return growthLengths(options, 20).map((keys) => ({ name: `growth: T=${keys}`, keys }));
+  const fewer = options.quick && { samples: SAMPLES / QUICK_FEWER };
+  return growthLengths(options, 20).map((keys) => ({ name: `growth: T=${keys}`, keys, ...fewer }));
 }
 
 /** What this library's methods stand beside. */
@@ -34,7 +37,8 @@ export interface GrowthOutcome extends Turns {
 }
 
 export async function measureGrowth(test: GrowthCase, plan: Plan, threads: number): Promise<GrowthOutcome> {
-  const data = dataOf({ kind: 'smooth', by: 'queries', keys: test.keys });
+  const { keys, samples } = test;
+  const data = dataOf({ kind: 'smooth', by: 'queries', keys, ...(samples && { samples }) });
   const cached = cacheOf(data);
   const contestants: [string, Timed & { close(): void }][] = [['dense', dense(cached)]];
   const exact = usearchExact(data, threads);

@@ -87,7 +87,7 @@ export interface TimeCase {
 
 /** One token, or a chunk of the last ones: 32K tokens are what InfiniteHiP is measured with. */
 export function timeCases(options: SparseOptions): TimeCase[] {
-  const chunk = options.full ? 32768 : 2048;
+  const chunk = options.full ? 32768 : options.quick ? 512 : 2048;
   return PHASES.flatMap((phase) =>
     lengthsOf(options).map((keys) => ({
       name: `time: ${phaseName(phase)} T=${keys}`,

@@ -4,13 +4,8 @@
 
 namespace na::cuda {
 
-Status check_pool(const na_pool& pool) {
-  if (!pool.pages) return {};
-  return error(NA_ERR_OPTION,
-               "what stands for blocks of a KvCache is not made on CUDA yet: use a cache on device 'cpu'");
-}
-
-// What was pooled need not be there yet: this is asked before anything is enqueued.
+// What was pooled need not be there yet: this is asked before anything is enqueued, and so before blocks of a cache are
+// pooled, which does not run here either.
 Status check_select(const na_select& select, int64_t* workspace_bytes) {
   if (select.pages) {
     return error(NA_ERR_OPTION, "selectors of a KvCache do not run on CUDA yet: use a cache on device 'cpu'");

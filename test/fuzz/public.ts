@@ -77,6 +77,61 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     );
   const part = fc.oneof(picked('part'), record({ out: tensor, lse: tensor }), hostile);
 
+  // Of so many options few may be odd, or none of the calls would get as far as selecting.
+  const likely = (fitting: fc.Arbitrary<Value>) => mostly(fitting, 40);
+  const few = likely(oneOf(0, 1, 2, 3, 5, 7, 8));
+  const selectorOptions = {
+    budget: fc.oneof(few, list(fc.tuple(few, few))), // two key heads
+    causal: likely(oneOf(true, false)),
+    always: optional({ sink: few, window: few }),
+    queryTile: likely(oneOf(16, 64)),
+    keyBlock: likely(oneOf(2, 16)),
+    estimate: likely(oneOf(true, false)),
+    stream: likely(stream),
+  };
+  const share = likely(oneOf('group', 'group', 'all', 'none'));
+  const stages = fc.array(record({ chunk: few, keep: few }, ['chunk']), { maxLength: 3 });
+  const hipOptions = {
+    variant: likely(oneOf('infinite', 'hip1')),
+    representative: likely(oneOf('center', 'first')),
+    stages: fc.oneof(nothing, likely(oneOf([{ chunk: 4, keep: 4 }, { chunk: 2 }])), list(stages)),
+  };
+  const cutOptions = {
+    scale: likely(oneOf(0.5, 1, 3)),
+    topP: likely(oneOf(0, 0.3, 0.9, 1)),
+    threshold: likely(oneOf(0, 0.1, 1)),
+  };
+  const pooledOptions = {
+    pooling: likely(oneOf('mean', 'max', 'min')),
+    queries: likely(oneOf('each', 'mean', 'own')),
+    ...cutOptions,
+  };
+  /** What is pooled already, and says so. */
+  const rowOptions = {
+    pooled: optional({ queries: likely(oneOf(5, 16)), keys: likely(oneOf(7, 8)) }, ['queries', 'keys']),
+    queryTile: likely(oneOf(16)),
+    keyBlock: likely(oneOf(2)),
+  };
+  /** Of one type, as they are added to the pool together. */
+  const pair = (q: string, k: string) =>
+    fc.nat({ max: 40 }).map((n) => [q, k].map((kind) => value(`${kind}#${n}`, (pool) => pool.pick(kind, n))));
+  const selecting = (
+    name: string,
+    select: (...args: Any[]) => Any,
+    options: Record<string, fc.Arbitrary<Value>>,
+    required: string[] = [],
+    rows = pair('q', 'k'),
+  ): [number, fc.Arbitrary<Call>] => {
+    const inputs = fc.oneof(
+      { weight: 8, arbitrary: rows },
+      { weight: 2, arbitrary: fc.tuple(picked('q'), picked('cache')) },
+      { weight: 1, arbitrary: fc.tuple(tensor, tensor) },
+    );
+    const given = fc.tuple(inputs, optional(options, required));
+    return [1, given.chain(([qk, own]) => invoke(name, select, ...[...qk, own].map((one) => fc.constant(one))))];
+  };
+  const topK = mostly(fc.oneof(oneOf(0, 1, 5), fc.constant(value('Infinity', () => Number.POSITIVE_INFINITY))));
+
   const work: [number, fc.Arbitrary<Call>][] = [
     [10, attend],
     [3, invoke('merge', api.merge, mostly(list(fc.array(part, { maxLength: 4 }))), optional({ out: tensor, stream }))],
@@ -225,7 +280,8 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
             method: mostly(oneOf('scan', 'pages', 'clusters')),
             pageSize: mostly(oneOf(4, 8)),
             clusterSize: mostly(oneOf(4, 16)),
-            probe: small,
+            probe: mostly(oneOf(0.06, 0.5, 1, 0)),
+            summary: mostly(oneOf('mean', 'bounds')),
           }),
           optional({ method: mostly(oneOf('graph')), queries: mostly(picked('token')), degree: small, effort: small }, [
             'method',
@@ -254,7 +310,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
         mostly(picked('token')),
         optional(
           {
-            topK: mostly(oneOf(1, 5)),
+            topK: fc.oneof(several(topK), list(fc.tuple(topK, topK))), // two key heads
             sink: small,
             window: small,
             estimate: mostly(oneOf(true, false)),
@@ -267,27 +323,16 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     ],
     [1, method(self('index'), KvIndex, 'bytes')],
     [1, method(self('index'), KvIndex, 'dispose')],
-    ...([api.hipPlan, api.pagePlan, api.pooledPlan] as Any[]).map((select): [number, fc.Arbitrary<Call>] => [
-      1,
-      invoke(
-        select.name,
-        select,
-        mostly(picked('q')),
-        mostly(picked('k', 'cache')),
-        optional(
-          {
-            budget: perAxis(small),
-            causal: mostly(oneOf(true, false)),
-            always: optional({ sink: small, window: small }),
-            queryTile: mostly(oneOf(16, 64)),
-            keyBlock: mostly(oneOf(2, 16)),
-            estimate: mostly(oneOf(true, false)),
-            stream,
-          },
-          ['budget'],
-        ),
-      ),
-    ]),
+    selecting('hipPlan', api.hipPlan, { ...selectorOptions, share, ...hipOptions }, ['budget']),
+    selecting('pagePlan', api.pagePlan, { ...selectorOptions, share }, ['budget']),
+    selecting('pooledPlan', api.pooledPlan, { ...selectorOptions, share, ...pooledOptions }),
+    selecting(
+      'pooledPlan of pooled rows',
+      api.pooledPlan,
+      { ...selectorOptions, ...cutOptions, ...rowOptions },
+      Object.keys(rowOptions),
+      pair('pooledQ', 'pooledK'),
+    ),
     [
       1,
       invoke(
@@ -422,6 +467,8 @@ export function publicPool(pool: Pool, devices: string[]): void {
       pool.add('k', make(dtype, 2, 7, 2, 8));
       pool.add('v', make(dtype, 2, 7, 2, 6));
       pool.add('out', make(dtype, 2, 5, 4, 6));
+      pool.add('pooledQ', make(dtype, 2, 1, 4, 3));
+      pool.add('pooledK', make(dtype, 2, 4, 2, 3));
     }
     pool.add('grid', make('float32', 1, 4, 4, 2, 8));
     pool.add('grid', make('float16', 1, 8, 1, 8));
