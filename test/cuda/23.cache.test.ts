@@ -14,7 +14,6 @@ import {
   keyBias,
   memoryStats,
   pagePlan,
-  SparsePlan,
   Stream,
   Tensor,
   window,
@@ -406,7 +405,6 @@ describe.skipIf(missing)(title('KvCache'), () => {
     using cache = new KvCache(base);
     const tokens = Tensor.zeros([1, 8, 1, 16], { device: 'cuda' });
     cache.append(tokens, tokens);
-    const plan = SparsePlan.fromBlocks([[0]], { queries: 8, keys: 8, queryTile: 16, keyBlock: 8 });
     const cases: [string, () => unknown][] = [
       ['ERR_OPTION', () => new KvCache({ ...base, storage: 'int8' })],
       ['ERR_SHAPE', () => new KvCache({ ...base, headDim: 257 })],
@@ -414,7 +412,6 @@ describe.skipIf(missing)(title('KvCache'), () => {
       ['ERR_OPTION', () => new KvIndex(cache, { method: 'scan' })],
       ['ERR_OPTION', () => new KvIndex(cache, { method: 'graph', queries: tokens })],
       ['ERR_OPTION', () => pagePlan(tokens, cache, { budget: 8 })],
-      ['ERR_OPTION', () => attention(tokens, cache, { mask: plan })],
       ['ERR_DEVICE', () => cache.append(Tensor.zeros([1, 1, 1, 16]), Tensor.zeros([1, 1, 1, 16]))],
       ['ERR_DEVICE', () => attention(Tensor.zeros([1, 1, 1, 16]), cache)],
     ];

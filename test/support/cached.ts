@@ -16,12 +16,11 @@ import {
   window,
 } from 'node-attention';
 import { dtypes } from './cases';
-import { expectResult, tensorOf } from './library';
+import { expectedOn, expectResult, tensorOf } from './library';
 import { decode, type Float, normal, uniform, type Values } from './numbers';
 import type { PlanSpec, Problem } from './oracle';
 import { planOf, randomPlan, withMeans } from './plans';
 import { listsOf } from './selectors';
-import { expected } from './tolerance';
 import { append, emptyTwin, lengthsOf, rowsOf, type Twin, truncate } from './twin';
 
 export type Make = (q: Tensor, k: Tensor | KvCache, options: SelectorOptions) => SparsePlan;
@@ -106,8 +105,9 @@ export async function checkAttention(
   band?: { left: number; right: number },
   stream?: Stream,
 ): Promise<void> {
-  using plan = planOf(spec);
-  using given = tensorOf(q, dtype);
+  const { device } = twin.cache;
+  using plan = planOf(spec, device);
+  using given = tensorOf(q, dtype, device);
   const { out, lse } = attention(given, twin.cache, { mask: band ? [plan, window(band)] : plan, stream });
   const sequences = twin.sequences; // as they are now, whatever comes before the result
   const got = { out: decode(dtype, await out.read()), lse: decode('float32', await lse.read()) };
@@ -125,7 +125,7 @@ export async function checkAttention(
     }
     const masks: NonNullable<Problem['masks']> = [{ plan: planFor(spec, b, keys) }, ...(band ? [band] : [])];
     const problem: Problem = { q: rowsOf(q, b, 0, q.shape[1]!), k, v, masks };
-    expectResult(own, expected(spec.estimate ? withMeans(problem, dtype) : problem, dtype));
+    expectResult(own, expectedOn(device, spec.estimate ? withMeans(problem, dtype) : problem, dtype));
   }
 }
 
