@@ -40,7 +40,6 @@ Status check_operation(Device& device, int32_t kind, const void* args, int64_t* 
     case NA_OP_INSPECT:
       return error(NA_ERR_OPTION,
                    "this is done with sparse plans by the CPU: do so there, and move them with to('cuda')");
-    case NA_OP_POOL: return check_pool(*static_cast<const na_pool*>(args));
     case NA_OP_SELECT: return check_select(*static_cast<const na_select*>(args), workspace_bytes);
     default: return {};
   }

@@ -4,17 +4,8 @@
 
 namespace na::cuda {
 
-Status check_pool(const na_pool& pool) {
-  if (!pool.pages) return {};
-  return error(NA_ERR_OPTION,
-               "what stands for blocks of a KvCache is not made on CUDA yet: use a cache on device 'cpu'");
-}
-
 // What was pooled need not be there yet: this is asked before anything is enqueued.
 Status check_select(const na_select& select, int64_t* workspace_bytes) {
-  if (select.pages) {
-    return error(NA_ERR_OPTION, "selectors of a KvCache do not run on CUDA yet: use a cache on device 'cpu'");
-  }
   if (select.out->estimate) {
     return error(NA_ERR_OPTION,
                  "selectors with estimate do not run on CUDA yet: leave estimate out, or use device 'cpu'");

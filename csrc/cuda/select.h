@@ -6,8 +6,7 @@
 
 namespace na::cuda {
 
-// Both refuse what kernels/select does not run.
-Status check_pool(const na_pool& pool);
+// Refuses what kernels/select does not run.
 Status check_select(const na_select& select, int64_t* workspace_bytes);
 
 }  // namespace na::cuda

@@ -1,11 +1,12 @@
-// Sparse plans over a KvCache on a CUDA device, against the oracle and against the same over tensors.
+// Sparse plans and selectors over a KvCache on a CUDA device: against the oracle, against the same over tensors, and against
+// a cache on the CPU.
 import './support/device'; // before node-attention
 import fc from 'fast-check';
-import { attention, causal, KvCache, keyBias, SparsePlan, Stream, Tensor } from 'node-attention';
+import { attention, causal, HipState, hipPlan, KvCache, keyBias, SparsePlan, Stream, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-import { checkAttention } from '../support/cached';
+import { checkAttention, checkSelection, makes } from '../support/cached';
 import { tensorOf } from '../support/library';
-import { type Float, normal, uniform } from '../support/numbers';
+import { type Float, normal, uniform, type Values } from '../support/numbers';
 import { randomPlan } from '../support/plans';
 import { append, emptyTwin, lengthsOf, rowsOf, type Sizes, type Twin, truncate } from '../support/twin';
 import { missing, schedule, schedules, title } from './support/device';
@@ -191,5 +192,192 @@ describe.skipIf(missing)(title('attention over a cache and a plan'), () => {
       expect(await b!.lse.read()).toEqual(await a!.lse.read());
     }
     for (const each of [plain, cache]) each.dispose();
+  });
+});
+
+/** Integers from -4 to 4, whose products are exact on either device. */
+function integers(random: () => number, shape: number[]): Values {
+  const data = new Float64Array(shape.reduce((a, b) => a * b, 1));
+  return { shape, data: data.map(() => Math.floor(random() * 9) - 4) };
+}
+
+async function shown(plan: SparsePlan): Promise<Uint8Array> {
+  await plan.validate();
+  using dense = plan.toDense();
+  return (await dense.read()) as Uint8Array;
+}
+
+/** Caches on both devices with the same integers, and how to append more. */
+function pair(dtype: Float, seed: number) {
+  const random = uniform(seed);
+  const size = { batch: 2, kvHeads: 2, headDim: 20, pageSize: 24, capacity: 2000, dtype };
+  const caches = (['cpu', 'cuda'] as const).map((device) => new KvCache({ ...size, device }));
+  return {
+    caches,
+    append(lengths: number[]) {
+      const values = integers(random, [2, Math.max(...lengths), 2, 20]);
+      for (const cache of caches) {
+        using tokens = tensorOf(values, dtype, cache.device);
+        cache.append(tokens, tokens, { lengths });
+      }
+    },
+    /** Throws unless both make the same plan of random queries. */
+    async compare(queries: number, make: (q: Tensor, cache: KvCache) => SparsePlan) {
+      next();
+      const values = integers(random, [2, queries, 4, 20]);
+      const plans = caches.map((cache) => {
+        using q = tensorOf(values, dtype, cache.device);
+        return make(q, cache);
+      });
+      expect(plans[1]!.device).toBe('cuda:0');
+      const [want, got] = [await shown(plans[0]!), await shown(plans[1]!)];
+      expect(Buffer.compare(got, want)).toBe(0);
+      for (const plan of plans) plan.dispose();
+    },
+  };
+}
+
+describe.skipIf(missing)(title('selectors over a cache'), () => {
+  describe.each(makes)('%s', (name, make) => {
+    it('plan what they plan for tensors, whatever was appended, truncated and forked', async () => {
+      const step = fc.tuple(fc.constantFrom('append', 'truncate', 'fork', 'select', 'select'), fc.nat());
+      await fc.assert(
+        fc.asyncProperty(
+          sizesOf,
+          fc.integer(),
+          fc.array(step, { minLength: 3, maxLength: 5 }),
+          async (sizes, seed, steps) => {
+            const random = uniform(seed);
+            const upTo = (most: number) => Math.floor(random() * (most + 1));
+            const pickOf = <T>(of: readonly T[]): T => of[upTo(of.length - 1)]!;
+            const streams = [undefined, new Stream('cuda')];
+            const twins = [emptyTwin(sizes, 400, 'cuda')];
+            for (const [what, pick] of [['append', 0] as const, ...steps, ['select', 0] as const]) {
+              const twin = twins[pick % twins.length]!;
+              const lengths = lengthsOf(twin);
+              const stream = streams[pick % 2];
+              if (what === 'append') {
+                append(
+                  twin,
+                  sizes,
+                  lengths.map((length) => upTo(400 - length)),
+                  random,
+                  stream,
+                );
+              } else if (what === 'truncate') {
+                truncate(twin, lengths.map(upTo));
+              } else if (what === 'fork' && twins.length < 3) {
+                twins.push({ cache: twin.cache.fork(), sequences: twin.sequences });
+              } else if (Math.max(...lengths) > 0) {
+                next();
+                const heads = sizes.kvHeads * sizes.group;
+                const q = normal(random, sizes.dtype, [sizes.batch, pickOf([1, 1, 5, 18]), heads, sizes.headDim]);
+                const options = {
+                  budget: upTo(200),
+                  keyBlock: pickOf([2, 8, 16, 64]),
+                  causal: pickOf([true, true, false]),
+                  always: { sink: upTo(20), window: upTo(40) },
+                  share: pickOf(['group', 'all', 'none'] as const),
+                  queryTile: 16,
+                  stream,
+                };
+                (await checkSelection(twin, q, sizes.dtype, make, options)).dispose();
+              }
+            }
+            for (const { cache } of twins) cache.dispose();
+            for (const stream of streams) stream?.dispose();
+          },
+        ),
+        { numRuns: 4, seed: name.length },
+      );
+    });
+
+    it('plan what the CPU plans', async () => {
+      for (const dtype of TYPES) {
+        const both = pair(dtype, 3);
+        // Means of keys are exact in blocks that are full, or of a power of two.
+        for (const lengths of [
+          [272, 64],
+          [16, 208],
+        ]) {
+          both.append(lengths);
+          for (const count of [1, 16]) {
+            for (const causal of [true, false]) {
+              const options = { budget: 64, keyBlock: 16, causal, always: { sink: 10, window: 20 }, queryTile: 16 };
+              await both.compare(count, (q, cache) => make(q, cache, options));
+            }
+          }
+        }
+        for (const cache of both.caches) cache.dispose();
+      }
+    });
+
+    it('see nothing of what was truncated, nor of the rest of a page', async () => {
+      const random = uniform(9);
+      const sizes: Sizes = {
+        ...{ batch: 2, kvHeads: 1, group: 2, headDim: 16, valueDim: 16, pageSize: 48 },
+        dtype: 'bfloat16',
+      };
+      const twin = emptyTwin(sizes, 600, 'cuda');
+      append(twin, sizes, [300, 170], random);
+      const poison = Tensor.from(new Float32Array(2 * 200 * 16).fill(Number.NaN), [2, 200, 1, 16], {
+        dtype: sizes.dtype,
+        device: 'cuda',
+      });
+      twin.cache.append(poison, poison);
+      twin.cache.truncate([300, 170]);
+      next();
+      const q = normal(random, sizes.dtype, [2, 3, 2, 16]);
+      const options = { budget: 64, causal: true, always: { sink: 10, window: 20 } };
+      (await checkSelection(twin, q, sizes.dtype, make, options)).dispose();
+      twin.cache.dispose();
+    });
+  });
+
+  it('and what they plan is attended over, step by step, also after a graph has appended', async () => {
+    const both = pair('float32', 5);
+    both.append([200, 90]);
+    const [here, there] = both.caches as [KvCache, KvCache];
+    const tokens = integers(uniform(6), [2, 1, 2, 20]);
+    const [own, its] = [tensorOf(tokens), tensorOf(tokens, 'float32', 'cuda')];
+    using stream = new Stream('cuda');
+    using graph = stream.capture(() => there.append(its, its, { stream }));
+    for (let step = 0; step < 3; step++) {
+      graph.launch();
+      here.append(own, own);
+      const options = { budget: 32, keyBlock: 8, causal: true, always: { sink: 4, window: 8 } };
+      await both.compare(1, (q, cache) => hipPlan(q, cache, options));
+      const values = integers(uniform(step), [2, 1, 4, 20]);
+      const [a, b] = await Promise.all(
+        [here, there].map(async (cache) => {
+          using q = tensorOf(values, 'float32', cache.device);
+          const { out, lse } = attention(q, cache, { mask: hipPlan(q, cache, options) });
+          return [...(await out.read()), ...(await lse.read())].map(Number);
+        }),
+      );
+      b!.forEach((x, i) => {
+        expect(Math.abs(x - a![i]!)).toBeLessThan(1e-4);
+      });
+    }
+    for (const cache of both.caches) cache.dispose();
+  });
+
+  it('with a HipState search and refresh as on the CPU', async () => {
+    const both = pair('float16', 7);
+    both.append([700, 400]);
+    using here = new HipState({ refresh: [4, 2, 1] });
+    using there = new HipState({ refresh: [4, 2, 1] });
+    const options = { budget: 64, causal: true, always: { sink: 16, window: 32 } };
+    for (let step = 0; step < 6; step++) {
+      both.append(step === 3 ? [1, 40] : [1, 1]);
+      await both.compare(1, (q, cache) =>
+        hipPlan(q, cache, { ...options, state: cache.device === 'cpu' ? here : there }),
+      );
+    }
+    for (const cache of both.caches) cache.truncate([500, 300]);
+    await both.compare(1, (q, cache) =>
+      hipPlan(q, cache, { ...options, state: cache.device === 'cpu' ? here : there }),
+    );
+    for (const cache of both.caches) cache.dispose();
   });
 });

@@ -55,7 +55,8 @@ export async function checkSelection(
 ): Promise<SparsePlan> {
   const lengths = held.map(({ k }) => k.shape[1]!);
   const longest = Math.max(...lengths);
-  using given = tensorOf(q, dtype);
+  const { device } = twin.cache;
+  using given = tensorOf(q, dtype, device);
   const plan = make(given, twin.cache, options);
   if (plan.keys !== longest || plan.batch !== lengths.length) {
     throw new Error(`the plan is for ${plan.batch} x ${plan.keys} keys, not ${lengths.length} x ${longest}`);
@@ -68,8 +69,8 @@ export async function checkSelection(
       if (own.some((list) => list.length > 0)) throw new Error(`sequence ${b} is empty but has blocks`);
       continue;
     }
-    using alone = tensorOf(rowsOf(turned, b, 0, turned.shape[1]!), dtype);
-    using keys = tensorOf(k, dtype);
+    using alone = tensorOf(rowsOf(turned, b, 0, turned.shape[1]!), dtype, device);
+    using keys = tensorOf(k, dtype, device);
     using want = make(alone, keys, options);
     const wanted = await listsOf(want);
     const wrong = wanted.findIndex((list, row) => list.join() !== own[row]!.join());
