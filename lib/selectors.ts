@@ -258,7 +258,7 @@ export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
    * Whether each query of a tile counts, the highest score deciding, or their mean; or whether each query selects its
    * `own` blocks: budget and `always` are then those of a query, as if `queryTile` were 1. Attention walks through what
    * any query of a tile has selected, and the plan holds room for 4 bytes for each key of these blocks and every 32
-   * queries of a tile. Not with `estimate`, and on the CPU so far. Default 'each'.
+   * queries of a tile. Not with `estimate`. Default 'each'.
    */
   queries?: 'each' | 'mean' | 'own';
   /**

@@ -61,20 +61,34 @@ class SelectedRow {
 };
 
 // As if each query had a row of its own.
-inline PlanShape single_queries(PlanShape shape) {
+NA_HOST_DEVICE inline PlanShape single_queries(PlanShape shape) {
   shape.query_tile = 1;
   return shape;
 }
 
-// How many blocks a row lists at most, whose queries select for themselves.
-inline int64_t most_of_queries(const PlanShape& shape, int64_t tile, int64_t sink, int64_t window, int64_t budget) {
-  const PlanShape single = single_queries(shape);
-  const int64_t visible = shape.visible_blocks(tile);
-  int64_t most = 0;
-  for (int64_t query = shape.first_query(tile); query < shape.end_query(tile) && most < visible; query++) {
-    most += SelectedRow(single, query, sink, window).most(budget);
+constexpr int64_t kWordsOfBitmap = 2;  // of an entry with a bitmap
+
+// How many blocks a row lists at most whose queries select for themselves, by what any one of them can list: whoever
+// counts the rows of a plan has no time to look at each query.
+NA_HOST_DEVICE inline int64_t room_of_queries(const PlanShape& shape, int64_t tile, int64_t sink, int64_t window,
+                                              int64_t budget) {
+  const int64_t block = shape.key_block, visible = shape.visible_blocks(tile);
+  const auto at_most_all = [&](int64_t blocks) { return blocks < visible ? blocks : visible; };
+  // Consecutive keys touch most blocks when the first of them is the last of its block.
+  const int64_t keys = shape.causal ? window : 2 * window - 1;
+  const int64_t touched = window > 0 ? (keys + block - 2) / block + 1 : 0;
+  const int64_t each = at_most_all((sink + block - 1) / block + touched + budget);
+  return at_most_all((shape.end_query(tile) - shape.first_query(tile)) * each);
+}
+
+// Whether all queries of a tile who may see any key of a block are among `queries`, a bit for each.
+NA_HOST_DEVICE inline bool all_see(const PlanShape& shape, int64_t tile, int64_t block, const uint32_t* queries) {
+  const int64_t first = shape.first_query(tile), end = shape.end_query(tile);
+  for (int64_t query = first; query < end; query++) {
+    const int64_t bit = query - first;
+    if (!(queries[bit / 32] >> bit % 32 & 1) && shape.visible_keys(query) > block * shape.key_block) return false;
   }
-  return most < visible ? most : visible;
+  return true;
 }
 
 }  // namespace na

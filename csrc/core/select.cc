@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/hip_stages.h"
 #include "core/plan_rows.h"
 #include "core/summaries.h"
 
@@ -74,17 +75,6 @@ Status even_tokens(Tensor* tensor, Stream* stream, Ref<Tensor>* even) {
 }
 
 bool power_of_two(int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
-
-// No fewer blocks than most_of_queries() counts, by what any one query can list: the operation looks at each query, for
-// which JavaScript's thread has no time.
-int64_t room_of_queries(const PlanShape& shape, int64_t tile, int64_t sink, int64_t window, int64_t budget) {
-  const int64_t block = shape.key_block, visible = shape.visible_blocks(tile);
-  // Consecutive keys touch most blocks when the first of them is the last of its block.
-  const int64_t keys = shape.causal ? window : 2 * window - 1;
-  const int64_t touched = window > 0 ? (keys + block - 2) / block + 1 : 0;
-  const int64_t each = std::min(visible, (sink + block - 1) / block + touched + budget);
-  return std::min(visible, (shape.end_query(tile) - shape.first_query(tile)) * each);
-}
 
 Status check_stages(const SelectArguments& a) {
   if (a.selector != NA_SELECT_HIP) return {};
@@ -192,12 +182,12 @@ class HipStep {
   }
 
   // Points the call to what is kept, with memory for it.
-  Status attach(Device* device, int64_t rows, const std::vector<int64_t>& budgets, int64_t block, na_select* call) {
+  Status attach(Device* device, int64_t rows, const std::vector<int64_t>& budgets, na_select* call) {
     if (!state_) return {};
     call->refreshed_from = static_cast<int32_t>(from_);
     kept_ = state_->kept_;
     rooms_ = state_->rooms_;
-    if (from_ == 0) NA_TRY(make_room(device, rows, budgets, block, *call));
+    if (from_ == 0) NA_TRY(make_room(device, rows, budgets, *call));
     std::copy(rooms_.begin(), rooms_.end(), call->kept_room);
     call->kept = &kept_->view;
     return {};
@@ -219,17 +209,16 @@ class HipStep {
 
  private:
   // For what each stage may keep of the keys that there are now: later calls choose among no more.
-  Status make_room(Device* device, int64_t rows, const std::vector<int64_t>& budgets, int64_t block,
-                   const na_select& call) {
+  Status make_room(Device* device, int64_t rows, const std::vector<int64_t>& budgets, const na_select& call) {
     const int64_t most = *std::max_element(budgets.begin(), budgets.end());
     const int64_t all = *std::max_element(keys_.begin(), keys_.end());
-    int64_t keys = most * block, words = 0;
+    int64_t words = 0;
     rooms_.assign(static_cast<size_t>(call.stages), most);
-    for (int32_t stage = call.stages - 1; stage >= 0; stage--) {
+    for (int32_t stage = 0; stage < call.stages; stage++) {
       int64_t& room = rooms_[static_cast<size_t>(stage)];
       if (stage + 1 < call.stages) {
-        keys = std::min(all, keys * 4);
-        const int64_t kept = call.keep[stage] > 0 ? call.keep[stage] : keys;
+        const int64_t kept =
+            call.keep[stage] > 0 ? call.keep[stage] : std::min(all, most * hip_keep_times(call, stage));
         room = (kept + call.chunk[stage] - 1) / call.chunk[stage];
       }
       words += 1 + room;
@@ -331,7 +320,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   const int64_t window = a.window + step.appended();
   const PlanShape shape(counted);
   int64_t blocks = 0;
-  const int64_t most_blocks = a.per_query ? kMostWords / 2 : kMostWords;
+  const int64_t most_blocks = a.per_query ? kMostWords / kWordsOfBitmap : kMostWords;
   for (int64_t own : lengths) {
     const PlanShape of_own = shape.with_keys(own);
     for (int64_t tile = 0; tile < shape.tiles(); tile++) {
@@ -349,7 +338,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   }
   if (a.per_query) {
     // Beside each block the number of its bitmap.
-    NA_TRY(SparsePlan::allocate(device, g, 2 * blocks, blocks, &attached.plan));
+    NA_TRY(SparsePlan::allocate(device, g, kWordsOfBitmap * blocks, blocks, &attached.plan));
   } else {
     NA_TRY(SparsePlan::allocate(device, g, blocks, 0, &attached.plan));
   }
@@ -365,7 +354,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
     call.chunk[i] = a.chunk[i];
     call.keep[i] = i < a.keep.size() ? std::min(a.keep[i], g.keys) : 0;
   }
-  NA_TRY(step.attach(device, g.batch * g.heads * shape.tiles(), budgets, g.key_block, &call));
+  NA_TRY(step.attach(device, g.batch * g.heads * shape.tiles(), budgets, &call));
   call.first = a.first;
   call.bounds = a.pooling == NA_POOL_BOUNDS;
   call.mean_query = a.mean_query;

@@ -10,6 +10,7 @@
 
 #include "core/ceil_div.h"
 #include "core/dtype.h"
+#include "core/hip_stages.h"
 #include "core/narrow.h"
 #include "core/plan_rows.h"
 #include "cpu/executor/problem.h"
@@ -182,8 +183,6 @@ std::vector<int64_t> highest(const std::vector<float>& scores, int64_t count) {
   return order;
 }
 
-constexpr int64_t kWordsOfBitmap = 2;  // of an entry with a bitmap
-
 class SelectJob final : public Job {
  public:
   SelectJob(const na_select& select, Isa isa)
@@ -202,7 +201,7 @@ class SelectJob final : public Job {
       const int64_t budget = select_.budgets[row / shape_.tiles() % out.heads], tile = row % shape_.tiles();
       const PlanShape shape = own_shape(batch_of(row));
       const int64_t room = select_.per_query
-                               ? kWordsOfBitmap * most_of_queries(shape, tile, select_.sink, select_.window, budget)
+                               ? kWordsOfBitmap * room_of_queries(shape, tile, select_.sink, select_.window, budget)
                                : SelectedRow(shape, tile, select_.sink, select_.window).most(budget);
       begin_[static_cast<size_t>(row) + 1] = begin_[static_cast<size_t>(row)] + room;
     }
@@ -286,13 +285,7 @@ class SelectJob final : public Job {
       for (int64_t block = 0; block < blocks; block++) {
         const uint32_t* const queries = &seen[static_cast<size_t>(block * words)];
         if (std::all_of(queries, queries + words, [](uint32_t word) { return word == 0; })) continue;
-        const auto misses = [&](int64_t query) {
-          const int64_t bit = query - first;
-          return !(queries[bit / 32] >> bit % 32 & 1) && shape.visible_keys(query) > block * shape.key_block;
-        };
-        bool whole = true;
-        for (int64_t query = first; query < end && whole; query++) whole = !misses(query);
-        const na_entry_kind kind = whole ? shape_.kind_of(tile, block) : NA_ENTRY_BITMAP;
+        const na_entry_kind kind = all_see(shape, tile, block, queries) ? shape_.kind_of(tile, block) : NA_ENTRY_BITMAP;
         if ((kind == NA_ENTRY_FULL) != full) continue;
         *to++ = plan_entry(block, kind);
         if (kind != NA_ENTRY_BITMAP) continue;
@@ -371,7 +364,6 @@ class SelectJob final : public Job {
   // InfiniteHiP: in each stage every chunk finds its best key by itself, going down into the better half, and the best
   // chunks are cut into those of the next stage.
   std::vector<int64_t> hip(const Row& row) const {
-    constexpr int64_t kTogether = 4;  // queries whose mean stands for them, but in the last stage
     constexpr size_t kChunksTogether =
         64;  // that one head after the other goes down, while their keys are in the cache
     const int64_t limit = row.shape.visible_keys(row.shape.end_query(row.tile) - 1), block = shape_.key_block;
@@ -397,7 +389,7 @@ class SelectJob final : public Job {
         continue;
       }
       std::vector<float> scores(parts.size(), -kInfinity);
-      std::vector<Scorer> scorers = scorers_of(row, last ? 1 : kTogether);
+      std::vector<Scorer> scorers = scorers_of(row, last ? 1 : kHipTogether);
       for (size_t begin = 0; begin < parts.size(); begin += kChunksTogether) {
         const size_t end = std::min(begin + kChunksTogether, parts.size());
         for (size_t i = 0; i < scorers.size(); i++) {
@@ -448,9 +440,7 @@ class SelectJob final : public Job {
 
   int64_t kept_keys(const Row& row, int32_t stage) const {
     if (select_.keep[stage] > 0) return select_.keep[stage];
-    int64_t keys = row.budget * shape_.key_block;
-    for (int32_t later = stage + 1; later < select_.stages; later++) keys *= 4;
-    return keys;
+    return row.budget * hip_keep_times(select_, stage);
   }
 
   // Raises the score of each chunk to that of the best representative on its way down.

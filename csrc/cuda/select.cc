@@ -10,10 +10,21 @@ Status check_select(const na_select& select, int64_t* workspace_bytes) {
     return error(NA_ERR_OPTION,
                  "selectors with estimate do not run on CUDA yet: leave estimate out, or use device 'cpu'");
   }
+  if (select.per_query && select.pages) {
+    return error(
+        NA_ERR_OPTION,
+        "pooledPlan with queries 'own' over a KvCache does not run on CUDA yet: leave queries out, or use a cache "
+        "on device 'cpu'");
+  }
   if (select.per_query) {
-    return error(NA_ERR_OPTION,
-                 "pooledPlan with queries 'own' does not run on CUDA yet: select from q and k on the CPU, and move the "
-                 "plan with to('cuda')");
+    const int64_t rows = select.out->batch * select.out->heads;
+    if (select.out->queries > INT32_MAX / rows) {
+      return error(
+          NA_ERR_SHAPE,
+          "pooledPlan with queries 'own': %lld queries of %lld batch entries and patterns of heads; CUDA takes "
+          "less than 2^31 of them together: select for fewer at once",
+          static_cast<long long>(select.out->queries), static_cast<long long>(rows));
+    }
   }
   const auto columns = static_cast<long long>(select.q->shape[select.q->rank - 1]);
   if (columns > kMostSelectColumns) {

@@ -19,7 +19,9 @@ struct Lists {
 };
 
 struct Selection {
-  PlanShape shape;
+  PlanShape plan;
+  PlanShape shape;   // of the rows below: those of the plan, or where its queries select for themselves one for each
+  bool all_queries;  // but these are rows of the plan whose queries do
   int32_t selector;
   int64_t sink, window;
   int32_t patterns, tiles, block;  // block: the exponent of key_block
@@ -43,6 +45,11 @@ struct Selection {
   // The rows of a launch, whose memory is used again by the next ones.
   int64_t first_row;
 
+  // Where queries select for themselves: by which queries of a row of the plan, a bit for each, a block was chosen.
+  uint32_t* seen;  // [rows of a launch, blocks, words]; nullptr: they do not
+  int32_t words;
+  int64_t first_plan_row;
+
   // The step: queries whose mean stands for them; of HIP the exponents of the keys in a chunk, and of the chunks that
   // one of the step before becomes.
   int32_t together, chunk, ratio;
@@ -56,12 +63,12 @@ struct Selection {
     return row_in_pages(k, pages, batch, token, head);
   }
   // As if the plan were for the keys of this batch entry alone.
-  __device__ PlanShape own_shape(int32_t batch) const {
-    return pages.tables ? shape.with_keys(cached_keys(pages, batch)) : shape;
+  __device__ PlanShape own_shape(const PlanShape& of, int32_t batch) const {
+    return pages.tables ? of.with_keys(cached_keys(pages, batch)) : of;
   }
 };
 
-// A row of the plan.
+// A row of the plan, or a query that selects for itself.
 struct WantedRow {
   int32_t index, tile, pattern, batch;
   int64_t budget;
@@ -75,9 +82,9 @@ struct WantedRow {
         pattern(index / a.tiles % a.patterns),
         batch(index / a.tiles / a.patterns),
         budget(a.budgets[pattern]),
-        shape(a.own_shape(batch)),
+        shape(a.own_shape(a.shape, batch)),
         here(shape, tile, a.sink, a.window),
-        all(here.open_count() <= budget && !a.cuts),
+        all((a.all_queries ? shape.visible_blocks(tile) : here.open_count()) <= budget && !a.cuts),
         searched(!all && budget > 0) {}
 
   __device__ int64_t keep(const Selection& a) const {
@@ -111,13 +118,14 @@ class Choices {
                       : static_cast<int32_t>((limit_ + (int64_t{1} << a.chunk) - 1) >> a.chunk);
         break;
       case NA_SELECT_BISECTION: count = static_cast<int32_t>(2 * row.budget); break;
-      default: count = static_cast<int32_t>(row.here.open_count());
+      default: count = static_cast<int32_t>(a.seen ? row.shape.visible_blocks(row.tile) : row.here.open_count());
     }
   }
 
   int32_t count;
 
   // Keys of a chunk; else of the blocks that may be chosen, by their number among these. Empty: it cannot be chosen.
+  // Where queries select for themselves those of a tile share their numbers: of all blocks.
   __device__ BlockRange operator[](int32_t n) const {
     if (a_.selector == NA_SELECT_HIP) {
       const int64_t part = n & ((1 << a_.ratio) - 1);
@@ -135,7 +143,8 @@ class Choices {
 
   // The block that a choice of the last step is.
   __device__ int64_t block_of(const BlockRange& choice) const {
-    return a_.selector == NA_SELECT_HIP ? choice.begin >> a_.block : row_.here.open_block(choice.begin);
+    if (a_.selector == NA_SELECT_HIP) return choice.begin >> a_.block;
+    return a_.seen ? choice.begin : row_.here.open_block(choice.begin);
   }
 
   // The row of k that stands for a choice: that of its block, or the middle key of one of its blocks.

@@ -6,8 +6,9 @@
 
 #include "arch/enqueue.h"
 #include "core/ceil_div.h"
+#include "core/hip_stages.h"
+#include "select/own_queries.h"
 #include "select/pool.h"
-#include "select/score.h"
 #include "select/select.h"
 #include "tile/exponent.h"
 
@@ -17,7 +18,6 @@ constexpr int kPlaceThreads = 1024;
 constexpr int kMostBudgets = 1000;  // arguments of a kernel have 4 KiB
 constexpr int64_t kMostSelectBlocks = 1 << 16;
 constexpr int64_t kSelectBytes = int64_t{1} << 26;  // for rows of a launch; more of them do not fill a device better
-constexpr int32_t kHipTogether = 4;                 // queries whose mean stands for them, but in the last stage
 
 struct BudgetArguments {
   int32_t* to;
@@ -32,6 +32,14 @@ __global__ void budgets_kernel(const __grid_constant__ BudgetArguments a) {
   }
 }
 
+// How many words a row of the plan may take at most.
+__device__ inline int64_t room_of_row(const Selection& a, int32_t row) {
+  const auto tiles = static_cast<int32_t>(a.plan.tiles());
+  const int64_t tile = row % tiles, budget = a.budgets[row / tiles % a.patterns];
+  return a.seen ? kWordsOfBitmap * room_of_queries(a.plan, tile, a.sink, a.window, budget)
+                : SelectedRow(a.own_shape(a.plan, row / tiles / a.patterns), tile, a.sink, a.window).most(budget);
+}
+
 // Where each row begins, and the end of the last: by the words that it has got, or those that it may take at most.
 __global__ void __launch_bounds__(kPlaceThreads)
     places_kernel(const __grid_constant__ Selection a, const int32_t* counts, int32_t* places, int32_t rows) {
@@ -41,10 +49,7 @@ __global__ void __launch_bounds__(kPlaceThreads)
     const int32_t row = first + static_cast<int32_t>(threadIdx.x);
     Sum own = 0, all;
     if (row < rows && counts) own = static_cast<Sum>(counts[row]);
-    if (row < rows && !counts) {
-      const WantedRow wanted(a, row);
-      own = static_cast<Sum>(wanted.here.most(wanted.budget));
-    }
+    if (row < rows && !counts) own = static_cast<Sum>(room_of_row(a, row));
     const Sum before = sum_before(own, warps, &all);
     if (row < rows) places[row] = static_cast<int32_t>(end + before);
     end += all;
@@ -52,16 +57,22 @@ __global__ void __launch_bounds__(kPlaceThreads)
   if (threadIdx.x == 0) places[rows] = static_cast<int32_t>(end);
 }
 
-// Entries of a row, from `to` on; the full ones are those of the lowest blocks.
+// Entries of a row, from `to` on; the full ones are those of the lowest blocks. Of a query that selects for itself,
+// marks.
 struct RowWriter {
   const Selection& a;
   const WantedRow& row;
+  const QueryMarks marks;
   uint32_t* const to;
 
   __device__ RowWriter(const Selection& a, const WantedRow& row)
-      : a(a), row(row), to(a.entries + a.places[row.index]) {}
+      : a(a), row(row), marks(a, row), to(a.seen ? nullptr : a.entries + a.places[row.index]) {}
   __device__ void write(int64_t place, int64_t block) const {
-    to[place] = plan_entry(block, a.shape.kind_of(row.tile, block));
+    if (marks.of_row) {
+      marks.mark(block);
+    } else {
+      to[place] = plan_entry(block, a.shape.kind_of(row.tile, block));
+    }
   }
   __device__ void write(int64_t place, const BlockRange& blocks) const {
     for (int64_t n = threadIdx.x; n < blocks.end - blocks.begin; n += kChooseThreads) {
@@ -78,8 +89,8 @@ __global__ void __launch_bounds__(kChooseThreads, 1) shares_kernel(const __grid_
   const WantedRow row(a, local);
   if (!row.searched) return;
   const uint32_t* const keys = a.scores + local * a.scores_room;
-  const auto count = static_cast<int32_t>(row.here.open_count());
-  const Cut cut = cut_of_shares(keys, count, a.scale, a.top_p, a.threshold, memory);
+  const Choices choices(a, row, local);
+  const Cut cut = cut_of_shares(keys, choices.count, a.scale, a.top_p, a.threshold, memory);
   if (threadIdx.x == 0) a.cuts[local] = cut;
 }
 
@@ -102,7 +113,7 @@ __global__ void __launch_bounds__(kChooseThreads) choose_kernel(const __grid_con
       writer.write(0, sink);
       writer.write(sink_count, window);
     }
-    if (a.counts && thread == 0) {
+    if (a.counts && !a.seen && thread == 0) {
       a.counts[row.index] = static_cast<int32_t>(row.here.always_count() + (row.all ? row.here.open_count() : 0));
     }
     return;
@@ -148,7 +159,7 @@ __global__ void __launch_bounds__(kChooseThreads) choose_kernel(const __grid_con
   sum_before(below, memory.warps, &all_below);
   writer.write(0, sink);
   writer.write(sink_count + static_cast<int64_t>(all_below), window);
-  if (a.counts && thread == 0) a.counts[row.index] = static_cast<int32_t>(row.here.always_count() + chosen);
+  if (a.counts && !a.seen && thread == 0) a.counts[row.index] = static_cast<int32_t>(row.here.always_count() + chosen);
 }
 
 __global__ void __launch_bounds__(kChooseThreads)
@@ -203,7 +214,7 @@ cudaError_t pool(const na_pool& pool, cudaStream_t stream) {
 // What select() launches, and where it has its memory.
 class Selecting {
  public:
-  explicit Selecting(const na_select& select) : select_(select), a_{PlanShape(*select.out)} {
+  explicit Selecting(const na_select& select) : select_(select), a_{PlanShape(*select.out), PlanShape(*select.out)} {
     const na_plan& out = *select.out;
     rows_ = out.offsets->shape[0] - 1;
     a_.selector = select.selector;
@@ -228,6 +239,7 @@ class Selecting {
     a_.pitch = (a_.features + 31) / 32 * 32;
     const bool one_query = mean_query() || a_.tile_queries;
     a_.queries_room = one_query ? 1 : static_cast<int32_t>(std::min<int64_t>(out.query_tile, out.queries));
+    a_.words = static_cast<int32_t>(a_.plan.query_words());
     for (int64_t head = 0; head < out.heads; head++) {
       most_budget_ = std::max(most_budget_, select.budgets[head]);
       if (select.budgets[head] > 0) least_budget_ = std::min(least_budget_, select.budgets[head]);
@@ -248,6 +260,7 @@ class Selecting {
     a_.scores = reinterpret_cast<uint32_t*>(memory(scores_));
     a_.entries = exact() ? entries : reinterpret_cast<uint32_t*>(memory(entries_));
     a_.counts = exact() ? nullptr : memory(counts_);
+    a_.seen = select_.per_query ? reinterpret_cast<uint32_t*>(memory(seen_)) : nullptr;
     int32_t* const places = exact() ? offsets : memory(places_);
     a_.places = places;
     place(nullptr, places);
@@ -267,7 +280,7 @@ class Selecting {
 
   bool mean_query() const { return select_.selector == NA_SELECT_POOLED && select_.mean_query; }
   // Whether rows list as many blocks as they have room for.
-  bool exact() const { return select_.selector != NA_SELECT_HIP && !shares(); }
+  bool exact() const { return select_.selector != NA_SELECT_HIP && !shares() && !select_.per_query; }
   bool shares() const { return select_.top_p < 1 || select_.threshold > 0; }
 
   int64_t take(int64_t words) {
@@ -276,11 +289,13 @@ class Selecting {
     return at;
   }
   // The first error stays.
+  void keep_status(cudaError_t status) {
+    if (status_ == cudaSuccess) status_ = status;
+  }
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, const Arguments&... arguments) {
-    const cudaError_t status = enqueue_kernel(kernel, dim3(static_cast<unsigned>(blocks)),
-                                              static_cast<unsigned>(threads), stream_, arguments...);
-    if (status_ == cudaSuccess) status_ = status;
+    keep_status(enqueue_kernel(kernel, dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(threads), stream_,
+                               arguments...));
   }
   int32_t* memory(int64_t at) const { return static_cast<int32_t*>(select_.workspace) + at; }
 
@@ -292,15 +307,11 @@ class Selecting {
   int64_t most_kept(int32_t stage) const {
     if (select_.kept) return select_.kept_room[stage];
     if (stage + 1 == select_.stages) return most_budget_;
-    const int64_t keys = select_.keep[stage] > 0 ? select_.keep[stage] : most_budget_ * keep_times(stage);
+    const int64_t keys = select_.keep[stage] > 0 ? select_.keep[stage] : most_budget_ * hip_keep_times(select_, stage);
     return std::min(most_chunks(stage), ceil_div(keys, select_.chunk[stage]));
   }
-  // Keys that a stage keeps for each block of the budget unless it is told how many.
-  int64_t keep_times(int32_t stage) const {
-    int64_t times = select_.out->key_block;
-    for (int32_t later = stage + 1; later < select_.stages; later++) times *= 4;
-    return times;
-  }
+
+  int64_t seen_words() const { return select_.per_query ? a_.plan.blocks() * a_.words : 0; }
 
   void make_room() {
     switch (select_.selector) {
@@ -323,12 +334,15 @@ class Selecting {
       entries_ = take(select_.out->entries->shape[0]);
     }
     const int64_t queries = int64_t{a_.heads} * a_.queries_room * a_.pitch;
-    const int64_t words = queries + a_.scores_room + 2 * list_words_;
+    const int64_t each = select_.per_query ? std::min(a_.plan.query_tile, a_.plan.queries) : 1;
+    const int64_t words = queries + each * (a_.scores_room + 2 * list_words_) + seen_words();
     rows_together_ = std::clamp<int64_t>(kSelectBytes / (words * kWord), 1, rows_);
+    const int64_t choosing = rows_together_ * each;
     queries_ = take(rows_together_ * queries);
-    scores_ = take(rows_together_ * a_.scores_room);
-    if (shares()) cuts_ = take(rows_together_ * int64_t{sizeof(Cut)} / kWord);
-    for (int64_t& list : lists_) list = take(rows_together_ * list_words_);
+    scores_ = take(choosing * a_.scores_room);
+    if (shares()) cuts_ = take(choosing * int64_t{sizeof(Cut)} / kWord);
+    for (int64_t& list : lists_) list = take(choosing * list_words_);
+    seen_ = take(rows_together_ * seen_words());
   }
 
   void put_budgets() {
@@ -343,7 +357,6 @@ class Selecting {
   }
 
   void place(const int32_t* counts, int32_t* places) {
-    a_.first_row = 0;
     launch(places_kernel, 1, kPlaceThreads, a_, counts, places, static_cast<int32_t>(rows_));
   }
 
@@ -354,9 +367,32 @@ class Selecting {
       case NA_SELECT_BISECTION: bisect(rows); break;
       default:
         a_.last = true;
-        prepare(rows, mean_query() ? select_.out->query_tile : 1);
-        step(rows, ceil_div(a_.scores_room, 2));
+        if (select_.per_query) {
+          choose_by_queries(rows);
+        } else {
+          prepare(rows, mean_query() ? select_.out->query_tile : 1);
+          step(rows, ceil_div(a_.scores_room, 2));
+        }
     }
+  }
+
+  // A row of the plan has room for its entries by itself, and so its number in `places` and `counts`; what chooses are
+  // its queries.
+  void choose_by_queries(int64_t rows) {
+    const Selection of_plan = a_;
+    a_.first_plan_row = a_.first_row;
+    const auto bytes = static_cast<size_t>(rows * seen_words() * kWord);
+    keep_status(cudaMemsetAsync(a_.seen, 0, bytes, stream_));
+    a_.all_queries = true;
+    prepare(rows, 1);
+    score(own_scores_kernel, rows, ceil_div(a_.scores_room, 2));
+    a_.all_queries = false;
+    a_.shape = single_queries(a_.plan);
+    a_.tiles = static_cast<int32_t>(a_.shape.tiles());
+    a_.first_row = first_query_of(a_.plan, a_.first_plan_row);
+    keep_best(first_query_of(a_.plan, a_.first_plan_row + rows) - a_.first_row);
+    launch(own_queries_kernel, rows, kChooseThreads, a_, static_cast<uint32_t*>(select_.out->bitmaps->data));
+    a_ = of_plan;
   }
 
   void choose_by_stages(int64_t rows) {
@@ -378,7 +414,7 @@ class Selecting {
       a_.chunk = exponent(select_.chunk[stage]);
       a_.ratio = stage > 0 ? exponent(select_.chunk[stage - 1]) - a_.chunk : 0;
       a_.keep_keys = select_.keep[stage];
-      a_.keep_times = keep_times(stage);
+      a_.keep_times = hip_keep_times(select_, stage);
       if (a_.last || stage == from) prepare(rows, a_.last ? 1 : kHipTogether);
       step(rows, most_chunks(stage));
     }
@@ -418,8 +454,14 @@ class Selecting {
 
   // `units`: chunks or pairs of choices that a row has at most.
   void step(int64_t rows, int64_t units) {
+    score(score_kernel, rows, units);
+    keep_best(rows);
+  }
+  void score(void (*kernel)(Selection), int64_t rows, int64_t units) {
     a_.groups = static_cast<int32_t>(std::max<int64_t>(1, ceil_div(units, kScoreWarps)));
-    launch(score_kernel, rows * a_.groups, 32 * kScoreWarps, a_);
+    launch(kernel, rows * a_.groups, 32 * kScoreWarps, a_);
+  }
+  void keep_best(int64_t rows) {
     if (a_.cuts) launch(shares_kernel, rows, kChooseThreads, a_);
     launch(choose_kernel, rows, kChooseThreads, a_);
   }
@@ -428,10 +470,10 @@ class Selecting {
   Selection a_;
   cudaStream_t stream_ = nullptr;
   cudaError_t status_ = cudaSuccess;
-  int64_t rows_ = 0, rows_together_ = 1;  // of the plan, and of a launch
+  int64_t rows_ = 0, rows_together_ = 1;  // of the plan: all, and those of a launch
   int64_t most_budget_ = 0, least_budget_ = kMostBlocks;
   int64_t words_ = 0, list_words_ = 0;
-  int64_t budgets_ = 0, places_ = 0, counts_ = 0, entries_ = 0, queries_ = 0, scores_ = 0, cuts_ = 0;
+  int64_t budgets_ = 0, places_ = 0, counts_ = 0, entries_ = 0, queries_ = 0, scores_ = 0, cuts_ = 0, seen_ = 0;
   int64_t lists_[2] = {};
 };
 
