@@ -84,8 +84,8 @@ function result(made: NativeResult, out: unknown): AttentionResult {
  * Inside `capture` each launch sees what the cache then holds.
  *
  * @throws AttentionError before anything is enqueued, with the codes of attention over tensors; ERR_OPTION for `cuSeqlens`
- * and neighborhood masks, and inside `capture` for sparse plans and for biases other than {@link alibi}; on CUDA, sparse
- * plans and biases other than {@link keyBias} and {@link denseBias}.
+ * and neighborhood masks, and inside `capture` for sparse plans and for biases other than {@link alibi}; on CUDA, biases
+ * other than {@link keyBias} and {@link denseBias}.
  */
 export function attention(q: Tensor, cache: KvCache, opts?: Omit<AttentionOptions, 'cuSeqlens'>): AttentionResult;
 /**

@@ -185,12 +185,6 @@ Status check_cached(const AttentionArguments& a) {
     if (mask.kind == NA_MASK_NEIGHBORHOOD) {
       return error(NA_ERR_OPTION, "mask: neighborhood needs a grid and cannot be used with a KvCache; use window()");
     }
-    if (mask.kind == NA_MASK_PLAN && !a.cache->device->host) {
-      return error(
-          NA_ERR_OPTION,
-          "mask: sparse plans over a KvCache do not run on %s yet; attend to all of its keys, or use device 'cpu'",
-          a.cache->device->name.c_str());
-    }
   }
   return {};
 }

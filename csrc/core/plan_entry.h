@@ -37,7 +37,7 @@ struct PlanShape {
         causal(plan.causal != 0) {}
 
   // For a sequence that has fewer keys than the plan.
-  PlanShape with_keys(int64_t own) const {
+  NA_HOST_DEVICE PlanShape with_keys(int64_t own) const {
     PlanShape shape = *this;
     shape.keys = own;
     return shape;

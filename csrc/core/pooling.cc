@@ -18,7 +18,7 @@ class PoolOperation final : public Operation {
   void each_tensor(Visit visit, void* context) const override {
     visit(context, Tensor::of(pool_.k), false);
     if (cache_) {
-      for (const Ref<Tensor>& slab : cache_->slabs()) visit(context, slab.get(), false);
+      cache_->each_tensor([&](Tensor* tensor) { visit(context, tensor, false); });
     }
     // What is there already it does not even read.
     summaries_->each_tensor([&](Tensor* tensor, bool written) {

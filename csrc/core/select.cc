@@ -34,7 +34,7 @@ class SelectOperation final : public Operation {
     visit(context, Tensor::of(select_.q), false);
     visit(context, Tensor::of(select_.k), false);
     if (attached_.cache) {
-      for (const Ref<Tensor>& slab : attached_.cache->slabs()) visit(context, slab.get(), false);
+      attached_.cache->each_tensor([&](Tensor* tensor) { visit(context, tensor, false); });
     }
     if (attached_.pooled) attached_.pooled->each_tensor([&](Tensor* tensor, bool) { visit(context, tensor, false); });
     if (select_.kept && select_.refreshed_from > 0) visit(context, Tensor::of(select_.kept), false);
@@ -265,7 +265,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   const na_tensor &q = a.q->view, &k = a.k->view;
   Device* device = a.q->device();
   NA_TRY(stream->check_device(device, "q"));
-  NA_TRY(stream->room(4));  // copies of q and k, or rotated queries; to pool, to select
+  NA_TRY(stream->room(4 + KvCache::kListing));  // copies of q and k, or rotated queries; to pool, to select
   NA_TRY(check_rows("q", *a.q));
   if (a.cache && q.rank != 4) {
     return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",
@@ -370,6 +370,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
     int64_t bytes = 0;
     NA_TRY(device->check(NA_OP_SELECT, &call, &bytes));
   }
+  if (a.cache) NA_TRY(a.cache->list_pages(attached.cache.get(), stream));
   if (a.selector == NA_SELECT_POOLED) {
     // Extremes of keys are as exact as these.
     const SummarySpec spec{a.pooling, g.key_block, a.pooling == NA_POOL_MEAN ? NA_FLOAT32 : k.dtype};

@@ -43,6 +43,7 @@ CacheSummaries::Kept& CacheSummaries::kept_of(const SummaryKind& kind) {
 
 Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view, Stream* stream,
                             Ref<Summaries>* summaries) {
+  if (!device_->host) return make_all(kind, view, stream, summaries);
   Kept& kept = kept_of(kind);
   const int64_t* const lengths = view->pages().lengths;
   const size_t batch = kept.sequences.size();
@@ -81,6 +82,19 @@ Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view,
   }
   if (status.ok()) *summaries = std::move(made);
   return status;
+}
+
+Status CacheSummaries::make_all(const SummaryKind& kind, const Ref<CacheView>& view, Stream* stream,
+                                Ref<Summaries>* summaries) {
+  const int64_t blocks = (view->k()->view.shape[1] + kind.spec.block - 1) / kind.spec.block;
+  Ref<Tensor> rest;
+  NA_TRY(Tensor::allocate(device_, kind.spec.dtype,
+                          {shape_.batch, blocks, shape_.kv_heads, kind.spec.features(columns(kind))}, false, false,
+                          &rest));
+  Ref<Summaries> made(new Summaries(std::move(rest)));
+  NA_TRY(pool_cache(view, kind.values, kind.spec, made, stream));
+  *summaries = std::move(made);
+  return {};
 }
 
 void CacheSummaries::truncate(const std::vector<int64_t>& lengths) {

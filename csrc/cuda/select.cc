@@ -4,15 +4,17 @@
 
 namespace na::cuda {
 
-// What was pooled need not be there yet: this is asked before anything is enqueued, and so before blocks of a cache are
-// pooled, which does not run here either.
+// What was pooled need not be there yet: this is asked before anything is enqueued.
 Status check_select(const na_select& select, int64_t* workspace_bytes) {
-  if (select.pages) {
-    return error(NA_ERR_OPTION, "selectors of a KvCache do not run on CUDA yet: use a cache on device 'cpu'");
-  }
   if (select.out->estimate) {
     return error(NA_ERR_OPTION,
                  "selectors with estimate do not run on CUDA yet: leave estimate out, or use device 'cpu'");
+  }
+  if (select.per_query && select.pages) {
+    return error(
+        NA_ERR_OPTION,
+        "pooledPlan with queries 'own' over a KvCache does not run on CUDA yet: leave queries out, or use a cache "
+        "on device 'cpu'");
   }
   if (select.per_query) {
     const int64_t rows = select.out->batch * select.out->heads;

@@ -26,8 +26,14 @@ const na_copy& copy_of(const na_operation& operation) { return *static_cast<cons
 
 // Whether a kernel of it goes where a list of pages leads it, or what it writes is part of such a list.
 bool follows_lists(const na_operation& operation) {
-  return operation.kind == NA_OP_PUT || operation.kind == NA_OP_APPEND ||
-         (operation.kind == NA_OP_ATTENTION && static_cast<const na_attention*>(operation.args)->pages);
+  switch (operation.kind) {
+    case NA_OP_PUT:
+    case NA_OP_APPEND: return true;
+    case NA_OP_ATTENTION: return static_cast<const na_attention*>(operation.args)->pages;
+    case NA_OP_POOL: return static_cast<const na_pool*>(operation.args)->pages;
+    case NA_OP_SELECT: return static_cast<const na_select*>(operation.args)->pages;
+    default: return false;
+  }
 }
 
 int64_t* time_of(const na_operation& operation) {

@@ -30,6 +30,7 @@ struct Selection {
   float scale, top_p, threshold;
 
   ElementRows q, k;  // k: keys, or what was pooled of them
+  Pages pages;       // of a cache: keys unless they were pooled, and how many there are. Without tables: there is none
   bool bounds, first, tile_queries;
   int32_t heads, group, columns, features;  // heads: of a pattern; features: of k
   float* queries;                           // [rows, heads, queries_room, pitch], what is compared with k
@@ -56,12 +57,22 @@ struct Selection {
   Lists from, to;
   bool last;
   int32_t groups;  // blocks of threads that score the choices of a row
+
+  __device__ int64_t key_row(int64_t batch, int64_t token, int64_t head) const {
+    if (!pages.tables || selector == NA_SELECT_POOLED) return k.row(batch, token, head);
+    return row_in_pages(k, pages, batch, token, head);
+  }
+  // As if the plan were for the keys of this batch entry alone.
+  __device__ PlanShape own_shape(const PlanShape& of, int32_t batch) const {
+    return pages.tables ? of.with_keys(cached_keys(pages, batch)) : of;
+  }
 };
 
 // A row of the plan, or a query that selects for itself.
 struct WantedRow {
   int32_t index, tile, pattern, batch;
   int64_t budget;
+  PlanShape shape;
   SelectedRow here;
   bool all, searched;  // else nothing is chosen
 
@@ -71,8 +82,9 @@ struct WantedRow {
         pattern(index / a.tiles % a.patterns),
         batch(index / a.tiles / a.patterns),
         budget(a.budgets[pattern]),
-        here(a.shape, tile, a.sink, a.window),
-        all((a.all_queries ? a.shape.visible_blocks(tile) : here.open_count()) <= budget && !a.cuts),
+        shape(a.own_shape(a.shape, batch)),
+        here(shape, tile, a.sink, a.window),
+        all((a.all_queries ? shape.visible_blocks(tile) : here.open_count()) <= budget && !a.cuts),
         searched(!all && budget > 0) {}
 
   __device__ int64_t keep(const Selection& a) const {
@@ -99,14 +111,14 @@ class Choices {
       : a_(a),
         row_(row),
         list_(a.from.data ? a.from.data + local * a.from.pitch : nullptr),
-        limit_(a.shape.visible_keys(a.shape.end_query(row.tile) - 1)) {
+        limit_(row.shape.visible_keys(row.shape.end_query(row.tile) - 1)) {
     switch (a.selector) {
       case NA_SELECT_HIP:
         count = list_ ? min(list_[0], a.from.room) << a.ratio
                       : static_cast<int32_t>((limit_ + (int64_t{1} << a.chunk) - 1) >> a.chunk);
         break;
       case NA_SELECT_BISECTION: count = static_cast<int32_t>(2 * row.budget); break;
-      default: count = static_cast<int32_t>(a.seen ? a.shape.visible_blocks(row.tile) : row.here.open_count());
+      default: count = static_cast<int32_t>(a.seen ? row.shape.visible_blocks(row.tile) : row.here.open_count());
     }
   }
 
@@ -140,7 +152,7 @@ class Choices {
     if (a_.selector == NA_SELECT_POOLED) return row_.here.open_block(choice.begin);
     const int64_t at = a_.first ? choice.begin : (choice.begin + choice.end) / 2;
     const int64_t block = row_.here.open_block(at < choice.end ? at : choice.end - 1);
-    return (block * a_.shape.key_block + a_.shape.end_key(block)) / 2;
+    return (block * row_.shape.key_block + row_.shape.end_key(block)) / 2;
   }
 
  private:

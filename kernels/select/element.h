@@ -4,6 +4,7 @@
 
 #include "core/backend.h"
 #include "core/narrow.h"
+#include "tile/pages.h"
 
 namespace na::cuda {
 
@@ -24,6 +25,15 @@ struct ElementRows {
     }
   }
 };
+
+// The same in pages, `value_offset` bytes into each. Rows have no data then, but are counted from address 0.
+__device__ inline int64_t row_in_pages(const ElementRows& rows, const Pages& pages, int64_t batch, int64_t token,
+                                       int64_t head) {
+  const int64_t bytes = rows.dtype == NA_FLOAT32 ? 4 : 2;
+  const char* const at = in_page(pages.tables + batch * pages.pitch, pages.tokens, static_cast<int32_t>(token),
+                                 pages.value_offset, rows.token * bytes);
+  return reinterpret_cast<int64_t>(at) / bytes + head * rows.head;
+}
 
 // To the type and back.
 __device__ inline float rounded(float value, int32_t dtype) {

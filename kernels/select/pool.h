@@ -9,6 +9,7 @@ constexpr int kPoolThreads = 256;
 
 struct PoolArguments {
   ElementRows k;  // its strides of tokens are `along`
+  Pages pages;    // where k is instead, if they have tables: then there is one axis
   void* out;      // [batch, blocks, heads, features], contiguous
   int64_t along[NA_MAX_AXES];
   int32_t extent[NA_MAX_AXES];  // axes that a call does not have come first, with extent 1
@@ -24,13 +25,16 @@ __global__ void __launch_bounds__(kPoolThreads) pool_kernel(const __grid_constan
   for (int64_t n = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x; n < a.count; n += step) {
     const int64_t row = n / a.columns;
     const auto column = static_cast<int32_t>(n % a.columns), head = static_cast<int32_t>(row % a.heads);
+    const auto batch = static_cast<int32_t>(row / a.heads / a.blocks);
     const int32_t first = static_cast<int32_t>(row / a.heads % a.blocks) * a.block;
-    const int32_t end = min(first + a.block, a.tokens);
-    const int64_t base = a.k.row(row / a.heads / a.blocks, 0, head) + column;
+    const bool paged = a.pages.tables != nullptr;
+    const int32_t end = min(first + a.block, paged ? cached_keys(a.pages, batch) : a.tokens);
+    const int64_t base = a.k.row(batch, 0, head) + column;
     int32_t z = first % a.extent[2], y = first / a.extent[2] % a.extent[1], x = first / a.extent[2] / a.extent[1];
     float sum = 0, most = -kInfinity, least = kInfinity;
     for (int32_t token = first; token < end; token++) {
-      const float value = a.k[base + x * a.along[0] + y * a.along[1] + z * a.along[2]];
+      const float value = a.k[paged ? row_in_pages(a.k, a.pages, batch, token, head) + column
+                                    : base + x * a.along[0] + y * a.along[1] + z * a.along[2]];
       sum += value * share;
       if (value > most) most = value;
       if (value < least) least = value;

@@ -68,8 +68,8 @@ __device__ inline float descend(const Selection& a, const WantedRow& row, const 
       const int64_t middle = (begin + end) / 2;
       const int64_t left_end = max(middle, begin + 1), right_begin = min(middle, end - 1);
       KeyColumns left, right;
-      left.load(a.k, a.k.row(row.batch, a.first ? begin : (begin + left_end) / 2, kv_head), a.features, lane);
-      right.load(a.k, a.k.row(row.batch, a.first ? right_begin : (right_begin + end) / 2, kv_head), a.features, lane);
+      left.load(a.k, a.key_row(row.batch, a.first ? begin : (begin + left_end) / 2, kv_head), a.features, lane);
+      right.load(a.k, a.key_row(row.batch, a.first ? right_begin : (right_begin + end) / 2, kv_head), a.features, lane);
       const Pair products = best_products(queries, count, a.pitch, left, right, lane);
       best = fmaxf(best, fmaxf(products.left, products.right));
       if (products.left >= products.right) {
@@ -93,8 +93,8 @@ __device__ inline Pair compare(const Selection& a, const WantedRow& row, int64_t
   for (int32_t head = 0; head < a.heads; head++, queries += int64_t{a.queries_room} * a.pitch) {
     const int32_t kv_head = (row.pattern * a.heads + head) / a.group;
     if (kv_head != loaded) {
-      left.load(a.k, a.k.row(row.batch, left_token, kv_head), a.features, lane);
-      right.load(a.k, a.k.row(row.batch, right_token, kv_head), a.features, lane);
+      left.load(a.k, a.key_row(row.batch, left_token, kv_head), a.features, lane);
+      right.load(a.k, a.key_row(row.batch, right_token, kv_head), a.features, lane);
       loaded = kv_head;
     }
     best.raise(best_products(queries, count, a.pitch, left, right, lane));
@@ -102,8 +102,9 @@ __device__ inline Pair compare(const Selection& a, const WantedRow& row, int64_t
   return best;
 }
 
-// A warp has a chunk, or two choices that follow each other.
-__global__ void __launch_bounds__(32 * kScoreWarps) score_kernel(const __grid_constant__ Selection a) {
+// A warp has a chunk, or two choices that follow each other. ptxas would rather spill than have one block less on a
+// multiprocessor.
+__global__ void __launch_bounds__(32 * kScoreWarps, 1) score_kernel(const __grid_constant__ Selection a) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const auto local = static_cast<int64_t>(blockIdx.x / static_cast<uint32_t>(a.groups));
   const auto group = static_cast<int32_t>(blockIdx.x % static_cast<uint32_t>(a.groups));

@@ -37,7 +37,7 @@ __device__ inline int64_t room_of_row(const Selection& a, int32_t row) {
   const auto tiles = static_cast<int32_t>(a.plan.tiles());
   const int64_t tile = row % tiles, budget = a.budgets[row / tiles % a.patterns];
   return a.seen ? kWordsOfBitmap * room_of_queries(a.plan, tile, a.sink, a.window, budget)
-                : SelectedRow(a.plan, tile, a.sink, a.window).most(budget);
+                : SelectedRow(a.own_shape(a.plan, row / tiles / a.patterns), tile, a.sink, a.window).most(budget);
 }
 
 // Where each row begins, and the end of the last: by the words that it has got, or those that it may take at most.
@@ -177,11 +177,19 @@ ElementRows element_rows(const na_tensor& tensor) {
   return {tensor.data, tensor.stride[0], tensor.stride[rank - 3], tensor.stride[rank - 2], tensor.dtype};
 }
 
+// Not listed yet where a call is but checked.
+Pages pages_of(const na_pages* pages, int64_t offset) {
+  if (!pages || !pages->device_tables) return {};
+  const na_tensor& tables = *pages->device_tables;
+  return {static_cast<const int64_t*>(tables.data), tables.stride[0], offset, divisor_of(pages->page_tokens)};
+}
+
 cudaError_t pool(const na_pool& pool, cudaStream_t stream) {
   const na_tensor &k = *pool.k, &out = *pool.out.rest;
   const int32_t axes = k.rank - 3;
   PoolArguments arguments{};
   arguments.k = element_rows(k);
+  arguments.pages = pages_of(pool.pages, pool.page_offset);
   arguments.out = out.data;
   std::fill_n(arguments.extent, NA_MAX_AXES, 1);
   int64_t tokens = 1;
@@ -219,6 +227,7 @@ class Selecting {
     a_.top_p = select.top_p;
     a_.threshold = select.threshold;
     a_.q = element_rows(*select.q);
+    a_.pages = pages_of(select.pages, 0);
     const int64_t heads = select.q->shape[select.q->rank - 2], kv_heads = select.k->shape[select.k->rank - 2];
     a_.heads = static_cast<int32_t>(heads / out.heads);
     a_.group = static_cast<int32_t>(heads / kv_heads);

@@ -8,8 +8,8 @@ namespace na::cuda {
 __host__ __device__ inline bool is_paged(const Problem& problem) { return problem.pages.tables != nullptr; }
 
 // The tokens of a batch entry.
-__device__ inline int32_t cached_keys(const Problem& problem, int32_t batch) {
-  return static_cast<int32_t>(problem.pages.tables[batch * problem.pages.pitch]);
+__device__ inline int32_t cached_keys(const Pages& pages, int32_t batch) {
+  return static_cast<int32_t>(pages.tables[batch * pages.pitch]);
 }
 
 // The address of a byte of a token, `offset` bytes into a page of which tokens are `pitch` bytes apart. `table` is that

@@ -22,7 +22,8 @@ class PlanTiles {
     end_key_ = min(KeyTiles::to(problem, sequence.position(last)), sequence.keys);
     const auto tiles = [&](int64_t keys) { return static_cast<int32_t>(keys / tile_keys); };
     count_ = tiles((int64_t{row.count} << key_block_) + tile_keys - 1);
-    full_ = problem.plan.masked ? 0 : tiles(int64_t{row.full} << key_block_);
+    // Which blocks are full was found out for the longest sequence of a batch.
+    full_ = problem.plan.masked || sequence.keys < problem.keys ? 0 : tiles(int64_t{row.full} << key_block_);
   }
 
   // As for KeyTiles. No key outside of [first_key(), end_key()) is seen by any query of the tile.

@@ -16,12 +16,11 @@ import {
   window,
 } from 'node-attention';
 import { dtypes } from './cases';
-import { expectResult, tensorOf } from './library';
+import { expectedOn, expectResult, tensorOf } from './library';
 import { decode, type Float, normal, uniform, type Values } from './numbers';
 import type { PlanSpec, Problem } from './oracle';
 import { planOf, randomPlan, withMeans } from './plans';
 import { listsOf } from './selectors';
-import { expected } from './tolerance';
 import { append, emptyTwin, lengthsOf, rowsOf, type Twin, truncate } from './twin';
 
 export type Make = (q: Tensor, k: Tensor | KvCache, options: SelectorOptions) => SparsePlan;
@@ -56,7 +55,8 @@ export async function checkSelection(
 ): Promise<SparsePlan> {
   const lengths = held.map(({ k }) => k.shape[1]!);
   const longest = Math.max(...lengths);
-  using given = tensorOf(q, dtype);
+  const { device } = twin.cache;
+  using given = tensorOf(q, dtype, device);
   const plan = make(given, twin.cache, options);
   if (plan.keys !== longest || plan.batch !== lengths.length) {
     throw new Error(`the plan is for ${plan.batch} x ${plan.keys} keys, not ${lengths.length} x ${longest}`);
@@ -69,8 +69,8 @@ export async function checkSelection(
       if (own.some((list) => list.length > 0)) throw new Error(`sequence ${b} is empty but has blocks`);
       continue;
     }
-    using alone = tensorOf(rowsOf(turned, b, 0, turned.shape[1]!), dtype);
-    using keys = tensorOf(k, dtype);
+    using alone = tensorOf(rowsOf(turned, b, 0, turned.shape[1]!), dtype, device);
+    using keys = tensorOf(k, dtype, device);
     using want = make(alone, keys, options);
     const wanted = await listsOf(want);
     const wrong = wanted.findIndex((list, row) => list.join() !== own[row]!.join());
@@ -106,8 +106,9 @@ export async function checkAttention(
   band?: { left: number; right: number },
   stream?: Stream,
 ): Promise<void> {
-  using plan = planOf(spec);
-  using given = tensorOf(q, dtype);
+  const { device } = twin.cache;
+  using plan = planOf(spec, device);
+  using given = tensorOf(q, dtype, device);
   const { out, lse } = attention(given, twin.cache, { mask: band ? [plan, window(band)] : plan, stream });
   const sequences = twin.sequences; // as they are now, whatever comes before the result
   const got = { out: decode(dtype, await out.read()), lse: decode('float32', await lse.read()) };
@@ -125,7 +126,7 @@ export async function checkAttention(
     }
     const masks: NonNullable<Problem['masks']> = [{ plan: planFor(spec, b, keys) }, ...(band ? [band] : [])];
     const problem: Problem = { q: rowsOf(q, b, 0, q.shape[1]!), k, v, masks };
-    expectResult(own, expected(spec.estimate ? withMeans(problem, dtype) : problem, dtype));
+    expectResult(own, expectedOn(device, spec.estimate ? withMeans(problem, dtype) : problem, dtype));
   }
 }
 

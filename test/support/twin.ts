@@ -1,6 +1,6 @@
 // A KvCache and the plain arrays that it must hold, under the same appends, truncations and forks.
 
-import { KvCache, type Stream } from 'node-attention';
+import { type Device, KvCache, type Stream } from 'node-attention';
 import { tensorOf } from './library';
 import { count, type Float, normal, round, type Values } from './numbers';
 
@@ -52,11 +52,14 @@ function quantised({ shape, data }: Values, dtype: Float): Values {
   return { shape, data: held };
 }
 
-export function emptyTwin(sizes: Sizes, capacity: number): Twin {
+export function emptyTwin(sizes: Sizes, capacity: number, device: Device = 'cpu'): Twin {
   const { storage, batch, kvHeads, headDim, valueDim, pageSize, dtype } = sizes;
   const none = (columns: number): Values => ({ shape: [1, 0, kvHeads, columns], data: new Float64Array(0) });
   return {
-    cache: new KvCache({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, ...(storage && { storage }) }),
+    cache: new KvCache({
+      ...{ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, device },
+      ...(storage && { storage }),
+    }),
     sequences: Array.from({ length: batch }, () => ({ k: none(headDim), v: none(valueDim) })),
   };
 }
@@ -83,7 +86,8 @@ export function append(twin: Twin, sizes: Sizes, lengths: number[], random: () =
   const { dtype, storage } = sizes;
   const held = (values: Values) => (storage ? quantised(values, dtype) : values);
   const [k, v] = randomTokens(sizes, lengths, random);
-  const tensors = [tensorOf(k, dtype), tensorOf(v, dtype)] as const;
+  const { device } = twin.cache;
+  const tensors = [tensorOf(k, dtype, device), tensorOf(v, dtype, device)] as const;
   twin.cache.append(...tensors, { lengths, stream });
   for (const tensor of tensors) tensor.dispose();
   twin.sequences = twin.sequences.map((old, b) => ({

@@ -22,7 +22,8 @@ struct PlanWork : Work<T> {
     this->part = next_digit(rest, max(problem.parts, 1));
     const int32_t batch = next_digit(rest, problem.batch);
     const int32_t slot = launch.query_slots - 1 - static_cast<int32_t>(rest);
-    this->sequence = {batch, 0, problem.queries, 0, problem.keys, slot};
+    const int32_t keys = is_paged(problem) ? cached_keys(problem.pages, batch) : problem.keys;
+    this->sequence = {batch, 0, problem.queries, 0, keys, slot};
     this->packed = launch.packed;
     this->first_head = run * launch.plan_heads + head_tile * launch.packed;
     this->heads = min(launch.packed, launch.plan_heads - head_tile * launch.packed);
@@ -42,30 +43,36 @@ struct PlanWork : Work<T> {
   }
 };
 
-// There is one team.
+// There is one team. Whether keys lie in pages is asked for each row, since kernels of their own would take as long
+// again to compile.
 template <typename T>
 class PlanKeys {
  public:
   __device__ PlanKeys(const Problem& problem, const PlanWork<T>& work, const PlanTiles& tiles, int)
       : problem_(problem), work_(work), tiles_(tiles) {
     const int64_t batch = work.sequence.batch;
+    table_ = is_paged(problem) ? problem.pages.tables + batch * problem.pages.pitch : nullptr;
     keys_ = element_at<T>(problem.k, batch * problem.k_strides.batch + work.kv_head * problem.k_strides.head);
-    values_ = element_at<T>(problem.v, batch * problem.v_strides.batch + work.kv_head * problem.v_strides.head);
+    values_ = element_at<T>(problem.v, batch * problem.v_strides.batch + work.kv_head * problem.v_strides.head) +
+              problem.pages.value_offset;
   }
 
   template <bool kValues>
-  __device__ const char* base() const {
+  __device__ const void* base() const {
+    if (table_) return problem_.pages.tables;  // the beginning of an allocation: aligned
     return kValues ? values_ : keys_;
   }
 
   template <bool kValues>
   __device__ auto rows(int32_t visit) const {
     const int64_t first = int64_t{visit} * T::kKeys;
-    const char* const from = base<kValues>();
+    const char* const from = kValues ? values_ : keys_;
     const int64_t pitch = (kValues ? problem_.v_strides.token : problem_.k_strides.token) * T::kBytes;
     return [this, first, from, pitch](int row) -> const char* {
       const int32_t key = tiles_.spot(first + row).key;
-      return key >= tiles_.first_key() && key < tiles_.end_key() ? from + key * pitch : nullptr;
+      if (key < tiles_.first_key() || key >= tiles_.end_key()) return nullptr;
+      if (!table_) return from + key * pitch;
+      return in_page(table_, problem_.pages.tokens, key, reinterpret_cast<int64_t>(from), pitch);
     };
   }
 
@@ -86,7 +93,8 @@ class PlanKeys {
   const Problem& problem_;
   const PlanWork<T>& work_;
   const PlanTiles& tiles_;
-  const char *keys_, *values_;
+  const int64_t* table_;        // nullptr: there are no pages
+  const char *keys_, *values_;  // the first row; what lies in pages has no data, and so counts from address 0
 };
 
 }  // namespace na::cuda

@@ -40,7 +40,7 @@ struct Work {
     const int32_t slot = launch.query_slots - 1 - static_cast<int32_t>(rest);
     const int32_t queries_per_tile = T::kRows / launch.packed, group = problem.heads / problem.kv_heads;
     if (!find_sequence(problem, slot, batch, queries_per_tile, &sequence)) return false;
-    if constexpr (T::kPaged) sequence.keys = cached_keys(problem, batch);
+    if constexpr (T::kPaged) sequence.keys = cached_keys(problem.pages, batch);
     packed = launch.packed;
     first_head = kv_head * group + head_tile * packed;
     heads = min(packed, group - head_tile * packed);

@@ -1,0 +1,383 @@
+// Sparse plans and selectors over a KvCache on a CUDA device: against the oracle, against the same over tensors, and against
+// a cache on the CPU.
+import './support/device'; // before node-attention
+import fc from 'fast-check';
+import { attention, causal, HipState, hipPlan, KvCache, keyBias, SparsePlan, Stream, Tensor } from 'node-attention';
+import { describe, expect, it } from 'vitest';
+import { checkAttention, checkSelection, makes } from '../support/cached';
+import { tensorOf } from '../support/library';
+import { type Float, normal, uniform, type Values } from '../support/numbers';
+import { randomPlan } from '../support/plans';
+import { append, emptyTwin, lengthsOf, rowsOf, type Sizes, type Twin, truncate } from '../support/twin';
+import { missing, schedule, schedules, title } from './support/device';
+
+const TYPES: Float[] = ['float32', 'float16', 'bfloat16'];
+
+let turn = 0;
+const next = () => schedule(schedules[turn++ % schedules.length]!);
+
+const sizesOf = fc.record({
+  batch: fc.integer({ min: 1, max: 3 }),
+  kvHeads: fc.integer({ min: 1, max: 3 }),
+  group: fc.integer({ min: 1, max: 3 }),
+  headDim: fc.oneof(fc.integer({ min: 1, max: 70 }), fc.constantFrom(64, 128, 136, 256)),
+  valueDim: fc.oneof(fc.integer({ min: 1, max: 70 }), fc.constantFrom(64, 128)),
+  pageSize: fc.constantFrom(1, 3, 16, 64, 300),
+  dtype: fc.constantFrom(...TYPES),
+});
+
+const CAPACITY = 300;
+
+describe.skipIf(missing)(title('attention over a cache and a plan'), () => {
+  it('is that of the oracle, whatever was appended, truncated and forked', async () => {
+    const step = fc.tuple(fc.constantFrom('append', 'token', 'truncate', 'fork', 'attend', 'attend'), fc.nat());
+    await fc.assert(
+      fc.asyncProperty(
+        sizesOf,
+        fc.integer(),
+        fc.array(step, { minLength: 4, maxLength: 10 }),
+        async (sizes, seed, steps) => {
+          const random = uniform(seed);
+          const upTo = (most: number) => Math.floor(random() * (most + 1));
+          const pickOf = <T>(of: readonly T[]): T => of[upTo(of.length - 1)]!;
+          const streams = [undefined, new Stream('cuda')];
+          const twins = [emptyTwin(sizes, CAPACITY, 'cuda')];
+          const attend = async (twin: Twin, stream?: Stream) => {
+            next();
+            const longest = Math.max(...lengthsOf(twin));
+            if (longest === 0) return;
+            const queries = pickOf([1, 1, 3, 20]);
+            const heads = sizes.kvHeads * sizes.group;
+            const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
+            const geometry = {
+              batch: pickOf([1, sizes.batch]),
+              heads: pickOf([1, sizes.kvHeads, heads]),
+              queries,
+              keys: longest,
+              queryTile: pickOf([16, 64]),
+              keyBlock: pickOf([2, 8, 32, 128]),
+              causal: pickOf([true, false]),
+            };
+            const spec = randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 1]), upTo(2) === 0);
+            const band = upTo(2) ? undefined : { left: upTo(100), right: 0 };
+            await checkAttention(twin, q, sizes.dtype, spec, band, stream);
+          };
+          for (const [what, pick] of [['append', 0] as const, ...steps]) {
+            const twin = twins[pick % twins.length]!;
+            const lengths = lengthsOf(twin);
+            const stream = streams[pick % 2];
+            if (what === 'append') {
+              const more = lengths.map((length) => upTo(Math.min(120, CAPACITY - length)));
+              append(twin, sizes, more, random, stream);
+            } else if (what === 'token') {
+              append(
+                twin,
+                sizes,
+                lengths.map((length) => Math.min(1, CAPACITY - length)),
+                random,
+                stream,
+              );
+            } else if (what === 'truncate') {
+              truncate(twin, lengths.map(upTo));
+            } else if (what === 'fork' && twins.length < 3) {
+              twins.push({ cache: twin.cache.fork(), sequences: twin.sequences });
+            } else {
+              await attend(twin, stream);
+            }
+          }
+          for (const twin of twins) {
+            await attend(twin);
+            twin.cache.dispose();
+          }
+          for (const stream of streams) stream?.dispose();
+        },
+      ),
+      { numRuns: 10, seed: 31 },
+    );
+  });
+
+  it.each(TYPES)('%s: every kernel, aligned or not, many and few queries, holes', async (dtype) => {
+    const random = uniform(3);
+    for (const [headDim, pageSize] of [
+      [64, 16],
+      [61, 5],
+      [128, 7],
+      [126, 300],
+      [256, 32],
+    ] as const) {
+      const sizes: Sizes = { batch: 3, kvHeads: 2, group: 2, headDim, valueDim: headDim - 2, pageSize, dtype };
+      const twin = emptyTwin(sizes, 300, 'cuda');
+      append(twin, sizes, [141, 0, 67], random);
+      for (const queries of [1, 37]) {
+        next();
+        const q = normal(random, dtype, [3, queries, 4, headDim]);
+        const geometry = { batch: 1, heads: 2, queries, keys: 141, queryTile: 32, keyBlock: 16, causal: true };
+        await checkAttention(twin, q, dtype, randomPlan(headDim + queries, geometry, 0.6, queries > 1));
+      }
+      twin.cache.dispose();
+    }
+  });
+
+  it('sees nothing of what was truncated, nor of the rest of a page, even NaN', async () => {
+    const random = uniform(5);
+    for (const dtype of TYPES) {
+      const sizes: Sizes = { batch: 2, kvHeads: 1, group: 2, headDim: 16, valueDim: 16, pageSize: 48, dtype };
+      const twin = emptyTwin(sizes, 300, 'cuda');
+      append(twin, sizes, [100, 41], random);
+      const poison = Tensor.from(new Float32Array(2 * 90 * 16).fill(Number.NaN), [2, 90, 1, 16], {
+        dtype,
+        device: 'cuda',
+      });
+      twin.cache.append(poison, poison);
+      twin.cache.truncate([100, 41]);
+      for (const isCausal of [true, false]) {
+        next();
+        const geometry = { batch: 1, heads: 1, queries: 5, keys: 100, queryTile: 16, keyBlock: 32, causal: isCausal };
+        const q = normal(random, dtype, [2, 5, 2, 16]);
+        await checkAttention(twin, q, dtype, randomPlan(1, geometry, 1));
+      }
+      twin.cache.dispose();
+    }
+  });
+
+  it('is the same bit for bit as over tensors: parts, sinks, extra keys, biases and caps', async () => {
+    const random = uniform(7);
+    for (const dtype of TYPES) {
+      const sizes: Sizes = { batch: 1, kvHeads: 2, group: 2, headDim: 24, valueDim: 16, pageSize: 48, dtype };
+      const twin = emptyTwin(sizes, 2000, 'cuda');
+      append(twin, sizes, [760], random);
+      const on = (values: ReturnType<typeof normal>, type = dtype) => tensorOf(values, type, 'cuda');
+      const { k, v } = twin.sequences[0]!;
+      const [kd, vd] = [on(rowsOf(k, 0, 0, 760)), on(rowsOf(v, 0, 0, 760))];
+      const extra = { k: on(normal(random, dtype, [1, 9, 2, 24])), v: on(normal(random, dtype, [1, 9, 2, 16])) };
+      const sinks = on(normal(random, 'float32', [4]), 'float32');
+      const bias = keyBias(on(normal(random, 'float32', [760]), 'float32'));
+      for (const queries of [1, 20]) {
+        const q = on(normal(random, dtype, [1, queries, 4, 24]));
+        const blocks = Array.from({ length: 48 }, (_, i) => i).filter((i) => i % 3 > 0);
+        const geometry = { queries, keys: 760, queryTile: 64, keyBlock: 16, causal: true, device: 'cuda' } as const;
+        using plan = SparsePlan.fromBlocks([blocks], geometry);
+        for (const more of [{}, { sinks, extra }, { bias, softcap: 3, scale: -0.2 }, { mask: [plan, causal()] }]) {
+          next();
+          const results = [
+            attention(q, twin.cache, { mask: plan, ...more }),
+            attention(q, kd, vd, { mask: plan, ...more }),
+          ];
+          const [a, b] = await Promise.all(results.map(async ({ out, lse }) => [await out.read(), await lse.read()]));
+          expect(a).toEqual(b);
+        }
+      }
+      twin.cache.dispose();
+    }
+  });
+
+  it('follows what a graph has appended', async () => {
+    const size = { batch: 2, kvHeads: 1, headDim: 16, pageSize: 4, capacity: 60, device: 'cuda' } as const;
+    const make = (seed: number, n: number) => Tensor.randn([2, n, 1, 16], { seed, device: 'cuda' });
+    const [plain, cache] = [new KvCache(size), new KvCache(size)];
+    for (const each of [plain, cache]) each.append(make(1, 30), make(2, 30), { lengths: [30, 17] });
+    const [k, v, q] = [make(3, 1), make(4, 1), make(5, 1)];
+    using stream = new Stream('cuda');
+    using graph = stream.capture(() => cache.append(k, v, { stream }));
+    for (let step = 0; step < 6; step++) {
+      next();
+      plain.append(k, v);
+      graph.launch();
+      const keys = plain.length;
+      using plan = SparsePlan.fromBlocks([[0, Math.floor((keys - 1) / 8)]], {
+        ...{ queries: 1, keys, keyBlock: 8, causal: true, device: 'cuda' },
+      });
+      const [a, b] = [plain, cache].map((of) => attention(q, of, { mask: plan }));
+      expect(await b!.out.read()).toEqual(await a!.out.read());
+      expect(await b!.lse.read()).toEqual(await a!.lse.read());
+    }
+    for (const each of [plain, cache]) each.dispose();
+  });
+});
+
+/** Integers from -4 to 4, whose products are exact on either device. */
+function integers(random: () => number, shape: number[]): Values {
+  const data = new Float64Array(shape.reduce((a, b) => a * b, 1));
+  return { shape, data: data.map(() => Math.floor(random() * 9) - 4) };
+}
+
+async function shown(plan: SparsePlan): Promise<Uint8Array> {
+  await plan.validate();
+  using dense = plan.toDense();
+  return (await dense.read()) as Uint8Array;
+}
+
+/** Caches on both devices with the same integers, and how to append more. */
+function pair(dtype: Float, seed: number) {
+  const random = uniform(seed);
+  const size = { batch: 2, kvHeads: 2, headDim: 20, pageSize: 24, capacity: 2000, dtype };
+  const caches = (['cpu', 'cuda'] as const).map((device) => new KvCache({ ...size, device }));
+  return {
+    caches,
+    append(lengths: number[]) {
+      const values = integers(random, [2, Math.max(...lengths), 2, 20]);
+      for (const cache of caches) {
+        using tokens = tensorOf(values, dtype, cache.device);
+        cache.append(tokens, tokens, { lengths });
+      }
+    },
+    /** Throws unless both make the same plan of random queries. */
+    async compare(queries: number, make: (q: Tensor, cache: KvCache) => SparsePlan) {
+      next();
+      const values = integers(random, [2, queries, 4, 20]);
+      const plans = caches.map((cache) => {
+        using q = tensorOf(values, dtype, cache.device);
+        return make(q, cache);
+      });
+      expect(plans[1]!.device).toBe('cuda:0');
+      const [want, got] = [await shown(plans[0]!), await shown(plans[1]!)];
+      expect(Buffer.compare(got, want)).toBe(0);
+      for (const plan of plans) plan.dispose();
+    },
+  };
+}
+
+describe.skipIf(missing)(title('selectors over a cache'), () => {
+  describe.each(makes)('%s', (name, make) => {
+    it('plan what they plan for tensors, whatever was appended, truncated and forked', async () => {
+      const step = fc.tuple(fc.constantFrom('append', 'truncate', 'fork', 'select', 'select'), fc.nat());
+      await fc.assert(
+        fc.asyncProperty(
+          sizesOf.filter(({ kvHeads, group, headDim }) => kvHeads * group * headDim < 300),
+          fc.integer(),
+          fc.array(step, { minLength: 3, maxLength: 5 }),
+          async (sizes, seed, steps) => {
+            const random = uniform(seed);
+            const upTo = (most: number) => Math.floor(random() * (most + 1));
+            const pickOf = <T>(of: readonly T[]): T => of[upTo(of.length - 1)]!;
+            const streams = [undefined, new Stream('cuda')];
+            const twins = [emptyTwin(sizes, 400, 'cuda')];
+            for (const [what, pick] of [['append', 0] as const, ...steps, ['select', 0] as const]) {
+              const twin = twins[pick % twins.length]!;
+              const lengths = lengthsOf(twin);
+              const stream = streams[pick % 2];
+              if (what === 'append') {
+                append(
+                  twin,
+                  sizes,
+                  lengths.map((length) => upTo(400 - length)),
+                  random,
+                  stream,
+                );
+              } else if (what === 'truncate') {
+                truncate(twin, lengths.map(upTo));
+              } else if (what === 'fork' && twins.length < 3) {
+                twins.push({ cache: twin.cache.fork(), sequences: twin.sequences });
+              } else if (Math.max(...lengths) > 0) {
+                next();
+                const heads = sizes.kvHeads * sizes.group;
+                const q = normal(random, sizes.dtype, [sizes.batch, pickOf([1, 1, 5, 18]), heads, sizes.headDim]);
+                const options = {
+                  budget: upTo(200),
+                  keyBlock: pickOf([2, 8, 16, 64]),
+                  causal: pickOf([true, true, false]),
+                  always: { sink: upTo(20), window: upTo(40) },
+                  share: pickOf(['group', 'all', 'none'] as const),
+                  queryTile: 16,
+                  stream,
+                };
+                (await checkSelection(twin, q, sizes.dtype, make, options)).dispose();
+              }
+            }
+            for (const { cache } of twins) cache.dispose();
+            for (const stream of streams) stream?.dispose();
+          },
+        ),
+        { numRuns: 4, seed: name.length },
+      );
+    });
+
+    it('plan what the CPU plans', async () => {
+      for (const dtype of TYPES) {
+        const both = pair(dtype, 3);
+        // Means of keys are exact in blocks that are full, or of a power of two.
+        for (const lengths of [
+          [272, 64],
+          [16, 208],
+        ]) {
+          both.append(lengths);
+          for (const count of [1, 16]) {
+            for (const causal of [true, false]) {
+              const options = { budget: 64, keyBlock: 16, causal, always: { sink: 10, window: 20 }, queryTile: 16 };
+              await both.compare(count, (q, cache) => make(q, cache, options));
+            }
+          }
+        }
+        for (const cache of both.caches) cache.dispose();
+      }
+    });
+
+    it('see nothing of what was truncated, nor of the rest of a page', async () => {
+      const random = uniform(9);
+      const sizes: Sizes = {
+        ...{ batch: 2, kvHeads: 1, group: 2, headDim: 16, valueDim: 16, pageSize: 48 },
+        dtype: 'bfloat16',
+      };
+      const twin = emptyTwin(sizes, 600, 'cuda');
+      append(twin, sizes, [300, 170], random);
+      const poison = Tensor.from(new Float32Array(2 * 200 * 16).fill(Number.NaN), [2, 200, 1, 16], {
+        dtype: sizes.dtype,
+        device: 'cuda',
+      });
+      twin.cache.append(poison, poison);
+      twin.cache.truncate([300, 170]);
+      next();
+      const q = normal(random, sizes.dtype, [2, 3, 2, 16]);
+      const options = { budget: 64, causal: true, always: { sink: 10, window: 20 } };
+      (await checkSelection(twin, q, sizes.dtype, make, options)).dispose();
+      twin.cache.dispose();
+    });
+  });
+
+  it('and what they plan is attended over, step by step, also after a graph has appended', async () => {
+    const both = pair('float32', 5);
+    both.append([200, 90]);
+    const [here, there] = both.caches as [KvCache, KvCache];
+    const tokens = integers(uniform(6), [2, 1, 2, 20]);
+    const [own, its] = [tensorOf(tokens), tensorOf(tokens, 'float32', 'cuda')];
+    using stream = new Stream('cuda');
+    using graph = stream.capture(() => there.append(its, its, { stream }));
+    for (let step = 0; step < 3; step++) {
+      graph.launch();
+      here.append(own, own);
+      const options = { budget: 32, keyBlock: 8, causal: true, always: { sink: 4, window: 8 } };
+      await both.compare(1, (q, cache) => hipPlan(q, cache, options));
+      const values = integers(uniform(step), [2, 1, 4, 20]);
+      const [a, b] = await Promise.all(
+        [here, there].map(async (cache) => {
+          using q = tensorOf(values, 'float32', cache.device);
+          const { out, lse } = attention(q, cache, { mask: hipPlan(q, cache, options) });
+          return [...(await out.read()), ...(await lse.read())].map(Number);
+        }),
+      );
+      b!.forEach((x, i) => {
+        expect(Math.abs(x - a![i]!)).toBeLessThan(1e-4);
+      });
+    }
+    for (const cache of both.caches) cache.dispose();
+  });
+
+  it('with a HipState search and refresh as on the CPU', async () => {
+    const both = pair('float16', 7);
+    both.append([700, 400]);
+    using here = new HipState({ refresh: [4, 2, 1] });
+    using there = new HipState({ refresh: [4, 2, 1] });
+    const options = { budget: 64, causal: true, always: { sink: 16, window: 32 } };
+    for (let step = 0; step < 6; step++) {
+      both.append(step === 3 ? [1, 40] : [1, 1]);
+      await both.compare(1, (q, cache) =>
+        hipPlan(q, cache, { ...options, state: cache.device === 'cpu' ? here : there }),
+      );
+    }
+    for (const cache of both.caches) cache.truncate([500, 300]);
+    await both.compare(1, (q, cache) =>
+      hipPlan(q, cache, { ...options, state: cache.device === 'cpu' ? here : there }),
+    );
+    for (const cache of both.caches) cache.dispose();
+  });
+});
