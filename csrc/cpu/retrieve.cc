@@ -41,8 +41,8 @@ Kernels kernels_of(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
     case Isa::kAvx2: return {scan_rows_avx2, score_list_avx2, add_list_avx2};
-    case Isa::kAvx512: return {scan_rows_avx512, score_list_avx512, add_list_avx512};
-    case Isa::kAmx: return {scan_rows_amx, score_list_amx, add_list_amx};
+    case Isa::kAvx512: return {isa_has_vnni() ? scan_rows_vnni : scan_rows_avx2, score_list_avx512, add_list_avx512};
+    case Isa::kAmx: return {scan_rows_vnni, score_list_amx, add_list_amx};
 #endif
     default: return {scan_rows_generic, score_list_generic, add_list_generic};
   }
@@ -103,9 +103,11 @@ struct Query {
 };
 
 // The order of rows whose keys are looked at.
-bool better_row(const Hit& a, const Hit& b) { return a.high != b.high ? a.high > b.high : a.row < b.row; }
+constexpr auto better_row = [](const Hit& a, const Hit& b) {
+  return a.high != b.high ? a.high > b.high : a.row < b.row;
+};
 // The order of rows that are keys, by what they surely reach.
-bool surer_row(const Hit& a, const Hit& b) { return a.low > b.low; }
+constexpr auto surer_row = [](const Hit& a, const Hit& b) { return a.low > b.low; };
 
 // Keys of a sequence, for a key head: [0, sinks) always count, [sinks, end) may be chosen, and rows [from, to) of the
 // mirror stand for those that it covers, perhaps with some that may not. The keys of a graph are rows of their own. For
@@ -417,6 +419,8 @@ class RetrieveJob final : public Job {
       scan.reach = *reinterpret_cast<const float*>(at.data + layout_.reach_at());
       scan.units = reinterpret_cast<const float*>(at.data + layout_.units_at());
       scan.codes = reinterpret_cast<const uint8_t*>(at.data + layout_.codes_at());
+      const char* const next = s + 1 < last ? segment_head(b, s + 1, kv_head).data : at.data;
+      scan.next = reinterpret_cast<const uint8_t*>(next + layout_.codes_at());
       scan.quads = static_cast<int>(layout_.quads());
       scan.from = static_cast<int>(from);
       scan.to = static_cast<int>(used);
@@ -592,8 +596,8 @@ class RetrieveJob final : public Job {
   }
 
   // The first `keep` of what all parts have found, in no order; returns how many.
-  int64_t gather(int64_t unit, int64_t member, int64_t keep, bool (*first)(const Hit&, const Hit&),
-                 const Scratch& scratch) {
+  template <class First>
+  int64_t gather(int64_t unit, int64_t member, int64_t keep, const First& first, const Scratch& scratch) {
     int64_t count = 0;
     const auto cut = [&] {
       if (count <= keep) return;
