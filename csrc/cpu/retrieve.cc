@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <new>
 #include <optional>
@@ -154,6 +155,9 @@ struct Workspace {
         words(arena.take<int32_t>(s.queries * s.features / 2)),
         left(arena.take<std::atomic<int64_t>>(s.units)),
         thresholds(arena.take<std::atomic<float>>(s.queries)),
+        joining(arena.take<std::atomic<bool>>(s.units)),
+        sure_counts(arena.take<int64_t>(s.queries)),
+        sure(arena.take<float>(s.queries * s.keep)),
         found(arena.take<Found>(s.queries * s.parts)),
         hits(arena.take<Hit>(s.queries * s.parts * s.room)),
         walks(arena.take<char>(s.units * s.walk)),
@@ -167,6 +171,9 @@ struct Workspace {
   int32_t* words;
   std::atomic<int64_t>* left;      // tasks of each unit that have not ended
   std::atomic<float>* thresholds;  // of each query
+  std::atomic<bool>* joining;      // a task of the unit is at what follows
+  int64_t* sure_counts;            // of each query
+  float* sure;                     // what as many of its best rows surely reach, of the parts that were joined
   Found* found;                    // [unit, part, query head of it]
   Hit* hits;
   char* walks;          // of each unit
@@ -181,6 +188,7 @@ struct Scratch {
         hits(arena.take<Hit>(s.group * s.gathered)),
         queries(arena.take<ScanQuery>(s.group)),
         enough(arena.take<int64_t>(s.group)),
+        sure(arena.take<float>(s.keep + s.gathered)),
         probed(arena.take<bool>(s.rows)),
         seen(arena.take<bool>(s.group * s.seen)),
         rows(arena.take<Hit>(2 * s.keep)),
@@ -199,6 +207,7 @@ struct Scratch {
   Hit* hits;
   ScanQuery* queries;
   int64_t* enough;
+  float* sure;
   bool *probed,
       *seen;  // rows from span.from on: keys of which were looked at; [query head of the unit]: all attended to
   Hit* rows;
@@ -244,7 +253,9 @@ class RetrieveJob final : public Job {
     for (int64_t u = 0; u < s.units; u++) {
       new (&work_.left[u]) std::atomic<int64_t>(s.parts + spans_[static_cast<size_t>(u)].ranges);
     }
+    for (int64_t u = 0; u < s.units; u++) new (&work_.joining[u]) std::atomic<bool>(false);
     for (int64_t q = 0; q < s.queries; q++) new (&work_.thresholds[q]) std::atomic<float>(-kInfinity);
+    std::fill_n(work_.sure_counts, s.queries, 0);
     for (int64_t i = 0; i < s.queries * s.parts; i++) work_.found[i] = {0, work_.hits + i * s.room};
     return s.ranges + s.units * s.parts;
   }
@@ -435,16 +446,47 @@ class RetrieveJob final : public Job {
         }
       }
     }
+    join_part(unit, scratch);
     for (int64_t g = 0; g < group_; g++) {
       Found& to = found(unit, part, g);
       if (to.count < 0) continue;
-      to.count = queries[g].count;
-      std::copy_n(queries[g].hits, to.count, to.hits);
+      const float threshold = shared(b, kv_head, g).load(std::memory_order_relaxed);
+      const auto may_count = [&](const Hit& hit) { return !(hit.high < threshold); };
+      to.count = std::copy_if(queries[g].hits, queries[g].hits + queries[g].count, to.hits, may_count) - to.hits;
     }
+  }
+
+  // Raises the unit's thresholds to what as many rows of all parts so far surely reach as are wanted. It only saves
+  // work: a task that would have to wait for another leaves its part out.
+  void join_part(int64_t unit, const Scratch& scratch) {
+    if (work_.joining[unit].exchange(true, std::memory_order_acquire)) return;
+    const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_;
+    const int64_t keep = spans_[static_cast<size_t>(unit)].keep;
+    for (int64_t g = 0; g < group_; g++) {
+      const ScanQuery& query = scratch.queries[g];
+      const int64_t at = unit * group_ + g;
+      float* const all = scratch.sure;
+      float* end = std::copy_n(work_.sure + at * sizes_.keep, work_.sure_counts[at], all);
+      for (int64_t i = 0; i < query.count; i++) *end++ = query.hits[i].low;
+      if (end - all >= keep) {
+        std::nth_element(all, all + keep - 1, end, std::greater<float>());
+        end = all + keep;
+        raise(shared(b, kv_head, g), end[-1]);
+      }
+      std::copy(all, end, work_.sure + at * sizes_.keep);
+      work_.sure_counts[at] = end - all;
+    }
+    work_.joining[unit].store(false, std::memory_order_release);
   }
 
   std::atomic<float>& shared(int64_t batch, int64_t kv_head, int64_t member) const {
     return work_.thresholds[batch * heads_ + kv_head * group_ + member];
+  }
+
+  static void raise(std::atomic<float>& threshold, float to) {
+    float before = threshold.load(std::memory_order_relaxed);
+    while (before < to && !threshold.compare_exchange_weak(before, to, std::memory_order_relaxed)) {
+    }
   }
 
   // Raises the threshold, also for the unit's other tasks, to what as many hits reach as are wanted, and drops the
@@ -454,12 +496,8 @@ class RetrieveJob final : public Job {
     if (query.count >= keep) {
       std::nth_element(hits, hits + keep - 1, hits + query.count, surer_row);
       const float threshold = hits[keep - 1].low;
-      if (threshold > query.threshold) {
-        query.threshold = threshold;
-        float before = shared.load(std::memory_order_relaxed);
-        while (before < threshold && !shared.compare_exchange_weak(before, threshold, std::memory_order_relaxed)) {
-        }
-      }
+      query.threshold = std::max(query.threshold, threshold);
+      raise(shared, threshold);
     }
     const auto below = [&](const Hit& hit) { return hit.high < query.threshold; };
     query.count = std::remove_if(hits, hits + query.count, below) - hits;
@@ -599,6 +637,7 @@ class RetrieveJob final : public Job {
   template <class First>
   int64_t gather(int64_t unit, int64_t member, int64_t keep, const First& first, const Scratch& scratch) {
     int64_t count = 0;
+    const float threshold = shared(unit / kv_heads_, unit % kv_heads_, member).load(std::memory_order_relaxed);
     const auto cut = [&] {
       if (count <= keep) return;
       std::nth_element(scratch.rows, scratch.rows + keep - 1, scratch.rows + count, first);
@@ -607,6 +646,7 @@ class RetrieveJob final : public Job {
     for (int64_t part = 0; part < sizes_.parts; part++) {
       const Found& from = found(unit, part, member);
       for (int64_t i = 0; i < from.count; i++) {
+        if (from.hits[i].high < threshold) continue;
         scratch.rows[count++] = from.hits[i];
         if (count == 2 * keep) cut();
       }
@@ -618,7 +658,7 @@ class RetrieveJob final : public Job {
   // Rows that are keys: those that may be among the best.
   void add_candidates(int64_t unit, int64_t member, const Span& span, const Scratch& scratch, Chooser& chooser) {
     const int64_t sure = gather(unit, member, span.keep, surer_row, scratch);
-    float threshold = -kInfinity;
+    float threshold = shared(unit / kv_heads_, unit % kv_heads_, member).load(std::memory_order_relaxed);
     if (sure == span.keep) {
       threshold = std::min_element(scratch.rows, scratch.rows + sure, [](const Hit& a, const Hit& c) {
                     return a.low < c.low;
