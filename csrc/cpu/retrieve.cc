@@ -268,8 +268,9 @@ class RetrieveJob final : public Job {
       attend_to_range(unit, task, scratch, cancel);
     } else {
       task -= sizes_.ranges;
-      unit = task / sizes_.parts;
-      scan(unit, task % sizes_.parts, scratch, cancel);
+      // Parts of different units in turn: those of a unit do not begin together, when none knows a threshold.
+      unit = task % sizes_.units;
+      scan(unit, task / sizes_.units, scratch, cancel);
     }
     if (cancel.requested()) return;
     if (work_.left[unit].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(unit, scratch, cancel);
@@ -465,9 +466,14 @@ class RetrieveJob final : public Job {
     for (int64_t g = 0; g < group_; g++) {
       const ScanQuery& query = scratch.queries[g];
       const int64_t at = unit * group_ + g;
+      const float threshold = shared(b, kv_head, g).load(std::memory_order_relaxed);
       float* const all = scratch.sure;
-      float* end = std::copy_n(work_.sure + at * sizes_.keep, work_.sure_counts[at], all);
-      for (int64_t i = 0; i < query.count; i++) *end++ = query.hits[i].low;
+      float* const known = std::copy_n(work_.sure + at * sizes_.keep, work_.sure_counts[at], all);
+      float* end = known;
+      for (int64_t i = 0; i < query.count; i++) {
+        if (query.hits[i].low >= threshold) *end++ = query.hits[i].low;
+      }
+      if (end == known) continue;
       if (end - all >= keep) {
         std::nth_element(all, all + keep - 1, end, std::greater<float>());
         end = all + keep;
