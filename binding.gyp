@@ -27,7 +27,7 @@
       'sources': ['<!@(node -p "const s=require(\'./sources.json\');[...s.addon,...s.core,...s.cpu].join(\' \')")'],
       'dependencies': ['generic'],
       'conditions': [
-        ['target_arch=="x64"', {'dependencies': ['avx2', 'avx512', 'amx']}],
+        ['target_arch=="x64"', {'dependencies': ['avx2', 'avx512', 'vnni', 'amx']}],
         ['OS=="linux"', {
           'libraries': ['-ldl', '-pthread'],
           'ldflags': [
@@ -58,6 +58,12 @@
           'type': 'static_library',
           'sources': ['<!@(node -p "require(\'./sources.json\').cpu_isa.avx512.sources.join(\' \')")'],
           'cflags_cc': ['-O3', '<!@(node -p "require(\'./sources.json\').cpu_isa.avx512.flags.join(\' \')")'],
+        },
+        {
+          'target_name': 'vnni',
+          'type': 'static_library',
+          'sources': ['<!@(node -p "require(\'./sources.json\').cpu_isa.vnni.sources.join(\' \')")'],
+          'cflags_cc': ['-O3', '<!@(node -p "require(\'./sources.json\').cpu_isa.vnni.flags.join(\' \')")'],
         },
         {
           'target_name': 'amx',

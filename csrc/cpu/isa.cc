@@ -12,6 +12,11 @@
 namespace na::cpu {
 namespace {
 
+struct Detected {
+  Isa best;
+  bool vnni;
+};
+
 #if defined(__x86_64__)
 
 struct Leaf {
@@ -40,25 +45,30 @@ bool tiles_granted() {
 #endif
 }
 
-Isa detect() {
+Detected detect() {
   constexpr uint64_t kYmm = 0x6, kZmm = 0xe6, kTiles = 0x60000;
   const Leaf basic(1, 0), extended(7, 0), more(7, 1);
   const bool xsave = has(basic.ecx, 27), fma = has(basic.ecx, 12), f16c = has(basic.ecx, 29);
   const uint64_t states = xsave ? saved_states() : 0;
-  if (!fma || !f16c || !has(extended.ebx, 5) || (states & kYmm) != kYmm) return Isa::kGeneric;
+  if (!fma || !f16c || !has(extended.ebx, 5) || (states & kYmm) != kYmm) return {Isa::kGeneric, false};
   const bool avx512 = has(extended.ebx, 16) && has(extended.ebx, 17) && has(extended.ebx, 30) && has(extended.ebx, 31);
-  if (!avx512 || (states & kZmm) != kZmm) return Isa::kAvx2;
+  if (!avx512 || (states & kZmm) != kZmm) return {Isa::kAvx2, false};
   const bool vnni = has(extended.ecx, 11);
   const bool amx = vnni && has(extended.edx, 22) && has(extended.edx, 24) && has(more.eax, 5);
-  if (!amx || (states & kTiles) != kTiles || !tiles_granted()) return Isa::kAvx512;
-  return Isa::kAmx;
+  if (!amx || (states & kTiles) != kTiles || !tiles_granted()) return {Isa::kAvx512, vnni};
+  return {Isa::kAmx, vnni};
 }
 
 #else
 
-Isa detect() { return Isa::kGeneric; }
+Detected detect() { return {Isa::kGeneric, false}; }
 
 #endif
+
+const Detected& detected() {
+  static const Detected once = detect();
+  return once;
+}
 
 }  // namespace
 
@@ -71,10 +81,9 @@ const char* isa_name(Isa isa) {
   }
 }
 
-Isa isa_best() {
-  static const Isa best = detect();
-  return best;
-}
+Isa isa_best() { return detected().best; }
+
+bool isa_has_vnni() { return detected().vnni; }
 
 // Each includes those before it.
 bool isa_supported(Isa isa) { return isa <= isa_best(); }

@@ -17,7 +17,7 @@ bool take_bit(uint64_t* bits, int64_t at) {
 }
 
 // Heaps: of what is in view the worst comes first, of what to go on from the best.
-bool worse(const Choice& a, const Choice& b) { return before(b, a); }
+constexpr auto worse = [](const Choice& a, const Choice& b) { return before(b, a); };
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <new>
 #include <optional>
@@ -41,8 +42,8 @@ Kernels kernels_of(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
     case Isa::kAvx2: return {scan_rows_avx2, score_list_avx2, add_list_avx2};
-    case Isa::kAvx512: return {scan_rows_avx512, score_list_avx512, add_list_avx512};
-    case Isa::kAmx: return {scan_rows_amx, score_list_amx, add_list_amx};
+    case Isa::kAvx512: return {isa_has_vnni() ? scan_rows_vnni : scan_rows_avx2, score_list_avx512, add_list_avx512};
+    case Isa::kAmx: return {scan_rows_vnni, score_list_amx, add_list_amx};
 #endif
     default: return {scan_rows_generic, score_list_generic, add_list_generic};
   }
@@ -103,9 +104,11 @@ struct Query {
 };
 
 // The order of rows whose keys are looked at.
-bool better_row(const Hit& a, const Hit& b) { return a.high != b.high ? a.high > b.high : a.row < b.row; }
+constexpr auto better_row = [](const Hit& a, const Hit& b) {
+  return a.high != b.high ? a.high > b.high : a.row < b.row;
+};
 // The order of rows that are keys, by what they surely reach.
-bool surer_row(const Hit& a, const Hit& b) { return a.low > b.low; }
+constexpr auto surer_row = [](const Hit& a, const Hit& b) { return a.low > b.low; };
 
 // Keys of a sequence, for a key head: [0, sinks) always count, [sinks, end) may be chosen, and rows [from, to) of the
 // mirror stand for those that it covers, perhaps with some that may not. The keys of a graph are rows of their own. For
@@ -152,6 +155,9 @@ struct Workspace {
         words(arena.take<int32_t>(s.queries * s.features / 2)),
         left(arena.take<std::atomic<int64_t>>(s.units)),
         thresholds(arena.take<std::atomic<float>>(s.queries)),
+        joining(arena.take<std::atomic<bool>>(s.units)),
+        sure_counts(arena.take<int64_t>(s.queries)),
+        sure(arena.take<float>(s.queries * s.keep)),
         found(arena.take<Found>(s.queries * s.parts)),
         hits(arena.take<Hit>(s.queries * s.parts * s.room)),
         walks(arena.take<char>(s.units * s.walk)),
@@ -165,6 +171,9 @@ struct Workspace {
   int32_t* words;
   std::atomic<int64_t>* left;      // tasks of each unit that have not ended
   std::atomic<float>* thresholds;  // of each query
+  std::atomic<bool>* joining;      // a task of the unit is at what follows
+  int64_t* sure_counts;            // of each query
+  float* sure;                     // what as many of its best rows surely reach, of the parts that were joined
   Found* found;                    // [unit, part, query head of it]
   Hit* hits;
   char* walks;          // of each unit
@@ -179,6 +188,7 @@ struct Scratch {
         hits(arena.take<Hit>(s.group * s.gathered)),
         queries(arena.take<ScanQuery>(s.group)),
         enough(arena.take<int64_t>(s.group)),
+        sure(arena.take<float>(s.keep + s.gathered)),
         probed(arena.take<bool>(s.rows)),
         seen(arena.take<bool>(s.group * s.seen)),
         rows(arena.take<Hit>(2 * s.keep)),
@@ -197,6 +207,7 @@ struct Scratch {
   Hit* hits;
   ScanQuery* queries;
   int64_t* enough;
+  float* sure;
   bool *probed,
       *seen;  // rows from span.from on: keys of which were looked at; [query head of the unit]: all attended to
   Hit* rows;
@@ -242,7 +253,9 @@ class RetrieveJob final : public Job {
     for (int64_t u = 0; u < s.units; u++) {
       new (&work_.left[u]) std::atomic<int64_t>(s.parts + spans_[static_cast<size_t>(u)].ranges);
     }
+    for (int64_t u = 0; u < s.units; u++) new (&work_.joining[u]) std::atomic<bool>(false);
     for (int64_t q = 0; q < s.queries; q++) new (&work_.thresholds[q]) std::atomic<float>(-kInfinity);
+    std::fill_n(work_.sure_counts, s.queries, 0);
     for (int64_t i = 0; i < s.queries * s.parts; i++) work_.found[i] = {0, work_.hits + i * s.room};
     return s.ranges + s.units * s.parts;
   }
@@ -255,8 +268,9 @@ class RetrieveJob final : public Job {
       attend_to_range(unit, task, scratch, cancel);
     } else {
       task -= sizes_.ranges;
-      unit = task / sizes_.parts;
-      scan(unit, task % sizes_.parts, scratch, cancel);
+      // Parts of different units in turn: those of a unit do not begin together, when none knows a threshold.
+      unit = task % sizes_.units;
+      scan(unit, task / sizes_.units, scratch, cancel);
     }
     if (cancel.requested()) return;
     if (work_.left[unit].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(unit, scratch, cancel);
@@ -417,6 +431,8 @@ class RetrieveJob final : public Job {
       scan.reach = *reinterpret_cast<const float*>(at.data + layout_.reach_at());
       scan.units = reinterpret_cast<const float*>(at.data + layout_.units_at());
       scan.codes = reinterpret_cast<const uint8_t*>(at.data + layout_.codes_at());
+      const char* const next = s + 1 < last ? segment_head(b, s + 1, kv_head).data : at.data;
+      scan.next = reinterpret_cast<const uint8_t*>(next + layout_.codes_at());
       scan.quads = static_cast<int>(layout_.quads());
       scan.from = static_cast<int>(from);
       scan.to = static_cast<int>(used);
@@ -431,16 +447,52 @@ class RetrieveJob final : public Job {
         }
       }
     }
+    join_part(unit, scratch);
     for (int64_t g = 0; g < group_; g++) {
       Found& to = found(unit, part, g);
       if (to.count < 0) continue;
-      to.count = queries[g].count;
-      std::copy_n(queries[g].hits, to.count, to.hits);
+      const float threshold = shared(b, kv_head, g).load(std::memory_order_relaxed);
+      const auto may_count = [&](const Hit& hit) { return !(hit.high < threshold); };
+      to.count = std::copy_if(queries[g].hits, queries[g].hits + queries[g].count, to.hits, may_count) - to.hits;
     }
+  }
+
+  // Raises the unit's thresholds to what as many rows of all parts so far surely reach as are wanted. It only saves
+  // work: a task that would have to wait for another leaves its part out.
+  void join_part(int64_t unit, const Scratch& scratch) {
+    if (work_.joining[unit].exchange(true, std::memory_order_acquire)) return;
+    const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_;
+    const int64_t keep = spans_[static_cast<size_t>(unit)].keep;
+    for (int64_t g = 0; g < group_; g++) {
+      const ScanQuery& query = scratch.queries[g];
+      const int64_t at = unit * group_ + g;
+      const float threshold = shared(b, kv_head, g).load(std::memory_order_relaxed);
+      float* const all = scratch.sure;
+      float* const known = std::copy_n(work_.sure + at * sizes_.keep, work_.sure_counts[at], all);
+      float* end = known;
+      for (int64_t i = 0; i < query.count; i++) {
+        if (query.hits[i].low >= threshold) *end++ = query.hits[i].low;
+      }
+      if (end == known) continue;
+      if (end - all >= keep) {
+        std::nth_element(all, all + keep - 1, end, std::greater<float>());
+        end = all + keep;
+        raise(shared(b, kv_head, g), end[-1]);
+      }
+      std::copy(all, end, work_.sure + at * sizes_.keep);
+      work_.sure_counts[at] = end - all;
+    }
+    work_.joining[unit].store(false, std::memory_order_release);
   }
 
   std::atomic<float>& shared(int64_t batch, int64_t kv_head, int64_t member) const {
     return work_.thresholds[batch * heads_ + kv_head * group_ + member];
+  }
+
+  static void raise(std::atomic<float>& threshold, float to) {
+    float before = threshold.load(std::memory_order_relaxed);
+    while (before < to && !threshold.compare_exchange_weak(before, to, std::memory_order_relaxed)) {
+    }
   }
 
   // Raises the threshold, also for the unit's other tasks, to what as many hits reach as are wanted, and drops the
@@ -450,12 +502,8 @@ class RetrieveJob final : public Job {
     if (query.count >= keep) {
       std::nth_element(hits, hits + keep - 1, hits + query.count, surer_row);
       const float threshold = hits[keep - 1].low;
-      if (threshold > query.threshold) {
-        query.threshold = threshold;
-        float before = shared.load(std::memory_order_relaxed);
-        while (before < threshold && !shared.compare_exchange_weak(before, threshold, std::memory_order_relaxed)) {
-        }
-      }
+      query.threshold = std::max(query.threshold, threshold);
+      raise(shared, threshold);
     }
     const auto below = [&](const Hit& hit) { return hit.high < query.threshold; };
     query.count = std::remove_if(hits, hits + query.count, below) - hits;
@@ -592,9 +640,10 @@ class RetrieveJob final : public Job {
   }
 
   // The first `keep` of what all parts have found, in no order; returns how many.
-  int64_t gather(int64_t unit, int64_t member, int64_t keep, bool (*first)(const Hit&, const Hit&),
-                 const Scratch& scratch) {
+  template <class First>
+  int64_t gather(int64_t unit, int64_t member, int64_t keep, const First& first, const Scratch& scratch) {
     int64_t count = 0;
+    const float threshold = shared(unit / kv_heads_, unit % kv_heads_, member).load(std::memory_order_relaxed);
     const auto cut = [&] {
       if (count <= keep) return;
       std::nth_element(scratch.rows, scratch.rows + keep - 1, scratch.rows + count, first);
@@ -603,6 +652,7 @@ class RetrieveJob final : public Job {
     for (int64_t part = 0; part < sizes_.parts; part++) {
       const Found& from = found(unit, part, member);
       for (int64_t i = 0; i < from.count; i++) {
+        if (from.hits[i].high < threshold) continue;
         scratch.rows[count++] = from.hits[i];
         if (count == 2 * keep) cut();
       }
@@ -614,7 +664,7 @@ class RetrieveJob final : public Job {
   // Rows that are keys: those that may be among the best.
   void add_candidates(int64_t unit, int64_t member, const Span& span, const Scratch& scratch, Chooser& chooser) {
     const int64_t sure = gather(unit, member, span.keep, surer_row, scratch);
-    float threshold = -kInfinity;
+    float threshold = shared(unit / kv_heads_, unit % kv_heads_, member).load(std::memory_order_relaxed);
     if (sure == span.keep) {
       threshold = std::min_element(scratch.rows, scratch.rows + sure, [](const Hit& a, const Hit& c) {
                     return a.low < c.low;

@@ -791,8 +791,6 @@ void best_scores_amx(const BestScores& wanted) {
   best_scores(wanted);
 }
 
-void scan_rows_amx(const Scan& scan) { scan_rows(scan); }
-
 void score_list_amx(const RowList& list, const float* query, float* scores) { score_list(list, query, scores); }
 
 void add_list_amx(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }

@@ -13,8 +13,6 @@ void run_avx512(const Problem& problem, Tile& tile, Sums& sums) { run_tile(probl
 void pack_best_avx512(const BestScores& wanted) { pack_best(wanted); }
 void best_scores_avx512(const BestScores& wanted) { best_scores(wanted); }
 
-void scan_rows_avx512(const Scan& scan) { scan_rows(scan); }
-
 void score_list_avx512(const RowList& list, const float* query, float* scores) { score_list(list, query, scores); }
 
 void add_list_avx512(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }

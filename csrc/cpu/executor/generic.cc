@@ -4,6 +4,7 @@
 #include "cpu/executor/best_scores.h"
 #include "cpu/executor/cluster.h"
 #include "cpu/executor/retrieve.h"
+#include "cpu/executor/scan.h"
 #include "cpu/executor/tile.h"
 
 namespace na::cpu {

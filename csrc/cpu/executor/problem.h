@@ -327,6 +327,7 @@ struct Scan {
   const float* centre;
   const float* units;
   const uint8_t* codes;
+  const uint8_t* next;  // what is scanned after these: fetched, not read
   float reach;
   int quads, from, to;
   int32_t first;
@@ -336,8 +337,7 @@ struct Scan {
 
 void scan_rows_generic(const Scan& scan);
 void scan_rows_avx2(const Scan& scan);
-void scan_rows_avx512(const Scan& scan);
-void scan_rows_amx(const Scan& scan);
+void scan_rows_vnni(const Scan& scan);  // AVX-512, with products of bytes
 
 // Rows of keys or values: of a dtype, or of int8 with a unit behind each.
 struct RowList {

@@ -7,6 +7,7 @@
 #include "cpu/executor/bias.h"
 #include "cpu/executor/convert.h"
 #include "cpu/executor/problem.h"
+#include "cpu/executor/together.h"
 #include "cpu/executor/vector.h"
 #include "cpu/executor/widen.h"
 
@@ -154,18 +155,6 @@ void output_queries(const char* const* rows, int64_t head, int keys, const float
   if (at < value_dim) {
     output_columns<kType, kQueries, 1>(rows, head, keys, weights, pitch, at, value_dim - at, out, out_pitch);
   }
-}
-
-// Calls run(together, lane) for sets of queries up to `lanes`, kMost of them at once as long as there are so many.
-template <int kNumber>
-struct Together {
-  static constexpr int kCount = kNumber;
-};
-
-template <int kMost, typename Run>
-NA_INLINE void by_queries(int lane, int lanes, const Run& run) {
-  for (; lane + kMost <= lanes; lane += kMost) run(Together<kMost>(), lane);
-  if constexpr (kMost > 1) by_queries<kMost / 2>(lane, lanes, run);
 }
 
 // The rows of K or of V of a tile's keys, whose heads are `head` bytes apart.

@@ -1,0 +1,184 @@
+// Finds rows of a mirror (core/mirror.h) that may be among the best. Included once by each instruction set that
+// multiplies bytes in a way of its own.
+#pragma once
+
+#include "cpu/executor/problem.h"
+#include "cpu/executor/together.h"
+#include "cpu/executor/vector.h"
+
+namespace na::cpu {
+namespace {
+
+// How far ahead codes are fetched, in bytes: the processor itself does not look beyond a page of memory. The nearest
+// cache has room for few requests at a time, too few to be read into as fast as memory can, so the next one is asked
+// first.
+constexpr int64_t kNear = 2048, kFar = 6144;
+
+// What is fetched while 16 rows are scored, at the pace at which these are read.
+struct Ahead {
+  const uint8_t *near, *far;
+
+  NA_INLINE void fetch(int at) const {
+    __builtin_prefetch(near + at, 0, 3);
+    __builtin_prefetch(far + at, 0, 2);
+  }
+};
+
+// Of each of 16 rows the sum of (code - 128) * step over all columns: exact, the same for every instruction set.
+#if defined(__AVX512VNNI__)
+
+// A step is 128 * high + low, since instructions multiply bytes only; they take codes as they are, and what 128 of each
+// adds to a sum is known.
+template <int kQueries>
+NA_INLINE void count_steps(const uint8_t* codes, int quads, const ScanQuery* queries, const Ahead& ahead,
+                           int32_t (*sums)[kStrip]) {
+  __m512i high[kQueries] = {}, low[kQueries] = {};
+  for (int quad = 0; quad < quads; quad++) {
+    ahead.fetch(quad * 64);
+    const __m512i code = _mm512_loadu_si512(codes + quad * 64);
+    for (int i = 0; i < kQueries; i++) {
+      high[i] = _mm512_dpbusd_epi32(high[i], code, _mm512_set1_epi32(queries[i].high[quad]));
+      low[i] = _mm512_dpbusd_epi32(low[i], code, _mm512_set1_epi32(queries[i].low[quad]));
+    }
+  }
+  for (int i = 0; i < kQueries; i++) {
+    high[i] = _mm512_sub_epi32(high[i], _mm512_set1_epi32(queries[i].high_excess));
+    low[i] = _mm512_sub_epi32(low[i], _mm512_set1_epi32(queries[i].low_excess));
+    _mm512_storeu_si512(sums[i], _mm512_add_epi32(_mm512_slli_epi32(high[i], 7), low[i]));
+  }
+}
+
+#elif NA_WIDTH == 8
+
+// Codes and steps as 16 bits: sums of pairs of products, so that a row has two of them side by side.
+template <int kQueries>
+NA_INLINE void count_steps(const uint8_t* codes, int quads, const ScanQuery* queries, const Ahead& ahead,
+                           int32_t (*sums)[kStrip]) {
+  constexpr int kParts = kStrip * 2 / kWidth;
+  alignas(32) int32_t pairs[kStrip * 2];
+  __m256i sum[kQueries][kParts] = {};
+  for (int quad = 0; quad < quads; quad++) {
+    ahead.fetch(quad * 64);
+    for (int part = 0; part < kParts; part++) {
+      const uint8_t* const from = codes + quad * 64 + part * 2 * kWidth;
+      const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+      const __m256i code = _mm256_sub_epi16(bytes, _mm256_set1_epi16(128));
+      for (int i = 0; i < kQueries; i++) {
+        int64_t steps;
+        __builtin_memcpy(&steps, queries[i].steps + quad * 4, sizeof(steps));
+        sum[i][part] = _mm256_add_epi32(sum[i][part], _mm256_madd_epi16(code, _mm256_set1_epi64x(steps)));
+      }
+    }
+  }
+  for (int i = 0; i < kQueries; i++) {
+    __builtin_memcpy(pairs, sum[i], sizeof(pairs));
+    for (int row = 0; row < kStrip; row++) sums[i][row] = pairs[2 * row] + pairs[2 * row + 1];
+  }
+}
+
+#else
+
+template <int kQueries>
+NA_INLINE void count_steps(const uint8_t* codes, int quads, const ScanQuery* queries, const Ahead&,
+                           int32_t (*sums)[kStrip]) {
+  for (int i = 0; i < kQueries; i++) {
+    int32_t sum[kStrip] = {};
+    for (int quad = 0; quad < quads; quad++) {
+      for (int row = 0; row < kStrip; row++) {
+        for (int j = 0; j < 4; j++) {
+          sum[row] += (codes[quad * 64 + row * 4 + j] - 128) * queries[i].steps[quad * 4 + j];
+        }
+      }
+    }
+    __builtin_memcpy(sums[i], sum, sizeof(sum));
+  }
+}
+
+#endif
+
+// A bit for each element of x that is not below y; NaN is not.
+NA_INLINE uint32_t not_below(Vector x, Vector y) {
+#if NA_WIDTH == 16
+  return _mm512_cmp_ps_mask((__m512)x, (__m512)y, _CMP_NLT_UQ);
+#elif NA_WIDTH == 8
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, (__m256)y, _CMP_NLT_UQ)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kWidth; i++) bits |= static_cast<uint32_t>(!(x[i] < y[i])) << i;
+  return bits;
+#endif
+}
+
+NA_INLINE float product_of(const float* a, const float* b, int columns) {
+  Vector sum = {};
+  int d = 0;
+  for (; d + kWidth <= columns; d += kWidth) sum = multiply_add(load(a + d), load(b + d), sum);
+  float total = 0;
+  for (int i = 0; i < kWidth; i++) total += sum[i];
+  for (; d < columns; d++) total += a[d] * b[d];
+  return total;
+}
+
+// What rows score, and by how much that may be off.
+struct Scored {
+  Vector score, margin;
+};
+
+NA_INLINE Scored score_rows(const Scan& scan, int row, const int32_t* steps, float centre_score,
+                            const ScanQuery& query) {
+  const Vector unit = load(scan.units + row);
+  const Vector about =
+      multiply_add(unit * __builtin_convertvector(load(steps), Vector), broadcast(query.unit), broadcast(centre_score));
+  const Vector score = about + (about - about);  // infinite is no number: the exact score need not be
+  return {score, multiply_add(unit, broadcast(query.relative), broadcast(query.absolute * scan.reach))};
+}
+
+// Notes those of 16 rows whose score may be the threshold or more: few, so that their bounds are made anew for them.
+NA_INLINE void filter(const Scan& scan, int row, uint32_t counted, const int32_t* steps, float centre_score,
+                      ScanQuery& query) {
+  uint32_t bits = 0;
+  for (int i = 0; i < kStrip; i += kWidth) {
+    const auto [score, margin] = score_rows(scan, row + i, steps + i, centre_score, query);
+    bits |= not_below(score + margin, broadcast(query.threshold)) << i;
+  }
+  bits &= counted;
+  if (__builtin_expect(bits == 0, 1)) return;
+  float low[kStrip], high[kStrip];
+  for (int i = 0; i < kStrip; i += kWidth) {
+    const auto [score, margin] = score_rows(scan, row + i, steps + i, centre_score, query);
+    store(low + i, score - margin);
+    store(high + i, score + margin);
+  }
+  for (; bits != 0; bits &= bits - 1) {
+    const int i = __builtin_ctz(bits);
+    // What is no number may be anything.
+    query.hits[query.count++] = {scan.first + row + i, low[i] == low[i] ? low[i] : -kInfinity,
+                                 high[i] == high[i] ? high[i] : kInfinity};
+  }
+}
+
+void scan_rows(const Scan& scan) {
+  const int64_t strip = int64_t{kStrip} * scan.quads * 4, end = (scan.to + kStrip - 1) / kStrip * strip;
+  // What is read so far behind a place.
+  const auto behind = [&](int64_t at, int64_t distance) {
+    return at + distance < end ? scan.codes + at + distance : scan.next + (at + distance - end);
+  };
+  by_queries<4>(0, scan.query_count, [&](auto together, int first) {
+    constexpr int kQueries = decltype(together)::kCount;
+    ScanQuery* const queries = scan.queries + first;
+    float centre_score[kQueries];
+    for (int i = 0; i < kQueries; i++) centre_score[i] = product_of(scan.centre, queries[i].columns, scan.quads * 4);
+    for (int row = scan.from / kStrip * kStrip; row < scan.to; row += kStrip) {
+      uint32_t counted = (1u << kStrip) - 1;
+      if (row < scan.from) counted &= ~0u << (scan.from - row);
+      if (row + kStrip > scan.to) counted &= (1u << (scan.to - row)) - 1;
+      const int64_t at = row / kStrip * strip;
+      int32_t sums[kQueries][kStrip];
+      count_steps<kQueries>(scan.codes + at, scan.quads, queries, {behind(at, kNear), behind(at, kFar)}, sums);
+      for (int i = 0; i < kQueries; i++) filter(scan, row, counted, sums[i], centre_score[i], queries[i]);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace na::cpu
