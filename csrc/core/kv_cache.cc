@@ -336,13 +336,9 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   NA_TRY(stream->room(2 + kListing));
   NA_TRY(pool_->reserve(pages));
   NA_TRY(reserve_list(grown));
-  std::vector<Operation*> operations;
+  Submission call(stream);
   Ref<Tensor> keys(k);
-  if (shape.rotary.theta != 0) {
-    Operation* rotation = nullptr;
-    NA_TRY(rotate(k, lengths(), &keys, &rotation));
-    operations.push_back(rotation);
-  }
+  if (shape.rotary.theta != 0) NA_TRY(rotate(k, lengths(), &call, &keys));
 
   auto* const operation = new AppendOperation(keys.get(), v, pool_->slabs());
   std::vector<Growth> next(batch);
@@ -369,9 +365,9 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   }
   operation->device_tables = device_tables_;
   operation->finish(shape);
-  if (Operation* list = make_list(operation->tables, grown)) operations.push_back(list);
-  operations.push_back(operation);
-  const Status status = stream->run(operations.data(), operations.size());
+  if (Operation* list = make_list(operation->tables, grown)) call.add(list);
+  call.add(operation);
+  const Status status = call.run();
   if (status.ok()) note_listed(grown);
   for (size_t b = 0; b < batch; b++) {
     Sequence& sequence = sequences_[b];
@@ -588,12 +584,14 @@ Ref<CacheView> KvCache::view() const {
   return made;
 }
 
-Status KvCache::list_pages(CacheView* view, Stream* stream) {
+Status KvCache::list_pages(CacheView* view, Submission* call) {
   if (device->host) return {};
   NA_TRY(reserve_list(view->lengths_));
   if (Operation* list = make_list(view->held_, view->lengths_)) {
-    NA_TRY(stream->run(list));
-    note_listed(view->lengths_);
+    call->add(list);
+    call->then([this, lengths = view->lengths_](bool enqueued) {
+      if (enqueued) note_listed(lengths);
+    });
   }
   view->device_tables_ = device_tables_;
   view->pages_.device_tables = &device_tables_->view;
@@ -643,22 +641,20 @@ void KvCache::note_listed(const std::vector<int64_t>& lengths) {
   }
 }
 
-Status KvCache::rotate(Tensor* source, std::vector<int64_t> first, Ref<Tensor>* result, Operation** operation) const {
+Status KvCache::rotate(Tensor* source, std::vector<int64_t> first, Submission* call, Ref<Tensor>* result) const {
   NA_TRY(Tensor::allocate(device, source->view.dtype, shape_of(source->view), false, false, result));
-  *operation = new RotateOperation(source, result->get(), std::move(first), shape.rotary);
+  call->add(new RotateOperation(source, result->get(), std::move(first), shape.rotary));
   return {};
 }
 
-Status KvCache::rotate_queries(Tensor* q, Stream* stream, Ref<Tensor>* result) const {
+Status KvCache::rotate_queries(Tensor* q, Submission* call, Ref<Tensor>* result) const {
   if (shape.rotary.theta == 0) {
     *result = Ref<Tensor>(q);
     return {};
   }
   std::vector<int64_t> first = lengths();
   for (int64_t& position : first) position -= q->view.shape[1];
-  Operation* rotation = nullptr;
-  NA_TRY(rotate(q, std::move(first), result, &rotation));
-  return stream->run(rotation);
+  return rotate(q, std::move(first), call, result);
 }
 
 }  // namespace na

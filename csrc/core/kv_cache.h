@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "core/attention.h"
+#include "core/submission.h"
 
 namespace na {
 
@@ -142,10 +143,10 @@ class KvCache : public RefCounted {
   Ref<CacheView> view() const;
   // Lets kernels of a device know the pages of a view that was just made; on a device of the host they do. Operations
   // that it takes: kListing at most.
-  Status list_pages(CacheView* view, Stream* stream);
+  Status list_pages(CacheView* view, Submission* call);
   static constexpr uint64_t kListing = 1;
   // q with the rotary embedding of the positions at which the queries of a call stand; q itself if there is none.
-  Status rotate_queries(Tensor* q, Stream* stream, Ref<Tensor>* rotated) const;
+  Status rotate_queries(Tensor* q, Submission* call, Ref<Tensor>* rotated) const;
 
   // A mark that truncate() lowers as long as anybody else holds it.
   Ref<Watermark> watch();
@@ -180,8 +181,7 @@ class KvCache : public RefCounted {
   Operation* make_list(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const;
   void note_listed(const std::vector<int64_t>& lengths);
   Status check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const;
-  // The operation that rotates, and memory for what it makes.
-  Status rotate(Tensor* source, std::vector<int64_t> first, Ref<Tensor>* result, Operation** operation) const;
+  Status rotate(Tensor* source, std::vector<int64_t> first, Submission* call, Ref<Tensor>* result) const;
   // Whether so many more tokens begin in a page that others have too.
   bool writes_shared(const Sequence& sequence, int64_t tokens) const;
   // Those that nobody else holds.
