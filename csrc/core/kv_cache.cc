@@ -155,7 +155,7 @@ Status PagePool::reserve(int64_t pages) {
   if (missing <= 0) return {};
   const auto have = static_cast<int64_t>(addresses_.size());
   // Some more than needed, so that slabs stay few, but none that a single cache could not use.
-  const int64_t more = have < modest_until_ ? 0 : std::max({have / 4, kLeastSlabBytes / page_bytes_, int64_t{1}});
+  const int64_t more = std::max({have / 4, kLeastSlabBytes / page_bytes_, int64_t{1}});
   int64_t count = std::max(missing, std::min(more, most_ - have));
   if (have + count > std::numeric_limits<int32_t>::max()) {
     return error(NA_ERR_OUT_OF_MEMORY, "KvCache: %lld pages; at most 2^31 are possible: use a larger pageSize",
@@ -166,10 +166,12 @@ Status PagePool::reserve(int64_t pages) {
                  bytes_text(page_bytes_).c_str());
   }
   count = std::min(count, kMostBytes / page_bytes_);
+  if (have < modest_until_ && device_->bytes + count * page_bytes_ > held_when_refused_) count = missing;
   Ref<Tensor> slab;
   Status status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
   if (!status.ok() && count > missing) {
     modest_until_ = have + count;
+    held_when_refused_ = device_->bytes;
     count = missing;
     status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
   }

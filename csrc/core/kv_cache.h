@@ -59,9 +59,12 @@ class PagePool : public RefCounted {
   std::vector<void*> addresses_;      // of each page
   std::vector<int32_t> users_;        // sequences that have it
   std::vector<int32_t> free_;
-  // With fewer pages than this, none are asked for but those needed: a device that refused more had given back all that
-  // it kept for reuse, and waited for its work to end, and would do so each time.
-  int64_t modest_until_ = 0;
+  // A device that refused more pages than were needed had given back all that it kept for reuse, and waited for its
+  // work to end, and would do so each time. So none but those needed are asked for until there is reason to think that
+  // more would fit: what this library holds on the device, with them, is no more than it held then; or, since nobody
+  // tells what others give back, so many pages have come one by one as were refused.
+  int64_t modest_until_ = 0;  // pages
+  int64_t held_when_refused_ = 0;
 };
 
 // Addresses of the pages of a sequence, which queued operations read. What they may read does not change: an entry is

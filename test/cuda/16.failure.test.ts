@@ -306,7 +306,6 @@ describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), 
       const [slab, page] = [32, 1].map((pages) => Tensor.zeros([1, pages * 64, 1, 64], { device }));
       cache.append(slab, slab, { stream }); // all that a first slab of 1 MiB has
       await stream.synchronize();
-      fill(2 ** 20);
       fill(80 * 2 ** 10);
       const kept = [];
       for (let round = 0; round < 6; round++) {
@@ -320,5 +319,37 @@ describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), 
       memory,
     );
     expect(got).toEqual({ kept: [false, true, true, true, true, true], length: 38 * 64, slab: 2 ** 19 });
+  });
+
+  test('a cache that was refused more pages than it needs asks for them once as much has become free', async () => {
+    const got = await run(
+      `${fill}
+      const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, pageSize: 64, capacity: 2 ** 16, device });
+      const stream = new Stream(device);
+      const [slab, page] = [32, 1].map((pages) => Tensor.zeros([1, pages * 64, 1, 64], { device }));
+      cache.append(slab, slab, { stream }); // all that a first slab of 1 MiB has
+      await stream.synchronize();
+      fill(80 * 2 ** 10);
+      const grown = [];
+      const append = async () => {
+        const before = cache.bytes;
+        cache.append(page, page, { stream });
+        await stream.synchronize();
+        grown.push((cache.bytes - before) / (page.byteLength * 2));
+      };
+      const free = (count) => {
+        for (let i = 0; i < count; i++) fillers.pop().dispose();
+      };
+      free(8);
+      await append(); // refused more
+      free(12);
+      await append(); // 992 KiB less than when it was refused, and 32 more for this page
+      free(2);
+      await append();
+      await append();
+      return grown;`,
+      memory,
+    );
+    expect(got).toEqual([1, 1, 32, 0]);
   });
 });
