@@ -44,8 +44,6 @@ class PagePool : public RefCounted {
   }
   bool shared(int32_t page) const { return users_[page] > 1; }
   void* address(int32_t page) const { return addresses_[page]; }
-  // The memory that a page is part of.
-  const Ref<Tensor>& slab(int32_t page) const;
 
   int64_t page_bytes() const { return page_bytes_; }
   int64_t bytes() const { return static_cast<int64_t>(addresses_.size()) * page_bytes_; }
@@ -55,9 +53,8 @@ class PagePool : public RefCounted {
   Device* const device_;
   const int64_t page_bytes_, most_;
   std::vector<Ref<Tensor>> slabs_;
-  std::vector<int32_t> first_pages_;  // of each slab
-  std::vector<void*> addresses_;      // of each page
-  std::vector<int32_t> users_;        // sequences that have it
+  std::vector<void*> addresses_;  // of each page
+  std::vector<int32_t> users_;    // sequences that have it
   std::vector<int32_t> free_;
   // A device that refused more pages than were needed had given back all that it kept for reuse, and waited for its
   // work to end, and would do so each time. So none but those needed are asked for until there is reason to think that
