@@ -458,6 +458,43 @@ describe.skipIf(missing)(title('KvCache'), () => {
 });
 
 describe.skipIf(missing)(title('rotary embedding'), () => {
+  it('more sequences than a kernel takes at once', async () => {
+    const batch = 800;
+    const random = uniform(20);
+    const size = { batch, kvHeads: 1, headDim: 4, capacity: 8, pageSize: 4, rope: {} };
+    const [cpu, cuda] = (['cpu', 'cuda'] as const).map((device) => new KvCache({ ...size, device })) as [
+      KvCache,
+      KvCache,
+    ];
+    const before = ['rotate_kernel', 'append_kernel'].map(launches);
+    for (let step = 0; step < 2; step++) {
+      const lengths = Array.from({ length: batch }, (_, b) => (b + step) % 3);
+      const [k, v] = [0, 1].map(() => normal(random, 'float32', [batch, 2, 1, 4])) as [Values, Values];
+      for (const cache of [cpu, cuda]) {
+        cache.append(tensorOf(k, 'float32', cache.device), tensorOf(v, 'float32', cache.device), { lengths });
+      }
+    }
+    const q = normal(random, 'float32', [batch, 1, 1, 4]);
+    const [wanted, got] = await Promise.all(
+      [cpu, cuda].map(async (cache) => {
+        const { out, lse } = attention(tensorOf(q, 'float32', cache.device), cache);
+        return { out: decode('float32', await out.read()), lse: decode('float32', await lse.read()) };
+      }),
+    );
+    // Both are about as far from the exact result.
+    for (const name of ['out', 'lse'] as const) {
+      wanted![name].forEach((x, i) => {
+        const y = got![name][i]!;
+        expect(x === y || Math.abs(x - y) < 1e-5, `${name} ${i}: ${y} instead of ${x}`).toBe(true);
+      });
+    }
+    if (interpreted) {
+      const launched = ['rotate_kernel', 'append_kernel'].map((name, i) => launches(name) - before[i]!);
+      expect(launched).toEqual([3 * 3, 2 * 2 * 2]); // 372 and 500 sequences at once
+    }
+    for (const cache of [cpu, cuda]) cache.dispose();
+  });
+
   it.each([
     { dtype: 'float32', rope: {}, theta: 10000, dim: 16, interleaved: false },
     { dtype: 'float32', rope: { theta: 5e5, interleaved: true }, theta: 5e5, dim: 16, interleaved: true },
