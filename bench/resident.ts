@@ -9,8 +9,8 @@ export const tellsPeak = (): boolean => existsSync('/proc/self/clear_refs');
 
 const RESET_PEAK = '5';
 
-/** Resident bytes now, or at most since `forgetPeak`. */
-export function resident(field: 'VmRSS' | 'VmHWM'): number {
+/** Resident bytes now, or at most since `forgetPeak`, or those now that are of no file. */
+export function resident(field: 'VmRSS' | 'VmHWM' | 'RssAnon'): number {
   const status = readFileSync('/proc/self/status', 'utf8');
   return 1024 * Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(status)![1]);
 }
@@ -19,10 +19,11 @@ export const forgetPeak = (): void => writeFileSync('/proc/self/clear_refs', RES
 
 /** The most bytes that this process has at once while something runs, beyond those that it had before. */
 export async function bytesBeyond(run: () => Promise<unknown>): Promise<number> {
-  const before = resident('VmRSS');
+  const [before, own] = [resident('VmRSS'), resident('RssAnon')];
   forgetPeak();
   await run();
-  return Math.max(0, resident('VmHWM') - before);
+  // A system that is short of memory takes back pages of files meanwhile, such as code, by which the peak is too low.
+  return Math.max(0, resident('VmHWM') - before, resident('RssAnon') - own);
 }
 
 const TIMEOUT_MS = 60_000;

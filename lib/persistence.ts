@@ -31,8 +31,8 @@ const VERSION = '1';
 const MOST_BATCH = 1024;
 /** Bytes of a piece; two of them are on their way at once. */
 const PIECE = 4 << 20;
-/** Pages of a piece, which take an operation each where they lie without order. */
-const MOST_PAGES = 256;
+/** Pages of a piece, each of which the operation that copies it is told. */
+const MOST_PAGES = 4096;
 
 const TYPES = { float32: 'F32', float16: 'F16', bfloat16: 'BF16' } as const;
 

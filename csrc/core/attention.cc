@@ -388,21 +388,21 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   if (!a.lse) NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
   call.out = &result->out->view;
   call.lse = &result->lse->view;
-  // Before the list of pages or means are enqueued, or a graph is made that could not be launched.
-  if ((cached || estimating) && !device->host) {
-    if (cached) call.pages = &cached->pages();
-    int64_t bytes = 0;
-    NA_TRY(device->check(NA_OP_ATTENTION, &call, &bytes));
-  }
   if (cached && stream->capturing()) {
+    if (!device->host) {  // before a graph is made that could not be launched
+      call.pages = &cached->pages();
+      int64_t bytes = 0;
+      NA_TRY(device->check(NA_OP_ATTENTION, &call, &bytes));
+    }
     stream->record(std::make_unique<CachedAttention>(arguments, *result));
     return {};
   }
+  Submission all(stream);
   if (estimating) {
     const SummarySpec spec{NA_POOL_MEAN, estimating->view.key_block, qv.dtype};
     const auto means = [&](bool values, Ref<Summaries>* made) {
-      if (cached) return a.cache->summaries().make({spec, values}, cached, stream, made);
-      return pool(values ? a.v : a.k, spec, stream, made);
+      if (cached) return a.cache->summaries().make({spec, values}, cached, &all, made);
+      return pool(values ? a.v : a.k, spec, &all, made);
     };
     NA_TRY(means(false, &attached.pooled_k));
     NA_TRY(means(true, &attached.pooled_v));
@@ -411,12 +411,13 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   }
   Ref<Tensor> rotated;
   if (cached) {
-    NA_TRY(a.cache->list_pages(cached.get(), stream));
-    NA_TRY(a.cache->rotate_queries(a.q, stream, &rotated));
+    NA_TRY(a.cache->list_pages(cached.get(), &all));
+    NA_TRY(a.cache->rotate_queries(a.q, &all, &rotated));
     call.q = &rotated->view;
     call.pages = &cached->pages();
   }
-  return stream->run(new AttentionOperation(call, attached));
+  all.add(new AttentionOperation(call, attached));
+  return all.run();
 }
 
 }  // namespace na

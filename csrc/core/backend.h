@@ -321,6 +321,20 @@ typedef struct na_rotate {
   int32_t interleaved;
 } na_rotate;
 
+/* Copies rows of pages as they are, row_bytes of each, to `bytes` or from there. Those of a run lie pitch bytes apart;
+   in `bytes`, which is uint8 and contiguous, all lie side by side, in the order of runs. */
+typedef struct na_row_run {
+  void* data; /* the first one */
+  int64_t rows;
+} na_row_run;
+
+typedef struct na_copy_rows {
+  const na_tensor* bytes;
+  const na_row_run* runs;
+  int64_t run_count, row_bytes, pitch;
+  int32_t write; /* the rows, else `bytes` */
+} na_copy_rows;
+
 /* values[i] becomes element places[i] of `to`, which is int64 and contiguous; places are different. */
 typedef struct na_put {
   const na_tensor* to;
@@ -459,7 +473,8 @@ typedef enum na_operation_kind {
   NA_OP_AVERAGE,
   NA_OP_RETRIEVE,
   NA_OP_LINK,
-  NA_OP_PUT
+  NA_OP_PUT,
+  NA_OP_COPY_ROWS
 } na_operation_kind;
 
 typedef struct na_stream na_stream;

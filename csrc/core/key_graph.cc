@@ -125,7 +125,9 @@ Status KeyGraph::begin(KvCache* cache, Stream* stream) {
   NA_TRY(Tensor::allocate(cache->device, NA_INT32, lists, false, false, &nearest));
   NA_TRY(Tensor::allocate(cache->device, NA_FLOAT32, lists, false, false, &products));
   const Ref<Tensor> wide(new Tensor(all, samples_->storage));
-  NA_TRY(cache->rotate_queries(wide.get(), stream, &rotated));
+  Submission rotation(stream);
+  NA_TRY(cache->rotate_queries(wide.get(), &rotation, &rotated));
+  NA_TRY(rotation.run());
   samples_ = std::move(rotated);
   nearest_ = std::move(nearest);
   products_ = std::move(products);

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "core/strided.h"
 #include "core/summaries.h"
 
 namespace na {
@@ -92,6 +91,30 @@ class PutOperation final : public Operation {
   const na_put put_;
 };
 
+class CopyRowsOperation final : public Operation {
+ public:
+  CopyRowsOperation(Tensor* bytes, const std::vector<Ref<Tensor>>& slabs, std::vector<na_row_run> runs,
+                    int64_t row_bytes, int64_t pitch, bool write)
+      : Operation(NA_OP_COPY_ROWS),
+        slabs_(slabs),
+        runs_(std::move(runs)),
+        copy_{&bytes->view, runs_.data(), static_cast<int64_t>(runs_.size()), row_bytes, pitch, write} {
+    args = &copy_;
+    retain_tensors();
+  }
+
+  void each_tensor(Visit visit, void* context) const override {
+    visit(context, Tensor::of(copy_.bytes), !copy_.write);
+    for (const Ref<Tensor>& slab : slabs_) visit(context, slab.get(), copy_.write);
+  }
+  Operation* clone() const override { return nullptr; }
+
+ private:
+  const std::vector<Ref<Tensor>> slabs_;
+  const std::vector<na_row_run> runs_;
+  const na_copy_rows copy_;
+};
+
 class RotateOperation final : public Operation {
  public:
   RotateOperation(Tensor* source, Tensor* target, std::vector<int64_t> first, const RotaryEmbedding& rotary)
@@ -134,16 +157,6 @@ class RecordedAppend final : public RecordedCall {
   const std::vector<int64_t> counts_;
 };
 
-// Adds as many rows at `data` to a view [pages, rows, bytes] of others, if they lie as far on as these do from each
-// other.
-bool joins(na_tensor* view, const char* data, int64_t rows) {
-  const int64_t distance = data - static_cast<char*>(view->data) - (view->shape[0] - 1) * view->stride[0];
-  if (rows != view->shape[1] || distance <= 0 || (view->shape[0] > 1 && distance != view->stride[0])) return false;
-  view->shape[0]++;
-  view->stride[0] = distance;
-  return true;
-}
-
 }  // namespace
 
 int64_t CacheShape::row_bytes(int64_t columns) const {
@@ -155,7 +168,7 @@ Status PagePool::reserve(int64_t pages) {
   if (missing <= 0) return {};
   const auto have = static_cast<int64_t>(addresses_.size());
   // Some more than needed, so that slabs stay few, but none that a single cache could not use.
-  const int64_t more = have < modest_until_ ? 0 : std::max({have / 4, kLeastSlabBytes / page_bytes_, int64_t{1}});
+  const int64_t more = std::max({have / 4, kLeastSlabBytes / page_bytes_, int64_t{1}});
   int64_t count = std::max(missing, std::min(more, most_ - have));
   if (have + count > std::numeric_limits<int32_t>::max()) {
     return error(NA_ERR_OUT_OF_MEMORY, "KvCache: %lld pages; at most 2^31 are possible: use a larger pageSize",
@@ -166,10 +179,12 @@ Status PagePool::reserve(int64_t pages) {
                  bytes_text(page_bytes_).c_str());
   }
   count = std::min(count, kMostBytes / page_bytes_);
+  if (have < modest_until_ && device_->bytes + count * page_bytes_ > held_when_refused_) count = missing;
   Ref<Tensor> slab;
   Status status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
   if (!status.ok() && count > missing) {
     modest_until_ = have + count;
+    held_when_refused_ = device_->bytes;
     count = missing;
     status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
   }
@@ -179,7 +194,6 @@ Status PagePool::reserve(int64_t pages) {
   free_.reserve(static_cast<size_t>(have + count));
   char* const data = static_cast<char*>(slab->view.data);
   slabs_.push_back(std::move(slab));
-  first_pages_.push_back(static_cast<int32_t>(have));
   // The first page is the first to be taken.
   for (int64_t i = 0; i < count; i++) {
     addresses_.push_back(data + i * page_bytes_);
@@ -194,11 +208,6 @@ int32_t PagePool::take() {
   free_.pop_back();
   users_[page] = 1;
   return page;
-}
-
-const Ref<Tensor>& PagePool::slab(int32_t page) const {
-  const auto next = std::upper_bound(first_pages_.begin(), first_pages_.end(), page);
-  return slabs_[static_cast<size_t>(next - first_pages_.begin()) - 1];
 }
 
 Ref<PageTable> PageTable::with(Ref<PageTable> table, int64_t index, void* address) {
@@ -336,13 +345,9 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   NA_TRY(stream->room(2 + kListing));
   NA_TRY(pool_->reserve(pages));
   NA_TRY(reserve_list(grown));
-  std::vector<Operation*> operations;
+  Submission call(stream);
   Ref<Tensor> keys(k);
-  if (shape.rotary.theta != 0) {
-    Operation* rotation = nullptr;
-    NA_TRY(rotate(k, lengths(), &keys, &rotation));
-    operations.push_back(rotation);
-  }
+  if (shape.rotary.theta != 0) NA_TRY(rotate(k, lengths(), &call, &keys));
 
   auto* const operation = new AppendOperation(keys.get(), v, pool_->slabs());
   std::vector<Growth> next(batch);
@@ -369,9 +374,9 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   }
   operation->device_tables = device_tables_;
   operation->finish(shape);
-  if (Operation* list = make_list(operation->tables, grown)) operations.push_back(list);
-  operations.push_back(operation);
-  const Status status = stream->run(operations.data(), operations.size());
+  if (Operation* list = make_list(operation->tables, grown)) call.add(list);
+  call.add(operation);
+  const Status status = call.run();
   if (status.ok()) note_listed(grown);
   for (size_t b = 0; b < batch; b++) {
     Sequence& sequence = sequences_[b];
@@ -482,12 +487,7 @@ Status KvCache::copy_rows(const CachedRows& rows, bool write, Tensor* bytes, Str
                  Count(rows.count * each));
   }
 
-  // Rows of pages that lie evenly apart are one copy, and in a cache that grew undisturbed all do.
-  struct Piece {
-    const Ref<Tensor>* slab;
-    na_tensor view;  // [pages, rows, bytes]
-  };
-  std::vector<Piece> pieces;
+  std::vector<na_row_run> runs;
   const int64_t page_rows = shape.page_tokens * shape.kv_heads;
   const int64_t offset = (rows.values ? value_offset(shape) : 0) + (rows.units ? columns : 0);
   for (int64_t row = rows.first, end = rows.first + rows.count; row < end;) {
@@ -496,29 +496,23 @@ Status KvCache::copy_rows(const CachedRows& rows, bool write, Tensor* bytes, Str
     if (write && pool_->shared(page)) {
       return error(NA_ERR_OPTION, "copy_rows: a fork shares a page that is to be written");
     }
-    char* const data = static_cast<char*>(pool_->address(page)) + offset + slot * row_bytes;
-    const Ref<Tensor>* const slab = &pool_->slab(page);
+    runs.push_back({static_cast<char*>(pool_->address(page)) + offset + slot * row_bytes, count});
     row += count;
-    if (!pieces.empty() && pieces.back().slab == slab && joins(&pieces.back().view, data, count)) continue;
-    na_tensor view{};
-    view.data = data;
-    view.dtype = NA_UINT8;
-    view.rank = 3;
-    const int64_t axes[3] = {1, count, each}, strides[3] = {0, row_bytes, 1};
-    std::copy_n(axes, 3, view.shape);
-    std::copy_n(strides, 3, view.stride);
-    pieces.push_back({slab, view});
   }
-  NA_TRY(stream->room(pieces.size()));
-  char* side_by_side = static_cast<char*>(bytes->view.data);
-  for (const Piece& piece : pieces) {
-    Ref<Tensor> paged(new Tensor(piece.view, (*piece.slab)->storage));
-    Ref<Tensor> dense(new Tensor(dense_view(piece.view, NA_UINT8, side_by_side), bytes->storage));
-    side_by_side += dense->elements();
-    NA_TRY(
-        stream->run(write ? new CopyOperation(dense.get(), paged.get()) : new CopyOperation(paged.get(), dense.get())));
+  NA_TRY(stream->room(2));
+  // Between pages and memory of the host they lie side by side on the device, and cross over at once.
+  Submission call(stream);
+  Ref<Tensor> near(bytes), far;
+  if (bytes->device() != device) {
+    const Shape size{rows.count * each};
+    NA_TRY(Tensor::allocate(device, NA_UINT8, size, false, false, &near));
+    far = Tensor::over(bytes->storage, NA_UINT8, size,
+                       static_cast<char*>(bytes->view.data) - static_cast<char*>(bytes->storage->data));
   }
-  return {};
+  if (far && write) call.add(new CopyOperation(far.get(), near.get()));
+  call.add(new CopyRowsOperation(near.get(), pool_->slabs(), std::move(runs), each, row_bytes, write));
+  if (far && !write) call.add(new CopyOperation(near.get(), far.get()));
+  return call.run();
 }
 
 Ref<KvCache> KvCache::fork() const {
@@ -588,12 +582,14 @@ Ref<CacheView> KvCache::view() const {
   return made;
 }
 
-Status KvCache::list_pages(CacheView* view, Stream* stream) {
+Status KvCache::list_pages(CacheView* view, Submission* call) {
   if (device->host) return {};
   NA_TRY(reserve_list(view->lengths_));
   if (Operation* list = make_list(view->held_, view->lengths_)) {
-    NA_TRY(stream->run(list));
-    note_listed(view->lengths_);
+    call->add(list);
+    call->then([this, lengths = view->lengths_](bool enqueued) {
+      if (enqueued) note_listed(lengths);
+    });
   }
   view->device_tables_ = device_tables_;
   view->pages_.device_tables = &device_tables_->view;
@@ -643,22 +639,20 @@ void KvCache::note_listed(const std::vector<int64_t>& lengths) {
   }
 }
 
-Status KvCache::rotate(Tensor* source, std::vector<int64_t> first, Ref<Tensor>* result, Operation** operation) const {
+Status KvCache::rotate(Tensor* source, std::vector<int64_t> first, Submission* call, Ref<Tensor>* result) const {
   NA_TRY(Tensor::allocate(device, source->view.dtype, shape_of(source->view), false, false, result));
-  *operation = new RotateOperation(source, result->get(), std::move(first), shape.rotary);
+  call->add(new RotateOperation(source, result->get(), std::move(first), shape.rotary));
   return {};
 }
 
-Status KvCache::rotate_queries(Tensor* q, Stream* stream, Ref<Tensor>* result) const {
+Status KvCache::rotate_queries(Tensor* q, Submission* call, Ref<Tensor>* result) const {
   if (shape.rotary.theta == 0) {
     *result = Ref<Tensor>(q);
     return {};
   }
   std::vector<int64_t> first = lengths();
   for (int64_t& position : first) position -= q->view.shape[1];
-  Operation* rotation = nullptr;
-  NA_TRY(rotate(q, std::move(first), result, &rotation));
-  return stream->run(rotation);
+  return rotate(q, std::move(first), call, result);
 }
 
 }  // namespace na

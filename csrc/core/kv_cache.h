@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "core/attention.h"
+#include "core/submission.h"
 
 namespace na {
 
@@ -43,8 +44,6 @@ class PagePool : public RefCounted {
   }
   bool shared(int32_t page) const { return users_[page] > 1; }
   void* address(int32_t page) const { return addresses_[page]; }
-  // The memory that a page is part of.
-  const Ref<Tensor>& slab(int32_t page) const;
 
   int64_t page_bytes() const { return page_bytes_; }
   int64_t bytes() const { return static_cast<int64_t>(addresses_.size()) * page_bytes_; }
@@ -54,13 +53,15 @@ class PagePool : public RefCounted {
   Device* const device_;
   const int64_t page_bytes_, most_;
   std::vector<Ref<Tensor>> slabs_;
-  std::vector<int32_t> first_pages_;  // of each slab
-  std::vector<void*> addresses_;      // of each page
-  std::vector<int32_t> users_;        // sequences that have it
+  std::vector<void*> addresses_;  // of each page
+  std::vector<int32_t> users_;    // sequences that have it
   std::vector<int32_t> free_;
-  // With fewer pages than this, none are asked for but those needed: a device that refused more had given back all that
-  // it kept for reuse, and waited for its work to end, and would do so each time.
-  int64_t modest_until_ = 0;
+  // A device that refused more pages than were needed had given back all that it kept for reuse, and waited for its
+  // work to end, and would do so each time. So none but those needed are asked for until there is reason to think that
+  // more would fit: what this library holds on the device, with them, is no more than it held then; or, since nobody
+  // tells what others give back, so many pages have come one by one as were refused.
+  int64_t modest_until_ = 0;  // pages
+  int64_t held_when_refused_ = 0;
 };
 
 // Addresses of the pages of a sequence, which queued operations read. What they may read does not change: an entry is
@@ -142,10 +143,10 @@ class KvCache : public RefCounted {
   Ref<CacheView> view() const;
   // Lets kernels of a device know the pages of a view that was just made; on a device of the host they do. Operations
   // that it takes: kListing at most.
-  Status list_pages(CacheView* view, Stream* stream);
+  Status list_pages(CacheView* view, Submission* call);
   static constexpr uint64_t kListing = 1;
   // q with the rotary embedding of the positions at which the queries of a call stand; q itself if there is none.
-  Status rotate_queries(Tensor* q, Stream* stream, Ref<Tensor>* rotated) const;
+  Status rotate_queries(Tensor* q, Submission* call, Ref<Tensor>* rotated) const;
 
   // A mark that truncate() lowers as long as anybody else holds it.
   Ref<Watermark> watch();
@@ -180,8 +181,7 @@ class KvCache : public RefCounted {
   Operation* make_list(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const;
   void note_listed(const std::vector<int64_t>& lengths);
   Status check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const;
-  // The operation that rotates, and memory for what it makes.
-  Status rotate(Tensor* source, std::vector<int64_t> first, Ref<Tensor>* result, Operation** operation) const;
+  Status rotate(Tensor* source, std::vector<int64_t> first, Submission* call, Ref<Tensor>* result) const;
   // Whether so many more tokens begin in a page that others have too.
   bool writes_shared(const Sequence& sequence, int64_t tokens) const;
   // Those that nobody else holds.

@@ -357,7 +357,8 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
     NA_TRY(graph_ ? graph_->follow(cache, cached, mark_.get(), stream) : follow(cache, cached, a.estimate, stream));
   }
   Ref<Tensor> q;
-  NA_TRY(cache->rotate_queries(a.q, stream, &q));
+  Submission all(stream);
+  NA_TRY(cache->rotate_queries(a.q, &all, &q));
   call.q = &q->view;
   call.sink = a.sink;
   call.window = a.window;
@@ -370,8 +371,9 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
     graph = graph_->view();
     call.effort = graph_->shape.effort;
   }
-  NA_TRY(stream->run(new RetrieveOperation(cached, mirror_.view(), std::move(means), std::move(graph), call,
-                                           a.tops.value_or(std::vector<int64_t>()), segment_rows_, shape_)));
+  all.add(new RetrieveOperation(cached, mirror_.view(), std::move(means), std::move(graph), call,
+                                a.tops.value_or(std::vector<int64_t>()), segment_rows_, shape_));
+  NA_TRY(all.run());
   if (made.keys) NA_TRY(tell_keys(*cache, made.keys.get(), stream));
   *result = std::move(made);
   return {};

@@ -84,7 +84,7 @@ void Summaries::keep_segments(int64_t blocks, const std::vector<Ref<Tensor>>& sl
   view_.segments = segments_.data();
 }
 
-Status pool(Tensor* tokens, const SummarySpec& spec, Stream* stream, Ref<Summaries>* summaries) {
+Status pool(Tensor* tokens, const SummarySpec& spec, Submission* call, Ref<Summaries>* summaries) {
   const na_tensor& view = tokens->view;
   const int64_t blocks = (token_count(view) + spec.block - 1) / spec.block;
   const int64_t features = spec.features(view.shape[view.rank - 1]);
@@ -92,22 +92,23 @@ Status pool(Tensor* tokens, const SummarySpec& spec, Stream* stream, Ref<Summari
   NA_TRY(Tensor::allocate(tokens->device(), spec.dtype, {view.shape[0], blocks, view.shape[view.rank - 2], features},
                           false, false, &rest));
   *summaries = Ref<Summaries>(new Summaries(std::move(rest)));
-  na_pool call{};
-  call.pooling = spec.pooling;
-  call.block = static_cast<int32_t>(spec.block);
-  call.k = &view;
-  return stream->run(new PoolOperation(call, *summaries, {}));
+  na_pool pool{};
+  pool.pooling = spec.pooling;
+  pool.block = static_cast<int32_t>(spec.block);
+  pool.k = &view;
+  call->add(new PoolOperation(pool, *summaries, {}));
+  return {};
 }
 
-Status pool_cache(const Ref<CacheView>& cache, bool values, const SummarySpec& spec, const Ref<Summaries>& summaries,
-                  Stream* stream) {
-  na_pool call{};
-  call.pooling = spec.pooling;
-  call.block = static_cast<int32_t>(spec.block);
-  call.k = &(values ? cache->v() : cache->k())->view;
-  call.pages = &cache->pages();
-  call.page_offset = values ? cache->pages().value_offset : 0;
-  return stream->run(new PoolOperation(call, summaries, cache));
+void pool_cache(const Ref<CacheView>& cache, bool values, const SummarySpec& spec, const Ref<Summaries>& summaries,
+                Submission* call) {
+  na_pool pool{};
+  pool.pooling = spec.pooling;
+  pool.block = static_cast<int32_t>(spec.block);
+  pool.k = &(values ? cache->v() : cache->k())->view;
+  pool.pages = &cache->pages();
+  pool.page_offset = values ? cache->pages().value_offset : 0;
+  call->add(new PoolOperation(pool, summaries, cache));
 }
 
 }  // namespace na

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/kv_cache.h"
+#include "core/submission.h"
 
 namespace na {
 
@@ -52,10 +53,10 @@ class Summaries : public RefCounted {
 };
 
 // Of `tokens`, [batch, tokens..., heads, headDim] of any strides.
-Status pool(Tensor* tokens, const SummarySpec& spec, Stream* stream, Ref<Summaries>* summaries);
+Status pool(Tensor* tokens, const SummarySpec& spec, Submission* call, Ref<Summaries>* summaries);
 
 // Of the keys or the values of a cache, into `summaries`.
-Status pool_cache(const Ref<CacheView>& cache, bool values, const SummarySpec& spec, const Ref<Summaries>& summaries,
-                  Stream* stream);
+void pool_cache(const Ref<CacheView>& cache, bool values, const SummarySpec& spec, const Ref<Summaries>& summaries,
+                Submission* call);
 
 }  // namespace na

@@ -54,15 +54,16 @@ class SelectOperation final : public Operation {
   const Attached attached_;
 };
 
-Status copied(Tensor* tensor, Stream* stream, Ref<Tensor>* copy) {
+Status copied(Tensor* tensor, Submission* call, Ref<Tensor>* copy) {
   const na_tensor& view = tensor->view;
   NA_TRY(Tensor::allocate(tensor->device(), view.dtype, shape_of(view), false, false, copy));
-  return stream->run(new CopyOperation(tensor, copy->get()));
+  call->add(new CopyOperation(tensor, copy->get()));
+  return {};
 }
 
 // The tensor, or a copy of it where its tokens are not evenly spaced along all of their axes: a search goes from any
 // token to any other, and tokens of one stride are found without a division for each axis.
-Status even_tokens(Tensor* tensor, Stream* stream, Ref<Tensor>* even) {
+Status even_tokens(Tensor* tensor, Submission* call, Ref<Tensor>* even) {
   const na_tensor& view = tensor->view;
   *even = Ref<Tensor>(tensor);
   const int last = view.rank - 3;
@@ -71,7 +72,7 @@ Status even_tokens(Tensor* tensor, Stream* stream, Ref<Tensor>* even) {
     spaced &= view.shape[axis] == 1 || view.stride[axis] == step;
     step *= view.shape[axis];
   }
-  return spaced ? Status() : copied(tensor, stream, even);
+  return spaced ? Status() : copied(tensor, call, even);
 }
 
 bool power_of_two(int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
@@ -366,37 +367,39 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   call.q = &q;
   call.budgets = budgets.data();
   if (a.cache) call.pages = &attached.cache->pages();
-  if (!device->host) {  // before anything is enqueued
+  if (!device->host) {  // before a cache makes room for what is pooled
     int64_t bytes = 0;
     NA_TRY(device->check(NA_OP_SELECT, &call, &bytes));
   }
-  if (a.cache) NA_TRY(a.cache->list_pages(attached.cache.get(), stream));
+  Submission all(stream);
+  if (a.cache) NA_TRY(a.cache->list_pages(attached.cache.get(), &all));
   if (a.selector == NA_SELECT_POOLED) {
     // Extremes of keys are as exact as these.
     const SummarySpec spec{a.pooling, g.key_block, a.pooling == NA_POOL_MEAN ? NA_FLOAT32 : k.dtype};
     if (a.pooled) {
       Ref<Tensor> rows;
-      NA_TRY(copied(a.k, stream, &rows));
+      NA_TRY(copied(a.k, &all, &rows));
       attached.pooled = Ref<Summaries>(new Summaries(std::move(rows)));
     } else if (a.cache) {
-      NA_TRY(a.cache->summaries().make({spec, false}, attached.cache, stream, &attached.pooled));
+      NA_TRY(a.cache->summaries().make({spec, false}, attached.cache, &all, &attached.pooled));
     } else {
-      NA_TRY(pool(a.k, spec, stream, &attached.pooled));
+      NA_TRY(pool(a.k, spec, &all, &attached.pooled));
     }
     call.pooled = &attached.pooled->view();
   }
   Ref<Tensor> queries, keys;
   if (a.cache) {
-    NA_TRY(a.cache->rotate_queries(a.q, stream, &queries));
+    NA_TRY(a.cache->rotate_queries(a.q, &all, &queries));
   } else {
-    NA_TRY(even_tokens(a.q, stream, &queries));
+    NA_TRY(even_tokens(a.q, &all, &queries));
     // What was pooled stands for the keys, and pooling takes them as they lie.
-    if (a.selector != NA_SELECT_POOLED) NA_TRY(even_tokens(a.k, stream, &keys));
+    if (a.selector != NA_SELECT_POOLED) NA_TRY(even_tokens(a.k, &all, &keys));
   }
   call.q = &queries->view;
   if (keys) call.k = &keys->view;
   const Ref<SparsePlan> made = attached.plan;
-  NA_TRY(stream->run(new SelectOperation(call, std::move(attached))));
+  all.add(new SelectOperation(call, std::move(attached)));
+  NA_TRY(all.run());
   step.end();
   *plan = made;
   return {};

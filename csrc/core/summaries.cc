@@ -41,7 +41,7 @@ CacheSummaries::Kept& CacheSummaries::kept_of(const SummaryKind& kind) {
   return kept_.back();
 }
 
-Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view, Stream* stream,
+Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call,
                             Ref<Summaries>* summaries) {
   if (!device_->host) return make_all(kind, view, stream, summaries);
   Kept& kept = kept_of(kind);
@@ -70,18 +70,21 @@ Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view,
     made->add_segments(std::move(table), first, count);
   }
   made->keep_segments(blocks, kept.pool->slabs(), missing > 0);
-  const Status status = pool_cache(view, kind.values, kind.spec, made, stream);
-  for (size_t b = 0; b < batch; b++) {
-    Sequence& sequence = kept.sequences[b];
-    if (status.ok()) {
-      sequence.table = made->table(b);
-      sequence.segments.insert(sequence.segments.end(), added[b].begin(), added[b].end());
-    } else {
-      for (int32_t segment : added[b]) kept.pool->give_back(segment);
+  pool_cache(view, kind.values, kind.spec, made, call);
+  call->then([this, kind, made, added = std::move(added)](bool enqueued) {
+    Kept& kept = kept_of(kind);
+    for (size_t b = 0; b < added.size(); b++) {
+      Sequence& sequence = kept.sequences[b];
+      if (enqueued) {
+        sequence.table = made->table(b);
+        sequence.segments.insert(sequence.segments.end(), added[b].begin(), added[b].end());
+      } else {
+        for (int32_t segment : added[b]) kept.pool->give_back(segment);
+      }
     }
-  }
-  if (status.ok()) *summaries = std::move(made);
-  return status;
+  });
+  *summaries = std::move(made);
+  return {};
 }
 
 Status CacheSummaries::make_all(const SummaryKind& kind, const Ref<CacheView>& view, Stream* stream,

@@ -43,8 +43,8 @@ class CacheSummaries {
   CacheSummaries& operator=(const CacheSummaries&) = delete;
   ~CacheSummaries();
 
-  // Of all tokens that `view`, which is of this cache, has now.
-  Status make(const SummaryKind& kind, const Ref<CacheView>& view, Stream* stream, Ref<Summaries>* summaries);
+  // Of all tokens that `view`, which is of this cache, has now. What is new is kept once the call is enqueued.
+  Status make(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call, Ref<Summaries>* summaries);
   void truncate(const std::vector<int64_t>& lengths);
   std::unique_ptr<CacheSummaries> fork() const;
   int64_t bytes() const { return pools_->bytes(); }

@@ -12,6 +12,7 @@
 #include "cpu/attention.h"
 #include "cpu/average.h"
 #include "cpu/copy.h"
+#include "cpu/copy_rows.h"
 #include "cpu/link.h"
 #include "cpu/merge.h"
 #include "cpu/pooling.h"
@@ -226,6 +227,7 @@ void Scheduler::begin(na_stream* stream, std::unique_lock<std::mutex>& lock) {
       case NA_OP_MERGE: job = merge_job(*static_cast<const na_merge*>(operation->args)); break;
       case NA_OP_COPY: job = copy_job(*static_cast<const na_copy*>(operation->args)); break;
       case NA_OP_APPEND: job = append_job(*static_cast<const na_append*>(operation->args)); break;
+      case NA_OP_COPY_ROWS: job = copy_rows_job(*static_cast<const na_copy_rows*>(operation->args)); break;
       case NA_OP_ROTATE: job = rotate_job(*static_cast<const na_rotate*>(operation->args)); break;
       case NA_OP_BUILD: job = build_job(*static_cast<const na_build*>(operation->args)); break;
       case NA_OP_INSPECT: job = inspect_job(*static_cast<const na_inspect*>(operation->args)); break;

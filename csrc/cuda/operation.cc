@@ -19,6 +19,7 @@ const char* operation_name(int32_t kind) {
     case NA_OP_APPEND: return "append";
     case NA_OP_ROTATE: return "rotary embedding";
     case NA_OP_PUT: return "list of pages";
+    case NA_OP_COPY_ROWS: return "copy of rows";
     case NA_OP_POOL: return "pooling of blocks";
     case NA_OP_SELECT: return "selector";
     default: return "graph launch";
@@ -54,6 +55,7 @@ Status enqueue(Device& device, const na_operation& operation, cudaStream_t strea
     case NA_OP_APPEND: result = append(*static_cast<const na_append*>(operation.args), stream); break;
     case NA_OP_ROTATE: result = rotate(*static_cast<const na_rotate*>(operation.args), stream); break;
     case NA_OP_PUT: result = put(*static_cast<const na_put*>(operation.args), stream); break;
+    case NA_OP_COPY_ROWS: result = copy_rows(*static_cast<const na_copy_rows*>(operation.args), stream); break;
     case NA_OP_POOL: result = pool(*static_cast<const na_pool*>(operation.args), stream); break;
     case NA_OP_SELECT: result = select(*static_cast<const na_select*>(operation.args), stream); break;
     case NA_OP_ZERO: {

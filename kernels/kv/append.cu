@@ -9,8 +9,8 @@
 
 namespace na::cuda {
 
-constexpr int kAppendWarps = 8, kMostEntries = 256;
-constexpr int64_t kMostAppendBlocks = 1 << 16;  // warps go on with further tokens
+constexpr int kAppendWarps = 8, kMostEntries = 500;  // arguments have 4 KiB
+constexpr int64_t kMostAppendBlocks = 1 << 16;       // warps go on with further tokens
 constexpr int kPageThreads = 256, kMostPages = 255;
 constexpr int64_t kMostPageBlocks = 256;  // of a page
 

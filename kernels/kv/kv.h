@@ -10,5 +10,6 @@ namespace na::cuda {
 cudaError_t append(const na_append& append, cudaStream_t stream);
 cudaError_t rotate(const na_rotate& rotate, cudaStream_t stream);
 cudaError_t put(const na_put& put, cudaStream_t stream);
+cudaError_t copy_rows(const na_copy_rows& copy, cudaStream_t stream);
 
 }  // namespace na::cuda

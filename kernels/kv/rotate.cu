@@ -12,8 +12,8 @@
 
 namespace na::cuda {
 
-constexpr int kRotateWarps = 8, kMostPairs = 128, kMostFirsts = 128;
-constexpr int64_t kMostRotateBlocks = 1 << 16;  // warps go on with further tokens
+constexpr int kRotateWarps = 8, kMostPairs = 128, kMostFirsts = 372;  // arguments have 4 KiB
+constexpr int64_t kMostRotateBlocks = 1 << 16;                        // warps go on with further tokens
 
 // Strides in elements.
 struct RotateArguments {

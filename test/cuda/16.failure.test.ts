@@ -265,6 +265,38 @@ describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), 
     });
   });
 
+  test('an attention over a cache that is refused has enqueued nothing', async () => {
+    const got = await run(
+      `${fill}
+      const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 2048, rope: {}, device });
+      const keys = Tensor.randn([1, 1500, 1, 64], { seed: 1, device });
+      const q = Tensor.randn([1, 1, 8, 64], { seed: 2, device });
+      cache.append(keys, keys);
+      const wanted = await attention(q, cache).out.read();
+      const fork = cache.fork(); // whose pages are listed by its first call
+      const stream = new Stream(device);
+      await Promise.all([q.read(), Tensor.zeros([1, 4, 1, 64], { device }).permute(0, 2, 1, 3).to('float16').read()]);
+      const before = lastKernel();
+      // There is room for results, rotated queries and a list of pages, but not for what the parts of the keys leave.
+      fill(2 ** 20);
+      fill(2 ** 10);
+      for (let i = 0; i < 8; i++) fillers.pop().dispose();
+      const refused = await outcome(() => attention(q, fork, { stream }));
+      await stream.synchronize();
+      const last = lastKernel();
+      for (const filler of fillers) filler.dispose();
+      const made = await attention(q, fork, { stream }).out.read();
+      return { refused, same: last === before, before, right: made.every((x, i) => x === wanted[i]) };`,
+      memory,
+    );
+    expect(got).toEqual({
+      refused: { code: 'ERR_OUT_OF_MEMORY', message: expect.stringContaining('cannot allocate') },
+      same: true,
+      before: expect.stringContaining('copy_kernel'),
+      right: true,
+    });
+  });
+
   test('a cache that was refused more pages than it needs does not ask for them with each append', async () => {
     // What is kept for reuse is given up where memory runs out, which waits for the device: so it tells.
     const got = await run(
@@ -274,7 +306,6 @@ describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), 
       const [slab, page] = [32, 1].map((pages) => Tensor.zeros([1, pages * 64, 1, 64], { device }));
       cache.append(slab, slab, { stream }); // all that a first slab of 1 MiB has
       await stream.synchronize();
-      fill(2 ** 20);
       fill(80 * 2 ** 10);
       const kept = [];
       for (let round = 0; round < 6; round++) {
@@ -288,5 +319,37 @@ describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), 
       memory,
     );
     expect(got).toEqual({ kept: [false, true, true, true, true, true], length: 38 * 64, slab: 2 ** 19 });
+  });
+
+  test('a cache that was refused more pages than it needs asks for them once as much has become free', async () => {
+    const got = await run(
+      `${fill}
+      const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, pageSize: 64, capacity: 2 ** 16, device });
+      const stream = new Stream(device);
+      const [slab, page] = [32, 1].map((pages) => Tensor.zeros([1, pages * 64, 1, 64], { device }));
+      cache.append(slab, slab, { stream }); // all that a first slab of 1 MiB has
+      await stream.synchronize();
+      fill(80 * 2 ** 10);
+      const grown = [];
+      const append = async () => {
+        const before = cache.bytes;
+        cache.append(page, page, { stream });
+        await stream.synchronize();
+        grown.push((cache.bytes - before) / (page.byteLength * 2));
+      };
+      const free = (count) => {
+        for (let i = 0; i < count; i++) fillers.pop().dispose();
+      };
+      free(8);
+      await append(); // refused more
+      free(12);
+      await append(); // 992 KiB less than when it was refused, and 32 more for this page
+      free(2);
+      await append();
+      await append();
+      return grown;`,
+      memory,
+    );
+    expect(got).toEqual([1, 1, 32, 0]);
   });
 });

@@ -107,20 +107,23 @@ describe.skipIf(missing)(title('biases'), () => {
     it.each(calls)('%i queries, headDim %i: a query may see no other keys', async (queries, dim, kernel) => {
       schedule(schedules[queries % schedules.length]!);
       const p = plainProblem(dtype, [queries], [keys], 1, dim);
-      const lowRank = { q: factors(queries, 1, (i) => i % 2), k: factors(keys, 1, () => lowest) };
-      const got = await run({ ...p, lowRank }, dtype, undefined, 'cuda');
-      expectKernel(kernel);
-      // Beside such a bias all scores are the same.
-      const q = { ...p.q, data: p.q.data.slice() };
-      const rows = [...got.lse.keys()].filter((row) => (Math.floor(row / 4) % queries) % 2 === 1); // of 4 heads
-      for (const row of rows) q.data.fill(0, row * dim, (row + 1) * dim);
-      const want = expectedOn('cuda', { ...p, q }, dtype);
-      for (const row of rows) {
-        // TF32 has 11 bits.
-        expect(Math.abs(got.lse[row]! / lowest - 1)).toBeLessThan(2 ** -11);
-        want.lse[row] = got.lse[row]!;
+      for (const factor of [lowest, -(2 - 2 ** -11) * 2 ** 127]) {
+        // the latter is the first that TF32 has no number for
+        const lowRank = { q: factors(queries, 1, (i) => i % 2), k: factors(keys, 1, () => factor) };
+        const got = await run({ ...p, lowRank }, dtype, undefined, 'cuda');
+        expectKernel(kernel);
+        // Beside such a bias all scores are the same.
+        const q = { ...p.q, data: p.q.data.slice() };
+        const rows = [...got.lse.keys()].filter((row) => (Math.floor(row / 4) % queries) % 2 === 1); // of 4 heads
+        for (const row of rows) q.data.fill(0, row * dim, (row + 1) * dim);
+        const want = expectedOn('cuda', { ...p, q }, dtype);
+        for (const row of rows) {
+          // TF32 has 11 bits.
+          expect(Math.abs(got.lse[row]! / factor - 1)).toBeLessThan(2 ** -11);
+          want.lse[row] = got.lse[row]!;
+        }
+        expectResult(got, want);
       }
-      expectResult(got, want);
     });
   });
 

@@ -40,6 +40,7 @@ interface StandIn {
   schedule(seed: number, asynchrony: number): void;
   report(): string;
   kernel(): string;
+  launches(part: string): number;
   reset(): void;
 }
 
@@ -57,6 +58,7 @@ function loadStandIn(): StandIn {
     schedule: driver.func('void standin_schedule(uint64_t seed, int asynchrony)'),
     report: driver.func('const char *standin_last_report()'),
     kernel: driver.func('const char *standin_last_kernel()'),
+    launches: driver.func('uint64_t standin_launches(const char *part)'),
     reset: driver.func('void standin_reset()'),
   };
 }
@@ -80,6 +82,9 @@ export const lastReport = (): string => standin?.report() ?? '';
 
 /** The kernel that ran last. */
 export const lastKernel = (): string => standin?.kernel() ?? '';
+
+/** How many kernels with this in their names have begun so far; 0 on a real device. */
+export const launches = (part: string): number => standin?.launches(part) ?? 0;
 
 /** Forgets the sticky errors of the stand-in's devices. */
 export const reset = (): void => standin?.reset();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ constexpr int kMostParameters = 256;
 
 std::mutex interpreter;  // one kernel at a time
 std::string last_kernel, shown_kernel;
+std::map<std::string, uint64_t> launches;
 std::atomic<uint64_t> schedule_seed{0};
 std::atomic<int> schedule_asynchrony{0};
 std::atomic<bool> fail_next{false};
@@ -72,6 +74,7 @@ cudaError_t launch(Kernel* kernel, dim3 grid, dim3 block, void** arguments, size
     if (failure_of(device) != cudaSuccess) return;
     const std::lock_guard<std::mutex> lock(interpreter);
     last_kernel = name;
+    launches[name]++;
     const uint32_t grid3[] = {grid.x, grid.y, grid.z}, block3[] = {block.x, block.y, block.z};
     if (fail_next.exchange(false)) return fail_device(device, cudaErrorIllegalAddress, name + ": as it was asked to");
     std::vector<char> report(1 << 16);
@@ -93,6 +96,13 @@ const char* standin_last_kernel(void) {
   const std::lock_guard<std::mutex> lock(interpreter);
   shown_kernel = last_kernel;
   return shown_kernel.c_str();
+}
+
+uint64_t standin_launches(const char* part) {
+  const std::lock_guard<std::mutex> lock(interpreter);
+  uint64_t sum = 0;
+  for (const auto& [name, count] : launches) sum += name.find(part) == std::string::npos ? 0 : count;
+  return sum;
 }
 
 void standin_fail_next(void) { fail_next = true; }

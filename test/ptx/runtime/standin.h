@@ -22,6 +22,9 @@ STANDIN_API const char* standin_last_report(void);
 /* The name of the kernel that began last, empty before the first one; valid until the next call. */
 STANDIN_API const char* standin_last_kernel(void);
 
+/* How many kernels with this in their names have begun. */
+STANDIN_API uint64_t standin_launches(const char* part);
+
 /* The next kernel to run, on whichever device, faults as if it had touched memory that is not there. */
 STANDIN_API void standin_fail_next(void);
 
