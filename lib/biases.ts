@@ -2,7 +2,7 @@
 
 import { AttentionError } from './errors';
 import type { NativeBias } from './native';
-import { finite, integer, isArray, isObject, options, show } from './options';
+import { finite, integer, isArray, isObject, oneOf, options, show } from './options';
 import { Tensor, tensorHandle } from './tensor';
 
 /** The addon's form of a bias. */
@@ -14,6 +14,8 @@ export interface BiasExplanation {
   readonly name: string;
   /** `stored`: read from memory; `low rank`: a sum of products for each score; `closed form`: a formula. */
   readonly path: 'stored' | 'low rank' | 'closed form';
+  /** What a low rank was told to be multiplied by; null where each call chooses, or where there is no choice. */
+  readonly forced: 'matrix' | 'vector' | null;
   /** Numbers that describe the bias altogether; of a stored one those of its tensor. */
   readonly elements: number;
   /** Why this path, in which arithmetic, and how far it may be off. */
@@ -26,7 +28,8 @@ interface Description {
   query?: Tensor;
   key?: Tensor;
   step?: number[];
-  explanation: BiasExplanation;
+  path?: NativeBias['path'];
+  explanation: Omit<BiasExplanation, 'forced'>;
 }
 
 let makeBias: (description: Description) => Bias;
@@ -42,9 +45,9 @@ export class Bias {
         const makers = 'keyBias(), denseBias(), lowRankBias(), alibi(), distanceBias(), relativePositionBias()';
         throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a bias: ${makers}`);
       }
-      const { kind, tensor, query, key, step } = value.#description;
+      const { kind, tensor, query, key, step, path = 'auto' } = value.#description;
       const handle = (of: Tensor | undefined) => of && tensorHandle(of, name);
-      return { kind, tensor: handle(tensor), query: handle(query), key: handle(key), step };
+      return { kind, tensor: handle(tensor), query: handle(query), key: handle(key), step, path };
     };
     makeBias = (description) => new Bias(description);
   }
@@ -57,7 +60,8 @@ export class Bias {
 
   /** How this bias is computed, and why. */
   explain(): BiasExplanation {
-    return this.#description.explanation;
+    const { path = 'auto', explanation } = this.#description;
+    return { ...explanation, forced: path === 'auto' ? null : path };
   }
 }
 
@@ -124,6 +128,25 @@ export function denseBias(tensor: Tensor): Bias {
   return makeBias({ kind: 'dense', tensor, explanation });
 }
 
+/** Options of {@link lowRankBias}. */
+export interface LowRankOptions {
+  /**
+   * What multiplies the factors. `matrix`: the units that multiply q and k, tensor cores on CUDA and AMX on the CPU.
+   * `vector`: float32 instructions, on the CPU. `auto`, unless given: `matrix` wherever the call allows for it, but with
+   * few queries on the CPU. One path serves all biases of a call.
+   */
+  path?: 'auto' | 'matrix' | 'vector';
+}
+
+const lowRankPaths = {
+  auto:
+    'Chosen for each call: matrix units on CUDA, and on a CPU with AMX; vectors on other CPUs, with softcap or scale 0, ' +
+    'above rank 64 of all biases together, and for few queries.',
+  matrix:
+    'Forced onto matrix units; on AMX factors that are no sum of three bfloat16 are multiplied by vectors even so.',
+  vector: 'Forced onto vectors.',
+};
+
 /**
  * Adds the product of two factors, neither scaled nor capped: for query i, key j and head h the sum over r of
  * `phiQ[b, i, h, r] * phiK[b, j, h, r]`. phiQ is float32 `[batch or 1, Lq, heads or 1, R]`, phiK
@@ -131,19 +154,23 @@ export function denseBias(tensor: Tensor): Bias {
  * error is that of R products in float32; on CUDA each product may be off by 3 * 2^-22 of its magnitude. Memory and
  * traffic grow with R (Lq + Lk), not with Lq Lk.
  *
- * @throws AttentionError ERR_SHAPE for factors of another rank, also when only the call of `attention` knows.
+ * @throws AttentionError ERR_SHAPE for factors of another rank, also when only the call of `attention` knows; ERR_OPTION for
+ * an unknown option or path, and when `attention` is called for a path that it cannot go: `vector` on CUDA; on the CPU
+ * `matrix` without AMX, with softcap or scale 0, above rank 64 of all biases together, or beside `vector`.
  * @see Wu et al. 2025, FlashBias: Fast Computation of Attention with Bias.
  */
-export function lowRankBias(phiQ: Tensor, phiK: Tensor): Bias {
+export function lowRankBias(phiQ: Tensor, phiK: Tensor, opts?: LowRankOptions): Bias {
+  const given = options('lowRankBias', opts, ['path']);
+  const path = oneOf('lowRankBias', 'path', given.path ?? 'auto', ['auto', 'matrix', 'vector']);
   checkTensor('lowRankBias', 'phiQ', phiQ, [4]);
   checkTensor('lowRankBias', 'phiK', phiK, [4]);
   const rank = sameLast('lowRankBias', 'rank', ['phiQ', phiQ], ['phiK', phiK]);
   const text =
     `${rank} products for each score, made and summed as float32 beside the product of q and k (on matrix units of bfloat16 ` +
     `as the sum of six products of parts): off by at most ${rank + 4} * 2^-24 of the sum of their magnitudes, and by one ` +
-    'rounding of the score. CUDA makes each of three products of TF32, off by 3 * 2^-22 of its magnitude.';
+    `rounding of the score. CUDA makes each of three products of TF32, off by 3 * 2^-22 of its magnitude. ${lowRankPaths[path]}`;
   const explanation = { name: 'lowRankBias', path: 'low rank', elements: elementsOf(phiQ, phiK), text } as const;
-  return makeBias({ kind: 'lowRank', query: phiQ, key: phiK, explanation });
+  return makeBias({ kind: 'lowRank', query: phiQ, key: phiK, path, explanation });
 }
 
 /**

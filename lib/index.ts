@@ -7,6 +7,7 @@ export {
   denseBias,
   distanceBias,
   keyBias,
+  type LowRankOptions,
   lowRankBias,
   type RelativePositionOptions,
   relativePositionBias,

@@ -65,6 +65,7 @@ export interface NativeBias {
   query: NativeTensor | undefined;
   key: NativeTensor | undefined;
   step: number[] | undefined;
+  path: 'auto' | 'matrix' | 'vector';
 }
 
 export interface NativeAttention {

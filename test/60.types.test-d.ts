@@ -26,6 +26,7 @@ import {
   KvIndex,
   type KvIndexMethod,
   keyBias,
+  type LowRankOptions,
   lowRankBias,
   type Mask,
   memoryStats,
@@ -204,7 +205,8 @@ describe('biases', () => {
   it('are made by functions of one type', () => {
     expectTypeOf(keyBias).toEqualTypeOf<(tensor: Tensor) => Bias>();
     expectTypeOf(denseBias).toEqualTypeOf<(tensor: Tensor) => Bias>();
-    expectTypeOf(lowRankBias).toEqualTypeOf<(phiQ: Tensor, phiK: Tensor) => Bias>();
+    expectTypeOf(lowRankBias).toEqualTypeOf<(phiQ: Tensor, phiK: Tensor, opts?: LowRankOptions) => Bias>();
+    expectTypeOf<LowRankOptions>().toEqualTypeOf<{ path?: 'auto' | 'matrix' | 'vector' }>();
     expectTypeOf([alibi(), alibi(t), relativePositionBias(t), bucketBias(t)]).toEqualTypeOf<Bias[]>();
     expectTypeOf(distanceBias({ q: t, k: t })).toEqualTypeOf<Bias>();
     distanceBias({ q: t, k: t, weight: 0.5 });
@@ -214,12 +216,12 @@ describe('biases', () => {
     expectTypeOf(sphereBias({ latitudes: 3, longitudes: 4, grid: 'gauss' })).toEqualTypeOf<Bias>();
     expectTypeOf(alibi().explain()).toEqualTypeOf<BiasExplanation>();
     expectTypeOf(alibi().explain().path).toEqualTypeOf<'stored' | 'low rank' | 'closed form'>();
+    expectTypeOf(alibi().explain().forced).toEqualTypeOf<'matrix' | 'vector' | null>();
     attention(t, t, t, { bias: [alibi(), keyBias(t)] });
   });
 
   it('are factorized to what lowRankBias takes', () => {
     expectTypeOf(factorizeBias(t, { rank: 4 })).resolves.toEqualTypeOf<Factorization>();
-    expectTypeOf<Parameters<typeof lowRankBias>>().toEqualTypeOf<[phiQ: Tensor, phiK: Tensor]>();
     expectTypeOf<Factorization>().toExtend<{
       phiQ: Tensor;
       phiK: Tensor;
@@ -250,6 +252,8 @@ describe('biases', () => {
   it('refuse what they do not know', () => {
     // @ts-expect-error: both factors
     lowRankBias(t);
+    // @ts-expect-error: no such path
+    lowRankBias(t, t, { path: 'dense' });
     // @ts-expect-error: slopes are a tensor
     alibi([1, 2]);
     // @ts-expect-error: points of the keys too

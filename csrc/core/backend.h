@@ -123,11 +123,19 @@ typedef enum na_bias_kind {
 
 #define NA_MAX_COORDINATES 4 /* n of NA_BIAS_DISTANCE */
 
+/* What multiplies the factors of NA_BIAS_LOW_RANK. A backend that has no such units, or not for this call, refuses. */
+typedef enum na_low_rank_path {
+  NA_LOW_RANK_AUTO,
+  NA_LOW_RANK_MATRIX, /* the units that multiply matrices, as they do q and k */
+  NA_LOW_RANK_VECTOR  /* vector instructions, in float32 */
+} na_low_rank_path;
+
 typedef struct na_bias {
   int32_t kind;
   const na_tensor* tensor;
   const na_tensor *query, *key;
   int64_t step[NA_MAX_AXES];
+  int32_t path; /* na_low_rank_path */
 } na_bias;
 
 /*

@@ -86,6 +86,7 @@ struct Resolver {
   }
 
   Status low_rank(const BiasSpec& spec) {
+    bias->path = spec.path;
     NA_TRY(factor("phiQ of lowRankBias", spec.query,
                   "[batch or 1, Lq, heads or 1, R], which would make [batch, heads, Lq, R]", shape.queries,
                   &bias->query));

@@ -16,6 +16,7 @@ struct BiasSpec {
   Tensor* tensor = nullptr;  // of a key or dense bias, slopes, weights, table; may be absent for slopes and weights
   Tensor *query = nullptr, *key = nullptr;  // factors or coordinates
   PerAxis step = {1};                       // of a relative position
+  na_low_rank_path path = NA_LOW_RANK_AUTO;
 };
 
 // The shapes that masks and biases are checked against.

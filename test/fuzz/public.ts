@@ -328,7 +328,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     [1, method(self('plan'), SparsePlan, 'dispose')],
 
     [1, invoke('alibi', api.alibi, fc.oneof(nothing, tensor))],
-    [1, invoke('lowRankBias', api.lowRankBias, tensor, tensor)],
+    [1, invoke('lowRankBias', api.lowRankBias, tensor, tensor, optional({ path: oneOf('matrix', 'vector') }))],
     [1, invoke('distanceBias', api.distanceBias, optional({ q: tensor, k: tensor, weight: tensor }, ['q', 'k']))],
     [1, invoke('relativePositionBias', api.relativePositionBias, tensor)],
     [

@@ -52,7 +52,7 @@ export interface Problem {
   masks?: (MaskSpec | { plan: PlanSpec })[];
   keyBias?: Values; // [Lk], [batch, Lk] or [batch, heads, Lk]
   denseBias?: Values; // broadcast to [batch, heads, Lq, Lk]
-  lowRank?: { q: Values; k: Values }; // [batch or 1, L, heads or 1, R]
+  lowRank?: { q: Values; k: Values; path?: 'matrix' | 'vector' }; // [batch or 1, L, heads or 1, R]
   alibi?: { slopes?: Values }; // [heads]
   distance?: { q: Values; k: Values; weight?: Values }; // [L, n] or [batch, L, n]; [heads] or [batch, Lq, heads]
   relative?: { table: Values; dilation: number[] }; // [heads or 1, 2 r + 1, ...]
