@@ -2,7 +2,7 @@
 
 import { AttentionError } from './errors';
 import type { NativeBias } from './native';
-import { finite, integer, isArray, isObject, oneOf, options, show } from './options';
+import { finite, integer, integers, isArray, isObject, oneOf, options, show } from './options';
 import { Tensor, tensorHandle } from './tensor';
 
 /** The addon's form of a bias. */
@@ -29,6 +29,7 @@ interface Description {
   key?: Tensor;
   step?: number[];
   path?: NativeBias['path'];
+  heads?: number[];
   explanation: Omit<BiasExplanation, 'forced'>;
 }
 
@@ -45,9 +46,9 @@ export class Bias {
         const makers = 'keyBias(), denseBias(), lowRankBias(), alibi(), distanceBias(), relativePositionBias()';
         throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a bias: ${makers}`);
       }
-      const { kind, tensor, query, key, step, path = 'auto' } = value.#description;
+      const { kind, tensor, query, key, step, path = 'auto', heads } = value.#description;
       const handle = (of: Tensor | undefined) => of && tensorHandle(of, name);
-      return { kind, tensor: handle(tensor), query: handle(query), key: handle(key), step, path };
+      return { kind, tensor: handle(tensor), query: handle(query), key: handle(key), step, path, heads };
     };
     makeBias = (description) => new Bias(description);
   }
@@ -111,21 +112,55 @@ export function keyBias(tensor: Tensor): Bias {
   return makeBias({ kind: 'key', tensor, explanation });
 }
 
+/** Options of {@link denseBias}. */
+export interface DenseBiasOptions {
+  /**
+   * The heads of q that the heads axis of the tensor is for, in its order. To the others nothing is added, and nothing is
+   * read for them. Every head unless given. Not on CUDA.
+   */
+  heads?: readonly number[];
+}
+
+function headsOf(call: string, tensor: Tensor, given: unknown): number[] | undefined {
+  if (given === undefined) return undefined;
+  const heads = integers(call, 'heads', given, 0, 'ERR_OPTION');
+  if (heads.length === 0 || new Set(heads).size < heads.length) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: heads is ${show(heads)}; it must be one head or several different ones`,
+    );
+  }
+  const axis = tensor.shape.at(-3) ?? 1;
+  if (axis !== 1 && axis !== heads.length) {
+    throw new AttentionError(
+      'ERR_SHAPE',
+      `${call}: the tensor has shape [${tensor.shape.join(', ')}], with ${axis} on its heads axis, but heads names ` +
+        `${heads.length}; they must be as many, or 1 on the axis`,
+    );
+  }
+  return heads;
+}
+
 /**
  * Adds a float32 value per query and key, broadcast to `[batch, heads, Lq, Lk]`. Axes of length 1, and views that repeat
  * memory, cost no memory: the pair bias of AlphaFold's triangle attention, `[heads, n, n]` for n rows of queries, is
  * `denseBias(pair.reshape([1, heads, n, n]))` beside a batch of n rows.
  *
  * @throws AttentionError ERR_OPTION for what is no tensor, ERR_DTYPE for one that is not float32, ERR_SHAPE for one of more
- * than four axes, and of other lengths when `attention` is called; ERR_DISPOSED.
+ * than four axes or of another number of heads than `heads`, and of other lengths when `attention` is called; ERR_OPTION for
+ * heads that are no list of different ones, when `attention` is called for those that q does not have, and for any on
+ * CUDA; ERR_DISPOSED.
  */
-export function denseBias(tensor: Tensor): Bias {
+export function denseBias(tensor: Tensor, opts?: DenseBiasOptions): Bias {
+  const given = options('denseBias', opts, ['heads']);
   checkTensor('denseBias', 'the tensor', tensor, [1, 2, 3, 4]);
+  const heads = headsOf('denseBias', tensor, given.heads);
+  const which = heads ? ` of ${heads.length === 1 ? 'head' : 'heads'} ${heads.join(', ')}` : '';
   const text =
-    `One value is read for each score. ${atEnds} What has a formula or a low rank is cheaper: see alibi(), ` +
+    `One value is read for each score${which}. ${atEnds} What has a formula or a low rank is cheaper: see alibi(), ` +
     'distanceBias(), relativePositionBias() and factorizeBias().';
   const explanation = { name: 'denseBias', path: 'stored', elements: elementsOf(tensor), text } as const;
-  return makeBias({ kind: 'dense', tensor, explanation });
+  return makeBias({ kind: 'dense', tensor, heads, explanation });
 }
 
 /** Options of {@link lowRankBias}. */

@@ -3,6 +3,7 @@ export {
   alibi,
   type Bias,
   type BiasExplanation,
+  type DenseBiasOptions,
   type DistanceOptions,
   denseBias,
   distanceBias,

@@ -66,6 +66,7 @@ export interface NativeBias {
   key: NativeTensor | undefined;
   step: number[] | undefined;
   path: 'auto' | 'matrix' | 'vector';
+  heads: number[] | undefined;
 }
 
 export interface NativeAttention {

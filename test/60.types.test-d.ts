@@ -8,6 +8,7 @@ import {
   type BiasExplanation,
   bucketBias,
   causal,
+  type DenseBiasOptions,
   type Device,
   type DType,
   denseBias,
@@ -204,7 +205,8 @@ describe('KvIndex', () => {
 describe('biases', () => {
   it('are made by functions of one type', () => {
     expectTypeOf(keyBias).toEqualTypeOf<(tensor: Tensor) => Bias>();
-    expectTypeOf(denseBias).toEqualTypeOf<(tensor: Tensor) => Bias>();
+    expectTypeOf(denseBias).toEqualTypeOf<(tensor: Tensor, opts?: DenseBiasOptions) => Bias>();
+    expectTypeOf<DenseBiasOptions>().toEqualTypeOf<{ heads?: readonly number[] }>();
     expectTypeOf(lowRankBias).toEqualTypeOf<(phiQ: Tensor, phiK: Tensor, opts?: LowRankOptions) => Bias>();
     expectTypeOf<LowRankOptions>().toEqualTypeOf<{ path?: 'auto' | 'matrix' | 'vector' }>();
     expectTypeOf([alibi(), alibi(t), relativePositionBias(t), bucketBias(t)]).toEqualTypeOf<Bias[]>();
@@ -228,6 +230,8 @@ describe('biases', () => {
       rank: number;
       ranks: number[];
       relativeError: number;
+      bias: Bias[];
+      denseHeads: number[];
     }>();
     factorizeBias(t, { energy: 0.99, maxRank: 64 });
   });

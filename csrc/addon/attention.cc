@@ -104,6 +104,10 @@ Status read_bias(const Napi::Value& value, Held* held, BiasSpec* bias) {
     NA_TRY(held->take(object.Get("key"), "bias", &bias->key));
   }
   if (bias->kind == BiasSpec::kLowRank) NA_TRY(read_path(object.Get("path"), &bias->path));
+  const Napi::Value heads = object.Get("heads");
+  if (bias->kind == BiasSpec::kDense && !heads.IsUndefined()) {
+    NA_TRY(read_integers(heads, "heads", NA_ERR_OPTION, &bias->heads));
+  }
   if (bias->kind != BiasSpec::kRelative) return {};
   return read_integers(object.Get("step"), "dilation", NA_ERR_OPTION, &bias->step);
 }

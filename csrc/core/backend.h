@@ -109,7 +109,8 @@ typedef struct na_mask {
  * Closed forms are evaluated in float32. With cuSeqlens, batch is 1, and Lq and Lk count the packed tokens.
  */
 typedef enum na_bias_kind {
-  NA_BIAS_DENSE,    /* tensor [batch, heads, Lq, Lk] */
+  NA_BIAS_DENSE,    /* tensor [batch, heads, Lq, Lk]; with places [batch, any number, Lq, Lk]: head h has those at
+                       places[h], and where that is -1 none */
   NA_BIAS_LOW_RANK, /* the product of query [batch, heads, Lq, R] and key [batch, heads, Lk, R]; last strides are 1 */
   NA_BIAS_ALIBI,    /* -slope * |position - j|, tensor the slopes [heads], or NULL for those of the paper; one token
                        axis. Positions are aligned bottom-right, as for windows, in each sequence. */
@@ -135,7 +136,8 @@ typedef struct na_bias {
   const na_tensor* tensor;
   const na_tensor *query, *key;
   int64_t step[NA_MAX_AXES];
-  int32_t path; /* na_low_rank_path */
+  int32_t path;          /* na_low_rank_path */
+  const int32_t* places; /* in memory of the host */
 } na_bias;
 
 /*

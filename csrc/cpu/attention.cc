@@ -90,6 +90,7 @@ Bias bias_of(const na_bias& given, const Problem& problem) {
       bias.head = tensor->stride[1];
       bias.query = tensor->stride[2];
       bias.key = tensor->stride[3];
+      bias.places = given.places;
       break;
     case NA_BIAS_LOW_RANK: bias.lane_columns = bias.columns; break;
     case NA_BIAS_ALIBI:
@@ -590,7 +591,7 @@ class AttentionJob final : public Job {
       }
       // Heads of one group are packed into a tile when the queries do not fill it.
       if (description_.plans.size() == 1) {
-        const int64_t most = few_queries_ == 0 && keys_differ_by_head() ? 1 : shared;
+        const int64_t most = few_queries_ == 0 && biases_differ_by_head() ? 1 : shared;
         plan.heads = static_cast<int>(std::min<int64_t>(most, std::max<int64_t>(1, lanes / longest)));
         while (shared < p.group && shared % plan.heads != 0) plan.heads--;
       }
@@ -645,9 +646,12 @@ class AttentionJob final : public Job {
     }
   }
 
-  // Whether query heads see different factors of a key: lanes of a tile, but in rows.h, see the same.
-  bool keys_differ_by_head() const {
-    const auto differs = [](const Bias& bias) { return bias.kind == NA_BIAS_LOW_RANK && bias.k.head != 0; };
+  // Whether query heads see different factors of a key, or some have a bias that others lack: lanes of a tile, but in
+  // rows.h, see the same.
+  bool biases_differ_by_head() const {
+    const auto differs = [](const Bias& bias) {
+      return bias.places || (bias.kind == NA_BIAS_LOW_RANK && bias.k.head != 0);
+    };
     return std::any_of(description_.biases.begin(), description_.biases.end(), differs);
   }
 

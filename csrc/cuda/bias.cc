@@ -95,6 +95,14 @@ Status check_computed(const na_attention& call) {
 
 Status check_biases(const na_attention& call) {
   for (int32_t i = 0; i < call.bias_count; i++) {
+    if (!call.biases[i].places) continue;
+    return error(
+        NA_ERR_OPTION,
+        "bias %d: denseBias: heads are given, which CUDA does not take: give a tensor of all heads, with zeros "
+        "for the others, or use device 'cpu'",
+        i);
+  }
+  for (int32_t i = 0; i < call.bias_count; i++) {
     if (call.biases[i].kind != NA_BIAS_DENSE) NA_TRY(check_computed(call));
   }
   for (int32_t i = 0; i < call.bias_count; i++) {

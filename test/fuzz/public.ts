@@ -341,7 +341,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
       ),
     ],
     [1, invoke('keyBias', api.keyBias, tensor)],
-    [1, invoke('denseBias', api.denseBias, tensor)],
+    [1, invoke('denseBias', api.denseBias, tensor, optional({ heads: several(small) }))],
     [1, invoke('causal', api.causal, hostile)],
     [1, invoke('window', api.window, optional({ left: small, right: small }, ['left', 'right']))],
     [3, invoke('neighborhood', api.neighborhood, several(optional(setting, ['window'])))],
