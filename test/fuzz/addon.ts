@@ -71,7 +71,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
             key: tensor,
             step: integers,
             path: mostly(oneOf('auto', 'matrix', 'vector')),
-            heads: integers,
+            heads: defaultable(integers),
           },
           ['kind'],
         ),
