@@ -2,7 +2,7 @@
 
 import { AttentionError } from './errors';
 import type { NativeBias } from './native';
-import { finite, integer, isArray, isObject, options, show } from './options';
+import { finite, integer, integers, isArray, isObject, oneOf, options, show } from './options';
 import { Tensor, tensorHandle } from './tensor';
 
 /** The addon's form of a bias. */
@@ -14,6 +14,8 @@ export interface BiasExplanation {
   readonly name: string;
   /** `stored`: read from memory; `low rank`: a sum of products for each score; `closed form`: a formula. */
   readonly path: 'stored' | 'low rank' | 'closed form';
+  /** What a low rank was told to be multiplied by; null where each call chooses, or where there is no choice. */
+  readonly forced: 'matrix' | 'vector' | null;
   /** Numbers that describe the bias altogether; of a stored one those of its tensor. */
   readonly elements: number;
   /** Why this path, in which arithmetic, and how far it may be off. */
@@ -26,7 +28,9 @@ interface Description {
   query?: Tensor;
   key?: Tensor;
   step?: number[];
-  explanation: BiasExplanation;
+  path?: NativeBias['path'];
+  heads?: number[];
+  explanation: Omit<BiasExplanation, 'forced'>;
 }
 
 let makeBias: (description: Description) => Bias;
@@ -42,9 +46,9 @@ export class Bias {
         const makers = 'keyBias(), denseBias(), lowRankBias(), alibi(), distanceBias(), relativePositionBias()';
         throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a bias: ${makers}`);
       }
-      const { kind, tensor, query, key, step } = value.#description;
+      const { kind, tensor, query, key, step, path = 'auto', heads } = value.#description;
       const handle = (of: Tensor | undefined) => of && tensorHandle(of, name);
-      return { kind, tensor: handle(tensor), query: handle(query), key: handle(key), step };
+      return { kind, tensor: handle(tensor), query: handle(query), key: handle(key), step, path, heads };
     };
     makeBias = (description) => new Bias(description);
   }
@@ -57,7 +61,8 @@ export class Bias {
 
   /** How this bias is computed, and why. */
   explain(): BiasExplanation {
-    return this.#description.explanation;
+    const { path = 'auto', explanation } = this.#description;
+    return { ...explanation, forced: path === 'auto' ? null : path };
   }
 }
 
@@ -107,22 +112,75 @@ export function keyBias(tensor: Tensor): Bias {
   return makeBias({ kind: 'key', tensor, explanation });
 }
 
+/** Options of {@link denseBias}. */
+export interface DenseBiasOptions {
+  /**
+   * The heads of q that the heads axis of the tensor is for, in its order. To the others nothing is added, and nothing is
+   * read for them. Every head unless given. Not on CUDA.
+   */
+  heads?: readonly number[];
+}
+
+function headsOf(call: string, tensor: Tensor, given: unknown): number[] | undefined {
+  if (given === undefined) return undefined;
+  const heads = integers(call, 'heads', given, 0, 'ERR_OPTION');
+  if (heads.length === 0 || new Set(heads).size < heads.length) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: heads is ${show(heads)}; it must be one head or several different ones`,
+    );
+  }
+  const axis = tensor.shape.at(-3) ?? 1;
+  if (axis !== 1 && axis !== heads.length) {
+    throw new AttentionError(
+      'ERR_SHAPE',
+      `${call}: the tensor has shape [${tensor.shape.join(', ')}], with ${axis} on its heads axis, but heads names ` +
+        `${heads.length}; they must be as many, or 1 on the axis`,
+    );
+  }
+  return heads;
+}
+
 /**
  * Adds a float32 value per query and key, broadcast to `[batch, heads, Lq, Lk]`. Axes of length 1, and views that repeat
  * memory, cost no memory: the pair bias of AlphaFold's triangle attention, `[heads, n, n]` for n rows of queries, is
  * `denseBias(pair.reshape([1, heads, n, n]))` beside a batch of n rows.
  *
  * @throws AttentionError ERR_OPTION for what is no tensor, ERR_DTYPE for one that is not float32, ERR_SHAPE for one of more
- * than four axes, and of other lengths when `attention` is called; ERR_DISPOSED.
+ * than four axes or of another number of heads than `heads`, and of other lengths when `attention` is called; ERR_OPTION for
+ * heads that are no list of different ones, when `attention` is called for those that q does not have, and for any on
+ * CUDA; ERR_DISPOSED.
  */
-export function denseBias(tensor: Tensor): Bias {
+export function denseBias(tensor: Tensor, opts?: DenseBiasOptions): Bias {
+  const given = options('denseBias', opts, ['heads']);
   checkTensor('denseBias', 'the tensor', tensor, [1, 2, 3, 4]);
+  const heads = headsOf('denseBias', tensor, given.heads);
+  const which = heads ? ` of ${heads.length === 1 ? 'head' : 'heads'} ${heads.join(', ')}` : '';
   const text =
-    `One value is read for each score. ${atEnds} What has a formula or a low rank is cheaper: see alibi(), ` +
+    `One value is read for each score${which}. ${atEnds} What has a formula or a low rank is cheaper: see alibi(), ` +
     'distanceBias(), relativePositionBias() and factorizeBias().';
   const explanation = { name: 'denseBias', path: 'stored', elements: elementsOf(tensor), text } as const;
-  return makeBias({ kind: 'dense', tensor, explanation });
+  return makeBias({ kind: 'dense', tensor, heads, explanation });
 }
+
+/** Options of {@link lowRankBias}. */
+export interface LowRankOptions {
+  /**
+   * What multiplies the factors. `matrix`: the units that multiply q and k, tensor cores on CUDA and AMX on the CPU.
+   * `vector`: float32 instructions, on the CPU. `auto`, unless given: `matrix` wherever the call allows for it, but with
+   * few queries on the CPU. One path serves all biases of a call.
+   */
+  path?: 'auto' | 'matrix' | 'vector';
+}
+
+const lowRankPaths = {
+  auto:
+    'Chosen for each call: matrix units on CUDA, and on a CPU with AMX; vectors on other CPUs, with softcap or scale 0, ' +
+    'above rank 64 of all biases together, and for few queries.',
+  matrix:
+    'Forced onto matrix units; on AMX factors that are no sum of three bfloat16 are multiplied by vectors even so.',
+  vector: 'Forced onto vectors.',
+};
 
 /**
  * Adds the product of two factors, neither scaled nor capped: for query i, key j and head h the sum over r of
@@ -131,19 +189,23 @@ export function denseBias(tensor: Tensor): Bias {
  * error is that of R products in float32; on CUDA each product may be off by 3 * 2^-22 of its magnitude. Memory and
  * traffic grow with R (Lq + Lk), not with Lq Lk.
  *
- * @throws AttentionError ERR_SHAPE for factors of another rank, also when only the call of `attention` knows.
+ * @throws AttentionError ERR_SHAPE for factors of another rank, also when only the call of `attention` knows; ERR_OPTION for
+ * an unknown option or path, and when `attention` is called for a path that it cannot go: `vector` on CUDA; on the CPU
+ * `matrix` without AMX, with softcap or scale 0, above rank 64 of all biases together, or beside `vector`.
  * @see Wu et al. 2025, FlashBias: Fast Computation of Attention with Bias.
  */
-export function lowRankBias(phiQ: Tensor, phiK: Tensor): Bias {
+export function lowRankBias(phiQ: Tensor, phiK: Tensor, opts?: LowRankOptions): Bias {
+  const given = options('lowRankBias', opts, ['path']);
+  const path = oneOf('lowRankBias', 'path', given.path ?? 'auto', ['auto', 'matrix', 'vector']);
   checkTensor('lowRankBias', 'phiQ', phiQ, [4]);
   checkTensor('lowRankBias', 'phiK', phiK, [4]);
   const rank = sameLast('lowRankBias', 'rank', ['phiQ', phiQ], ['phiK', phiK]);
   const text =
     `${rank} products for each score, made and summed as float32 beside the product of q and k (on matrix units of bfloat16 ` +
     `as the sum of six products of parts): off by at most ${rank + 4} * 2^-24 of the sum of their magnitudes, and by one ` +
-    'rounding of the score. CUDA makes each of three products of TF32, off by 3 * 2^-22 of its magnitude.';
+    `rounding of the score. CUDA makes each of three products of TF32, off by 3 * 2^-22 of its magnitude. ${lowRankPaths[path]}`;
   const explanation = { name: 'lowRankBias', path: 'low rank', elements: elementsOf(phiQ, phiK), text } as const;
-  return makeBias({ kind: 'lowRank', query: phiQ, key: phiK, explanation });
+  return makeBias({ kind: 'lowRank', query: phiQ, key: phiK, path, explanation });
 }
 
 /**

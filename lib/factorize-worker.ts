@@ -13,12 +13,18 @@ export interface Request {
   target: Target;
 }
 
+/** What it answers: factors of each matrix, and the matrices given back. */
+export interface Answer {
+  made: Factors[];
+  data: Float32Array;
+}
+
 parentPort?.once('message', ({ data, count, rows, columns, target }: Request) => {
   const size = rows * columns;
-  const answer: Factors[] = [];
+  const made: Factors[] = [];
   for (let n = 0; n < count; n++) {
-    answer.push(factorize({ data: data.subarray(n * size, (n + 1) * size), rows, columns }, target));
+    made.push(factorize({ data: data.subarray(n * size, (n + 1) * size), rows, columns }, target));
   }
-  const message: Message<Factors[]> = { answer };
-  parentPort?.postMessage(message);
+  const message: Message<Answer> = { answer: { made, data } };
+  parentPort?.postMessage(message, [data.buffer as ArrayBuffer]);
 });

@@ -1,10 +1,11 @@
 // factorizeBias(): a dense bias as the product of two factors.
 
+import { type Bias, denseBias, lowRankBias } from './biases';
 import { AttentionError } from './errors';
-import type { Request } from './factorize-worker';
+import type { Answer, Request } from './factorize-worker';
 import { integer, options, show } from './options';
-import type { Factors, Target } from './svd';
-import { Tensor, tensorHandle } from './tensor';
+import type { Target } from './svd';
+import { type Device, Tensor, tensorHandle } from './tensor';
 import { inThread } from './thread';
 
 /** How far {@link factorizeBias} is to go: one of `rank` and `energy`. */
@@ -14,14 +15,21 @@ export interface FactorizeOptions {
   /** The share of the sum of squared singular values to reach, above 0 and up to 1; heads may need different ranks. */
   energy?: number;
   /**
-   * With `energy`: columns at most; without it as many as it takes. A head that does not reach the energy then has that
-   * many, and the relative error that it is told to have.
+   * With `energy`: columns at most; without it as many as it takes. `phiQ` and `phiK` then have that many for a head that
+   * does not reach the energy, and the relative error that it is told to have; in `bias` it is dense.
    */
   maxRank?: number;
 }
 
 /** What {@link factorizeBias} gives. */
 export interface Factorization {
+  /**
+   * For `bias` of `attention`: a low rank, and a {@link denseBias} for the heads that would need more than `maxRank`, whose
+   * columns of the low rank are zeros. On CUDA the dense one is read for all heads, with zeros for the others.
+   */
+  bias: Bias[];
+  /** The heads that are dense in `bias`: those of which some matrix of the batch does not reach `energy` with `maxRank`. */
+  denseHeads: number[];
   /** float32 `[batch or 1, Lq, heads or 1, rank]`; with `phiK` for {@link lowRankBias}. */
   phiQ: Tensor<'float32'>;
   /** float32 `[batch or 1, Lk, heads or 1, rank]`. */
@@ -59,16 +67,51 @@ function targetOf(given: { rank?: unknown; energy?: unknown; maxRank?: unknown }
   return { energy, maxRank: integer(call, 'maxRank', given.maxRank ?? least, 1) };
 }
 
-/** Factors of [batch][heads] matrices as one tensor [batch, tokens, heads, rank]. */
-function assemble(of: Float32Array[], ranks: number[], heads: number, tokens: number, rank: number): Float32Array {
-  const result = new Float32Array(of.length * tokens * rank);
-  of.forEach((from, n) => {
-    const [b, h, own] = [Math.floor(n / heads), n % heads, ranks[n] as number];
-    for (let i = 0; i < tokens; i++) {
-      result.set(from.subarray(i * own, (i + 1) * own), ((b * tokens + i) * heads + h) * rank);
+/** The matrices of a bias, [batch][heads], and their factors. */
+interface Matrices extends Answer {
+  batch: number;
+  heads: number;
+  rows: number;
+  columns: number;
+  device: Device;
+}
+
+/** Factors as tensors [batch, tokens, heads, rank], with zeros for heads that are left out. */
+function factorsOf({ made, batch, heads, rows, columns, device }: Matrices, keeps: (head: number) => boolean) {
+  const rank = Math.max(...made.filter((_, n) => keeps(n % heads)).map((one) => one.rank));
+  const assemble = (side: 'left' | 'right', tokens: number): Tensor<'float32'> => {
+    const result = new Float32Array(made.length * tokens * rank);
+    made.forEach((one, n) => {
+      const [b, h] = [Math.floor(n / heads), n % heads];
+      for (let i = 0; i < tokens && keeps(h); i++) {
+        const row = one[side].subarray(i * one.rank, (i + 1) * one.rank);
+        result.set(row, ((b * tokens + i) * heads + h) * rank);
+      }
+    });
+    return Tensor.from(result, [batch, tokens, heads, rank], { dtype: 'float32', device });
+  };
+  return { phiQ: assemble('left', rows), phiK: assemble('right', columns), rank };
+}
+
+/** The low rank of the heads that it is enough for, and a dense bias of the others; `all` are the factors of all. */
+function biasesOf(matrices: Matrices, all: { phiQ: Tensor; phiK: Tensor }, denseHeads: number[]): Bias[] {
+  const { data, batch, heads, rows, columns, device } = matrices;
+  if (denseHeads.length === 0) return [lowRankBias(all.phiQ, all.phiK)];
+  // CUDA adds a dense bias to all heads.
+  const held = device === 'cpu' ? denseHeads : Array.from({ length: heads }, (_, h) => h);
+  const size = rows * columns;
+  const values = new Float32Array(batch * held.length * size);
+  for (let b = 0; b < batch; b++) {
+    for (const h of denseHeads) {
+      const from = (b * heads + h) * size;
+      values.set(data.subarray(from, from + size), (b * held.length + held.indexOf(h)) * size);
     }
-  });
-  return result;
+  }
+  const tensor = Tensor.from(values, [batch, held.length, rows, columns], { device });
+  const dense = denseBias(tensor, held.length < heads ? { heads: held } : undefined);
+  if (denseHeads.length === heads) return [dense];
+  const { phiQ, phiK } = factorsOf(matrices, (h) => !denseHeads.includes(h));
+  return [lowRankBias(phiQ, phiK), dense];
 }
 
 /**
@@ -76,6 +119,7 @@ function assemble(of: Float32Array[], ranks: number[], heads: number, tokens: nu
  * or where it holds the share `energy` of the sum of squared singular values. `dense` is float32 `[Lq, Lk]`,
  * `[heads, Lq, Lk]` or `[batch, heads, Lq, Lk]` on any device, where the factors are made too. Large matrices are
  * decomposed within a random range that power iterations have refined. The work is done in float64 on a thread of its own.
+ * With `energy` and `maxRank`, heads that would need more columns stay dense in the `bias` that it gives, as in the paper.
  *
  * @returns a promise, which is rejected with ERR_OPTION where the bias has values that are not finite: give what hides keys
  * as a mask or a {@link keyBias} of its own.
@@ -100,31 +144,26 @@ export function factorizeBias(dense: Tensor, opts: FactorizeOptions): Promise<Fa
   const target = targetOf(given, Math.min(rows, columns));
   return (dense as Tensor<'float32'>).read().then(async (data) => {
     const request: Request = { data, count: batch * heads, rows, columns, target };
-    const made = await inThread<Factors[]>(call, 'factorize-worker.js', request, [data.buffer as ArrayBuffer]);
+    const answer = await inThread<Answer>(call, 'factorize-worker.js', request, [data.buffer as ArrayBuffer]);
+    const { made } = answer;
     if (!made.every((one) => Number.isFinite(one.squaredNorm))) {
       throw new AttentionError(
         'ERR_OPTION',
         `${call}: dense has values that are not finite; hide keys by a mask instead`,
       );
     }
-    const ranks = made.map((one) => one.rank);
-    const rank = Math.max(...ranks);
+    const matrices = { ...answer, batch, heads, rows, columns, device };
     const relativeErrors = made.map((one) => one.relativeError);
     const total = made.reduce((sum, one) => sum + one.squaredNorm, 0);
     const lacking = made.reduce((sum, one) => sum + one.squaredNorm * one.relativeError ** 2, 0);
-    const tensor = (of: Float32Array[], tokens: number) =>
-      Tensor.from(assemble(of, ranks, heads, tokens, rank), [batch, tokens, heads, rank], { dtype: 'float32', device });
+    const factors = factorsOf(matrices, () => true);
+    const missed = (h: number) => made.some((one, n) => n % heads === h && !one.reached);
+    const denseHeads = Array.from({ length: heads }, (_, h) => h).filter(missed);
     return {
-      phiQ: tensor(
-        made.map((one) => one.left),
-        rows,
-      ),
-      phiK: tensor(
-        made.map((one) => one.right),
-        columns,
-      ),
-      rank,
-      ranks,
+      bias: biasesOf(matrices, factors, denseHeads),
+      denseHeads,
+      ...factors,
+      ranks: made.map((one) => one.rank),
       relativeError: total === 0 ? 0 : Math.sqrt(lacking / total),
       relativeErrors,
     };

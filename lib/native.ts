@@ -65,6 +65,8 @@ export interface NativeBias {
   query: NativeTensor | undefined;
   key: NativeTensor | undefined;
   step: number[] | undefined;
+  path: 'auto' | 'matrix' | 'vector';
+  heads: number[] | undefined;
 }
 
 export interface NativeAttention {

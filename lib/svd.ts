@@ -17,6 +17,8 @@ export interface Factors {
   rank: number;
   /** The Frobenius norm of what they lack, as a share of that of the matrix. */
   relativeError: number;
+  /** Whether they are what was aimed at; not where the energy takes more than `maxRank`. */
+  reached: boolean;
   /** The squared norm of the matrix; where that is not finite there are no factors. */
   squaredNorm: number;
 }
@@ -209,6 +211,7 @@ export function factorize(given: Dense, target: Target): Factors {
       right: new Float32Array(),
       rank: 0,
       relativeError: Number.NaN,
+      reached: false,
       squaredNorm: total,
     };
   }
@@ -223,9 +226,10 @@ export function factorize(given: Dense, target: Target): Factors {
     range = rangeOf(tried + oversampling);
     rank = rankFor(target.energy, range.squares.slice(0, tried), total);
   }
+  const reached = rank !== undefined || most === matrix.rows; // with all columns only rounding is lacking
   rank ??= most;
   const factors = factorsOf(range, rank);
   const relativeError = total === 0 ? 0 : errorOf(matrix, factors, rank, total);
   const { left, right } = turned ? { left: factors.right, right: factors.left } : factors;
-  return { left, right, rank, relativeError, squaredNorm: total };
+  return { left, right, rank, relativeError, reached, squaredNorm: total };
 }

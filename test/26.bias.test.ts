@@ -7,6 +7,7 @@ import { dtypes } from './support/cases';
 import { check, embed, expectResult, run, tensorOf } from './support/library';
 import { type Float, normal, uniform, type Values } from './support/numbers';
 import type { MaskSpec, Problem } from './support/oracle';
+import { refused } from './support/refusal';
 import { expected } from './support/tolerance';
 
 const nothing = Number.NEGATIVE_INFINITY;
@@ -47,6 +48,53 @@ describe.each(dtypes)('%s', (dtype) => {
     }
     for (const shape of [[85], [37, 85], [37, 1], [4, 1, 85]])
       await check({ ...p, denseBias: normals(4, shape) }, dtype);
+  });
+
+  it('denseBias for some of the heads', async () => {
+    const few = problem(dtype, 1, 85); // all heads of a key head in one tile
+    const cases: [number[], number[]][] = [
+      [[1], [1, 37, 85]],
+      [
+        [3, 0],
+        [2, 2, 37, 85],
+      ],
+      [
+        [2, 1, 3],
+        [1, 3, 37, 1],
+      ],
+      [
+        [0, 3],
+        [1, 85],
+      ],
+      [
+        [3, 2, 1, 0],
+        [2, 4, 1, 85],
+      ],
+    ];
+    for (const [turn, [heads, shape]] of cases.entries()) {
+      const dense = { ...normals(turn, shape), heads };
+      await check({ ...p, denseBias: dense }, dtype, turn);
+      const more = { masks: [causalMask], scale: -0.5, alibi: {}, keyBias: normals(turn, [85]) };
+      await check({ ...p, ...more, denseBias: dense, softcap: turn % 2 ? 2 : undefined }, dtype, turn);
+      const lowRank = { q: normals(turn, [1, 37, 4, 5]), k: normals(turn + 1, [1, 85, 1, 5]) };
+      await check({ ...p, lowRank, denseBias: dense }, dtype, turn);
+      const one = {
+        ...normals(
+          turn,
+          shape.map((extent) => (extent === 37 ? 1 : extent)),
+        ),
+        heads,
+      };
+      await check({ ...few, denseBias: one }, dtype, turn);
+      await check({ ...few, ...more, denseBias: one }, dtype, turn);
+    }
+    const axis = { window: 5, stride: 2, dilation: 1, causal: false, wrap: false };
+    const ownWindows: MaskSpec = { heads: [3, 5, 7, 9].map((window) => [{ ...axis, window }]) };
+    const square = problem(dtype, 37, 37);
+    const dense = { ...normals(9, [2, 2, 37, 37]), heads: [2, 1] };
+    await check({ ...square, masks: [ownWindows], denseBias: dense }, dtype, 9);
+    const ragged = { ...problem(dtype, 37, 85, 1, [1, 2, 4, 24]), cuSeqlens: { q: [0, 9, 37], k: [0, 30, 85] } };
+    await check({ ...ragged, denseBias: { ...normals(8, [2, 37, 85]), heads: [0, 2] } }, dtype, 8);
   });
 
   it('biases add up', async () => {
@@ -152,6 +200,36 @@ describe.each(dtypes)('%s', (dtype) => {
       { numRuns: 40, seed: 77 },
     );
   });
+});
+
+it('heads that a denseBias is not for read nothing of it', async () => {
+  for (const queries of [1, 37]) {
+    const own = problem('float32', queries, 85);
+    const { lse, tolerance } = expected(own, 'float32');
+    const nan = { shape: [1, queries, 85], data: new Float64Array(queries * 85).fill(Number.NaN), heads: [2] };
+    const got = await run({ ...own, denseBias: nan }, 'float32');
+    got.lse.forEach((x, n) => {
+      if (n % 4 === 2) expect(x).toBeNaN();
+      else expect(Math.abs(x - lse[n]!)).toBeLessThanOrEqual(tolerance.lse);
+    });
+  }
+});
+
+it('heads of a denseBias are checked', () => {
+  const q = Tensor.zeros([1, 5, 4, 8]);
+  const dense = Tensor.zeros([1, 2, 5, 5]);
+  const made = (tensor: Tensor, heads: unknown) => refused(() => denseBias(tensor, { heads: heads as number[] }));
+  expect(made(dense, [])).toMatch(/^ERR_OPTION denseBias: heads is \[\]/);
+  expect(made(dense, [1, 1])).toMatch(/^ERR_OPTION denseBias: heads is \[1, 1\].*different/);
+  expect(made(dense, [0, -1])).toMatch(/^ERR_OPTION denseBias: heads\[1\] is -1/);
+  expect(made(dense, 3)).toMatch(/^ERR_OPTION denseBias: heads is 3/);
+  expect(made(dense, [0, 1, 2])).toMatch(/^ERR_SHAPE denseBias: .*\[1, 2, 5, 5\].* 2 .*3/);
+  expect(refused(() => denseBias(dense, { head: [1] } as object))).toMatch(/^ERR_OPTION denseBias: option 'head'/);
+  const far = denseBias(dense, { heads: [1, 4] });
+  expect(refused(() => attention(q, q, q, { bias: [keyBias(Tensor.zeros([5])), far] }))).toBe(
+    'ERR_OPTION bias 1: denseBias: heads[1] is 4; q has heads 0 to 3',
+  );
+  expect(denseBias(dense, { heads: [1, 3] }).explain().text).toContain('each score of heads 1, 3.');
 });
 
 it('a bias of -Infinity hides keys, up to all of them', async () => {

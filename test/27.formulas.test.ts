@@ -8,6 +8,7 @@ import {
   bucketBias,
   causal,
   denseBias,
+  devices,
   distanceBias,
   keyBias,
   lowRankBias,
@@ -22,6 +23,7 @@ import { dtypes } from './support/cases';
 import { check, expectResult, run, tensorOf } from './support/library';
 import { type Float, normal, uniform, type Values } from './support/numbers';
 import type { MaskSpec, Problem } from './support/oracle';
+import { refused } from './support/refusal';
 import { expected } from './support/tolerance';
 
 const nothing = Number.NEGATIVE_INFINITY;
@@ -156,6 +158,87 @@ describe.each(dtypes)('factors of a low rank beside %s', (dtype) => {
       });
       expect(out.shape).toEqual([1, 70, 2, 43]);
     }
+  });
+});
+
+describe('a path of a low rank that is forced', () => {
+  const hasAmx = devices().find(({ device }) => device === 'cpu')?.instructionSet === 'amx';
+  const lowRank = (Lq: number, Lk: number, rank: number) => ({
+    q: normals(rank, [1, Lq, 4, rank]),
+    k: normals(rank + 1, [2, Lk, 1, rank]),
+  });
+  const more: Partial<Problem>[] = [{}, { scale: -0.5, masks: [causalMask], keyBias: normals(1, [85]), alibi: {} }];
+
+  it.each(dtypes)('vectors beside %s', async (dtype) => {
+    for (const [turn, rank] of [1, 19, 70].entries()) {
+      for (const Lq of [1, 37]) {
+        const p = {
+          ...problem(dtype, [[Lq], [85]], turn),
+          lowRank: { ...lowRank(Lq, 85, rank), path: 'vector' as const },
+        };
+        for (const rest of [...more, { softcap: 2 }, { scale: 0 }]) await check({ ...p, ...rest }, dtype, turn);
+      }
+    }
+  });
+
+  it.runIf(hasAmx).each(dtypes)('matrix units beside %s', async (dtype) => {
+    for (const [turn, rank] of [1, 19, 64].entries()) {
+      for (const Lq of [1, 37]) {
+        const p = {
+          ...problem(dtype, [[Lq], [85]], turn),
+          lowRank: { ...lowRank(Lq, 85, rank), path: 'matrix' as const },
+        };
+        for (const rest of more) await check({ ...p, ...rest }, dtype, turn);
+      }
+    }
+  });
+
+  it('is refused before anything is done where it cannot be gone', () => {
+    const { q, k, v } = problem('float32', [[37], [85]]);
+    const tensors = [q, k, v].map((values) => tensorOf(values)) as [Tensor, Tensor, Tensor];
+    const bias = (path: 'matrix' | 'vector' | 'auto', rank = 3) => {
+      const factors = lowRank(37, 85, rank);
+      return lowRankBias(tensorOf(factors.q), tensorOf(factors.k), { path });
+    };
+    const out = Tensor.zeros([2, 37, 4, 27]);
+    const wrong = (options: AttentionOptions) => refused(() => attention(...tensors, { out, ...options }));
+    const named = (position: number, reason: string) =>
+      new RegExp(`^ERR_OPTION bias ${position}: lowRankBias: path 'matrix' ${reason}.*; give path 'vector' or 'auto'$`);
+    expect(wrong({ bias: [bias('vector'), bias('auto'), bias('matrix')] })).toMatch(named(2, 'is that of all'));
+    if (!hasAmx) {
+      expect(wrong({ bias: [alibi(), bias('matrix')] })).toMatch(named(1, 'needs the AMX instructions'));
+    } else {
+      expect(wrong({ bias: bias('matrix'), softcap: 2 })).toMatch(named(0, '.* softcap'));
+      expect(wrong({ bias: bias('matrix'), scale: 0 })).toMatch(named(0, '.* scale'));
+      expect(wrong({ bias: bias('matrix', 65) })).toMatch(named(0, 'takes a rank of 64 at most'));
+      expect(wrong({ bias: [bias('matrix', 60), bias('auto', 5)] })).toMatch(named(0, 'takes a rank of 64 at most'));
+    }
+    expect((out.data as Float32Array).every((x) => x === 0)).toBe(true); // nor is anything about to write it
+    const factors = Tensor.zeros([1, 6, 2, 4]);
+    const other = (options: object) => refused(() => lowRankBias(factors, factors, options));
+    expect(other({ path: 'dense' })).toBe(
+      "ERR_OPTION lowRankBias: path is 'dense'; use 'auto' or 'matrix' or 'vector'",
+    );
+    expect(other({ Path: 'vector' })).toMatch(/^ERR_OPTION lowRankBias: .*'Path'.*'path'/);
+  });
+
+  it('is told', () => {
+    const factors = Tensor.zeros([1, 6, 2, 4]);
+    expect(lowRankBias(factors, factors).explain()).toMatchObject({
+      forced: null,
+      text: expect.stringMatching(/4 products.* Chosen for each call/),
+    });
+    for (const [path, text] of [
+      ['vector', /4 products.* Forced onto vectors\./],
+      ['matrix', /4 products.* Forced onto matrix units;/],
+    ] as const) {
+      expect(lowRankBias(factors, factors, { path }).explain()).toMatchObject({
+        path: 'low rank',
+        forced: path,
+        text: expect.stringMatching(text),
+      });
+    }
+    expect([alibi(), keyBias(Tensor.zeros([7]))].map((bias) => bias.explain().forced)).toEqual([null, null]);
   });
 });
 

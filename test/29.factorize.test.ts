@@ -1,8 +1,10 @@
 // factorizeBias(): matrices made of known singular values, so that the best possible error is known too.
 
-import { attention, denseBias, factorizeBias, lowRankBias, Tensor } from 'node-attention';
+import { attention, denseBias, factorizeBias, keyBias, lowRankBias, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import { expectResult } from './support/library';
 import { uniform } from './support/numbers';
+import { expected } from './support/tolerance';
 
 /** `count` orthonormal vectors of a length, by Gram and Schmidt's method, twice. */
 function orthonormal(random: () => number, count: number, length: number): Float64Array[] {
@@ -113,6 +115,111 @@ describe('factorizeBias', () => {
     const expected = await want!.read();
     (await got!.read()).forEach((x, n) => {
       expect(Number(x)).toBeCloseTo(Number(expected[n]), 4);
+    });
+  });
+
+  describe('heads that need more columns than maxRank', () => {
+    const [rows, columns, energy, maxRank] = [45, 70, 0.995, 8];
+    /** A bias [batch, heads, rows, columns] whose singular values decay by the ratios given. */
+    const biasOf = (ratios: number[][]): Tensor<'float32'> => {
+      const heads = ratios[0]!.length;
+      const data = new Float32Array(ratios.length * heads * rows * columns);
+      for (const [n, ratio] of ratios.flat().entries()) {
+        data.set(matrixOf(n, rows, columns, decaying(30, ratio)), n * rows * columns);
+      }
+      return Tensor.from(data, [ratios.length, heads, rows, columns]);
+    };
+    const zeros = (batch: number, tokens: number, heads: number) => Tensor.zeros([batch, tokens, heads, 8]);
+
+    it('stay dense, alone', async () => {
+      const dense = biasOf([[0.5, 0.95, 0.6, 0.9]]);
+      const made = await factorizeBias(dense, { energy, maxRank });
+      expect(made).toMatchObject({ denseHeads: [1, 3], rank: maxRank });
+      expect(made.bias.map((bias) => bias.explain())).toMatchObject([
+        { name: 'lowRankBias', elements: 4 * (rows + columns) * Math.max(made.ranks[0]!, made.ranks[2]!) },
+        { name: 'denseBias', elements: 2 * rows * columns, text: expect.stringContaining('of heads 1, 3.') },
+      ]);
+      const [q, k] = [Tensor.randn([1, rows, 4, 16], { seed: 1 }), Tensor.randn([1, columns, 4, 16], { seed: 2 })];
+      const got = attention(q, k, k, { bias: made.bias });
+      const whole = attention(q, k, k, { bias: denseBias(dense) });
+      for (const key of ['out', 'lse'] as const) {
+        const [x, y] = await Promise.all([got[key].read(), whole[key].read()]);
+        const ofHead = (values: typeof x, h: number) =>
+          [...(values as Float32Array)].filter((_, n) => Math.floor(n / (x.length / rows / 4)) % 4 === h);
+        for (const h of [1, 3]) expect(ofHead(x, h)).toEqual(ofHead(y, h));
+        for (const h of [0, 2]) expect(ofHead(x, h)).not.toEqual(ofHead(y, h));
+      }
+      // The same as float64 makes of the factors and of the dense heads.
+      const kept = ({ data, shape }: Tensor<'float32'>) => ({
+        shape: [...shape],
+        data: Float64Array.from(data, (x, n) => ((Math.floor(n / maxRank) % 4) % 2 ? 0 : x)),
+      });
+      const values = (tensor: Tensor) => ({
+        shape: [...tensor.shape],
+        data: Float64Array.from(tensor.data as Float32Array),
+      });
+      const size = rows * columns;
+      const kinds = [1, 3].flatMap((h) => [...dense.data.subarray(h * size, (h + 1) * size)]);
+      const want = expected(
+        {
+          q: values(q),
+          k: values(k),
+          v: values(k),
+          lowRank: { q: kept(made.phiQ), k: kept(made.phiK) },
+          denseBias: { shape: [2, rows, columns], data: Float64Array.from(kinds), heads: [1, 3] },
+        },
+        'float32',
+      );
+      expectResult(
+        {
+          out: Float64Array.from((await got.out.read()) as Float32Array),
+          lse: Float64Array.from((await got.lse.read()) as Float32Array),
+        },
+        want,
+      );
+    });
+
+    it('reach the energy like all others, for every entry of a batch', async () => {
+      // Head 2 needs too many columns in the second entry alone, and is dense in both.
+      const dense = biasOf([
+        [0.5, 0.95, 0.6],
+        [0.6, 0.5, 0.9],
+      ]);
+      const { bias, denseHeads } = await factorizeBias(dense, { energy, maxRank });
+      expect(denseHeads).toEqual([1, 2]);
+      const lacking = new Float64Array(6);
+      const norms = new Float64Array(6);
+      for (let j = 0; j < columns; j++) {
+        // With one key that is not hidden, and scores of 0, lse is the bias.
+        const hide = keyBias(
+          Tensor.from(new Float32Array(columns).fill(Number.NEGATIVE_INFINITY).fill(0, j, j + 1), [columns]),
+        );
+        const { lse } = attention(zeros(2, rows, 3), zeros(2, columns, 3), zeros(2, columns, 3), {
+          bias: [...bias, hide],
+        });
+        (await lse.read()).forEach((x, n) => {
+          const [b, i, h] = [Math.floor(n / 3 / rows), Math.floor(n / 3) % rows, n % 3];
+          const value = dense.data[((b * 3 + h) * rows + i) * columns + j]!;
+          // In units of log 2 and back: three roundings.
+          if (h > 0) expect(Math.abs(Number(x) - value)).toBeLessThanOrEqual(4 * 2 ** -24 * Math.abs(value));
+          lacking[b * 3 + h]! += (Number(x) - value) ** 2;
+          norms[b * 3 + h]! += value ** 2;
+        });
+      }
+      lacking.forEach((x, n) => {
+        expect(1 - x / norms[n]!).toBeGreaterThanOrEqual(energy - 1e-6); // the factors are rounded to float32
+      });
+    });
+
+    it('may be all, or none', async () => {
+      const all = await factorizeBias(biasOf([[0.9, 0.95]]), { energy, maxRank });
+      expect(all.denseHeads).toEqual([0, 1]);
+      expect(all.bias.map((bias) => bias.explain().name)).toEqual(['denseBias']);
+      for (const options of [{ energy }, { rank: 5 }, { energy, maxRank: 45 }, { energy: 1 }]) {
+        const none = await factorizeBias(biasOf([[0.9, 0.95]]), options);
+        expect(none.denseHeads).toEqual([]);
+        expect(none.bias.map((bias) => bias.explain().name)).toEqual(['lowRankBias']);
+      }
     });
   });
 

@@ -8,6 +8,7 @@ import {
   type BiasExplanation,
   bucketBias,
   causal,
+  type DenseBiasOptions,
   type Device,
   type DType,
   denseBias,
@@ -26,6 +27,7 @@ import {
   KvIndex,
   type KvIndexMethod,
   keyBias,
+  type LowRankOptions,
   lowRankBias,
   type Mask,
   memoryStats,
@@ -203,8 +205,10 @@ describe('KvIndex', () => {
 describe('biases', () => {
   it('are made by functions of one type', () => {
     expectTypeOf(keyBias).toEqualTypeOf<(tensor: Tensor) => Bias>();
-    expectTypeOf(denseBias).toEqualTypeOf<(tensor: Tensor) => Bias>();
-    expectTypeOf(lowRankBias).toEqualTypeOf<(phiQ: Tensor, phiK: Tensor) => Bias>();
+    expectTypeOf(denseBias).toEqualTypeOf<(tensor: Tensor, opts?: DenseBiasOptions) => Bias>();
+    expectTypeOf<DenseBiasOptions>().toEqualTypeOf<{ heads?: readonly number[] }>();
+    expectTypeOf(lowRankBias).toEqualTypeOf<(phiQ: Tensor, phiK: Tensor, opts?: LowRankOptions) => Bias>();
+    expectTypeOf<LowRankOptions>().toEqualTypeOf<{ path?: 'auto' | 'matrix' | 'vector' }>();
     expectTypeOf([alibi(), alibi(t), relativePositionBias(t), bucketBias(t)]).toEqualTypeOf<Bias[]>();
     expectTypeOf(distanceBias({ q: t, k: t })).toEqualTypeOf<Bias>();
     distanceBias({ q: t, k: t, weight: 0.5 });
@@ -214,18 +218,20 @@ describe('biases', () => {
     expectTypeOf(sphereBias({ latitudes: 3, longitudes: 4, grid: 'gauss' })).toEqualTypeOf<Bias>();
     expectTypeOf(alibi().explain()).toEqualTypeOf<BiasExplanation>();
     expectTypeOf(alibi().explain().path).toEqualTypeOf<'stored' | 'low rank' | 'closed form'>();
+    expectTypeOf(alibi().explain().forced).toEqualTypeOf<'matrix' | 'vector' | null>();
     attention(t, t, t, { bias: [alibi(), keyBias(t)] });
   });
 
   it('are factorized to what lowRankBias takes', () => {
     expectTypeOf(factorizeBias(t, { rank: 4 })).resolves.toEqualTypeOf<Factorization>();
-    expectTypeOf<Parameters<typeof lowRankBias>>().toEqualTypeOf<[phiQ: Tensor, phiK: Tensor]>();
     expectTypeOf<Factorization>().toExtend<{
       phiQ: Tensor;
       phiK: Tensor;
       rank: number;
       ranks: number[];
       relativeError: number;
+      bias: Bias[];
+      denseHeads: number[];
     }>();
     factorizeBias(t, { energy: 0.99, maxRank: 64 });
   });
@@ -250,6 +256,8 @@ describe('biases', () => {
   it('refuse what they do not know', () => {
     // @ts-expect-error: both factors
     lowRankBias(t);
+    // @ts-expect-error: no such path
+    lowRankBias(t, t, { path: 'dense' });
     // @ts-expect-error: slopes are a tensor
     alibi([1, 2]);
     // @ts-expect-error: points of the keys too

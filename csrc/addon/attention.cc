@@ -70,6 +70,18 @@ Status read_mask(const Napi::Value& value, MaskSpec* mask) {
   return {};
 }
 
+Status read_path(const Napi::Value& value, na_low_rank_path* path) {
+  const std::string name = value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
+  if (name == "matrix") {
+    *path = NA_LOW_RANK_MATRIX;
+  } else if (name == "vector") {
+    *path = NA_LOW_RANK_VECTOR;
+  } else if (name != "auto") {
+    return error(NA_ERR_OPTION, "bias: unknown path '%s'", name.c_str());
+  }
+  return {};
+}
+
 Status read_bias(const Napi::Value& value, Held* held, BiasSpec* bias) {
   static const struct {
     const char* name;
@@ -90,6 +102,11 @@ Status read_bias(const Napi::Value& value, Held* held, BiasSpec* bias) {
   if (factors) {
     NA_TRY(held->take(object.Get("query"), "bias", &bias->query));
     NA_TRY(held->take(object.Get("key"), "bias", &bias->key));
+  }
+  if (bias->kind == BiasSpec::kLowRank) NA_TRY(read_path(object.Get("path"), &bias->path));
+  const Napi::Value heads = object.Get("heads");
+  if (bias->kind == BiasSpec::kDense && !heads.IsUndefined()) {
+    NA_TRY(read_integers(heads, "heads", NA_ERR_OPTION, &bias->heads));
   }
   if (bias->kind != BiasSpec::kRelative) return {};
   return read_integers(object.Get("step"), "dilation", NA_ERR_OPTION, &bias->step);

@@ -109,7 +109,8 @@ typedef struct na_mask {
  * Closed forms are evaluated in float32. With cuSeqlens, batch is 1, and Lq and Lk count the packed tokens.
  */
 typedef enum na_bias_kind {
-  NA_BIAS_DENSE,    /* tensor [batch, heads, Lq, Lk] */
+  NA_BIAS_DENSE,    /* tensor [batch, heads, Lq, Lk]; with places [batch, any number, Lq, Lk]: head h has those at
+                       places[h], and where that is -1 none */
   NA_BIAS_LOW_RANK, /* the product of query [batch, heads, Lq, R] and key [batch, heads, Lk, R]; last strides are 1 */
   NA_BIAS_ALIBI,    /* -slope * |position - j|, tensor the slopes [heads], or NULL for those of the paper; one token
                        axis. Positions are aligned bottom-right, as for windows, in each sequence. */
@@ -123,11 +124,20 @@ typedef enum na_bias_kind {
 
 #define NA_MAX_COORDINATES 4 /* n of NA_BIAS_DISTANCE */
 
+/* What multiplies the factors of NA_BIAS_LOW_RANK. A backend that has no such units, or not for this call, refuses. */
+typedef enum na_low_rank_path {
+  NA_LOW_RANK_AUTO,
+  NA_LOW_RANK_MATRIX, /* the units that multiply matrices, as they do q and k */
+  NA_LOW_RANK_VECTOR  /* vector instructions, in float32 */
+} na_low_rank_path;
+
 typedef struct na_bias {
   int32_t kind;
   const na_tensor* tensor;
   const na_tensor *query, *key;
   int64_t step[NA_MAX_AXES];
+  int32_t path;          /* na_low_rank_path */
+  const int32_t* places; /* in memory of the host */
 } na_bias;
 
 /*

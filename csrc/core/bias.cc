@@ -13,6 +13,7 @@ struct Resolver {
   const size_t position;
   na_bias* const bias;
   std::vector<Ref<Tensor>>* const held;
+  std::vector<int32_t>* const places;
 
   Status check(const char* name, const Tensor* tensor) const {
     if (tensor->view.dtype != NA_FLOAT32) {
@@ -62,12 +63,30 @@ struct Resolver {
                   rank >= 1 && rank <= 3 ? kAxes[rank] : nullptr, scores(), 3, &bias->tensor);
   }
 
-  Status dense(Tensor* given) {
+  Status dense(Tensor* given, const std::vector<int64_t>& heads) {
     static const int kAxes[4] = {0, 1, 2, 3};
     NA_TRY(check("denseBias", given));
     const int32_t rank = given->view.rank;
+    Shape full = scores();
+    if (!heads.empty()) {
+      NA_TRY(place(heads));
+      full[1] = static_cast<int64_t>(heads.size());
+    }
     return spread("denseBias", "broadcastable to [batch, heads, Lq, Lk]", given,
-                  rank >= 1 && rank <= 4 ? kAxes + (4 - rank) : nullptr, scores(), 15, &bias->tensor);
+                  rank >= 1 && rank <= 4 ? kAxes + (4 - rank) : nullptr, full, 15, &bias->tensor);
+  }
+
+  Status place(const std::vector<int64_t>& heads) {
+    places->assign(static_cast<size_t>(shape.heads), -1);
+    for (size_t i = 0; i < heads.size(); i++) {
+      if (heads[i] < 0 || heads[i] >= shape.heads) {
+        return error(NA_ERR_OPTION, "bias %zu: denseBias: heads[%zu] is %lld; q has heads 0 to %lld", position, i,
+                     static_cast<Count>(heads[i]), static_cast<Count>(shape.heads - 1));
+      }
+      (*places)[static_cast<size_t>(heads[i])] = static_cast<int32_t>(i);
+    }
+    bias->places = places->data();
+    return {};
   }
 
   Status factor(const char* name, Tensor* given, const char* wanted, int64_t tokens, const na_tensor** result) {
@@ -86,6 +105,7 @@ struct Resolver {
   }
 
   Status low_rank(const BiasSpec& spec) {
+    bias->path = spec.path;
     NA_TRY(factor("phiQ of lowRankBias", spec.query,
                   "[batch or 1, Lq, heads or 1, R], which would make [batch, heads, Lq, R]", shape.queries,
                   &bias->query));
@@ -193,11 +213,11 @@ struct Resolver {
 }  // namespace
 
 Status resolve_bias(const BiasSpec& spec, const ScoreShape& shape, size_t position, na_bias* bias,
-                    std::vector<Ref<Tensor>>* held) {
-  Resolver resolver{shape, position, bias, held};
+                    std::vector<Ref<Tensor>>* held, std::vector<int32_t>* places) {
+  Resolver resolver{shape, position, bias, held, places};
   switch (spec.kind) {
     case BiasSpec::kKey: bias->kind = NA_BIAS_DENSE; return resolver.key_bias(spec.tensor);
-    case BiasSpec::kDense: bias->kind = NA_BIAS_DENSE; return resolver.dense(spec.tensor);
+    case BiasSpec::kDense: bias->kind = NA_BIAS_DENSE; return resolver.dense(spec.tensor, spec.heads);
     case BiasSpec::kLowRank: bias->kind = NA_BIAS_LOW_RANK; return resolver.low_rank(spec);
     case BiasSpec::kAlibi: bias->kind = NA_BIAS_ALIBI; return resolver.alibi(spec.tensor);
     case BiasSpec::kDistance: bias->kind = NA_BIAS_DISTANCE; return resolver.distance(spec);

@@ -16,6 +16,8 @@ struct BiasSpec {
   Tensor* tensor = nullptr;  // of a key or dense bias, slopes, weights, table; may be absent for slopes and weights
   Tensor *query = nullptr, *key = nullptr;  // factors or coordinates
   PerAxis step = {1};                       // of a relative position
+  na_low_rank_path path = NA_LOW_RANK_AUTO;
+  std::vector<int64_t> heads;  // of a dense bias: those that the tensor is for; none: all
 };
 
 // The shapes that masks and biases are checked against.
@@ -27,8 +29,8 @@ struct ScoreShape {
 };
 
 // `position` among the biases of the call is named in errors. The tensors that the result points to are added to
-// `held`.
+// `held`; it may point to `places`, too.
 Status resolve_bias(const BiasSpec& spec, const ScoreShape& shape, size_t position, na_bias* bias,
-                    std::vector<Ref<Tensor>>* held);
+                    std::vector<Ref<Tensor>>* held, std::vector<int32_t>* places);
 
 }  // namespace na

@@ -68,9 +68,10 @@ Status ScoreMod::make(const std::vector<MaskSpec>& masks, const std::vector<Bias
   Ref<ScoreMod> mod(new ScoreMod);
   mod->settings_.reserve(masks.size());  // masks_ points into it
   for (const MaskSpec& spec : masks) NA_TRY(mod->add_mask(spec, shape));
+  mod->places_.resize(biases.size());
   for (size_t i = 0; i < biases.size(); i++) {
     na_bias bias{};
-    NA_TRY(resolve_bias(biases[i], shape, i, &bias, &mod->tensors_));
+    NA_TRY(resolve_bias(biases[i], shape, i, &bias, &mod->tensors_, &mod->places_[i]));
     mod->biases_.push_back(bias);
   }
   *result = std::move(mod);

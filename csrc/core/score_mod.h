@@ -37,6 +37,7 @@ class ScoreMod : public RefCounted {
   Ref<SparsePlan> plan_;
   std::vector<std::vector<na_neighborhood>> settings_;
   std::vector<na_bias> biases_;
+  std::vector<std::vector<int32_t>> places_;  // of heads, of each bias
   std::vector<Ref<Tensor>> tensors_;
 };
 

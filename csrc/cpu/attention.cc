@@ -90,6 +90,7 @@ Bias bias_of(const na_bias& given, const Problem& problem) {
       bias.head = tensor->stride[1];
       bias.query = tensor->stride[2];
       bias.key = tensor->stride[3];
+      bias.places = given.places;
       break;
     case NA_BIAS_LOW_RANK: bias.lane_columns = bias.columns; break;
     case NA_BIAS_ALIBI:
@@ -123,15 +124,27 @@ Bias bias_of(const na_bias& given, const Problem& problem) {
   return bias;
 }
 
-// Tile registers add biases of low rank to the products of q and k, which are scaled later but must not be capped.
-int factor_pitch(const Problem& problem) {
-  if (problem.geometry.parts == 0 || problem.cap != 0 || problem.scale == 0) return 0;
+// Of the parts of all biases of low rank.
+int64_t factor_columns(const Problem& problem) {
   int64_t columns = 0;
   for (int b = 0; b < problem.bias_count; b++) {
     if (problem.biases[b].kind == NA_BIAS_LOW_RANK) columns += int64_t{kFactorProducts} * problem.biases[b].columns;
   }
-  const int64_t pitch = (columns + 31) / 32 * 32;
-  return pitch <= kMostFactorPitch ? static_cast<int>(pitch) : 0;
+  return (columns + 31) / 32 * 32;
+}
+
+// Tile registers add biases of low rank to the products of q and k, which are scaled later but must not be capped. What
+// keeps them from it, or null.
+const char* obstacle(const Problem& problem) {
+  if (problem.geometry.parts == 0) return "needs the AMX instructions, which this process does not use";
+  if (problem.cap != 0) return "adds to scores before softcap would change them: leave softcap out";
+  if (problem.scale == 0) return "divides factors by the scale, which is 0";
+  if (factor_columns(problem) > kMostFactorPitch) return "takes a rank of 64 at most, of all biases together";
+  return nullptr;
+}
+
+bool asks_for(const na_attention& a, na_low_rank_path path) {
+  return std::any_of(a.biases, a.biases + a.bias_count, [&](const na_bias& bias) { return bias.path == path; });
 }
 
 bool collapses(const Rows& rows, const int64_t* extent, int axes) {
@@ -200,7 +213,8 @@ struct Description {
     p.head_pitch = (p.head_dim + geometry.head_step - 1) / geometry.head_step * geometry.head_step;
     p.value_pitch = (p.value_dim + geometry.value_step - 1) / geometry.value_step * geometry.value_step;
     p.element_bytes = geometry.parts > 0 ? 2 * geometry.parts : 4;
-    p.factor_pitch = factor_pitch(p);
+    const bool on_vectors = asks_for(a, NA_LOW_RANK_VECTOR) || obstacle(p);
+    p.factor_pitch = on_vectors ? 0 : static_cast<int>(factor_columns(p));
     // A sparse plan may turn out to be complete, which nobody knows yet: there has to be room for both walks.
     make_plans(a);
     for (int i = 0; i < a.mask_count; i++) {
@@ -571,12 +585,13 @@ class AttentionJob final : public Job {
       while (lanes > p.geometry.lanes && rows / lanes < kTilesPerThread * threads_) lanes /= 2;
       const int64_t shared = shared_heads();
       if (p.sparse) size_by_rows(&lanes, &longest);
-      if (!grid && description_.plans.size() == 1 && shared == p.group && p.group * longest <= p.geometry.few) {
+      const bool few = p.group * longest <= p.geometry.few && !asks_for(attention_, NA_LOW_RANK_MATRIX);
+      if (!grid && description_.plans.size() == 1 && shared == p.group && few) {
         few_queries_ = longest;
       }
       // Heads of one group are packed into a tile when the queries do not fill it.
       if (description_.plans.size() == 1) {
-        const int64_t most = few_queries_ == 0 && keys_differ_by_head() ? 1 : shared;
+        const int64_t most = few_queries_ == 0 && biases_differ_by_head() ? 1 : shared;
         plan.heads = static_cast<int>(std::min<int64_t>(most, std::max<int64_t>(1, lanes / longest)));
         while (shared < p.group && shared % plan.heads != 0) plan.heads--;
       }
@@ -631,9 +646,12 @@ class AttentionJob final : public Job {
     }
   }
 
-  // Whether query heads see different factors of a key: lanes of a tile, but in rows.h, see the same.
-  bool keys_differ_by_head() const {
-    const auto differs = [](const Bias& bias) { return bias.kind == NA_BIAS_LOW_RANK && bias.k.head != 0; };
+  // Whether query heads see different factors of a key, or some have a bias that others lack: lanes of a tile, but in
+  // rows.h, see the same.
+  bool biases_differ_by_head() const {
+    const auto differs = [](const Bias& bias) {
+      return bias.places || (bias.kind == NA_BIAS_LOW_RANK && bias.k.head != 0);
+    };
     return std::any_of(description_.biases.begin(), description_.biases.end(), differs);
   }
 
@@ -718,8 +736,17 @@ class AttentionJob final : public Job {
 
 }  // namespace
 
-size_t attention_scratch_bytes(const na_attention& attention, Isa isa) {
-  return scratch_bytes(Description(attention, geometry_of(isa, attention.q->dtype)).problem);
+Status check_attention(const na_attention& attention, Isa isa, size_t* scratch) {
+  const Description description(attention, geometry_of(isa, attention.q->dtype));
+  *scratch = scratch_bytes(description.problem);
+  for (int32_t i = 0; i < attention.bias_count; i++) {
+    if (attention.biases[i].path != NA_LOW_RANK_MATRIX) continue;
+    const char* const reason = asks_for(attention, NA_LOW_RANK_VECTOR) ? "is that of all biases of low rank or of none"
+                                                                       : obstacle(description.problem);
+    if (!reason) continue;
+    return error(NA_ERR_OPTION, "bias %d: lowRankBias: path 'matrix' %s; give path 'vector' or 'auto'", i, reason);
+  }
+  return {};
 }
 
 std::unique_ptr<Job> attention_job(const na_attention& attention, Isa isa, int threads) {

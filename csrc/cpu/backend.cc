@@ -139,15 +139,19 @@ int stream_create(int32_t, na_stream** stream, na_error* failure) {
 
 void stream_destroy(na_stream* stream) { scheduler().destroy_stream(stream); }
 
-// The CPU runs all that core lets through, given scratch memory, which belongs to its threads, and to link and to
-// retrieve memory of the operation.
+// The CPU runs all that core lets through, but for paths of biases that it does not have, given scratch memory, which
+// belongs to its threads, and to link and to retrieve memory of the operation.
 int operation_check(int32_t, int32_t kind, const void* args, int64_t* workspace_bytes, na_error* failure) {
   *workspace_bytes = 0;
   size_t bytes = 0;
   switch (kind) {
-    case NA_OP_ATTENTION:
-      bytes = attention_scratch_bytes(*static_cast<const na_attention*>(args), configuration().isa);
-      break;
+    case NA_OP_ATTENTION: {
+      const Status status = check_attention(*static_cast<const na_attention*>(args), configuration().isa, &bytes);
+      if (status.ok()) break;
+      failure->code = status.code;
+      snprintf(failure->message, sizeof(failure->message), "%s", status.message.c_str());
+      return failure->code;
+    }
     case NA_OP_REFLECT: bytes = reflect_scratch_bytes(*static_cast<const na_reflect*>(args)); break;
     case NA_OP_AVERAGE: bytes = average_scratch_bytes(*static_cast<const na_average*>(args)); break;
     case NA_OP_LINK: link_bytes(*static_cast<const na_link*>(args), workspace_bytes, &bytes); break;

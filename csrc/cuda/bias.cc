@@ -95,10 +95,25 @@ Status check_computed(const na_attention& call) {
 
 Status check_biases(const na_attention& call) {
   for (int32_t i = 0; i < call.bias_count; i++) {
+    if (!call.biases[i].places) continue;
+    return error(
+        NA_ERR_OPTION,
+        "bias %d: denseBias: heads are given, which CUDA does not take: give a tensor of all heads, with zeros "
+        "for the others, or use device 'cpu'",
+        i);
+  }
+  for (int32_t i = 0; i < call.bias_count; i++) {
     if (call.biases[i].kind != NA_BIAS_DENSE) NA_TRY(check_computed(call));
   }
   for (int32_t i = 0; i < call.bias_count; i++) {
     if (call.biases[i].kind != NA_BIAS_LOW_RANK) continue;
+    if (call.biases[i].path == NA_LOW_RANK_VECTOR) {
+      return error(
+          NA_ERR_OPTION,
+          "bias %d: lowRankBias: path is 'vector', but CUDA multiplies factors on tensor cores alone: give path "
+          "'matrix' or 'auto', or use device 'cpu'",
+          i);
+    }
     const int64_t rank = call.biases[i].key->shape[3];
     if (rank <= kMostRank) continue;
     return error(NA_ERR_SHAPE, "bias %d: lowRankBias of rank %lld; CUDA takes at most %lld: use denseBias()", i,

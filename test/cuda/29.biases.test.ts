@@ -1,9 +1,10 @@
 // Biases of low rank and by formula on Hopper, on wgmma where there are queries enough.
 import './support/device'; // before node-attention
-import { alibi, attention, keyBias, lowRankBias, Tensor } from 'node-attention';
+import { alibi, attention, denseBias, factorizeBias, keyBias, lowRankBias, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-import { check, expectedOn, expectResult, run } from '../support/library';
+import { check, expectedOn, expectResult, run, tensorOf } from '../support/library';
 import type { Float, Values } from '../support/numbers';
+import { refusal } from '../support/refusal';
 import { normals, plainProblem, testBiases } from './support/biases';
 import { interpreted, lastKernel, missing, schedule, schedules, title } from './support/device';
 
@@ -37,6 +38,39 @@ describe.skipIf(missing)(title('biases'), () => {
         expect(Math.abs(-Number(x) / want - 1)).toBeLessThan(2 ** -20);
       });
     }
+  });
+
+  it('a factorized bias has dense heads beside those of low rank', async () => {
+    schedule(schedules[1]!);
+    const [queries, keys] = [20, 33];
+    // Heads 0 and 2 are products of one column each, head 1 is anything.
+    const [left, right, noise] = [normals(1, [3, queries]), normals(2, [3, keys]), normals(3, [3, queries * keys])];
+    const data = noise.data.map((x, n) => {
+      const [h, i, j] = [Math.floor(n / queries / keys), Math.floor(n / keys) % queries, n % keys];
+      return Math.fround(h === 1 ? x : left.data[h * queries + i]! * right.data[h * keys + j]!);
+    });
+    const dense = Tensor.from(Float32Array.from(data), [3, queries, keys], { device: 'cuda' });
+    const { bias, denseHeads } = await factorizeBias(dense, { energy: 1 - 1e-10, maxRank: 2 });
+    expect(denseHeads).toEqual([1]);
+    expect(bias.map((one) => one.explain().name)).toEqual(['lowRankBias', 'denseBias']);
+    const p = { q: normals(4, [1, queries, 3, 16]), k: normals(5, [1, keys, 3, 16]), v: normals(6, [1, keys, 3, 16]) };
+    const [q, k, v] = [p.q, p.k, p.v].map((values) => tensorOf(values, 'float32', 'cuda')) as [Tensor, Tensor, Tensor];
+    const { out, lse } = attention(q, k, v, { bias });
+    const want = expectedOn('cuda', { ...p, denseBias: { shape: [3, queries, keys], data } }, 'float32');
+    // What remains of the products: factors are rounded to float32.
+    const lowRank = { q: { ...left, shape: [1, queries, 3, 1] }, k: { ...right, shape: [1, keys, 3, 1] } };
+    const { tolerance } = expectedOn('cuda', { ...p, lowRank }, 'float32');
+    const values = async (tensor: Tensor) => Float64Array.from((await tensor.read()) as Float32Array);
+    expectResult({ out: await values(out), lse: await values(lse) }, { ...want, tolerance });
+  });
+
+  it('a denseBias for some heads is refused', () => {
+    const q = Tensor.zeros([1, 5, 3, 16], { device: 'cuda' });
+    const bias = denseBias(Tensor.zeros([1, 1, 5, 5], { device: 'cuda' }), { heads: [2] });
+    expect(refusal(() => attention(q, q, q, { bias }))).toMatchObject({
+      code: 'ERR_OPTION',
+      message: expect.stringMatching(/bias 0: denseBias: heads .*zeros.*device 'cpu'/),
+    });
   });
 
   it('alibi is off by at most 0.01 at 65,536 tokens with slope 1', async () => {

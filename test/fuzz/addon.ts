@@ -70,6 +70,8 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
             query: tensor,
             key: tensor,
             step: integers,
+            path: mostly(oneOf('auto', 'matrix', 'vector')),
+            heads: defaultable(integers),
           },
           ['kind'],
         ),

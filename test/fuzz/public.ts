@@ -373,7 +373,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     [1, method(self('plan'), SparsePlan, 'dispose')],
 
     [1, invoke('alibi', api.alibi, fc.oneof(nothing, tensor))],
-    [1, invoke('lowRankBias', api.lowRankBias, tensor, tensor)],
+    [1, invoke('lowRankBias', api.lowRankBias, tensor, tensor, optional({ path: oneOf('matrix', 'vector') }))],
     [1, invoke('distanceBias', api.distanceBias, optional({ q: tensor, k: tensor, weight: tensor }, ['q', 'k']))],
     [1, invoke('relativePositionBias', api.relativePositionBias, tensor)],
     [
@@ -386,7 +386,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
       ),
     ],
     [1, invoke('keyBias', api.keyBias, tensor)],
-    [1, invoke('denseBias', api.denseBias, tensor)],
+    [1, invoke('denseBias', api.denseBias, tensor, optional({ heads: several(small) }))],
     [1, invoke('causal', api.causal, hostile)],
     [1, invoke('window', api.window, optional({ left: small, right: small }, ['left', 'right']))],
     [3, invoke('neighborhood', api.neighborhood, several(optional(setting, ['window'])))],

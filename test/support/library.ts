@@ -114,8 +114,14 @@ export async function run(
   const biases = [];
   if (problem.masks) options.mask = problem.masks.map((mask) => maskOf(mask, device));
   if (problem.keyBias) biases.push(keyBias(make(problem.keyBias, 'float32')));
-  if (problem.denseBias) biases.push(denseBias(make(problem.denseBias, 'float32')));
-  if (problem.lowRank) biases.push(lowRankBias(make(problem.lowRank.q, 'float32'), make(problem.lowRank.k, 'float32')));
+  if (problem.denseBias) {
+    const { heads } = problem.denseBias;
+    biases.push(denseBias(make(problem.denseBias, 'float32'), { heads }));
+  }
+  if (problem.lowRank) {
+    const { q, k, path } = problem.lowRank;
+    biases.push(lowRankBias(make(q, 'float32'), make(k, 'float32'), { path }));
+  }
   if (problem.alibi) biases.push(alibi(problem.alibi.slopes && make(problem.alibi.slopes, 'float32')));
   if (problem.distance) {
     const { q, k, weight } = problem.distance;

@@ -51,8 +51,8 @@ export interface Problem {
   v: Values;
   masks?: (MaskSpec | { plan: PlanSpec })[];
   keyBias?: Values; // [Lk], [batch, Lk] or [batch, heads, Lk]
-  denseBias?: Values; // broadcast to [batch, heads, Lq, Lk]
-  lowRank?: { q: Values; k: Values }; // [batch or 1, L, heads or 1, R]
+  denseBias?: Values & { heads?: number[] }; // broadcast to [batch, heads, Lq, Lk]; with `heads` for these alone
+  lowRank?: { q: Values; k: Values; path?: 'matrix' | 'vector' }; // [batch or 1, L, heads or 1, R]
   alibi?: { slopes?: Values }; // [heads]
   distance?: { q: Values; k: Values; weight?: Values }; // [L, n] or [batch, L, n]; [heads] or [batch, Lq, heads]
   relative?: { table: Values; dilation: number[] }; // [heads or 1, 2 r + 1, ...]
@@ -238,7 +238,11 @@ export function attend(problem: Problem, arithmetic = exact): Result & { score: 
   const scale = problem.scale ?? 1 / Math.sqrt(dim);
   const grid = tokenAxes(q);
   const keyBias = broadcast(problem.keyBias, [[3], [0, 3], [0, 1, 3]][(problem.keyBias?.shape.length ?? 1) - 1]!);
-  const denseBias = broadcast(problem.denseBias, [0, 1, 2, 3].slice(4 - (problem.denseBias?.shape.length ?? 4)));
+  const denseValues = broadcast(problem.denseBias, [0, 1, 2, 3].slice(4 - (problem.denseBias?.shape.length ?? 4)));
+  const denseBias = ([b, h, i, j]: number[]) => {
+    const place = problem.denseBias?.heads ? problem.denseBias.heads.indexOf(h!) : h!;
+    return place < 0 ? 0 : denseValues([b!, place, i!, j!]);
+  };
   const formula = problem.lowRank ?? problem.alibi ?? problem.distance ?? problem.relative;
   const biased = formula !== undefined || problem.keyBias !== undefined || problem.denseBias !== undefined;
   const n = extra ? extra.k.shape[1]! : 0;

@@ -127,6 +127,9 @@ NA_INLINE Vector scaled(const float* scores, float factor) {
   return load(scores);
 }
 
+// Where the values of a head are among those of a dense bias; below 0 there are none.
+NA_INLINE int64_t place_of(const Bias& bias, int64_t head) { return bias.places ? bias.places[head] : head; }
+
 // The same number for all lanes, or one that is read for each.
 template <int kUsed, bool kScale>
 void add_dense(const Bias& bias, const Tile& tile, const Block& block, int from, int keys, float* columns, float factor,
@@ -135,7 +138,7 @@ void add_dense(const Bias& bias, const Tile& tile, const Block& block, int from,
   const int64_t* index = tile.key + from;
   const float* data = bias.data + tile.batch * bias.batch;
   if (bias.query == 0 && (bias.head == 0 || tile.heads == 1)) {
-    data += tile.head * bias.head;
+    data += place_of(bias, tile.head) * bias.head;
     for (int key = 0; key < keys; key++) {
       const Vector value = to_log2(broadcast(data[index[key] * bias.key]));
       for (int u = 0; u < kUsed; u++) {
@@ -150,7 +153,7 @@ void add_dense(const Bias& bias, const Tile& tile, const Block& block, int from,
     for (int lane = 0; lane < kWidth; lane++) {
       // Lanes beyond the last repeat it, so that nothing outside the tensor is read.
       const int at = first + (group * kWidth + lane < block.lanes ? group * kWidth + lane : block.lanes - 1);
-      row[lane] = data + tile.lane_head[at] * bias.head + tile.lane_query[at] * bias.query;
+      row[lane] = data + place_of(bias, tile.lane_head[at]) * bias.head + tile.lane_query[at] * bias.query;
     }
     int key = 0;
     while (key < keys) {
@@ -394,6 +397,7 @@ float add_biases(const Problem& problem, const Tile& tile, const Sums& sums, con
     const Bias& bias = problem.biases[b];
     if (bias.kind == NA_BIAS_ALIBI || bias.kind == NA_BIAS_DISTANCE) continue;
     if (ranked && bias.kind == NA_BIAS_LOW_RANK) continue;
+    if (place_of(bias, tile.head) < 0) continue;  // such a tile has one head
     if (factor != 1) {
       add_bias<kUsed, true>(bias, lanes_of(b), tile, block, from, keys, sums.bias, factor, scores);
     } else {
@@ -417,8 +421,9 @@ void pack_biases(const Problem& problem, const Tile& tile, const Sums& sums, con
 void add_bias_row(const Bias& bias, const Tile& tile, int lane, float* scores) {
   const int64_t* index = tile.key;
   if (bias.kind == NA_BIAS_DENSE) {
-    const float* row =
-        bias.data + tile.batch * bias.batch + tile.lane_head[lane] * bias.head + tile.lane_query[lane] * bias.query;
+    const int64_t place = place_of(bias, tile.lane_head[lane]);
+    if (place < 0) return;
+    const float* row = bias.data + tile.batch * bias.batch + place * bias.head + tile.lane_query[lane] * bias.query;
     for (int key = 0; key < tile.count; key++) scores[key] += to_log2(row[index[key] * bias.key]);
   } else if (bias.kind == NA_BIAS_ALIBI) {
     const float slope = slope_of(bias, tile.lane_head[lane]);

@@ -54,6 +54,7 @@ struct Bias {
   int kind;                         // na_bias_kind
   const float* data;                // dense: the values; else slopes, weights (either may be nullptr) or the table
   int64_t batch, head, query, key;  // its strides in elements
+  const int32_t* places;            // dense: see na_bias
   Factors q, k;                     // low rank, distance
   int columns;                      // of them: the rank, or the number of coordinates
   int64_t heads;                    // of the problem

@@ -86,6 +86,18 @@ export function testBiases(name: string, runs: number): void {
       });
     });
 
+    it('a path that is forced: matrix units, since there is no other', async () => {
+      const p = { ...plainProblem('bfloat16', [40], [50]), softcap: 2 };
+      const lowRank = { q: normals(1, [1, 40, 4, 9]), k: normals(2, [2, 50, 1, 9]) };
+      await check({ ...p, lowRank: { ...lowRank, path: 'matrix' } }, 'bfloat16', 1, 'cuda');
+      await expect(run({ ...p, lowRank: { ...lowRank, path: 'vector' } }, 'bfloat16', 1, 'cuda')).rejects.toMatchObject(
+        {
+          code: 'ERR_OPTION',
+          message: expect.stringMatching(/bias 0: lowRankBias: path is 'vector'.*'matrix' or 'auto'.*device 'cpu'/),
+        },
+      );
+    });
+
     it('factors may be infinite, huge, tiny, and masks of the lowest float', async () => {
       const p = plainProblem('bfloat16', [70], [150]);
       const factors = (seed: number, length: number, of: (x: number, at: number) => number): Values => {
