@@ -43,7 +43,7 @@ CacheSummaries::Kept& CacheSummaries::kept_of(const SummaryKind& kind) {
 
 Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call,
                             Ref<Summaries>* summaries) {
-  if (!device_->host) return make_all(kind, view, stream, summaries);
+  if (!device_->host) return make_all(kind, view, call, summaries);
   Kept& kept = kept_of(kind);
   const int64_t* const lengths = view->pages().lengths;
   const size_t batch = kept.sequences.size();
@@ -87,7 +87,7 @@ Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view,
   return {};
 }
 
-Status CacheSummaries::make_all(const SummaryKind& kind, const Ref<CacheView>& view, Stream* stream,
+Status CacheSummaries::make_all(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call,
                                 Ref<Summaries>* summaries) {
   const int64_t blocks = (view->k()->view.shape[1] + kind.spec.block - 1) / kind.spec.block;
   Ref<Tensor> rest;
@@ -95,7 +95,7 @@ Status CacheSummaries::make_all(const SummaryKind& kind, const Ref<CacheView>& v
                           {shape_.batch, blocks, shape_.kv_heads, kind.spec.features(columns(kind))}, false, false,
                           &rest));
   Ref<Summaries> made(new Summaries(std::move(rest)));
-  NA_TRY(pool_cache(view, kind.values, kind.spec, made, stream));
+  pool_cache(view, kind.values, kind.spec, made, call);
   *summaries = std::move(made);
   return {};
 }

@@ -63,7 +63,7 @@ class CacheSummaries {
   Kept& kept_of(const SummaryKind& kind);
   // On devices that are not the host nothing is kept yet: each call makes what stands for all blocks. `view` has its
   // pages listed.
-  Status make_all(const SummaryKind& kind, const Ref<CacheView>& view, Stream* stream, Ref<Summaries>* summaries);
+  Status make_all(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call, Ref<Summaries>* summaries);
   int64_t columns(const SummaryKind& kind) const { return kind.values ? shape_.value_dim : shape_.head_dim; }
 
   Device* const device_;
