@@ -155,6 +155,9 @@ const columns: Column<Change>[] = [
   ['by', ({ by }) => by ?? 'the clock'],
 ];
 
+/** Of how many rows the times could be compared. */
+export const told = ({ faster, slower, level }: Comparison): number => faster.length + slower.length + level;
+
 export function comparisonText(comparison: Comparison, limit: number): string {
   const { faster, slower, regressions, level, tooFew, broken, onlyBefore, onlyAfter, doubts } = comparison;
   const list = (heading: string, changes: readonly Change[]) =>
@@ -173,7 +176,9 @@ export function comparisonText(comparison: Comparison, limit: number): string {
     alone('Timed after only:', onlyAfter),
     regressions.length > 0
       ? `REGRESSION: ${regressions.length} slower by more than ${percent}: ${regressions.map(({ row }) => row).join('; ')}`
-      : `No regression: nothing is slower by more than ${percent}.`,
+      : told(comparison) === 0
+        ? 'NOTHING COMPARED: no time of the one file could be set against one of the other.'
+        : `No regression: of ${told(comparison)} times that tell, none is slower by more than ${percent}.`,
   ]
     .filter((part) => part !== '')
     .join('\n\n');

@@ -11,7 +11,7 @@ import {
   threadsOf,
   torchOf,
 } from './command';
-import { compare, comparisonText } from './compare';
+import { compare, comparisonText, told } from './compare';
 import { parseResults } from './format';
 import { page } from './html/page';
 import type { SuiteOptions } from './session';
@@ -31,7 +31,10 @@ const program = new Command('npm run bench --')
       'against a float64 reference before anything is timed; contestants take turns on the same data; rounds in which ' +
       'others use the machine are repeated.',
   )
-  .option('--compare <files...>', 'compare two result files instead, the older one first; status 1 on a regression')
+  .option(
+    '--compare <files...>',
+    'compare two result files instead, the older one first; status 1 on a regression, 2 where no time could be compared',
+  )
   .option('--limit <percent>', 'how much slower counts as a regression', percent, 10);
 addThreadsOption(addCommonOptions(program, page))
   .addHelpText('after', '\nWithout --json and --html, a run of every suite writes bench.json and bench.html.')
@@ -71,6 +74,7 @@ function compareFiles({ compare: files = [], limit }: Options): void {
   const comparison = compare(before!, after!, limit / 100);
   console.log(comparisonText(comparison, limit / 100));
   if (comparison.regressions.length + comparison.broken.length > 0) process.exitCode = 1;
+  else if (told(comparison) === 0) process.exitCode = 2;
 }
 
 async function measureAll(options: Options): Promise<void> {

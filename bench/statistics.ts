@@ -109,7 +109,7 @@ export function factor(before: readonly number[], after: readonly number[], conf
 
 /** Lengths to see growth over: powers of two, `most` (its exponent) being the last with --full. */
 export function growthLengths({ quick, full }: { quick: boolean; full: boolean }, most: number): number[] {
-  const [first, last] = quick ? [10, 14] : [13, full ? most : 17];
+  const [first, last] = quick ? [11, 15] : [13, full ? most : 17];
   return Array.from({ length: last - first + 1 }, (_, n) => 2 ** (first + n));
 }
 

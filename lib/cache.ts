@@ -231,7 +231,8 @@ export class KvCache {
    * `k.b.scale` and `v.b.scale` `[tokens, kvHeads]`. Settings and checksums are in its metadata. It is written beside
    * `path`, as `.node-attention-*.tmp`, brought to the disk, and then takes the place of what was there, at once: if saving
    * fails, or the process ends, the old file is still whole. A few MiB are on their way at any moment, and a thread of its
-   * own does what takes time. A failure of the file system rejects with its own `code`.
+   * own does what takes time. A cache on a GPU is copied together in 4 MiB of the GPU's memory, and rejects with
+   * ERR_OUT_OF_MEMORY where there are none. A failure of the file system rejects with its own `code`.
    *
    * @throws AttentionError ERR_OPTION for what is no path, ERR_DISPOSED.
    */
@@ -246,7 +247,7 @@ export class KvCache {
   /**
    * The cache that a file of {@link KvCache.save} holds, bit by bit. Rejects with ERR_OPTION, and what was expected and
    * found, when any byte of the file is not what was saved or is missing, or `capacity` is less than its tokens; with
-   * ERR_OUT_OF_MEMORY when there is no memory for its pages; with the file system's own `code` when it cannot be read.
+   * ERR_OUT_OF_MEMORY when there is no memory for its pages, and on a GPU 4 MiB more; with the file system's own `code` when it cannot be read.
    *
    * @throws AttentionError ERR_OPTION for what is no path or an option out of range, ERR_DEVICE for a device that is not
    * there, at once.

@@ -198,7 +198,8 @@ export class KvIndex {
    * last `window` keys and the `topK` others of the highest scores of each query head, and with `estimate` over all
    * others as well as their means tell. A topK of Infinity, or of the length or more, gives attention over all keys.
    *
-   * @throws AttentionError before anything is enqueued; ERR_OPTION for `estimate` with 'scan' and 'graph'.
+   * @throws AttentionError before anything is enqueued, unless memory runs out for the window when what retrieves has been
+   * (then its result is dropped); ERR_OPTION for `estimate` with 'scan' and 'graph'.
    */
   attend(q: Tensor, opts: RetrievalOptions): RetrievalResult {
     const given = options('attend', opts, ['topK', 'sink', 'window', 'estimate', 'scale', 'stream']);

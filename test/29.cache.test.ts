@@ -21,7 +21,7 @@ import type { MaskSpec, Problem } from './support/oracle';
 import { code } from './support/refusal';
 import { rotate } from './support/rotary';
 import { expected } from './support/tolerance';
-import { append, emptyTwin, join, lengthsOf, rowsOf, type Sizes, type Twin, truncate } from './support/twin';
+import { append, change, emptyTwin, join, lengthsOf, rowsOf, type Sizes, type Twin } from './support/twin';
 
 async function compare(
   twin: Twin,
@@ -84,27 +84,9 @@ describe('KvCache', () => {
             expect(twin.cache.lengths).toEqual(lengths);
             expect(twin.cache.length).toBe(Math.max(...lengths));
             const upTo = (most: number) => Math.floor(random() * (most + 1));
-            if (step === 'append') {
-              append(
-                twin,
-                sizes,
-                lengths.map((length) => upTo(Math.min(30, CAPACITY - length))),
-                random,
-                stream,
-              );
-            } else if (step === 'token') {
-              append(
-                twin,
-                sizes,
-                lengths.map((length) => Math.min(1, CAPACITY - length)),
-                random,
-                stream,
-              );
-            } else if (step === 'truncate') {
-              truncate(twin, lengths.map(upTo));
-            } else if (step === 'fork' && twins.length < 4) {
-              twins.push({ cache: twin.cache.fork(), sequences: twin.sequences });
-            } else if (step === 'drop' && twins.length > 1) {
+            const appended = (room: number) => upTo(Math.min(30, room));
+            if (change(twins, twin, step, { sizes, capacity: CAPACITY, forks: 4, appended, random, stream })) continue;
+            if (step === 'drop' && twins.length > 1) {
               twin.cache.dispose();
               twins = twins.filter((other) => other !== twin);
             } else {

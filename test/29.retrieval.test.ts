@@ -101,6 +101,17 @@ describe('KvIndex: scan', () => {
     },
   );
 
+  it('misses none where several tasks look through the keys of a head, and raise one threshold', async () => {
+    const random = uniform(32);
+    const [length, D] = [6244, 512]; // of which each segment of 1024 is a task
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: D, capacity: length });
+    const k = normal(random, 'float32', [1, length, 1, D]);
+    cache.append(tensorOf(k), tensorOf(k));
+    using index = new KvIndex(cache);
+    const q = normal(random, 'float32', [1, 1, 5, D]);
+    for (const topK of [50, 300]) await expectExact(index, q, k, [length], topK);
+  });
+
   it('misses none of structured keys either, nor of keys far from zero', async () => {
     const random = uniform(5);
     for (const far of [0, 1000]) {

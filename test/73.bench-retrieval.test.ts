@@ -58,7 +58,7 @@ it('has cases of different names', () => {
     ];
     const names = cases.map(({ name }) => name);
     expect(new Set(names).size).toBe(names.length);
-    expect(Math.max(...cases.map(({ keys }) => keys))).toBe(quick ? 16384 : full ? 1048576 : 131072);
+    expect(Math.max(...cases.map(({ keys }) => keys))).toBe(quick ? 32768 : full ? 1048576 : 131072);
     expect(modelCases(options)).toHaveLength(full ? 1 : 0);
     if (full) expect(retrieval.caseNames()).toEqual(names);
     const stepsOf = (filter: string) => retrieval.steps({ ...options, filter }).map(({ name }) => name);

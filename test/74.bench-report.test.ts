@@ -324,12 +324,14 @@ describe('--compare', () => {
     expect(result).toMatchObject({ regressions: [], slower: [], level: 1 });
   });
 
+  const few = (ms: number) => fileOf([makeRow(measured({ 'node-attention': rounds(ms).slice(0, 4) }))]);
+
   it('says which rows have too few rounds to tell', () => {
-    const few = (ms: number) => fileOf([makeRow(measured({ 'node-attention': rounds(ms).slice(0, 4) }))]);
     const result = compare(few(10), few(20), 0.1);
     const row = 'cpu: float32 dense S=64 D=16, 2 thr.';
     expect(result).toMatchObject({ regressions: [], slower: [], faster: [], level: 0, tooFew: [row] });
     expect(comparisonText(result, 0.1)).toContain(`five in each file can:\n  ${row}`);
+    expect(comparisonText(result, 0.1)).toContain('NOTHING COMPARED');
   });
 
   it('calls no more than one row in a hundred changed by chance, with several peers to choose from', () => {
@@ -387,6 +389,12 @@ describe('--compare', () => {
     expect(bench('--compare', slow, old)).toMatchObject({
       status: 0,
       stdout: expect.stringContaining('No regression'),
+    });
+    const quick = join(folder, 'quick.json');
+    writeFileSync(quick, JSON.stringify(few(10)));
+    expect(bench('--compare', quick, quick)).toMatchObject({
+      status: 2,
+      stdout: expect.stringContaining('NOTHING COMPARED'),
     });
     expect(bench('--compare', old)).toMatchObject({ status: 1, stderr: expect.stringContaining('give two files') });
     const html = join(folder, 'page.html');

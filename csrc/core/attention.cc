@@ -388,16 +388,18 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   if (!a.lse) NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
   call.out = &result->out->view;
   call.lse = &result->lse->view;
+  // Before a graph is made that could not be launched, and before memory is taken for means that nobody would use.
+  if (((cached && stream->capturing()) || estimating) && !device->host) {
+    if (cached) call.pages = &cached->pages();
+    int64_t bytes = 0;
+    NA_TRY(device->check(NA_OP_ATTENTION, &call, &bytes));
+  }
   if (cached && stream->capturing()) {
-    if (!device->host) {  // before a graph is made that could not be launched
-      call.pages = &cached->pages();
-      int64_t bytes = 0;
-      NA_TRY(device->check(NA_OP_ATTENTION, &call, &bytes));
-    }
     stream->record(std::make_unique<CachedAttention>(arguments, *result));
     return {};
   }
   Submission all(stream);
+  if (cached) NA_TRY(a.cache->list_pages(cached.get(), &all));
   if (estimating) {
     const SummarySpec spec{NA_POOL_MEAN, estimating->view.key_block, qv.dtype};
     const auto means = [&](bool values, Ref<Summaries>* made) {
@@ -411,7 +413,6 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   }
   Ref<Tensor> rotated;
   if (cached) {
-    NA_TRY(a.cache->list_pages(cached.get(), &all));
     NA_TRY(a.cache->rotate_queries(a.q, &all, &rotated));
     call.q = &rotated->view;
     call.pages = &cached->pages();

@@ -195,13 +195,14 @@ class RecordedRetrieve final : public RecordedCall {
 };
 
 // Has a launch say how many keys there are by then. Its number is written here, since indexes are of the CPU.
-Status tell_keys(const KvCache& cache, Tensor* keys, Stream* stream) {
+Status tell_keys(const KvCache& cache, Tensor* keys, Submission* call) {
   Ref<Tensor> now;
   NA_TRY(Tensor::allocate(cache.device, NA_INT64, {1}, false, false, &now));
   int64_t sum = 0;
   for (int64_t length : cache.lengths()) sum += length;
   *static_cast<int64_t*>(now->view.data) = sum * cache.shape.kv_heads;
-  return stream->run(new CopyOperation(now.get(), keys));
+  call->add(new CopyOperation(now.get(), keys));
+  return {};
 }
 
 }  // namespace
@@ -373,8 +374,8 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   }
   all.add(new RetrieveOperation(cached, mirror_.view(), std::move(means), std::move(graph), call,
                                 a.tops.value_or(std::vector<int64_t>()), segment_rows_, shape_));
+  if (made.keys) NA_TRY(tell_keys(*cache, made.keys.get(), &all));
   NA_TRY(all.run());
-  if (made.keys) NA_TRY(tell_keys(*cache, made.keys.get(), stream));
   *result = std::move(made);
   return {};
 }

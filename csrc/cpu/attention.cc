@@ -210,6 +210,7 @@ struct Description {
     p.scale = a.scale;
     p.cap = a.softcap;
     p.geometry = geometry;
+    if (asks_for(a, NA_LOW_RANK_MATRIX)) p.geometry.few = 0;  // rows.h multiplies by vectors
     p.head_pitch = (p.head_dim + geometry.head_step - 1) / geometry.head_step * geometry.head_step;
     p.value_pitch = (p.value_dim + geometry.value_step - 1) / geometry.value_step * geometry.value_step;
     p.element_bytes = geometry.parts > 0 ? 2 * geometry.parts : 4;
@@ -585,8 +586,7 @@ class AttentionJob final : public Job {
       while (lanes > p.geometry.lanes && rows / lanes < kTilesPerThread * threads_) lanes /= 2;
       const int64_t shared = shared_heads();
       if (p.sparse) size_by_rows(&lanes, &longest);
-      const bool few = p.group * longest <= p.geometry.few && !asks_for(attention_, NA_LOW_RANK_MATRIX);
-      if (!grid && description_.plans.size() == 1 && shared == p.group && few) {
+      if (!grid && description_.plans.size() == 1 && shared == p.group && p.group * longest <= p.geometry.few) {
         few_queries_ = longest;
       }
       // Heads of one group are packed into a tile when the queries do not fill it.

@@ -391,7 +391,8 @@ class Selecting {
     a_.tiles = static_cast<int32_t>(a_.shape.tiles());
     a_.first_row = first_query_of(a_.plan, a_.first_plan_row);
     keep_best(first_query_of(a_.plan, a_.first_plan_row + rows) - a_.first_row);
-    launch(own_queries_kernel, rows, kChooseThreads, a_, static_cast<uint32_t*>(select_.out->bitmaps->data));
+    const na_tensor* const bitmaps = select_.out->bitmaps;  // none where no query may choose anything
+    launch(own_queries_kernel, rows, kChooseThreads, a_, bitmaps ? static_cast<uint32_t*>(bitmaps->data) : nullptr);
     a_ = of_plan;
   }
 

@@ -436,10 +436,10 @@ describe.skipIf(missing)(title('KvCache'), () => {
     for (const each of [plain, cache]) each.dispose();
   });
 
-  it('says what does not run on CUDA', () => {
+  it('says what does not run on CUDA', async () => {
     const base: KvCacheOptions = { batch: 1, kvHeads: 1, headDim: 16, capacity: 64, device: 'cuda' };
     using cache = new KvCache(base);
-    const tokens = Tensor.zeros([1, 8, 1, 16], { device: 'cuda' });
+    const tokens = Tensor.randn([1, 8, 1, 16], { device: 'cuda', seed: 1 });
     cache.append(tokens, tokens);
     const geometry = { queries: 8, keys: 8, queryTile: 16, keyBlock: 8, estimate: true, device: 'cuda' } as const;
     const estimating = SparsePlan.fromBlocks([[0]], geometry);
@@ -455,8 +455,17 @@ describe.skipIf(missing)(title('KvCache'), () => {
       ['ERR_DEVICE', () => cache.append(Tensor.zeros([1, 1, 1, 16]), Tensor.zeros([1, 1, 1, 16]))],
       ['ERR_DEVICE', () => attention(Tensor.zeros([1, 1, 1, 16]), cache)],
     ];
-    for (const [wanted, run] of cases) expect([wanted, code(run)]).toEqual([wanted, wanted]);
+    // Whatever is refused gives back what it held, and nothing else: again and again the cache is what it was.
+    const attended = async () => {
+      const { out, lse } = attention(tokens, cache);
+      return [await out.read(), await lse.read()];
+    };
+    const before = await attended();
+    for (let round = 0; round < 3; round++) {
+      for (const [wanted, run] of cases) expect([wanted, code(run)]).toEqual([wanted, wanted]);
+    }
     expect(cache.lengths).toEqual([8]);
+    expect(await attended()).toEqual(before);
   });
 });
 

@@ -248,6 +248,14 @@ describe.skipIf(missing)(title('selectors on a device'), () => {
     }
   });
 
+  it.each(selectors)('%s: a budget of nothing', async (_, make) => {
+    const inputs: Inputs = [packed(1, [1, 40, 2, 8], 'float32'), packed(2, [1, 70, 2, 8], 'float32')];
+    for (const causal of [true, false]) {
+      const options = { budget: 0, causal, queryTile: 16, keyBlock: 8, always: { sink: 0, window: 0 } };
+      await compare(make, inputs, toDevice(inputs), options);
+    }
+  });
+
   it('gives each of more than a thousand patterns its own budget', async () => {
     const inputs: Inputs = [packed(1, [1, 1, 1100, 3], 'float32'), packed(2, [1, 40, 1100, 3], 'float32')];
     const budget = Array.from({ length: 1100 }, (_, head) => head % 50);

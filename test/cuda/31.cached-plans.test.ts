@@ -8,7 +8,7 @@ import { checkAttention, checkSelection, makes } from '../support/cached';
 import { tensorOf } from '../support/library';
 import { type Float, normal, uniform, type Values } from '../support/numbers';
 import { randomPlan } from '../support/plans';
-import { append, emptyTwin, lengthsOf, rowsOf, type Sizes, type Twin, truncate } from '../support/twin';
+import { append, change, emptyTwin, lengthsOf, rowsOf, type Sizes, type Twin } from '../support/twin';
 import { missing, schedule, schedules, title } from './support/device';
 
 const TYPES: Float[] = ['float32', 'float16', 'bfloat16'];
@@ -64,24 +64,9 @@ describe.skipIf(missing)(title('attention over a cache and a plan'), () => {
           };
           for (const [what, pick] of [['append', 0] as const, ...steps]) {
             const twin = twins[pick % twins.length]!;
-            const lengths = lengthsOf(twin);
             const stream = streams[pick % 2];
-            if (what === 'append') {
-              const more = lengths.map((length) => upTo(Math.min(120, CAPACITY - length)));
-              append(twin, sizes, more, random, stream);
-            } else if (what === 'token') {
-              append(
-                twin,
-                sizes,
-                lengths.map((length) => Math.min(1, CAPACITY - length)),
-                random,
-                stream,
-              );
-            } else if (what === 'truncate') {
-              truncate(twin, lengths.map(upTo));
-            } else if (what === 'fork' && twins.length < 3) {
-              twins.push({ cache: twin.cache.fork(), sequences: twin.sequences });
-            } else {
+            const appended = (room: number) => upTo(Math.min(120, room));
+            if (!change(twins, twin, what, { sizes, capacity: CAPACITY, forks: 3, appended, random, stream })) {
               await attend(twin, stream);
             }
           }
@@ -254,21 +239,10 @@ describe.skipIf(missing)(title('selectors over a cache'), () => {
             const twins = [emptyTwin(sizes, 400, 'cuda')];
             for (const [what, pick] of [['append', 0] as const, ...steps, ['select', 0] as const]) {
               const twin = twins[pick % twins.length]!;
-              const lengths = lengthsOf(twin);
               const stream = streams[pick % 2];
-              if (what === 'append') {
-                append(
-                  twin,
-                  sizes,
-                  lengths.map((length) => upTo(400 - length)),
-                  random,
-                  stream,
-                );
-              } else if (what === 'truncate') {
-                truncate(twin, lengths.map(upTo));
-              } else if (what === 'fork' && twins.length < 3) {
-                twins.push({ cache: twin.cache.fork(), sequences: twin.sequences });
-              } else if (Math.max(...lengths) > 0) {
+              if (change(twins, twin, what, { sizes, capacity: 400, forks: 3, appended: upTo, random, stream }))
+                continue;
+              if (Math.max(...lengthsOf(twin)) > 0) {
                 next();
                 const heads = sizes.kvHeads * sizes.group;
                 const q = normal(random, sizes.dtype, [sizes.batch, pickOf([1, 1, 5, 18]), heads, sizes.headDim]);
@@ -320,17 +294,47 @@ describe.skipIf(missing)(title('selectors over a cache'), () => {
       };
       const twin = emptyTwin(sizes, 600, 'cuda');
       append(twin, sizes, [300, 170], random);
-      const poison = Tensor.from(new Float32Array(2 * 200 * 16).fill(Number.NaN), [2, 200, 1, 16], {
-        dtype: sizes.dtype,
-        device: 'cuda',
-      });
-      twin.cache.append(poison, poison);
-      twin.cache.truncate([300, 170]);
-      next();
-      const q = normal(random, sizes.dtype, [2, 3, 2, 16]);
-      const options = { budget: 64, causal: true, always: { sink: 10, window: 20 } };
-      (await checkSelection(twin, q, sizes.dtype, make, options)).dispose();
+      // Extremes pass over NaN, and would show the others.
+      for (const bad of [Number.NaN, 1e4, -1e4]) {
+        const poison = Tensor.from(new Float32Array(2 * 200 * 16).fill(bad), [2, 200, 1, 16], {
+          dtype: sizes.dtype,
+          device: 'cuda',
+        });
+        twin.cache.append(poison, poison);
+        twin.cache.truncate([300, 170]);
+        next();
+        const q = normal(random, sizes.dtype, [2, 3, 2, 16]);
+        const options = { budget: 64, causal: true, always: { sink: 10, window: 20 } };
+        (await checkSelection(twin, q, sizes.dtype, make, options)).dispose();
+      }
       twin.cache.dispose();
+    });
+
+    it('turn queries as keys were turned when they were appended', async () => {
+      const random = uniform(10);
+      const [k, q] = [normal(random, 'float32', [1, 300, 2, 16]), normal(random, 'float32', [1, 5, 4, 16])];
+      const plans = [];
+      for (const rope of [{}, undefined]) {
+        for (const device of ['cpu', 'cuda'] as const) {
+          next();
+          using cache = new KvCache({
+            batch: 1,
+            kvHeads: 2,
+            headDim: 16,
+            capacity: 300,
+            device,
+            ...(rope && { rope }),
+          });
+          using tokens = tensorOf(k, 'float32', device);
+          cache.append(tokens, tokens);
+          using queries = tensorOf(q, 'float32', device);
+          using plan = make(queries, cache, { budget: 48, keyBlock: 8, causal: true, always: { sink: 0, window: 8 } });
+          using there = plan.to('cpu');
+          plans.push(await shown(there));
+        }
+      }
+      expect(plans[1]).toEqual(plans[0]);
+      expect(plans[2]).not.toEqual(plans[0]);
     });
   });
 

@@ -21,7 +21,7 @@ import { decode, type Float, normal, uniform, type Values } from './numbers';
 import type { PlanSpec, Problem } from './oracle';
 import { planOf, randomPlan, withMeans } from './plans';
 import { listsOf } from './selectors';
-import { append, emptyTwin, lengthsOf, rowsOf, type Twin, truncate } from './twin';
+import { change, emptyTwin, lengthsOf, rowsOf, type Twin } from './twin';
 
 export type Make = (q: Tensor, k: Tensor | KvCache, options: SelectorOptions) => SparsePlan;
 
@@ -174,30 +174,11 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
     const queries = pickOf([1, 1, 2, 5, 33]);
     const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
     const causal = pickOf([true, true, false]);
-    if (step === 'append') {
-      const together = pickOf([true, false]) ? upTo(400) : undefined;
-      append(
-        twin,
-        sizes,
-        lengths.map((length) => Math.min(CAPACITY - length, together ?? upTo(400))),
-        random,
-        stream,
-      );
-    } else if (step === 'token') {
-      append(
-        twin,
-        sizes,
-        lengths.map((length) => Math.min(1, CAPACITY - length)),
-        random,
-        stream,
-      );
-    } else if (step === 'truncate') {
-      truncate(twin, lengths.map(upTo));
-    } else if (step === 'fork' && twins.length < 3) {
-      twins.push({ cache: twin.cache.fork(), sequences: twin.sequences });
-    } else if (longest === 0) {
-      // Nothing to select from.
-    } else if (step === 'select') {
+    const together = step === 'append' && pickOf([true, false]) ? upTo(400) : undefined;
+    const appended = (room: number) => Math.min(room, together ?? upTo(400));
+    if (change(twins, twin, step, { sizes, capacity: CAPACITY, forks: 3, appended, random, stream })) continue;
+    if (longest === 0) continue; // nothing to select from
+    if (step === 'select') {
       const budget = upTo(200);
       const options = {
         budget,

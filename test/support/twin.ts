@@ -105,3 +105,33 @@ export function truncate(twin: Twin, lengths: number[]): void {
 }
 
 export const lengthsOf = (twin: Twin): number[] => twin.sequences.map(({ k }) => k.shape[1]!);
+
+export interface Changing {
+  sizes: Sizes;
+  capacity: number;
+  /** There are at most so many twins. */
+  forks: number;
+  /** Tokens that a sequence with so much room gets by an append. */
+  appended(room: number): number;
+  random(): number;
+  stream?: Stream | undefined;
+}
+
+/** Appends tokens or one to each sequence, truncates or forks one of the twins; false for any other step. */
+export function change(twins: Twin[], twin: Twin, step: string, by: Changing): boolean {
+  const { sizes, capacity, random, stream } = by;
+  const lengths = lengthsOf(twin);
+  if (step === 'append' || step === 'token') {
+    const appended = step === 'append' ? by.appended : (room: number) => Math.min(1, room);
+    const more = lengths.map((length) => appended(capacity - length));
+    append(twin, sizes, more, random, stream);
+  } else if (step === 'truncate') {
+    const kept = lengths.map((length) => Math.floor(random() * (length + 1)));
+    truncate(twin, kept);
+  } else if (step === 'fork' && twins.length < by.forks) {
+    twins.push({ cache: twin.cache.fork(), sequences: twin.sequences });
+  } else {
+    return false;
+  }
+  return true;
+}
