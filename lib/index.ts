@@ -65,6 +65,6 @@ export {
   type SelectorOptions,
 } from './selectors';
 export { type Simulation, type SimulationOptions, simulateNeighborhood } from './simulate';
-export { type PlanGeometry, type PlanLists, type PlanOptions, SparsePlan } from './sparse_plan';
+export { type PlanGeometry, type PlanLists, type PlanOptions, type PlanStatistics, SparsePlan } from './sparse_plan';
 export { Event, Graph, Stream } from './stream';
 export { type Device, Tensor, type ToOptions } from './tensor';

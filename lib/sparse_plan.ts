@@ -69,6 +69,28 @@ export interface Layout extends Required<PlanGeometry> {
   stream: Stream | undefined;
 }
 
+/** What a {@link SparsePlan} lists, counted. */
+export interface PlanStatistics {
+  /** Rows of `queryTile` queries, of all batch entries and patterns of heads. */
+  rows: number;
+  /** Blocks of `keyBlock` keys that they list, and those that causality leaves to list. */
+  blocks: number;
+  possibleBlocks: number;
+  /** Of the listed blocks, those of which a bitmap says who sees which key. */
+  bitmaps: number;
+  /** See {@link SparsePlan.density}. */
+  density: number;
+  /** Of each pattern of heads, in all batch entries. */
+  heads: {
+    blocks: number;
+    /** Rows that list nothing, whose queries see no key. */
+    emptyRows: number;
+    /** Blocks of the rows that list fewest and most. */
+    fewest: number;
+    most: number;
+  }[];
+}
+
 /** The layout among the options of a call. */
 export function layoutOf(call: string, given: { [name in (typeof planNames)[number]]?: unknown }): Layout {
   const count = (name: 'queries' | 'keys' | 'batch' | 'heads') => integer(call, name, given[name] ?? 1, 1);
@@ -526,22 +548,41 @@ export class SparsePlan extends Mask {
     return { offsets: all, entries: list, bitmaps: table };
   }
 
+  /** What the plan lists, counted; its bitmaps are not looked into. It waits for the plan to be made. */
+  async statistics(): Promise<PlanStatistics> {
+    const [report, { offsets, entries }] = await Promise.all([this.#report(), this.#words(false)]);
+    const [, , , shown, possible, possibleBlocks] = report as [number, number, number, number, number, number];
+    const rows = offsets.length - 1;
+    const tiles = rows / this.batch / this.heads;
+    const heads = Array.from({ length: this.heads }, () => ({
+      ...{ blocks: 0, emptyRows: 0, fewest: Number.POSITIVE_INFINITY, most: 0 },
+    }));
+    let bitmaps = 0;
+    for (let row = 0; row < rows; row++) {
+      let listed = 0;
+      for (let at = offsets[row]!; at < offsets[row + 1]!; at++) {
+        listed++;
+        if (((entries[at]! >> 27) & 3) !== kinds.bitmap) continue;
+        bitmaps++;
+        at++; // the index of the bitmap
+      }
+      const head = heads[Math.floor(row / tiles) % this.heads]!;
+      head.blocks += listed;
+      head.emptyRows += listed === 0 ? 1 : 0;
+      head.fewest = Math.min(head.fewest, listed);
+      head.most = Math.max(head.most, listed);
+    }
+    const blocks = heads.reduce((sum, head) => sum + head.blocks, 0);
+    return { rows, blocks, possibleBlocks, bitmaps, density: possible === 0 ? 0 : shown / possible, heads };
+  }
+
   /** A sentence or two on how attention walks the plan, with how many blocks it lists and what share of the scores. */
   async explain(): Promise<string> {
-    const [report, { offsets, entries }] = await Promise.all([this.#report(), this.#words(false)]);
-    const [, , , shown, possible, blocks] = report as [number, number, number, number, number, number];
-    let [listed, partly] = [0, 0];
-    for (let at = 0; at < offsets[offsets.length - 1]!; at++) {
-      listed++;
-      if (((entries[at]! >> 27) & 3) !== kinds.bitmap) continue;
-      partly++;
-      at++; // the index of the bitmap
-    }
-    const percent = (part: number, whole: number) => `${((100 * part) / Math.max(1, whole)).toPrecision(3)} %`;
+    const { rows, blocks: listed, possibleBlocks: blocks, bitmaps, density } = await this.statistics();
     const what =
-      `${offsets.length - 1} rows of ${this.queryTile} queries list ${listed} of ${blocks} blocks of ${this.keyBlock} ` +
-      `keys${this.causal ? ', causal' : ''}: ${percent(shown, possible)} of the scores`;
-    if (listed === blocks && partly === 0) return `${what}. That is every block: attention is dense`;
+      `${rows} rows of ${this.queryTile} queries list ${listed} of ${blocks} blocks of ${this.keyBlock} ` +
+      `keys${this.causal ? ', causal' : ''}: ${(100 * density).toPrecision(3)} % of the scores`;
+    if (listed === blocks && bitmaps === 0) return `${what}. That is every block: attention is dense`;
     if (this.estimate) {
       return `${what}. Attention visits the listed blocks, row by row, and the means of the others`;
     }

@@ -118,6 +118,46 @@ describe('a plan', () => {
     expect(cells).toBe(listed.size);
   });
 
+  it.each([
+    [false, false],
+    [true, true],
+  ])('counts what it lists, for each pattern: causal %s, holes %s', async (isCausal, holes) => {
+    const g = geometryOf({ batch: 2, heads: 3, keys: 160, causal: isCausal });
+    const spec = randomPlan(isCausal ? 4 : 5, g, 0.4, holes);
+    using plan = planOf(spec);
+    const pairs = await dense(plan);
+    const [tiles, blocks] = [4, 10]; // of 32 queries, of 16 keys
+    const rows = Array.from({ length: 2 * 3 * tiles }, () => Array.from({ length: blocks }, () => 0));
+    let [shown, possible] = [0, 0];
+    const visible = new Set<string>();
+    pairs.forEach((one, n) => {
+      const [j, i, pattern] = [n % 160, Math.floor(n / 160) % 100, Math.floor(n / 160 / 100)];
+      const row = pattern * tiles + (i >> 5);
+      rows[row]![j >> 4]! += one;
+      shown += one;
+      if (isCausal && j > i + 60) return;
+      possible++;
+      visible.add(`${row} ${j >> 4}`);
+    });
+    const counts = rows.map((row) => row.filter((seen) => seen > 0).length);
+    const sum = (list: readonly number[]) => list.reduce((a, b) => a + b, 0);
+    const heads = [0, 1, 2].map((h) => {
+      const own = counts.filter((_, row) => Math.floor(row / tiles) % 3 === h);
+      return {
+        blocks: sum(own),
+        emptyRows: own.filter((count) => count === 0).length,
+        fewest: Math.min(...own),
+        most: Math.max(...own),
+      };
+    });
+    const got = await plan.statistics();
+    expect(got).toMatchObject({ rows: 24, blocks: sum(counts), possibleBlocks: visible.size, heads });
+    expect(got.density).toBeCloseTo(shown / possible, 12);
+    expect(got.density).toBe(await plan.density());
+    expect(got.bitmaps > 0).toBe(holes);
+    expect(new Set(heads.map(({ emptyRows }) => emptyRows > 0))).toContain(true);
+  });
+
   it('says how attention walks it', async () => {
     using half = planOf(randomPlan(1, geometryOf(), 0.5));
     using whole = planOf(randomPlan(1, geometryOf(), 1));
