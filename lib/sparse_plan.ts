@@ -73,8 +73,9 @@ export interface Layout extends Required<PlanGeometry> {
 export interface PlanStatistics {
   /** Rows of `queryTile` queries, of all batch entries and patterns of heads. */
   rows: number;
-  /** Blocks of `keyBlock` keys that they list, and those that causality leaves to list. */
+  /** Blocks of `keyBlock` keys that they list. */
   blocks: number;
+  /** Blocks that causality leaves to list. */
   possibleBlocks: number;
   /** Of the listed blocks, those of which a bitmap says who sees which key. */
   bitmaps: number;
@@ -82,11 +83,13 @@ export interface PlanStatistics {
   density: number;
   /** Of each pattern of heads, in all batch entries. */
   heads: {
+    /** Blocks that its rows list. */
     blocks: number;
     /** Rows that list nothing, whose queries see no key. */
     emptyRows: number;
-    /** Blocks of the rows that list fewest and most. */
+    /** Blocks of the row that lists fewest. */
     fewest: number;
+    /** Blocks of the row that lists most. */
     most: number;
   }[];
 }
