@@ -424,7 +424,7 @@ class RetrieveJob final : public Job {
       const int64_t used = std::min<int64_t>(to, at.used());
       if (from >= used) continue;
       for (int64_t g = 0; g < group_; g++) {
-        queries[g].threshold = std::max(queries[g].threshold, shared(b, kv_head, g).load(std::memory_order_relaxed));
+        queries[g].threshold = std::max(queries[g].threshold, shared(unit, g).load(std::memory_order_relaxed));
       }
       Scan scan{};
       scan.centre = reinterpret_cast<const float*>(at.data);
@@ -442,7 +442,7 @@ class RetrieveJob final : public Job {
       kernels_.scan_rows(scan);
       for (int64_t g = 0; g < group_; g++) {
         if (queries[g].count >= scratch.enough[g] || queries[g].count > sizes_.room) {
-          narrow(span.keep, shared(b, kv_head, g), queries[g], found(unit, part, g));
+          narrow(span.keep, shared(unit, g), queries[g], found(unit, part, g));
           scratch.enough[g] = queries[g].count + span.keep;
         }
       }
@@ -451,7 +451,7 @@ class RetrieveJob final : public Job {
     for (int64_t g = 0; g < group_; g++) {
       Found& to = found(unit, part, g);
       if (to.count < 0) continue;
-      const float threshold = shared(b, kv_head, g).load(std::memory_order_relaxed);
+      const float threshold = shared(unit, g).load(std::memory_order_relaxed);
       const auto may_count = [&](const Hit& hit) { return !(hit.high < threshold); };
       to.count = std::copy_if(queries[g].hits, queries[g].hits + queries[g].count, to.hits, may_count) - to.hits;
     }
@@ -461,12 +461,11 @@ class RetrieveJob final : public Job {
   // work: a task that would have to wait for another leaves its part out.
   void join_part(int64_t unit, const Scratch& scratch) {
     if (work_.joining[unit].exchange(true, std::memory_order_acquire)) return;
-    const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_;
     const int64_t keep = spans_[static_cast<size_t>(unit)].keep;
     for (int64_t g = 0; g < group_; g++) {
       const ScanQuery& query = scratch.queries[g];
       const int64_t at = unit * group_ + g;
-      const float threshold = shared(b, kv_head, g).load(std::memory_order_relaxed);
+      const float threshold = shared(unit, g).load(std::memory_order_relaxed);
       float* const all = scratch.sure;
       float* const known = std::copy_n(work_.sure + at * sizes_.keep, work_.sure_counts[at], all);
       float* end = known;
@@ -477,7 +476,7 @@ class RetrieveJob final : public Job {
       if (end - all >= keep) {
         std::nth_element(all, all + keep - 1, end, std::greater<float>());
         end = all + keep;
-        raise(shared(b, kv_head, g), end[-1]);
+        raise(shared(unit, g), end[-1]);
       }
       std::copy(all, end, work_.sure + at * sizes_.keep);
       work_.sure_counts[at] = end - all;
@@ -485,9 +484,7 @@ class RetrieveJob final : public Job {
     work_.joining[unit].store(false, std::memory_order_release);
   }
 
-  std::atomic<float>& shared(int64_t batch, int64_t kv_head, int64_t member) const {
-    return work_.thresholds[batch * heads_ + kv_head * group_ + member];
-  }
+  std::atomic<float>& shared(int64_t unit, int64_t member) const { return work_.thresholds[unit * group_ + member]; }
 
   static void raise(std::atomic<float>& threshold, float to) {
     float before = threshold.load(std::memory_order_relaxed);
@@ -643,7 +640,7 @@ class RetrieveJob final : public Job {
   template <class First>
   int64_t gather(int64_t unit, int64_t member, int64_t keep, const First& first, const Scratch& scratch) {
     int64_t count = 0;
-    const float threshold = shared(unit / kv_heads_, unit % kv_heads_, member).load(std::memory_order_relaxed);
+    const float threshold = shared(unit, member).load(std::memory_order_relaxed);
     const auto cut = [&] {
       if (count <= keep) return;
       std::nth_element(scratch.rows, scratch.rows + keep - 1, scratch.rows + count, first);
@@ -664,7 +661,7 @@ class RetrieveJob final : public Job {
   // Rows that are keys: those that may be among the best.
   void add_candidates(int64_t unit, int64_t member, const Span& span, const Scratch& scratch, Chooser& chooser) {
     const int64_t sure = gather(unit, member, span.keep, surer_row, scratch);
-    float threshold = shared(unit / kv_heads_, unit % kv_heads_, member).load(std::memory_order_relaxed);
+    float threshold = shared(unit, member).load(std::memory_order_relaxed);
     if (sure == span.keep) {
       threshold = std::min_element(scratch.rows, scratch.rows + sure, [](const Hit& a, const Hit& c) {
                     return a.low < c.low;

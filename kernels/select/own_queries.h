@@ -28,24 +28,16 @@ __global__ void __launch_bounds__(32 * kScoreWarps, 1) own_scores_kernel(const _
 #pragma unroll 1
   for (int32_t some = 0; some < count; some += 32) {
     const int32_t own = some + lane, end = min(some + 32, count);
-    const float* queries = a.queries + local * a.heads * a.queries_room * a.pitch;
     Pair best{kNoScore, kNoScore};
-    KeyColumns left, right;
-    int32_t loaded = -1;
-#pragma unroll 1
-    for (int32_t head = 0; head < a.heads; head++, queries += int64_t{a.queries_room} * a.pitch) {
-      const int32_t kv_head = (row.pattern * a.heads + head) / a.group;
-      if (kv_head != loaded) {
-        left.load(a.k, a.k.row(row.batch, block, kv_head), a.features, lane);
-        right.load(a.k, a.k.row(row.batch, two ? block + 1 : block, kv_head), a.features, lane);
-        loaded = kv_head;
-      }
+    const auto raise = [&](const float* queries, const KeyColumns& left, const KeyColumns& right) {
 #pragma unroll 1
       for (int32_t n = some; n < end; n++) {
         const Pair products = best_products(queries + int64_t{n} * a.pitch, 1, a.pitch, left, right, lane);
         if (n == own) best.raise(products);
       }
-    }
+    };
+    each_head(a, row, block, two ? block + 1 : block, a.queries + local * a.heads * a.queries_room * a.pitch, lane,
+              raise);
     if (own >= count) continue;
     const SelectedRow here(single, first + own, a.sink, a.window);
     uint32_t* const scores = a.scores + (first_score + own) * a.scores_room + block;

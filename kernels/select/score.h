@@ -82,11 +82,10 @@ __device__ inline float descend(const Selection& a, const WantedRow& row, const 
   return best;
 }
 
-// Of two rows of k, which may be the same.
-__device__ inline Pair compare(const Selection& a, const WantedRow& row, int64_t left_token, int64_t right_token,
-                               const float* queries, int lane) {
-  const int32_t count = row.query_count(a);
-  Pair best{kNoScore, kNoScore};
+// Calls each(queries, left, right) for every head of a pattern, with two rows of k, which may be the same.
+template <typename Each>
+__device__ inline void each_head(const Selection& a, const WantedRow& row, int64_t left_token, int64_t right_token,
+                                 const float* queries, int lane, const Each& each) {
   KeyColumns left, right;
   int32_t loaded = -1;
 #pragma unroll 1
@@ -97,8 +96,18 @@ __device__ inline Pair compare(const Selection& a, const WantedRow& row, int64_t
       right.load(a.k, a.key_row(row.batch, right_token, kv_head), a.features, lane);
       loaded = kv_head;
     }
-    best.raise(best_products(queries, count, a.pitch, left, right, lane));
+    each(queries, left, right);
   }
+}
+
+__device__ inline Pair compare(const Selection& a, const WantedRow& row, int64_t left_token, int64_t right_token,
+                               const float* queries, int lane) {
+  const int32_t count = row.query_count(a);
+  Pair best{kNoScore, kNoScore};
+  each_head(a, row, left_token, right_token, queries, lane,
+            [&](const float* own, const KeyColumns& left, const KeyColumns& right) {
+              best.raise(best_products(own, count, a.pitch, left, right, lane));
+            });
   return best;
 }
 

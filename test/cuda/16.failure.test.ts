@@ -297,16 +297,19 @@ describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), 
     });
   });
 
+  /** A cache has used all of its first slab, and the device has next to nothing left. */
+  const filledSlab = `${fill}
+    const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, pageSize: 64, capacity: 2 ** 16, device });
+    const stream = new Stream(device);
+    const [slab, page] = [32, 1].map((pages) => Tensor.zeros([1, pages * 64, 1, 64], { device }));
+    cache.append(slab, slab, { stream }); // all that a first slab of 1 MiB has
+    await stream.synchronize();
+    fill(80 * 2 ** 10);`;
+
   test('a cache that was refused more pages than it needs does not ask for them with each append', async () => {
     // What is kept for reuse is given up where memory runs out, which waits for the device: so it tells.
     const got = await run(
-      `${fill}
-      const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, pageSize: 64, capacity: 2 ** 16, device });
-      const stream = new Stream(device);
-      const [slab, page] = [32, 1].map((pages) => Tensor.zeros([1, pages * 64, 1, 64], { device }));
-      cache.append(slab, slab, { stream }); // all that a first slab of 1 MiB has
-      await stream.synchronize();
-      fill(80 * 2 ** 10);
+      `${filledSlab}
       const kept = [];
       for (let round = 0; round < 6; round++) {
         for (let i = 0; i < (round === 0 ? 8 : 1); i++) fillers.pop().dispose(); // never 1 MiB in all
@@ -323,13 +326,7 @@ describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), 
 
   test('a cache that was refused more pages than it needs asks for them once as much has become free', async () => {
     const got = await run(
-      `${fill}
-      const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, pageSize: 64, capacity: 2 ** 16, device });
-      const stream = new Stream(device);
-      const [slab, page] = [32, 1].map((pages) => Tensor.zeros([1, pages * 64, 1, 64], { device }));
-      cache.append(slab, slab, { stream }); // all that a first slab of 1 MiB has
-      await stream.synchronize();
-      fill(80 * 2 ** 10);
+      `${filledSlab}
       const grown = [];
       const append = async () => {
         const before = cache.bytes;
