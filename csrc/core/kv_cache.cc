@@ -480,9 +480,9 @@ void KvCache::drop_copy(Sequence* sequence, int64_t page) {
   sequence->listed_pages = std::min(sequence->listed_pages, page);
 }
 
-// The tokens of the window are written to their copies as to their pages. A copy that is new, of a page with tokens
-// before these, is made of the page as it is by then: so whatever a truncation, a fork or a prefill longer than the
-// window left without a copy gets one here.
+// The tokens of the window are written to their copies as to their pages. A copy that lacks tokens before these is made
+// of the page as it is by then: so whatever a truncation, a fork or a prefill longer than the window left without a
+// copy gets one here.
 Operation* KvCache::append_copies(Tensor* k, Tensor* v, const std::vector<Ref<PageTable>>& tables,
                                   const std::vector<int64_t>& grown, std::vector<Growth>* growths) {
   int64_t skipped = k->view.shape[1];  // tokens before the window of every sequence
@@ -503,10 +503,13 @@ Operation* KvCache::append_copies(Tensor* k, Tensor* v, const std::vector<Ref<Pa
     sequence.copies.resize(static_cast<size_t>(pages_for(grown[b])), -1);
     each_resident(grown[b], [&](int64_t i) {
       int32_t& copy = sequence.copies[static_cast<size_t>(i)];
-      if (copy >= 0) return;
-      copy = copies_->take();
-      sequence.listed_pages = std::min(sequence.listed_pages, i);
-      (*growths)[b].copied.push_back(i);
+      if (copy < 0) {
+        copy = copies_->take();
+        sequence.listed_pages = std::min(sequence.listed_pages, i);
+        (*growths)[b].copied.push_back(i);
+      } else if (skipped == 0 || i != sequence.length / shape.page_tokens) {
+        return;  // it lacks none of the tokens before those
+      }
       if (i * shape.page_tokens >= sequence.length + skipped) return;
       operation->copies.push_back({tables[b]->entries()[i], copies_->address(copy), copies_->page_bytes()});
     });
