@@ -388,7 +388,7 @@ export function addonPool(pool: Pool, devices: string[]): void {
 export function collectHandles(pool: Pool, made: Any, text: string): void {
   if (made === null || typeof made !== 'object') return;
   if (made.lse) {
-    for (const one of [made.out, made.lse, made.touched]) if (one) pool.add('tensor', one);
+    for (const one of [made.out, made.lse, made.touched, made.keys]) if (one) pool.add('tensor', one);
   } else if (made.tensor) {
     pool.add('tensor', made.tensor);
   } else if (made.buffer) {
