@@ -9,7 +9,7 @@ namespace na {
 namespace {
 
 // kvCacheCreate({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, int8, device, theta, columns,
-// interleaved, sink, window }); theta is 0 without rotary embedding, sink and window are without a resident part
+// interleaved, sink, window }); theta is 0 without rotary embedding, sink and window without a resident part
 Napi::Value create(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!info[0].IsObject()) return refuse(env, error(NA_ERR_OPTION, "KvCache needs options"));
