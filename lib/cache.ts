@@ -17,6 +17,14 @@ export interface RopeOptions {
   interleaved?: boolean;
 }
 
+/** The tokens of a {@link KvCache} that a GPU holds while all are in host memory. */
+export interface ResidentOptions {
+  /** The first tokens of each sequence; default 0. */
+  sink?: number;
+  /** The last tokens of each sequence, at least 1. */
+  window: number;
+}
+
 /** Options of {@link KvCache}. */
 export interface KvCacheOptions {
   /** Sequences, 1 to 1024. */
@@ -44,6 +52,13 @@ export interface KvCacheOptions {
   device?: Device;
   /** Rotates keys when they are appended, and the queries of {@link attention}, by their positions. Default: not. */
   rope?: RopeOptions;
+  /**
+   * On CUDA: keeps all keys and values in pinned memory of the host, and copies of the pages with these tokens on the GPU,
+   * so that memory of the GPU does not grow with the context. Results are the same. The GPU reads what is resident from its
+   * own memory, and all else over the bus: so attend with masks that stay within it, or by a {@link KvIndex}. After
+   * `truncate` and {@link KvCache.load} the next append brings what is missing of it. Default: all is on the GPU.
+   */
+  resident?: ResidentOptions;
 }
 
 /** Options of {@link KvCache.load}. */
@@ -54,6 +69,8 @@ export interface LoadOptions {
   pageSize?: number;
   /** 'cpu' unless given. */
   device?: Device;
+  /** As for {@link KvCacheOptions.resident}. */
+  resident?: ResidentOptions;
 }
 
 /** The addon's cache behind a KvCache, or undefined for anything else; ERR_DISPOSED after dispose. */
@@ -92,10 +109,12 @@ export class KvCache {
   readonly dtype: 'float32' | 'float16' | 'bfloat16';
   /** Element type of what is stored: `dtype`, or 'int8'. */
   readonly storage: 'float32' | 'float16' | 'bfloat16' | 'int8';
-  /** Where keys and values are. */
+  /** Whose streams append and attend; with `resident` keys and values are in host memory, else there. */
   readonly device: Device;
   /** The rotary position embedding that is applied, if any. */
   readonly rope: Readonly<Required<RopeOptions>> | undefined;
+  /** The tokens that the GPU holds while all are in host memory, if that is so. */
+  readonly resident: Readonly<Required<ResidentOptions>> | undefined;
   #handle: NativeCache | undefined;
 
   /**
@@ -116,6 +135,7 @@ export class KvCache {
       this.storage = of.storage;
       this.device = of.device;
       this.rope = of.rope;
+      this.resident = of.resident;
       this.#handle = handle;
       return;
     }
@@ -130,6 +150,7 @@ export class KvCache {
       'storage',
       'device',
       'rope',
+      'resident',
     ] as const;
     const given = options('KvCache', opts, names);
     const size = (name: 'batch' | 'kvHeads' | 'headDim' | 'valueDim' | 'pageSize' | 'capacity', fallback?: number) =>
@@ -144,6 +165,8 @@ export class KvCache {
     this.storage = given.storage === undefined ? this.dtype : oneOf('KvCache', 'storage', given.storage, ['int8']);
     this.device = checkDevice('KvCache', given.device ?? 'cpu');
     this.rope = given.rope === undefined ? undefined : rotary(options('KvCache: rope', given.rope, ROPE), this.headDim);
+    this.resident =
+      given.resident === undefined ? undefined : residentOf(options('KvCache: resident', given.resident, RESIDENT));
     this.#handle = native.kvCacheCreate({
       batch: this.batch,
       kvHeads: this.kvHeads,
@@ -157,6 +180,8 @@ export class KvCache {
       theta: this.rope?.theta ?? 0,
       columns: this.rope?.dim ?? 0,
       interleaved: this.rope?.interleaved ?? false,
+      sink: this.resident?.sink ?? 0,
+      window: this.resident?.window ?? 0,
     });
   }
 
@@ -184,6 +209,11 @@ export class KvCache {
    */
   get bytes(): number {
     return native.kvCacheBytes(this.#use());
+  }
+
+  /** Of `bytes`, those in memory of the GPU: with `resident` the copies and the list of pages; 0 on the CPU. */
+  get deviceBytes(): number {
+    return native.kvCacheDeviceBytes(this.#use());
   }
 
   /**
@@ -255,11 +285,13 @@ export class KvCache {
   static load(path: string, opts?: LoadOptions): Promise<KvCache> {
     const call = 'KvCache.load';
     const file = filePath(call, path);
-    const given = options(call, opts, ['capacity', 'pageSize', 'device']);
+    const given = options(call, opts, ['capacity', 'pageSize', 'device', 'resident']);
     const size = (name: 'capacity' | 'pageSize') =>
       given[name] === undefined ? undefined : integer(call, name, given[name], 1);
     const [capacity, pageSize] = [size('capacity'), size('pageSize')];
     const device = checkDevice(call, given.device ?? 'cpu');
+    const resident =
+      given.resident === undefined ? undefined : residentOf(options(`${call}: resident`, given.resident, RESIDENT));
     return loadCache(call, file, device, ({ lengths, storage, ...saved }) => {
       const longest = Math.max(...lengths);
       if (capacity !== undefined && capacity < longest) {
@@ -271,6 +303,7 @@ export class KvCache {
         capacity: capacity ?? saved.capacity,
         pageSize: pageSize ?? saved.pageSize,
         device,
+        ...(resident && { resident }),
       });
       return { cache, handle: cache.#use() };
     });
@@ -294,6 +327,7 @@ export class KvCache {
 }
 
 const ROPE = ['theta', 'dim', 'interleaved'] as const;
+const RESIDENT = ['sink', 'window'] as const;
 
 /** What fork() hands to the constructor. */
 class Forked {
@@ -319,4 +353,12 @@ function rotary(rope: { [name in (typeof ROPE)[number]]?: unknown }, headDim: nu
     );
   }
   return Object.freeze({ theta, dim, interleaved: boolean(call, 'interleaved', rope.interleaved ?? false) });
+}
+
+function residentOf(resident: { [name in (typeof RESIDENT)[number]]?: unknown }): Required<ResidentOptions> {
+  const call = 'KvCache: resident';
+  return Object.freeze({
+    sink: integer(call, 'sink', resident.sink ?? 0, 0),
+    window: integer(call, 'window', resident.window, 1),
+  });
 }

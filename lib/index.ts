@@ -14,7 +14,7 @@ export {
   relativePositionBias,
 } from './biases';
 export { type BucketOptions, bucketBias } from './buckets';
-export { KvCache, type KvCacheOptions, type LoadOptions, type RopeOptions } from './cache';
+export { KvCache, type KvCacheOptions, type LoadOptions, type ResidentOptions, type RopeOptions } from './cache';
 export { type DeviceInfo, type DeviceReason, devices, type MemoryStats, memoryStats } from './devices';
 export {
   type DType,

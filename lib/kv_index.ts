@@ -2,9 +2,9 @@ import { type AttentionResult, attention, merge } from './attention';
 import { cacheHandle, type KvCache } from './cache';
 import { AttentionError } from './errors';
 import { window as lastKeys } from './masks';
-import { type NativeIndex, type NativeIndexOptions, native } from './native';
+import { type NativeIndex, type NativeIndexOptions, type NativeTensor, native } from './native';
 import { boolean, entries, finite, integer, isArray, oneOf, options, show } from './options';
-import { optionalStream, type Stream } from './stream';
+import { optionalStream, Stream, streamHandle } from './stream';
 import { makeTensor, type Tensor, tensorHandle } from './tensor';
 
 /** How a {@link KvIndex} finds keys. */
@@ -124,6 +124,11 @@ export interface RetrievalResult extends AttentionResult {
  * sample queries with the new keys, and makes the links anew, as they would be if all keys had been there at first. Every
  * key can be reached, since each is linked to those before and behind it as well.
  *
+ * The CPU searches, so keys must be where it reaches them: in a cache on the CPU, or in one on CUDA with
+ * {@link KvCacheOptions.resident}. Calls of the latter take q on the GPU and give results there. q goes to the host, the
+ * CPU looks for keys and attends to them on a stream of the index's own, and what it has found goes up, while the GPU
+ * attends to the window; nobody waits but the streams. They are refused inside `capture`. `queries` are on the GPU, too.
+ *
  * @see Liu et al. 2024 (RetrievalAttention) and Chen et al. 2025 (RetroInfer) on attention by retrieval; Tang et al. 2024
  * (Quest); Chen et al. 2024 (RoarGraph).
  */
@@ -133,11 +138,14 @@ export class KvIndex {
   /** How keys are found. */
   readonly method: KvIndexMethod;
   #handle: NativeIndex | undefined;
+  /** Where the CPU searches the host memory of a cache on a GPU. */
+  readonly #search: Stream | undefined;
 
   /**
    * An index on a cache.
    *
-   * @throws AttentionError ERR_OPTION for options out of range, or for something that is not a cache; of 'graph' also
+   * @throws AttentionError ERR_OPTION for options out of range, or for something that is not a cache, or one on CUDA
+   * without `resident`; of 'graph' also
    * ERR_SHAPE, ERR_DTYPE, ERR_DEVICE and ERR_DISPOSED for what `queries` must be, and ERR_OUT_OF_MEMORY for their copy.
    */
   constructor(cache: KvCache, opts?: KvIndexOptions) {
@@ -157,6 +165,7 @@ export class KvIndex {
       handle,
       this.method === 'graph' ? graphOf(given) : mirrorOf(this.method, given),
     );
+    this.#search = cache.resident && new Stream('cpu');
   }
 
   #use(): NativeIndex {
@@ -177,7 +186,17 @@ export class KvIndex {
       attend: call === 'attend',
       estimate: given.estimate === undefined ? false : boolean(call, 'estimate', given.estimate),
       stream: optionalStream(given.stream),
+      search: this.#search && streamHandle(this.#search, 'search'),
     });
+  }
+
+  /** What was found, on the device of the cache. */
+  #found(made: NativeTensor, stream: Stream | undefined): Tensor {
+    const tensor = makeTensor(made);
+    if (!this.#search) return tensor;
+    const there = tensor.to({ device: this.cache.device, ...(stream && { stream }) });
+    tensor.dispose();
+    return there;
   }
 
   /**
@@ -190,7 +209,8 @@ export class KvIndex {
     const counts = { top: integer('search', 'topK', topK, 1), sink: 0, window: 0 };
     const made = this.#retrieve('search', q, counts, given);
     native.tensorDispose(made.touched);
-    return { ids: makeTensor(made.ids!), scores: makeTensor(made.scores!) };
+    const stream = given.stream as Stream | undefined;
+    return { ids: this.#found(made.ids!, stream), scores: this.#found(made.scores!, stream) };
   }
 
   /**
@@ -214,14 +234,16 @@ export class KvIndex {
     const keys = this.cache.lengths.reduce((sum, length) => sum + length, 0) * this.cache.kvHeads;
     const made = this.#retrieve('attend', q, counts, given);
     const stream = given.stream as Stream | undefined;
-    let result: AttentionResult = { out: makeTensor(made.out!), lse: makeTensor(made.lse!) };
-    if (window > 0) {
+    const found = () => ({ out: this.#found(made.out!, stream), lse: this.#found(made.lse!, stream) });
+    let result: AttentionResult;
+    if (window === 0) {
+      result = found();
+    } else {
       const mask = lastKeys({ left: window - 1, right: 0 });
       const scale = given.scale as number | undefined;
-      const parts = [
-        result,
-        attention(q, this.cache, { mask, ...(scale !== undefined && { scale }), ...(stream && { stream }) }),
-      ];
+      // Before what brings up what is found: a stream is in order, and this need not wait for the search.
+      const near = attention(q, this.cache, { mask, ...(scale !== undefined && { scale }), ...(stream && { stream }) });
+      const parts = [found(), near];
       result = merge(parts, stream && { stream });
       for (const { out, lse } of parts) for (const part of [out, lse]) part.dispose();
     }
@@ -254,6 +276,7 @@ export class KvIndex {
   dispose(): void {
     if (this.#handle) native.kvIndexDispose(this.#handle);
     this.#handle = undefined;
+    this.#search?.dispose();
   }
 
   /** The same as `dispose`, for `using`. */

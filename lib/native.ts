@@ -103,6 +103,9 @@ export interface NativeCacheOptions {
   theta: number;
   columns: number;
   interleaved: boolean;
+  /** Of the resident part; both are 0 without one. */
+  sink: number;
+  window: number;
 }
 
 /** Rows of a sequence of a cache, as they are stored: of values or keys, or of the units of int8. */
@@ -131,6 +134,8 @@ export interface NativeRetrieve {
   attend: boolean;
   estimate: boolean;
   stream: NativeStream | undefined;
+  /** Of the CPU: for a cache with a resident part, and only for such. */
+  search: NativeStream | undefined;
 }
 
 /** out and lse of a call that attends, inside capture with keys; else ids and scores. */
@@ -292,6 +297,7 @@ export interface Addon {
   kvCacheFork(cache: NativeCache): NativeCache;
   kvCacheLengths(cache: NativeCache): number[];
   kvCacheBytes(cache: NativeCache): number;
+  kvCacheDeviceBytes(cache: NativeCache): number;
   kvCacheDispose(cache: NativeCache): void;
 
   kvIndexCreate(cache: NativeCache, options: NativeIndexOptions): NativeIndex;

@@ -733,7 +733,10 @@ describe('rows below the public interface', () => {
   const { native } = require('../dist/native.js') as { native: Addon };
   const sizes = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, int8: false };
   const make = (more: object = {}) =>
-    native.kvCacheCreate({ ...sizes, device: 'cpu', theta: 0, columns: 0, interleaved: false, ...more });
+    native.kvCacheCreate({
+      ...{ ...sizes, device: 'cpu', theta: 0, columns: 0, interleaved: false, sink: 0, window: 0 },
+      ...more,
+    });
 
   it('are refused where there are none, and in pages of others', () => {
     const stream = native.streamCreate('cpu');

@@ -35,6 +35,7 @@ import {
   neighborhood,
   pagePlan,
   pooledPlan,
+  type ResidentOptions,
   radialPlan,
   relativePositionBias,
   type Simulation,
@@ -280,6 +281,12 @@ describe('KvCache', () => {
     const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10, rope: { interleaved: true } });
     expectTypeOf(attention(t, cache, { mask: causal() })).toExtend<{ out: Tensor; lse: Tensor }>();
     expectTypeOf(cache.fork()).toEqualTypeOf<KvCache>();
+    const resident = { sink: 4, window: 64 };
+    const apart = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10, device: 'cuda', resident });
+    expectTypeOf(apart.resident).toEqualTypeOf<Readonly<Required<ResidentOptions>> | undefined>();
+    expectTypeOf(apart.deviceBytes).toEqualTypeOf<number>();
+    // @ts-expect-error it needs a window
+    new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10, resident: { sink: 4 } });
     const plans = [hipPlan, pagePlan, pooledPlan].map((select) => select(t, cache, { budget: 64, causal: true }));
     expectTypeOf(plans).toEqualTypeOf<SparsePlan[]>();
     pooledPlan(t, t, { topP: 0.9, scale: 0.1, pooled: { queries: 64, keys: 640 } });

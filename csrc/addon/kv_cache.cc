@@ -9,7 +9,7 @@ namespace na {
 namespace {
 
 // kvCacheCreate({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, int8, device, theta, columns,
-// interleaved }); theta is 0 without rotary embedding
+// interleaved, sink, window }); theta is 0 without rotary embedding, sink and window without a resident part
 Napi::Value create(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!info[0].IsObject()) return refuse(env, error(NA_ERR_OPTION, "KvCache needs options"));
@@ -18,9 +18,15 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   const struct {
     const char* name;
     int64_t* value;
-  } fields[] = {{"batch", &shape.batch},           {"kvHeads", &shape.kv_heads},     {"headDim", &shape.head_dim},
-                {"valueDim", &shape.value_dim},    {"pageSize", &shape.page_tokens}, {"capacity", &shape.capacity},
-                {"columns", &shape.rotary.columns}};
+  } fields[] = {{"batch", &shape.batch},
+                {"kvHeads", &shape.kv_heads},
+                {"headDim", &shape.head_dim},
+                {"valueDim", &shape.value_dim},
+                {"pageSize", &shape.page_tokens},
+                {"capacity", &shape.capacity},
+                {"columns", &shape.rotary.columns},
+                {"sink", &shape.resident.sink},
+                {"window", &shape.resident.window}};
   for (const auto& field : fields) {
     NA_REFUSE(env, read_integer(options.Get(field.name), field.name, NA_ERR_OPTION, field.value));
   }
@@ -119,6 +125,13 @@ Napi::Value bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(cache->bytes()));
 }
 
+// kvCacheDeviceBytes(cache)
+Napi::Value device_bytes(const Napi::CallbackInfo& info) {
+  Ref<KvCache> cache;
+  NA_REFUSE(info.Env(), unwrap<KvCache>(info[0], "cache", &cache));
+  return Napi::Number::New(info.Env(), static_cast<double>(cache->device_bytes()));
+}
+
 }  // namespace
 
 void export_kv_cache(Napi::Env env, Napi::Object exports) {
@@ -130,6 +143,7 @@ void export_kv_cache(Napi::Env env, Napi::Object exports) {
   export_function<fork>(env, exports, "kvCacheFork");
   export_function<lengths>(env, exports, "kvCacheLengths");
   export_function<bytes>(env, exports, "kvCacheBytes");
+  export_function<device_bytes>(env, exports, "kvCacheDeviceBytes");
   export_function<dispose<KvCache>>(env, exports, "kvCacheDispose");
 }
 

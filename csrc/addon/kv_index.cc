@@ -51,8 +51,9 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   return wrap(env, std::move(index));
 }
 
-// kvIndexRetrieve(index, cache, { q, top, sink, window, scale, attend, estimate, stream }): { ids, scores, touched }
-// or, to attend, { out, lse, touched }, inside capture with keys; `top` may then be a list, of each key head
+// kvIndexRetrieve(index, cache, { q, top, sink, window, scale, attend, estimate, stream, search }): { ids, scores,
+// touched } or, to attend, { out, lse, touched }, inside capture with keys; `top` may then be a list, of each key head.
+// `search` is the stream of the CPU for a cache with a resident part, all of which is then made in pinned memory
 Napi::Value retrieve(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<KvIndex> index;
@@ -80,9 +81,12 @@ Napi::Value retrieve(const Napi::CallbackInfo& info) {
   if (a.has_scale) a.scale = scale.As<Napi::Number>().DoubleValue();
   a.estimate = a.attend && read_flag(call.Get("estimate"));
   NA_REFUSE(env, stream_of(env, call.Get("stream"), cache->device, &stream));
+  Ref<Stream> search = stream;
+  const Napi::Value apart = call.Get("search");
+  if (!apart.IsEmpty() && !apart.IsUndefined()) NA_REFUSE(env, unwrap<Stream>(apart, "search", &search));
   if (env.IsExceptionPending()) return Napi::Value();
   RetrieveResult result;
-  NA_REFUSE(env, index->retrieve(cache.get(), a, stream.get(), &result));
+  NA_REFUSE(env, index->retrieve(cache.get(), a, stream.get(), search.get(), &result));
   Napi::Object made = Napi::Object::New(env);
   const struct {
     const char* name;

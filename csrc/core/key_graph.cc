@@ -84,15 +84,17 @@ void KeyGraphView::add(const Ref<Tensor>& links, int64_t count) {
   counts_.push_back(count);
 }
 
-Status check_index_device(const Device& device) {
-  if (device.host) return {};
-  return error(NA_ERR_OPTION, "KvIndex: indexes of caches do not run on %s yet; use a cache on device 'cpu'",
-               device.name.c_str());
+Status check_index_device(const KvCache& cache) {
+  if (cache.page_device->host) return {};
+  return error(NA_ERR_OPTION,
+               "KvIndex: the CPU searches keys in memory of the host, but the cache is on %s: make it with resident: { "
+               "window }, which keeps its pages in pinned memory, or on device 'cpu'",
+               cache.device->name.c_str());
 }
 
 Status KeyGraph::create(KvCache* cache, Tensor* queries, const KeyGraphShape& shape, Stream* stream,
                         Ref<KeyGraph>* graph) {
-  NA_TRY(check_index_device(*cache->device));
+  NA_TRY(check_index_device(*cache));
   const struct {
     const char* name;
     int64_t value, most;
@@ -108,7 +110,8 @@ Status KeyGraph::create(KvCache* cache, Tensor* queries, const KeyGraphShape& sh
   }
   NA_TRY(stream->room());
   Ref<Tensor> samples;
-  NA_TRY(Tensor::allocate(cache->device, queries->view.dtype, shape_of(queries->view), false, false, &samples));
+  const bool pinned = cache->page_device != cache->device;
+  NA_TRY(Tensor::allocate(cache->page_device, queries->view.dtype, shape_of(queries->view), pinned, false, &samples));
   NA_TRY(stream->run(new CopyOperation(queries, samples.get())));
   *graph = Ref<KeyGraph>(new KeyGraph(shape, std::move(samples), static_cast<size_t>(cache->shape.batch)));
   return {};
@@ -122,8 +125,8 @@ Status KeyGraph::begin(KvCache* cache, Stream* stream) {
   all.shape[0] = s.batch;
   const Shape lists{s.batch, s.kv_heads, all.shape[1] * (all.shape[2] / s.kv_heads), kNearest};
   Ref<Tensor> nearest, products, rotated;
-  NA_TRY(Tensor::allocate(cache->device, NA_INT32, lists, false, false, &nearest));
-  NA_TRY(Tensor::allocate(cache->device, NA_FLOAT32, lists, false, false, &products));
+  NA_TRY(Tensor::allocate(cache->page_device, NA_INT32, lists, false, false, &nearest));
+  NA_TRY(Tensor::allocate(cache->page_device, NA_FLOAT32, lists, false, false, &products));
   const Ref<Tensor> wide(new Tensor(all, samples_->storage));
   Submission rotation(stream);
   NA_TRY(cache->rotate_queries(wide.get(), &rotation, &rotated));
@@ -144,7 +147,7 @@ Status KeyGraph::follow(KvCache* cache, const Ref<CacheView>& cached, Watermark*
     Ref<Tensor> links;
     if (lengths[b] - kept[b] > std::max(kLeastTail, kept[b] / kTailShare)) {
       const Shape rows{cache->shape.kv_heads, lengths[b] + 1, shape.degree};
-      NA_TRY(Tensor::allocate(cache->device, NA_INT32, rows, false, false, &links));
+      NA_TRY(Tensor::allocate(cache->page_device, NA_INT32, rows, false, false, &links));
       any = true;
     }
     made->add(links, lengths[b]);

@@ -35,8 +35,8 @@ class KeyGraphView : public RefCounted {
   std::vector<int64_t> counts_;
 };
 
-// Refuses devices whose caches have no indexes.
-Status check_index_device(const Device& device);
+// Refuses caches whose keys the CPU does not reach.
+Status check_index_device(const KvCache& cache);
 
 class KeyGraph : public RefCounted {
  public:

@@ -15,6 +15,8 @@ constexpr int64_t kMostSequences = 1024, kMostHeads = 1 << 16, kMostHeadDim = 51
 constexpr int64_t kMostTokens = int64_t{1} << 30, kMostPageTokens = int64_t{1} << 20;
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kLeastSlabBytes = int64_t{1} << 20;
+constexpr int64_t kMostSpareBytes = int64_t{1}
+                                    << 26;  // of pinned memory, which takes the caller time for each page of it
 constexpr int64_t kLeastTable = 16;
 constexpr int64_t kMostBytes = int64_t{1} << 53;
 constexpr int64_t kMostDeviceHeadDim = 256;
@@ -25,6 +27,16 @@ int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * 
 int64_t value_offset(const CacheShape& s) { return aligned(s.page_tokens * s.kv_heads * s.row_bytes(s.head_dim)); }
 int64_t page_bytes(const CacheShape& s) {
   return value_offset(s) + aligned(s.page_tokens * s.kv_heads * s.row_bytes(s.value_dim));
+}
+
+int64_t number_of(const void* address) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(address)); }
+
+// The tokens of k or v from the first one on.
+Ref<Tensor> tokens_from(const Tensor& tensor, int64_t first) {
+  na_tensor view = tensor.view;
+  view.data = static_cast<char*>(view.data) + first * view.stride[1] * dtype_size(view.dtype);
+  view.shape[1] -= first;
+  return Ref<Tensor>(new Tensor(view, tensor.storage));
 }
 
 Status check_range(const char* name, int64_t value, int64_t least, int64_t most) {
@@ -168,7 +180,8 @@ Status PagePool::reserve(int64_t pages) {
   if (missing <= 0) return {};
   const auto have = static_cast<int64_t>(addresses_.size());
   // Some more than needed, so that slabs stay few, but none that a single cache could not use.
-  const int64_t more = std::max({have / 4, kLeastSlabBytes / page_bytes_, int64_t{1}});
+  int64_t more = std::max({have / 4, kLeastSlabBytes / page_bytes_, int64_t{1}});
+  if (pinned_) more = std::min(more, std::max(kMostSpareBytes / page_bytes_, int64_t{1}));
   int64_t count = std::max(missing, std::min(more, most_ - have));
   if (have + count > std::numeric_limits<int32_t>::max()) {
     return error(NA_ERR_OUT_OF_MEMORY, "KvCache: %lld pages; at most 2^31 are possible: use a larger pageSize",
@@ -181,12 +194,12 @@ Status PagePool::reserve(int64_t pages) {
   count = std::min(count, kMostBytes / page_bytes_);
   if (have < modest_until_ && device_->bytes + count * page_bytes_ > held_when_refused_) count = missing;
   Ref<Tensor> slab;
-  Status status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
+  Status status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, pinned_, false, &slab);
   if (!status.ok() && count > missing) {
     modest_until_ = have + count;
     held_when_refused_ = device_->bytes;
     count = missing;
-    status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, false, false, &slab);
+    status = Tensor::allocate(device_, NA_UINT8, {count * page_bytes_}, pinned_, false, &slab);
   }
   NA_TRY(status);
   addresses_.reserve(static_cast<size_t>(have + count));
@@ -252,20 +265,40 @@ Status KvCache::create(Device* device, const CacheShape& shape, Ref<KvCache>* ca
       return error(NA_ERR_OPTION, "KvCache: rope.dim is %lld; it must be even", Count(rotary.columns));
     }
   }
-  const int64_t most = shape.batch * ((shape.capacity - 1) / shape.page_tokens + 1);
-  Ref<PagePool> pool(new PagePool(device, page_bytes(shape), most));
+  const ResidentPart& resident = shape.resident;
+  const int64_t pages = (shape.capacity - 1) / shape.page_tokens + 1;
+  Device* page_device = device;
+  Ref<PagePool> copies;
+  if (resident.any()) {
+    if (device->host) {
+      return error(
+          NA_ERR_OPTION,
+          "KvCache: resident is the part that a GPU has of a cache in host memory, and all of this one is on the "
+          "CPU: leave it out, or use device 'cuda'");
+    }
+    NA_TRY(check_range("resident.sink", resident.sink, 0, kMostTokens));
+    NA_TRY(check_range("resident.window", resident.window, 1, kMostTokens));
+    NA_TRY(find_device("cpu", &page_device));
+    const int64_t most = (resident.sink + shape.page_tokens - 1) / shape.page_tokens +
+                         (resident.window + shape.page_tokens - 2) / shape.page_tokens + 1;
+    copies = Ref<PagePool>(new PagePool(device, page_bytes(shape), shape.batch * std::min(most, pages)));
+  }
+  Ref<PagePool> pool(new PagePool(page_device, page_bytes(shape), shape.batch * pages, resident.any()));
   Ref<Storage> nothing;
   NA_TRY(Storage::allocate(device, 0, false, false, &nothing));
   auto summaries = std::make_unique<CacheSummaries>(device, shape);
-  *cache = Ref<KvCache>(new KvCache(device, shape, std::move(pool), std::move(nothing), std::move(summaries)));
+  *cache = Ref<KvCache>(new KvCache(device, page_device, shape, std::move(pool), std::move(copies), std::move(nothing),
+                                    std::move(summaries)));
   return {};
 }
 
-KvCache::KvCache(Device* device, const CacheShape& shape, Ref<PagePool> pool, Ref<Storage> nothing,
-                 std::unique_ptr<CacheSummaries> summaries)
+KvCache::KvCache(Device* device, Device* page_device, const CacheShape& shape, Ref<PagePool> pool, Ref<PagePool> copies,
+                 Ref<Storage> nothing, std::unique_ptr<CacheSummaries> summaries)
     : device(device),
+      page_device(page_device),
       shape(shape),
       pool_(std::move(pool)),
+      copies_(std::move(copies)),
       nothing_(std::move(nothing)),
       summaries_(std::move(summaries)),
       sequences_(shape.batch) {}
@@ -274,6 +307,9 @@ KvCache::~KvCache() {
   for (const Ref<Watermark>& mark : watermarks_) mark->cache = nullptr;
   for (const Sequence& sequence : sequences_) {
     for (int32_t page : sequence.pages) pool_->give_back(page);
+    for (int32_t copy : sequence.copies) {
+      if (copy >= 0) copies_->give_back(copy);
+    }
   }
 }
 
@@ -303,6 +339,7 @@ struct KvCache::Growth {
   Ref<PageTable> table;
   int32_t own = -1;  // its copy of what was the last page
   std::vector<int32_t> added;
+  std::vector<int64_t> copied;  // pages that got a copy on the device
 };
 
 Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts, Stream* stream) {
@@ -342,14 +379,18 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   std::vector<int64_t> grown = lengths();
   for (size_t b = 0; b < batch; b++) grown[b] += growth[b];
   // All memory is there before anything is changed or enqueued.
-  NA_TRY(stream->room(2 + kListing));
+  NA_TRY(stream->room(4 + kListing));
   NA_TRY(pool_->reserve(pages));
+  NA_TRY(reserve_copies(grown));
   NA_TRY(reserve_list(grown));
+  Ref<Tensor> targets = device_tables_;
+  if (copies_) NA_TRY(allocate_targets(grown, &targets));
   Submission call(stream);
   Ref<Tensor> keys(k);
   if (shape.rotary.theta != 0) NA_TRY(rotate(k, lengths(), &call, &keys));
 
   auto* const operation = new AppendOperation(keys.get(), v, pool_->slabs());
+  std::vector<int64_t> places, values;  // of targets
   std::vector<Growth> next(batch);
   for (size_t b = 0; b < batch; b++) {
     const Sequence& sequence = sequences_[b];
@@ -369,13 +410,22 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
       to.table = PageTable::with(to.table, i, pool_->address(to.added.back()));
     }
     operation->tables.push_back(to.table);
-    operation->lengths.push_back(sequence.length);
+    operation->lengths.push_back(copies_ ? sequence.length % shape.page_tokens : sequence.length);
     operation->counts.push_back(growth[b]);
+    if (!copies_ || growth[b] == 0) continue;
+    const int64_t first = sequence.length / shape.page_tokens;
+    for (int64_t i = first; i < count; i++) {
+      places.push_back(static_cast<int64_t>(b) * targets->view.stride[0] + 1 + i - first);
+      values.push_back(number_of(to.table->entries()[i]));
+    }
   }
-  operation->device_tables = device_tables_;
+  operation->device_tables = targets;
   operation->finish(shape);
+  Operation* const copied = copies_ ? append_copies(keys.get(), v, operation->tables, grown, &next) : nullptr;
   if (Operation* list = make_list(operation->tables, grown)) call.add(list);
+  if (copied) call.add(new PutOperation(targets.get(), std::move(places), std::move(values)));
   call.add(operation);
+  if (copied) call.add(copied);
   const Status status = call.run();
   if (status.ok()) note_listed(grown);
   for (size_t b = 0; b < batch; b++) {
@@ -384,6 +434,8 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     if (!status.ok()) {
       if (to.own >= 0) pool_->give_back(to.own);
       for (int32_t page : to.added) pool_->give_back(page);
+      for (int64_t page : to.copied) drop_copy(&sequence, page);
+      if (copies_) sequence.copies.resize(sequence.pages.size());
       continue;
     }
     sequence.table = std::move(to.table);
@@ -392,6 +444,85 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     sequence.length += growth[b];
   }
   return status;
+}
+
+// A list, for one append, of the pages that it writes to: device_tables_ name copies.
+Status KvCache::allocate_targets(const std::vector<int64_t>& grown, Ref<Tensor>* targets) const {
+  int64_t most = 0;
+  for (size_t b = 0; b < grown.size(); b++) {
+    most = std::max(most, pages_for(grown[b]) - sequences_[b].length / shape.page_tokens);
+  }
+  return Tensor::allocate(device, NA_INT64, {shape.batch, 1 + most}, false, false, targets);
+}
+
+Status KvCache::reserve_copies(const std::vector<int64_t>& grown) {
+  if (!copies_) return {};
+  int64_t missing = 0;
+  for (size_t b = 0; b < grown.size(); b++) {
+    Sequence& sequence = sequences_[b];
+    if (grown[b] == sequence.length) continue;
+    const auto pages = static_cast<int64_t>(sequence.pages.size());
+    const int64_t first = std::max(pages_for(shape.resident.sink), window_page(sequence.length));
+    for (int64_t i = first; i < std::min(window_page(grown[b]), pages); i++) drop_copy(&sequence, i);
+    // Of a page that others have too, the copy is theirs as well.
+    if (writes_shared(sequence, grown[b] - sequence.length)) drop_copy(&sequence, pages - 1);
+    each_resident(grown[b], [&](int64_t i) {
+      if (i >= pages || sequence.copies[static_cast<size_t>(i)] < 0) missing++;
+    });
+  }
+  return copies_->reserve(missing);
+}
+
+void KvCache::drop_copy(Sequence* sequence, int64_t page) {
+  int32_t& copy = sequence->copies[static_cast<size_t>(page)];
+  if (copy < 0) return;
+  copies_->give_back(std::exchange(copy, -1));
+  sequence->listed_pages = std::min(sequence->listed_pages, page);
+}
+
+// The tokens of the window are written to their copies as to their pages. A copy that lacks tokens before these is made
+// of the page as it is by then: so whatever a truncation, a fork or a prefill longer than the window left without a
+// copy gets one here.
+Operation* KvCache::append_copies(Tensor* k, Tensor* v, const std::vector<Ref<PageTable>>& tables,
+                                  const std::vector<int64_t>& grown, std::vector<Growth>* growths) {
+  int64_t skipped = k->view.shape[1];  // tokens before the window of every sequence
+  for (size_t b = 0; b < grown.size(); b++) {
+    const int64_t length = sequences_[b].length;
+    if (grown[b] == length) continue;
+    skipped = std::min(skipped, std::max<int64_t>(0, window_page(grown[b]) * shape.page_tokens - length));
+  }
+  const Ref<Tensor> keys = tokens_from(*k, skipped), values = tokens_from(*v, skipped);
+  auto* const operation = new AppendOperation(keys.get(), values.get(), all_slabs());
+  for (size_t b = 0; b < grown.size(); b++) {
+    Sequence& sequence = sequences_[b];
+    const bool grows = grown[b] > sequence.length;
+    operation->tables.push_back(tables[b]);
+    operation->lengths.push_back(sequence.length + skipped);
+    operation->counts.push_back(grows ? grown[b] - sequence.length - skipped : 0);
+    if (!grows) continue;
+    sequence.copies.resize(static_cast<size_t>(pages_for(grown[b])), -1);
+    each_resident(grown[b], [&](int64_t i) {
+      int32_t& copy = sequence.copies[static_cast<size_t>(i)];
+      if (copy < 0) {
+        copy = copies_->take();
+        sequence.listed_pages = std::min(sequence.listed_pages, i);
+        (*growths)[b].copied.push_back(i);
+      } else if (skipped == 0 || i != sequence.length / shape.page_tokens) {
+        return;  // it lacks none of the tokens before those
+      }
+      if (i * shape.page_tokens >= sequence.length + skipped) return;
+      operation->copies.push_back({tables[b]->entries()[i], copies_->address(copy), copies_->page_bytes()});
+    });
+  }
+  operation->device_tables = device_tables_;
+  operation->finish(shape);
+  return operation;
+}
+
+std::vector<Ref<Tensor>> KvCache::all_slabs() const {
+  std::vector<Ref<Tensor>> all = pool_->slabs();
+  if (copies_) all.insert(all.end(), copies_->slabs().begin(), copies_->slabs().end());
+  return all;
 }
 
 Status KvCache::check_growth(const std::vector<int64_t>& growth) const {
@@ -426,6 +557,10 @@ Status KvCache::truncate(const std::vector<int64_t>& lengths) {
     Sequence& sequence = sequences_[b];
     sequence.length = lengths[b];
     while (static_cast<int64_t>(sequence.pages.size()) > pages_for(sequence.length)) {
+      if (copies_) {
+        drop_copy(&sequence, static_cast<int64_t>(sequence.pages.size()) - 1);
+        sequence.copies.pop_back();
+      }
       pool_->give_back(sequence.pages.back());
       sequence.pages.pop_back();
     }
@@ -458,6 +593,7 @@ Status KvCache::restore(const std::vector<int64_t>& lengths) {
       sequence.pages.push_back(pool_->take());
       sequence.table = PageTable::with(std::move(sequence.table), i, pool_->address(sequence.pages.back()));
     }
+    if (copies_) sequence.copies.assign(sequence.pages.size(), -1);
   }
   return {};
 }
@@ -496,6 +632,9 @@ Status KvCache::copy_rows(const CachedRows& rows, bool write, Tensor* bytes, Str
     if (write && pool_->shared(page)) {
       return error(NA_ERR_OPTION, "copy_rows: a fork shares a page that is to be written");
     }
+    if (write && copies_ && sequence.copies[static_cast<size_t>(row / page_rows)] >= 0) {
+      return error(NA_ERR_OPTION, "copy_rows: %s has a copy of a page that is to be written", device->name.c_str());
+    }
     runs.push_back({static_cast<char*>(pool_->address(page)) + offset + slot * row_bytes, count});
     row += count;
   }
@@ -516,12 +655,16 @@ Status KvCache::copy_rows(const CachedRows& rows, bool write, Tensor* bytes, Str
 }
 
 Ref<KvCache> KvCache::fork() const {
-  Ref<KvCache> copy(new KvCache(device, shape, pool_, nothing_, summaries_->fork()));
+  Ref<KvCache> copy(new KvCache(device, page_device, shape, pool_, copies_, nothing_, summaries_->fork()));
   for (size_t b = 0; b < sequences_.size(); b++) {
     const Sequence& from = sequences_[b];
     Sequence& to = copy->sequences_[b];
     to.pages = from.pages;
+    to.copies = from.copies;
     to.length = from.length;
+    for (int32_t copy : to.copies) {
+      if (copy >= 0) copies_->share(copy);
+    }
     for (size_t i = 0; i < to.pages.size(); i++) {
       pool_->share(to.pages[i]);
       to.table = PageTable::with(std::move(to.table), static_cast<int64_t>(i), pool_->address(to.pages[i]));
@@ -545,7 +688,13 @@ Ref<Watermark> KvCache::watch() {
 }
 
 int64_t KvCache::bytes() const {
-  return pool_->bytes() + summaries_->bytes() + (device_tables_ ? device_tables_->storage->bytes : 0);
+  return pool_->bytes() + (copies_ ? copies_->bytes() : 0) + summaries_->bytes() +
+         (device_tables_ ? device_tables_->storage->bytes : 0);
+}
+
+int64_t KvCache::device_bytes() const {
+  if (device->host) return 0;
+  return bytes() - (page_device->host ? pool_->bytes() : 0);
 }
 
 std::vector<int64_t> KvCache::lengths() const {
@@ -567,6 +716,7 @@ Ref<CacheView> KvCache::view() const {
   view.pages_ = {shape.page_tokens,   value_offset(shape),  shape.int8,
                  view.tables_.data(), view.lengths_.data(), nullptr};
   view.slabs_ = pool_->slabs();
+  if (copies_) view.resident_slabs_ = copies_->slabs();
   const auto tensor = [&](int64_t columns) {
     na_tensor t{};
     t.dtype = shape.dtype;
@@ -626,7 +776,8 @@ Operation* KvCache::make_list(const std::vector<Ref<PageTable>>& tables, const s
     const int64_t first = static_cast<int64_t>(b) * row;
     if (sequences_[b].listed_length != lengths[b]) say(first, lengths[b]);
     for (int64_t i = sequences_[b].listed_pages; i < pages_for(lengths[b]); i++) {
-      say(first + 1 + i, static_cast<int64_t>(reinterpret_cast<intptr_t>(tables[b]->entries()[i])));
+      const int32_t copy = copies_ ? sequences_[b].copies[static_cast<size_t>(i)] : -1;
+      say(first + 1 + i, number_of(copy >= 0 ? copies_->address(copy) : tables[b]->entries()[i]));
     }
   }
   return places.empty() ? nullptr : new PutOperation(device_tables_.get(), std::move(places), std::move(values));
@@ -640,7 +791,8 @@ void KvCache::note_listed(const std::vector<int64_t>& lengths) {
 }
 
 Status KvCache::rotate(Tensor* source, std::vector<int64_t> first, Submission* call, Ref<Tensor>* result) const {
-  NA_TRY(Tensor::allocate(device, source->view.dtype, shape_of(source->view), false, false, result));
+  Device* const here = call->stream->device;  // of a search on the CPU not that of the cache
+  NA_TRY(Tensor::allocate(here, source->view.dtype, shape_of(source->view), false, false, result));
   call->add(new RotateOperation(source, result->get(), std::move(first), shape.rotary));
   return {};
 }

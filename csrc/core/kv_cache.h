@@ -2,8 +2,13 @@
 //
 // Which token lies in which page is known at call time and kept by the JavaScript thread; what pages hold is written
 // and read by operations, in the order of tensors: the memory of all pages counts as one tensor for each slab.
+//
+// With a resident part, the pages of a GPU's cache are in pinned memory of the host, where kernels reach them too, and
+// the GPU has copies of some. What kernels read is a list of addresses, which names the copy where there is one. So a
+// copy can be dropped at any moment, and nobody but this file need know of them.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include "core/attention.h"
@@ -17,11 +22,18 @@ struct RotaryEmbedding {
   bool interleaved = false;
 };
 
+// Tokens of each sequence that a GPU has copies of while the pages are in memory of the host.
+struct ResidentPart {
+  int64_t sink = 0, window = 0;  // the first ones, and the last ones; 0 and 0: there is no such part
+  bool any() const { return sink != 0 || window != 0; }
+};
+
 struct CacheShape {
   int64_t batch = 0, kv_heads = 0, head_dim = 0, value_dim = 0, page_tokens = 0, capacity = 0;
   int32_t dtype = NA_FLOAT32;  // of what is appended, and of queries
   bool int8 = false;           // how it is held
   RotaryEmbedding rotary;
+  ResidentPart resident;
 
   // Of a token and head, as pages hold them.
   int64_t row_bytes(int64_t columns) const;
@@ -30,8 +42,9 @@ struct CacheShape {
 // The pages of a cache and of its forks. Memory comes in slabs of many pages and goes with the last of the caches.
 class PagePool : public RefCounted {
  public:
-  // A single cache has `most` pages at most.
-  PagePool(Device* device, int64_t page_bytes, int64_t most) : device_(device), page_bytes_(page_bytes), most_(most) {}
+  // A single cache has `most` pages at most. `pinned`: in memory of the host that GPUs reach.
+  PagePool(Device* device, int64_t page_bytes, int64_t most, bool pinned = false)
+      : device_(device), page_bytes_(page_bytes), most_(most), pinned_(pinned) {}
 
   // Sees to it that so many pages can be taken; ERR_OUT_OF_MEMORY leaves everything as it was.
   Status reserve(int64_t pages);
@@ -52,6 +65,7 @@ class PagePool : public RefCounted {
  private:
   Device* const device_;
   const int64_t page_bytes_, most_;
+  const bool pinned_;
   std::vector<Ref<Tensor>> slabs_;
   std::vector<void*> addresses_;  // of each page
   std::vector<int32_t> users_;    // sequences that have it
@@ -85,10 +99,12 @@ class CacheView : public RefCounted {
  public:
   const na_pages& pages() const { return pages_; }
   const std::vector<Ref<Tensor>>& slabs() const { return slabs_; }
-  // All that a reader of the pages reads.
+  // All that a reader of the pages reads on the device of the cache.
   template <class Visit>
   void each_tensor(const Visit& visit) const {
-    for (const Ref<Tensor>& slab : slabs_) visit(slab.get());
+    for (const auto* slabs : {&slabs_, &resident_slabs_}) {
+      for (const Ref<Tensor>& slab : *slabs) visit(slab.get());
+    }
     if (device_tables_) visit(device_tables_.get());
   }
   // [batch, the longest length, kv_heads, head_dim or value_dim], with the strides of a page and without data.
@@ -101,7 +117,7 @@ class CacheView : public RefCounted {
   std::vector<Ref<PageTable>> held_;
   std::vector<void* const*> tables_;
   std::vector<int64_t> lengths_;
-  std::vector<Ref<Tensor>> slabs_;
+  std::vector<Ref<Tensor>> slabs_, resident_slabs_;
   Ref<Tensor> device_tables_;  // where kernels do not read memory of the host, see KvCache::list_pages()
   Ref<Tensor> k_, v_;
 };
@@ -155,23 +171,26 @@ class KvCache : public RefCounted {
   CacheSummaries& summaries() const { return *summaries_; }
 
   std::vector<int64_t> lengths() const;
-  int64_t bytes() const;  // of pages and summaries
+  int64_t bytes() const;         // of pages, their copies, lists and summaries
+  int64_t device_bytes() const;  // of these, in memory of a GPU
 
   Device* const device;
+  Device* const page_device;  // whose memory has all pages: `device`, or with a resident part the CPU
   const CacheShape shape;
 
  private:
   struct Sequence {
     Ref<PageTable> table;
     std::vector<int32_t> pages;
+    std::vector<int32_t> copies;  // with a resident part: of each page that on the device, or -1
     int64_t length = 0;
     // What device_tables_ say, of a device that is not the host: the length, and the first so many of the pages.
     int64_t listed_length = -1, listed_pages = 0;
   };
   struct Growth;
 
-  KvCache(Device* device, const CacheShape& shape, Ref<PagePool> pool, Ref<Storage> nothing,
-          std::unique_ptr<CacheSummaries> summaries);
+  KvCache(Device* device, Device* page_device, const CacheShape& shape, Ref<PagePool> pool, Ref<PagePool> copies,
+          Ref<Storage> nothing, std::unique_ptr<CacheSummaries> summaries);
   ~KvCache() override;
 
   // On a device that is not the host, device_tables_ are brought up to tables and lengths in three steps: room for
@@ -180,6 +199,27 @@ class KvCache : public RefCounted {
   Status reserve_list(const std::vector<int64_t>& lengths);
   Operation* make_list(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const;
   void note_listed(const std::vector<int64_t>& lengths);
+
+  // The resident part, when sequences have grown to these lengths. Copies that are no longer of it are dropped, and
+  // there is room for those to come.
+  Status allocate_targets(const std::vector<int64_t>& grown, Ref<Tensor>* targets) const;
+  Status reserve_copies(const std::vector<int64_t>& grown);
+  void drop_copy(Sequence* sequence, int64_t page);
+  // The first page of which there is a copy for the sake of the window.
+  int64_t window_page(int64_t length) const {
+    return std::max<int64_t>(0, length - shape.resident.window) / shape.page_tokens;
+  }
+  // Visits the pages of which there are to be copies.
+  template <class Visit>
+  void each_resident(int64_t length, const Visit& visit) const {
+    const int64_t window = window_page(length);
+    for (int64_t page = 0, sink = pages_for(shape.resident.sink); page < std::min(sink, window); page++) visit(page);
+    for (int64_t page = window; page < pages_for(length); page++) visit(page);
+  }
+  // What brings copies up to an append whose tokens are in their pages: takes those that are missing.
+  Operation* append_copies(Tensor* k, Tensor* v, const std::vector<Ref<PageTable>>& tables,
+                           const std::vector<int64_t>& grown, std::vector<Growth>* growths);
+  std::vector<Ref<Tensor>> all_slabs() const;
   Status check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const;
   Status rotate(Tensor* source, std::vector<int64_t> first, Submission* call, Ref<Tensor>* result) const;
   // Whether so many more tokens begin in a page that others have too.
@@ -189,6 +229,7 @@ class KvCache : public RefCounted {
   int64_t pages_for(int64_t tokens) const { return (tokens + shape.page_tokens - 1) / shape.page_tokens; }
 
   const Ref<PagePool> pool_;
+  const Ref<PagePool> copies_;  // of some of its pages, on the device; null without a resident part
   const Ref<Storage> nothing_;  // no bytes: what k and v of a view belong to
   const std::unique_ptr<CacheSummaries> summaries_;
   std::vector<Sequence> sequences_;

@@ -184,7 +184,7 @@ class RecordedRetrieve final : public RecordedCall {
   Status check(Growth*) const override { return {}; }
   Status make(Stream* stream) const override {
     RetrieveResult result;
-    return index_->retrieve(cache_.get(), arguments_, stream, &result);
+    return index_->retrieve(cache_.get(), arguments_, stream, stream, &result);
   }
 
  private:
@@ -194,7 +194,7 @@ class RecordedRetrieve final : public RecordedCall {
   RetrieveArguments arguments_;
 };
 
-// Has a launch say how many keys there are by then. Its number is written here, since indexes are of the CPU.
+// Has a launch say how many keys there are by then. Its number is written here, since what is recorded is of the CPU.
 Status tell_keys(const KvCache& cache, Tensor* keys, Submission* call) {
   Ref<Tensor> now;
   NA_TRY(Tensor::allocate(cache.device, NA_INT64, {1}, false, false, &now));
@@ -252,7 +252,7 @@ Status Segments::grow(const std::vector<int64_t>& counts, Stream* stream, const 
 }
 
 Status KvIndex::create(KvCache* cache, const MirrorShape& shape, Ref<KvIndex>* index) {
-  NA_TRY(check_index_device(*cache->device));
+  NA_TRY(check_index_device(*cache));
   const char* const size = shape.clusters ? "clusterSize" : "pageSize";
   const int32_t least = shape.clusters ? 4 : 1;
   if (shape.block < least || shape.block > 64 || 64 % shape.block != 0) {
@@ -270,7 +270,7 @@ Status KvIndex::create(KvCache* cache, const MirrorShape& shape, Ref<KvIndex>* i
   const MeansLayout means{rows, s.head_dim, s.value_dim};
   const int64_t most = s.batch * std::max<int64_t>(1, s.capacity / kSegmentTokens);
   const auto segments = [&](int64_t head_bytes) {
-    return Segments(Ref<PagePool>(new PagePool(cache->device, head_bytes * s.kv_heads, most)),
+    return Segments(Ref<PagePool>(new PagePool(cache->page_device, head_bytes * s.kv_heads, most)),
                     static_cast<size_t>(s.batch));
   };
   Ref<Watermark> mark = cache->watch();
@@ -302,11 +302,20 @@ Status KvIndex::follow(KvCache* cache, const Ref<CacheView>& view, bool estimate
   });
 }
 
-Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* stream, RetrieveResult* result) {
+Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* stream, Stream* search,
+                         RetrieveResult* result) {
   if (mark_->cache != cache) {
     return error(NA_ERR_OPTION, "KvIndex: this is not the cache that the index was made for");
   }
   NA_TRY(stream->check_device(cache->device, "the cache"));
+  NA_TRY(search->check_device(cache->page_device, "the memory of the cache"));
+  const bool apart = cache->page_device != cache->device;
+  if (search != stream && (stream->capturing() || search->capturing())) {
+    return error(
+        NA_ERR_OPTION,
+        "capture: a KvIndex over a cache with a resident part works on two devices, which is not recorded: call it "
+        "outside");
+  }
   NA_TRY(check_query(*a.q, *cache));
   const struct {
     const char* name;
@@ -327,13 +336,14 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
         "attend: estimate is for the methods 'pages' and 'clusters'; a scan looks at every key, and a graph has "
         "no means, so make an index of one of these");
   }
-  NA_TRY(stream->room(8));  // to attend: what is below, attention over the window, to merge and to read `touched`
+  // To attend: what is below, attention over the window, copies of what is found, to merge and to read `touched`.
+  for (const Stream* each : {stream, search}) NA_TRY(each->room(8));
   const CacheShape& s = cache->shape;
   const int64_t heads = a.q->view.shape[2];
   na_retrieve call{};
   RetrieveResult made = a.into;
   const auto make = [&](int32_t dtype, const Shape& shape, Ref<Tensor>* tensor, const na_tensor** view) -> Status {
-    if (!*tensor) NA_TRY(Tensor::allocate(cache->device, dtype, shape, false, false, tensor));
+    if (!*tensor) NA_TRY(Tensor::allocate(search->device, dtype, shape, apart, false, tensor));
     *view = &(*tensor)->view;
     return {};
   };
@@ -352,14 +362,16 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
     *result = std::move(made);
     return {};
   }
+  Ref<Tensor> here(a.q);  // where keys are searched
+  if (apart) NA_TRY(Tensor::allocate(search->device, s.dtype, shape_of(a.q->view), true, false, &here));
   const Ref<CacheView> cached = cache->view();
   const bool searching = searches(a, cache->lengths());
   if (searching) {
-    NA_TRY(graph_ ? graph_->follow(cache, cached, mark_.get(), stream) : follow(cache, cached, a.estimate, stream));
+    NA_TRY(graph_ ? graph_->follow(cache, cached, mark_.get(), search) : follow(cache, cached, a.estimate, search));
   }
   Ref<Tensor> q;
-  Submission all(stream);
-  NA_TRY(cache->rotate_queries(a.q, &all, &q));
+  Submission all(search);
+  NA_TRY(cache->rotate_queries(here.get(), &all, &q));
   call.q = &q->view;
   call.sink = a.sink;
   call.window = a.window;
@@ -375,6 +387,7 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   all.add(new RetrieveOperation(cached, mirror_.view(), std::move(means), std::move(graph), call,
                                 a.tops.value_or(std::vector<int64_t>()), segment_rows_, shape_));
   if (made.keys) NA_TRY(tell_keys(*cache, made.keys.get(), &all));
+  if (apart) NA_TRY(stream->run(new CopyOperation(a.q, here.get())));
   NA_TRY(all.run());
   *result = std::move(made);
   return {};

@@ -76,8 +76,10 @@ class KvIndex : public RefCounted {
   // Finds keys by walking a graph, and mirrors none.
   static Status create(KvCache* cache, Ref<KeyGraph> graph, Ref<KvIndex>* index);
 
-  // `cache` is the one that the index was made for.
-  Status retrieve(KvCache* cache, const RetrieveArguments& arguments, Stream* stream, RetrieveResult* result);
+  // `cache` is the one that the index was made for. `search` is `stream` unless the cache has a resident part: then it
+  // is one of the CPU, where keys are searched once `stream`, on the GPU, has brought q; results are in pinned memory.
+  Status retrieve(KvCache* cache, const RetrieveArguments& arguments, Stream* stream, Stream* search,
+                  RetrieveResult* result);
   int64_t bytes() const { return mirror_.bytes() + means_.bytes() + (graph_ ? graph_->bytes() : 0); }
 
  private:

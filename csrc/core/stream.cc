@@ -86,9 +86,10 @@ void Stream::enqueue(Operation* operation, const Point& extra) {
       [](void* context, Tensor* tensor, bool write) {
         auto* stream = static_cast<Stream*>(context);
         const Storage& storage = *tensor->storage;
-        stream->add_wait(storage.last_write, storage.device->host);
+        const bool pageable = storage.device->host && !storage.pinned_by;
+        stream->add_wait(storage.last_write, pageable);
         if (write) {
-          for (const Point& reader : storage.readers) stream->add_wait(reader, storage.device->host);
+          for (const Point& reader : storage.readers) stream->add_wait(reader, pageable);
         }
       },
       this);
@@ -105,10 +106,11 @@ void Stream::enqueue(Operation* operation, const Point& extra) {
   gate_->hand(operation, submitted_, backend_waits_);
 }
 
-void Stream::add_wait(const Point& point, bool host_memory) {
+void Stream::add_wait(const Point& point, bool pageable) {
   if (point.done()) return;
-  // Other devices than the CPU may touch host memory as soon as an operation is submitted.
-  const bool at_once = host_memory && !device->host;
+  // Other devices than the CPU may touch pageable memory as soon as an operation is submitted; pinned memory they reach
+  // in the order of their streams.
+  const bool at_once = pageable && !device->host;
   if (point.timeline.get() == timeline_.get() && !at_once) return;  // a stream is in order by itself
   // The backend sees to the order of points of its own that it knows already.
   hold_ |= at_once || point.timeline->backend != device->backend || point.sequence > point.timeline->handed();

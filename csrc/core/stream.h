@@ -64,7 +64,7 @@ class Stream : public RefCounted {
   Stream(Device* device, const int32_t* cancelled, na_stream* handle);
   // Whether operations are held back, or another thread is just handing the last of them to the backend.
   bool holding() const { return timeline_->handed() != submitted_; }
-  void add_wait(const Point& point, bool host_memory);
+  void add_wait(const Point& point, bool pageable);
   Status check_capture(const Operation& operation) const;
 
   const Ref<Timeline> timeline_;

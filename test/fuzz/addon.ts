@@ -110,10 +110,18 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
       theta: mostly(oneOf(0, 0, 10000)),
       columns: mostly(oneOf(0, 2, 4)),
       interleaved: flag,
+      sink: mostly(oneOf(0, 0, 0, 0, 0, 3)),
+      window: mostly(oneOf(0, 0, 0, 0, 0, 5)),
     },
-    ['batch', 'kvHeads', 'headDim', 'valueDim', 'pageSize', 'capacity', 'dtype', 'device', 'theta', 'columns'],
+    [
+      ...['batch', 'kvHeads', 'headDim', 'valueDim', 'pageSize', 'capacity', 'dtype', 'device', 'theta', 'columns'],
+      ...['sink', 'window'],
+    ],
   );
-  const fitting = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, device: 'cpu' };
+  const fitting = {
+    ...{ batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, device: 'cpu' },
+    ...{ theta: 0, columns: 0, sink: 0, window: 0 },
+  };
   const geometry = mostly(
     oneOf(
       [1, 1, 16, 16, 16, 16, 0, 0],
@@ -169,14 +177,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
 
   const calls: [number, fc.Arbitrary<Call>][] = [
     [1, invoke('cudaSearch', native.cudaSearch, hostile)],
-    [
-      1,
-      invoke(
-        'kvCacheCreate',
-        native.kvCacheCreate,
-        mostly(fc.oneof(cacheOptions, oneOf({ ...fitting, theta: 0, columns: 0 })), 20),
-      ),
-    ],
+    [1, invoke('kvCacheCreate', native.kvCacheCreate, mostly(fc.oneof(cacheOptions, oneOf(fitting)), 20))],
     [
       4,
       invoke(
@@ -213,6 +214,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
     [1, invoke('kvCacheFork', native.kvCacheFork, cache)],
     [1, invoke('kvCacheLengths', native.kvCacheLengths, cache)],
     [1, invoke('kvCacheBytes', native.kvCacheBytes, cache)],
+    [1, invoke('kvCacheDeviceBytes', native.kvCacheDeviceBytes, cache)],
     [1, invoke('kvCacheDispose', native.kvCacheDispose, cache)],
     [
       1,
@@ -253,6 +255,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
               attend: flag,
               estimate: flag,
               stream: defaultable(stream),
+              search: defaultable(stream),
             },
             ['q', 'top', 'sink', 'window'],
           ),
@@ -363,7 +366,10 @@ export function addonPool(pool: Pool, devices: string[]): void {
     if (device !== 'cpu') continue;
     pool.add('offsets', offsets);
     const sizes = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, int8: false };
-    const cache = native.kvCacheCreate({ ...sizes, device, theta: 0, columns: 0, interleaved: false });
+    const cache = native.kvCacheCreate({
+      ...{ ...sizes, device, theta: 0, columns: 0, interleaved: false },
+      ...{ sink: 0, window: 0 },
+    });
     pool.add('cache', cache);
     const token = make(0, 2, 1, 4, 8);
     pool.add('token', token);
@@ -382,7 +388,7 @@ export function addonPool(pool: Pool, devices: string[]): void {
 export function collectHandles(pool: Pool, made: Any, text: string): void {
   if (made === null || typeof made !== 'object') return;
   if (made.lse) {
-    for (const one of [made.out, made.lse, made.touched]) if (one) pool.add('tensor', one);
+    for (const one of [made.out, made.lse, made.touched, made.keys]) if (one) pool.add('tensor', one);
   } else if (made.tensor) {
     pool.add('tensor', made.tensor);
   } else if (made.buffer) {

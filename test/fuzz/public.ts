@@ -238,6 +238,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
             storage: fc.oneof(nothing, oneOf('int8')),
             device,
             rope: optional({ theta: small, dim: small, interleaved: mostly(oneOf(true, false)) }),
+            resident: fc.oneof({ weight: 9, arbitrary: nothing }, optional({ sink: small, window: small })),
           },
           ['batch', 'kvHeads', 'headDim', 'capacity'],
         ),
@@ -258,6 +259,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     [1, method(self('cache'), KvCache, 'fork')],
     [1, method(self('cache'), KvCache, 'lengths')],
     [1, method(self('cache'), KvCache, 'bytes')],
+    [1, method(self('cache'), KvCache, 'deviceBytes')],
     [1, method(self('cache'), KvCache, 'save', path)],
     [
       1,
@@ -265,7 +267,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
         'KvCache.load',
         (from, given) => KvCache.load(from, given).then((cache) => cache.dispose()), // nobody else would, soon
         path,
-        optional({ capacity: mostly(oneOf(3, 40)), pageSize: mostly(oneOf(1, 5)), device }),
+        optional({ capacity: mostly(oneOf(3, 40)), pageSize: mostly(oneOf(1, 5)), device, resident: nothing }),
       ),
     ],
     [1, method(self('cache'), KvCache, 'dispose')],

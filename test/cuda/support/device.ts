@@ -41,6 +41,7 @@ interface StandIn {
   report(): string;
   kernel(): string;
   launches(part: string): number;
+  poisonPinned(): void;
   reset(): void;
 }
 
@@ -59,6 +60,7 @@ function loadStandIn(): StandIn {
     report: driver.func('const char *standin_last_report()'),
     kernel: driver.func('const char *standin_last_kernel()'),
     launches: driver.func('uint64_t standin_launches(const char *part)'),
+    poisonPinned: driver.func('void standin_poison_pinned()'),
     reset: driver.func('void standin_reset()'),
   };
 }
@@ -85,6 +87,9 @@ export const lastKernel = (): string => standin?.kernel() ?? '';
 
 /** How many kernels with this in their names have begun so far; 0 on a real device. */
 export const launches = (part: string): number => standin?.launches(part) ?? 0;
+
+/** Makes NaN of all pinned memory; does nothing on a real device. */
+export const poisonPinned = (): void => standin?.poisonPinned();
 
 /** Forgets the sticky errors of the stand-in's devices. */
 export const reset = (): void => standin?.reset();

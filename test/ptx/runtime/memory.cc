@@ -9,6 +9,7 @@
 #include "c_api.h"
 #include "device.h"
 #include "error.h"
+#include "standin.h"
 #include "stream.h"
 
 using namespace standin;
@@ -111,6 +112,15 @@ cudaError_t check_copy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 }  // namespace
 
 extern "C" {
+
+void standin_poison_pinned(void) {
+  drain_device();
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const auto& [start, allocation] : allocations()) {
+    if (allocation.type != cudaMemoryTypeHost || allocation.registered) continue;
+    std::memset(reinterpret_cast<void*>(start), 0xff, allocation.bytes);
+  }
+}
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   STANDIN_ALIVE();

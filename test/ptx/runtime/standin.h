@@ -28,6 +28,9 @@ STANDIN_API uint64_t standin_launches(const char* part);
 /* The next kernel to run, on whichever device, faults as if it had touched memory that is not there. */
 STANDIN_API void standin_fail_next(void);
 
+/* Fills all pinned memory with NaN once the current device is idle: what is right after that was not read there. */
+STANDIN_API void standin_poison_pinned(void);
+
 /* Forgets a sticky error, which on a device only the end of the process does. */
 STANDIN_API void standin_reset(void);
 

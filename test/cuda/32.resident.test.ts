@@ -1,0 +1,686 @@
+// Caches whose keys and values are in pinned memory of the host, with a part of them on the GPU, and indexes over them:
+// beside them a cache that is wholly on the GPU, one on the CPU, and the oracle.
+import './support/little-memory';
+import './support/device'; // before node-attention
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import * as path from 'node:path';
+import fc from 'fast-check';
+import {
+  attention,
+  KvCache,
+  type KvCacheOptions,
+  KvIndex,
+  type KvIndexOptions,
+  memoryStats,
+  pagePlan,
+  type ResidentOptions,
+  type RetrievalOptions,
+  Stream,
+  Tensor,
+  window,
+} from 'node-attention';
+import { describe, expect, it } from 'vitest';
+import { expectedOn, expectResult, tensorOf } from '../support/library';
+import { decode, type Float, normal, uniform, type Values } from '../support/numbers';
+import { code, refused } from '../support/refusal';
+import { scoresOf } from '../support/searches';
+import { append, lengthsOf, randomTokens, rowsOf, type Sizes, type Twin, truncate } from '../support/twin';
+import { interpreted, launches, missing, poisonPinned, schedule, schedules, title } from './support/device';
+
+const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
+const CAPACITY = 120;
+const MASKS = [undefined, { left: -1, right: 0 }, { left: 9, right: 0 }, { left: 30, right: 2 }];
+
+/** The same tokens in a cache with a resident part and in one that is wholly on the GPU. */
+interface Pair {
+  resident: Twin;
+  plain: KvCache;
+}
+
+const sizesOf = fc.record({
+  batch: fc.integer({ min: 1, max: 3 }),
+  kvHeads: fc.integer({ min: 1, max: 2 }),
+  group: fc.integer({ min: 1, max: 3 }),
+  headDim: fc.integer({ min: 1, max: 40 }),
+  valueDim: fc.integer({ min: 1, max: 40 }),
+  pageSize: fc.constantFrom(1, 3, 8, 13, 64),
+  dtype: fc.constantFrom(...FLOATS),
+});
+const residentOf = fc.record({ sink: fc.integer({ min: 0, max: 20 }), window: fc.integer({ min: 1, max: 50 }) });
+
+const optionsOf = ({ group, storage, ...sizes }: Sizes) => ({ ...sizes, capacity: CAPACITY, device: 'cuda' as const });
+
+function emptyPair(sizes: Sizes, resident: ResidentOptions, more: Partial<KvCacheOptions> = {}): Pair {
+  const options = { ...optionsOf(sizes), ...more };
+  const none = (columns: number): Values => ({ shape: [1, 0, sizes.kvHeads, columns], data: new Float64Array(0) });
+  const sequences = Array.from({ length: sizes.batch }, () => ({ k: none(sizes.headDim), v: none(sizes.valueDim) }));
+  return { resident: { cache: new KvCache({ ...options, resident }), sequences }, plain: new KvCache(options) };
+}
+
+/** Bytes of a page, whose keys and values begin at multiples of 64. */
+function pageBytes({ pageSize, kvHeads, headDim, valueDim, dtype }: Sizes): number {
+  const aligned = (columns: number) =>
+    Math.ceil((pageSize * kvHeads * columns * (dtype === 'float32' ? 4 : 2)) / 64) * 64;
+  return aligned(headDim) + aligned(valueDim);
+}
+
+/** Appends the same random tokens to both. */
+function grow(pair: Pair, sizes: Sizes, lengths: number[], seed: number, stream?: Stream): void {
+  append(pair.resident, sizes, lengths, uniform(seed), stream);
+  const [k, v] = randomTokens(sizes, lengths, uniform(seed)).map((x) => tensorOf(x, sizes.dtype, 'cuda'));
+  pair.plain.append(k!, v!, { lengths });
+  for (const tensor of [k!, v!]) tensor.dispose();
+}
+
+async function bits({ out, lse }: { out: Tensor; lse: Tensor }): Promise<unknown[]> {
+  const read = [await out.read(), await lse.read()];
+  for (const tensor of [out, lse]) tensor.dispose();
+  return read;
+}
+
+/** That both give the same bits; with `oracle`, what they are. */
+async function expectSame(
+  pair: Pair,
+  sizes: Sizes,
+  queries: number,
+  random: () => number,
+  pick: number,
+  oracle = false,
+) {
+  const { batch, kvHeads, group, headDim, dtype } = sizes;
+  const values = normal(random, dtype, [batch, queries, kvHeads * group, headDim]);
+  const q = tensorOf(values, dtype, 'cuda');
+  const mask = MASKS[pick % MASKS.length];
+  const options = mask && { mask: window(mask) };
+  const { cache, sequences } = pair.resident;
+  expect(cache.lengths).toEqual(pair.plain.lengths);
+  const [got, want] = await Promise.all([cache, pair.plain].map((each) => bits(attention(q, each, options))));
+  q.dispose();
+  expect(got).toEqual(want);
+  if (!oracle) return;
+  const [out, lse] = [decode(dtype, got![0] as never), decode('float32', got![1] as never)];
+  const part = (all: Float64Array, b: number) => all.slice((all.length / batch) * b, (all.length / batch) * (b + 1));
+  sequences.forEach((sequence, b) => {
+    const problem = { q: rowsOf(values, b, 0, queries), ...sequence, masks: mask ? [mask] : [] };
+    expectResult({ out: part(out, b), lse: part(lse, b) }, expectedOn('cuda', problem, dtype));
+  });
+}
+
+const disposed = ({ resident, plain }: Pair) => {
+  resident.cache.dispose();
+  plain.dispose();
+};
+
+describe.skipIf(missing)(title('KvCache with a resident part'), () => {
+  // First, while no other test has left tensors to be collected.
+  it('memory of the GPU does not grow with the context, but for 8 bytes a page', async () => {
+    const [before, host] = [memoryStats('cuda').bytes, memoryStats('cpu').bytes];
+    const sizes: Sizes = { batch: 2, kvHeads: 2, group: 1, headDim: 16, valueDim: 8, pageSize: 16, dtype: 'float16' };
+    const [sink, last] = [20, 100];
+    const capacity = 8192;
+    const cache = new KvCache({ ...optionsOf(sizes), capacity, resident: { sink, window: last } });
+    const copies = 2 * (Math.ceil(sink / 16) + Math.ceil((last - 1) / 16) + 1) * pageBytes(sizes);
+    const random = uniform(1);
+    const twin: Twin = { cache, sequences: [] };
+    let most = 0;
+    for (const lengths of [
+      [1, 0],
+      [300, 40],
+      [1, 1],
+      [2000, 1],
+      [0, 700],
+      ...new Array(40).fill([7, 9]),
+      [3000, 5000],
+    ]) {
+      append(twin, sizes, lengths, random);
+      most = Math.max(most, cache.length);
+      // Room for twice the pages that there are, or 16, and the length.
+      const list = 2 * 8 * (1 + Math.max(16, 2 * Math.ceil(most / 16)));
+      expect(cache.deviceBytes).toBeGreaterThanOrEqual(copies);
+      expect(cache.deviceBytes).toBeLessThanOrEqual(copies + list);
+      expect(cache.bytes - cache.deviceBytes).toBeGreaterThanOrEqual(
+        cache.lengths.reduce((sum, length) => sum + Math.ceil(length / 16), 0) * pageBytes(sizes),
+      );
+    }
+    const q = Tensor.zeros([2, 1, 2, 16], { dtype: 'float16', device: 'cuda' });
+    await bits(attention(q, cache)); // what was appended is then written, and its tensors are gone
+    q.dispose();
+    expect(memoryStats('cuda').bytes - before).toBe(cache.deviceBytes);
+    expect(memoryStats('cpu').bytes - host).toBe(cache.bytes - cache.deviceBytes);
+    cache.dispose();
+    expect([memoryStats('cuda').bytes, memoryStats('cpu').bytes]).toEqual([before, host]);
+  });
+
+  it('gives what a cache on the GPU gives, bit by bit, whatever is appended, truncated and forked', async () => {
+    const step = fc.tuple(
+      fc.constantFrom('append', 'append', 'token', 'token', 'truncate', 'fork', 'attend', 'drop'),
+      fc.nat(),
+    );
+    await fc.assert(
+      fc.asyncProperty(
+        sizesOf,
+        residentOf,
+        fc.integer(),
+        fc.array(step, { minLength: 4, maxLength: 20 }),
+        async (sizes, resident, seed, steps) => {
+          const random = uniform(seed);
+          const streams = [undefined, new Stream('cuda')];
+          let pairs = [emptyPair(sizes, resident)];
+          for (const [what, pick] of steps) {
+            schedule(schedules[pick % schedules.length]!);
+            const pair = pairs[pick % pairs.length]!;
+            const stream = streams[pick % 2];
+            const upTo = (most: number) => Math.floor(random() * (most + 1));
+            const rooms = pair.plain.lengths.map((length) => CAPACITY - length);
+            if (what === 'append') {
+              grow(
+                pair,
+                sizes,
+                rooms.map((room) => upTo(Math.min(60, room))),
+                pick,
+                stream,
+              );
+            } else if (what === 'token') {
+              grow(
+                pair,
+                sizes,
+                rooms.map((room) => Math.min(1, room)),
+                pick,
+                stream,
+              );
+            } else if (what === 'truncate') {
+              const lengths = lengthsOf(pair.resident).map(upTo);
+              truncate(pair.resident, lengths);
+              pair.plain.truncate(lengths);
+            } else if (what === 'fork' && pairs.length < 4) {
+              const { cache, sequences } = pair.resident;
+              pairs.push({ resident: { cache: cache.fork(), sequences }, plain: pair.plain.fork() });
+            } else if (what === 'drop' && pairs.length > 1) {
+              disposed(pair);
+              pairs = pairs.filter((other) => other !== pair);
+            } else {
+              await expectSame(pair, sizes, 1 + upTo(5), random, pick);
+            }
+          }
+          for (const pair of pairs) {
+            await expectSame(pair, sizes, 2, random, seed >>> 0, true);
+            disposed(pair);
+          }
+          for (const stream of streams) stream?.dispose();
+        },
+      ),
+      { numRuns: 12, seed: 24 },
+    );
+  });
+
+  it.runIf(interpreted)('reads memory of the GPU alone where the mask stays within the resident part', async () => {
+    const sizes: Sizes = { batch: 2, kvHeads: 2, group: 2, headDim: 24, valueDim: 16, pageSize: 8, dtype: 'float32' };
+    const attended = async (cache: KvCache, left: number) =>
+      bits(
+        attention(Tensor.randn([2, 1, 4, 24], { seed: 3, device: 'cuda' }), cache, {
+          mask: window({ left, right: 0 }),
+        }),
+      );
+    // As tokens come one by one, all at once, after a truncation, and to a fork.
+    const ways: ((pair: Pair) => Pair)[] = [
+      (pair) => {
+        for (let n = 0; n < 60; n++) grow(pair, sizes, [1, n % 2], n);
+        return pair;
+      },
+      (pair) => {
+        grow(pair, sizes, [110, 77], 1);
+        return pair;
+      },
+      (pair) => {
+        grow(pair, sizes, [110, 77], 1);
+        for (const cache of [pair.resident.cache, pair.plain]) cache.truncate([50, 70]);
+        grow(pair, sizes, [1, 1], 2);
+        return pair;
+      },
+      (pair) => {
+        grow(pair, sizes, [101, 77], 1);
+        const fork = { resident: { ...pair.resident, cache: pair.resident.cache.fork() }, plain: pair.plain.fork() };
+        grow(fork, sizes, [2, 1], 2);
+        return fork;
+      },
+    ];
+    for (const way of ways) {
+      const { resident, plain } = way(emptyPair(sizes, { sink: 8, window: 21 }));
+      const want = await attended(plain, 20);
+      await attended(resident.cache, -1);
+      poisonPinned();
+      expect(await attended(resident.cache, 20)).toEqual(want);
+      expect((await attended(resident.cache, -1))[0]).not.toEqual((await attended(plain, -1))[0]);
+    }
+  });
+
+  it('is saved and loaded, and selected from', async () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'node-attention-'));
+    const sizes: Sizes = { batch: 2, kvHeads: 1, group: 2, headDim: 5, valueDim: 7, pageSize: 3, dtype: 'float16' };
+    const resident = { sink: 4, window: 10 };
+    const pair = emptyPair(sizes, resident);
+    grow(pair, sizes, [70, 31], 1);
+    const files = ['resident', 'plain', 'again'].map((name) => path.join(folder, name)) as [string, string, string];
+    await pair.resident.cache.save(files[0]);
+    await pair.plain.save(files[1]);
+    expect(readFileSync(files[0]).equals(readFileSync(files[1]))).toBe(true);
+    const loaded = await KvCache.load(files[1], { device: 'cuda', resident });
+    expect(loaded.resident).toEqual(resident);
+    await loaded.save(files[2]);
+    expect(readFileSync(files[2]).equals(readFileSync(files[1]))).toBe(true);
+    const back: Pair = { resident: { cache: loaded, sequences: pair.resident.sequences }, plain: pair.plain };
+    await expectSame(back, sizes, 3, uniform(2), 0, true);
+    grow(back, sizes, [1, 2], 3);
+    await expectSame(back, sizes, 3, uniform(4), 2, true);
+    const q = Tensor.randn([2, 1, 2, 5], { seed: 1, dtype: 'float16', device: 'cuda' });
+    const planned = (cache: KvCache) => attention(q, cache, { mask: pagePlan(q, cache, { budget: 16, causal: true }) });
+    expect(await bits(planned(loaded))).toEqual(await bits(planned(pair.plain)));
+    for (const each of [pair, back]) disposed(each);
+    rmSync(folder, { recursive: true });
+  });
+
+  it('a recorded step of decoding appends and attends anew with each launch', async () => {
+    const sizes: Sizes = { batch: 2, kvHeads: 2, group: 2, headDim: 16, valueDim: 16, pageSize: 4, dtype: 'float32' };
+    const pair = emptyPair(sizes, { sink: 3, window: 9 }, { rope: {} });
+    const make = (seed: number, heads = 2) => Tensor.randn([2, 1, heads, 16], { seed, device: 'cuda' });
+    const [k, v, q] = [make(3), make(4), make(5, 4)];
+    using stream = new Stream('cuda');
+    const { cache } = pair.resident;
+    let result: ReturnType<typeof attention> | undefined;
+    using graph = stream.capture(() => {
+      cache.append(k, v, { stream });
+      result = attention(q, cache, { stream });
+    });
+    for (let n = 0; n < 30; n++) {
+      pair.plain.append(k, v);
+      graph.launch();
+      const want = await bits(attention(q, pair.plain));
+      expect([await result!.out.read(), await result!.lse.read()]).toEqual(want);
+      if (n % 8 === 5) for (const each of [cache, pair.plain]) each.truncate(each.lengths.map((length) => length - 3));
+    }
+    disposed(pair);
+  });
+
+  it('what is no resident part is refused, and memory that runs out leaves the cache as it was', async () => {
+    const base: KvCacheOptions = { batch: 1, kvHeads: 1, headDim: 64, capacity: 1 << 20, device: 'cuda' };
+    const made = (more: object) => refused(() => new KvCache({ ...base, ...more }));
+    expect(made({ device: 'cpu', resident: { window: 8 } })).toMatch(
+      /^ERR_OPTION .*leave it out, or use device 'cuda'/,
+    );
+    expect(made({ storage: 'int8', resident: { window: 8 } })).toMatch(/^ERR_OPTION .*int8/);
+    for (const resident of [{}, { window: 0 }, { window: 1.5 }, { sink: -1, window: 1 }, { window: 8, pages: 2 }, 8]) {
+      expect(made({ resident })).toMatch(/^ERR_OPTION KvCache: resident/);
+    }
+    using cache = new KvCache({ ...base, resident: { sink: 64, window: 256 } });
+    expect(cache.resident).toEqual({ sink: 64, window: 256 });
+    const tokens = Tensor.randn([1, 9000, 1, 64], { seed: 1, device: 'cuda' });
+    cache.append(tokens, tokens);
+    const q = tokens.slice([0, 1], [0, 3]);
+    const before = [cache.bytes, cache.deviceBytes, ...(await bits(attention(q, cache)))];
+    using more = Tensor.zeros([1, 130_000, 1, 64], { device: 'cuda', dtype: 'float32' });
+    if (interpreted) {
+      // 64 MiB may be pinned.
+      expect(refused(() => cache.append(more, more))).toMatch(/^ERR_OUT_OF_MEMORY .*pinned/);
+    }
+    expect(cache.length).toBe(9000);
+    expect([cache.bytes, cache.deviceBytes, ...(await bits(attention(q, cache)))]).toEqual(before);
+    cache.append(tokens, tokens, { lengths: [1] });
+    expect(cache.length).toBe(9001);
+  });
+});
+
+/** The same tokens in a cache on the CPU and in one of a GPU with a resident part. */
+class Searched {
+  constructor(
+    readonly cpu: KvCache,
+    readonly cuda: KvCache,
+    readonly indexes: [cpu: KvIndex, cuda: KvIndex],
+  ) {}
+
+  static of(options: Omit<KvCacheOptions, 'device'>, resident: ResidentOptions, how: KvIndexOptions = {}): Searched {
+    const [cpu, cuda] = [new KvCache(options), new KvCache({ ...options, device: 'cuda', resident })];
+    const { queries, ...rest } = how;
+    const index = (cache: KvCache) =>
+      new KvIndex(cache, { ...rest, ...(queries && { queries: queries.to(cache.device) }) });
+    return new Searched(cpu, cuda, [index(cpu), index(cuda)]);
+  }
+
+  append(k: Values, v: Values, lengths?: number[], stream?: Stream): void {
+    const { dtype } = this.cpu;
+    for (const [cache, on] of [
+      [this.cpu, undefined],
+      [this.cuda, stream],
+    ] as const) {
+      const [keys, values] = [k, v].map((x) => tensorOf(x, dtype, cache.device)) as [Tensor, Tensor];
+      cache.append(keys, values, { ...(lengths && { lengths }), ...(on && { stream: on }) });
+      keys.dispose();
+      values.dispose();
+    }
+  }
+
+  truncate(lengths: number[]): void {
+    for (const cache of [this.cpu, this.cuda]) cache.truncate(lengths);
+  }
+
+  /** That both find the same, to the last bit: the same thread code has looked at the same keys. */
+  async expectFound(q: Values, topK: number, stream?: Stream): Promise<Int32Array> {
+    const [want, got] = await Promise.all(
+      this.indexes.map(async (index, i) => {
+        const query = tensorOf(q, this.cpu.dtype, index.cache.device);
+        const { ids, scores } = index.search(query, topK, { ...(i === 1 && stream && { stream }) });
+        expect(ids.device).toBe(index.cache.device);
+        const read = [await ids.read(), await scores.read()];
+        for (const tensor of [query, ids, scores]) tensor.dispose();
+        return read;
+      }),
+    );
+    expect(got).toEqual(want);
+    return want![0] as Int32Array;
+  }
+
+  dispose(): void {
+    for (const each of [...this.indexes, this.cpu, this.cuda]) each.dispose();
+  }
+}
+
+describe.skipIf(missing)(title('KvIndex over a cache with a resident part'), () => {
+  it('finds what the index of a cache on the CPU finds, whatever is appended and truncated', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        sizesOf,
+        residentOf,
+        fc.integer(),
+        fc.array(fc.tuple(fc.constantFrom('append', 'append', 'truncate', 'search', 'search'), fc.nat()), {
+          maxLength: 8,
+        }),
+        async ({ group, ...sizes }, resident, seed, steps) => {
+          const random = uniform(seed);
+          const capacity = 2500;
+          const both = Searched.of({ ...sizes, capacity }, resident);
+          const streams = [undefined, new Stream('cuda')];
+          for (const [step, pick] of [...steps, ['search', 0] as const]) {
+            schedule(schedules[pick % schedules.length]!);
+            const stream = streams[pick % 2];
+            if (step === 'append') {
+              const lengths = both.cpu.lengths.map((length) =>
+                Math.floor(random() * Math.min(1300, capacity - length)),
+              );
+              both.append(...randomTokens(sizes, lengths, random), lengths, stream);
+            } else if (step === 'truncate') {
+              both.truncate(both.cpu.lengths.map((length) => Math.floor(random() * (length + 1))));
+            } else {
+              const q = normal(random, sizes.dtype, [sizes.batch, 1, sizes.kvHeads * group, sizes.headDim]);
+              await both.expectFound(q, 1 + (pick % 60), stream);
+            }
+          }
+          both.dispose();
+          for (const stream of streams) stream?.dispose();
+        },
+      ),
+      { numRuns: 8, seed: 25 },
+    );
+  });
+
+  it.each([{ method: 'pages', pageSize: 4 }, { method: 'clusters' }, { method: 'graph', effort: 60 }] as const)(
+    '$method finds the same',
+    async (how) => {
+      const random = uniform(6);
+      const sizes = { batch: 2, kvHeads: 2, headDim: 12, dtype: 'float16' as const, pageSize: 16 };
+      const samples = tensorOf(normal(random, 'float16', [2, 200, 4, 12]), 'float16');
+      const both = Searched.of(
+        { ...sizes, capacity: 5000 },
+        { window: 64 },
+        {
+          ...how,
+          ...(how.method === 'graph' && { queries: samples }),
+        },
+      );
+      for (const lengths of [
+        [2600, 900],
+        [1, 1],
+        [1200, 1500],
+      ]) {
+        both.append(...randomTokens({ ...sizes, valueDim: 12 }, lengths, random), lengths);
+        await both.expectFound(normal(random, 'float16', [2, 1, 4, 12]), 20);
+      }
+      both.dispose();
+    },
+  );
+
+  /** attend() against the oracle over the keys that are to be seen, by the ids that were found. */
+  async function expectAttended(both: Searched, k: Values, v: Values, options: RetrievalOptions, seed: number) {
+    const { batch, kvHeads, headDim, dtype } = both.cuda;
+    const heads = 2 * kvHeads;
+    const q = normal(uniform(seed), dtype, [batch, 1, heads, headDim]);
+    const [result, onCpu] = [...both.indexes]
+      .reverse()
+      .map((index) => index.attend(tensorOf(q, dtype, index.cache.device), options));
+    const { out, lse } = result!;
+    expect([out.device, lse.device]).toEqual(['cuda:0', 'cuda:0']);
+    expect(await result!.touched).toBe(await onCpu!.touched);
+    const [got, gotLse] = [decode(dtype, await out.read()), decode('float32', await lse.read())];
+    const columns = v.shape[3]!;
+    const { sink = 4, window: last = 64 } = options;
+    both.cuda.lengths.forEach((length, b) => {
+      for (let head = 0; head < heads; head++) {
+        const kvHead = head >> 1;
+        const topK = typeof options.topK === 'number' ? options.topK : options.topK[kvHead]!;
+        const { scores } = scoresOf(q, k, b, head, length);
+        const others = Array.from({ length }, (_, key) => key).filter((key) => key >= sink && key < length - last);
+        const best = others.sort((x, y) => scores[y]! - scores[x]!).slice(0, topK);
+        const seen = [
+          ...Array.from({ length }, (_, key) => key).filter((key) => key < sink || key >= length - last),
+          ...best,
+        ];
+        const rows = ({ data, shape }: Values): Values => {
+          const width = shape[3]!;
+          const at = (key: number) => ((b * shape[1]! + key) * kvHeads + kvHead) * width;
+          const kept = Float64Array.from(seen.flatMap((key) => [...data.subarray(at(key), at(key) + width)]));
+          return { shape: [1, seen.length, 1, width], data: kept };
+        };
+        const at = (b * heads + head) * headDim;
+        const one: Values = { shape: [1, 1, 1, headDim], data: q.data.slice(at, at + headDim) };
+        const want = expectedOn('cuda', { q: one, k: rows(k), v: rows(v) }, dtype);
+        // Parts are rounded to the type before they are merged, and so is the result.
+        const half = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype];
+        want.tolerance.out += 4 * half * v.data.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+        const row = (b * heads + head) * columns;
+        expectResult(
+          { out: got.slice(row, row + columns), lse: gotLse.slice(b * heads + head, b * heads + head + 1) },
+          want,
+        );
+      }
+    });
+    for (const each of [result!, onCpu!]) for (const tensor of [each.out, each.lse]) tensor.dispose();
+  }
+
+  it.each(FLOATS)(
+    '%s: attends to the first, the last and the best of the others; all of them are all keys',
+    async (dtype) => {
+      const random = uniform(8);
+      const lengths = [1500, 70];
+      const both = Searched.of(
+        { batch: 2, kvHeads: 2, headDim: 16, valueDim: 9, capacity: 1500, pageSize: 48, dtype },
+        { sink: 4, window: 64 },
+      );
+      const [k, v] = [16, 9].map((columns) => normal(random, dtype, [2, 1500, 2, columns])) as [Values, Values];
+      both.append(k, v, lengths);
+      for (const [i, options] of [
+        { topK: 10 },
+        { topK: 40, sink: 0, window: 0 },
+        { topK: 3, sink: 200, window: 300 },
+        { topK: [Number.POSITIVE_INFINITY, 5] },
+        { topK: [0, 20] },
+        { topK: 1500 },
+        { topK: Number.POSITIVE_INFINITY, window: 0, sink: 0 },
+      ].entries()) {
+        schedule(schedules[i % schedules.length]!);
+        await expectAttended(both, k, v, options, i);
+      }
+      both.dispose();
+    },
+  );
+
+  it('estimates as an index of a cache on the CPU does', async () => {
+    const random = uniform(9);
+    const both = Searched.of(
+      { batch: 1, kvHeads: 2, headDim: 16, capacity: 3000 },
+      { window: 64 },
+      { method: 'clusters' },
+    );
+    const [k, v] = [0, 1].map(() => normal(random, 'float32', [1, 2500, 2, 16])) as [Values, Values];
+    both.append(k, v);
+    const q = normal(random, 'float32', [1, 1, 4, 16]);
+    const [want, got] = await Promise.all(
+      both.indexes.map(async (index) => {
+        const { out, lse } = index.attend(tensorOf(q, 'float32', index.cache.device), { topK: 20, estimate: true });
+        return { out: decode('float32', await out.read()), lse: decode('float32', await lse.read()) };
+      }),
+    );
+    // Nothing but the window is not the same bits: it lies as far from the CPU's as from the exact one.
+    const { tolerance } = expectedOn(
+      'cuda',
+      { q, k: rowsOf(k, 0, 2436, 2500), v: rowsOf(v, 0, 2436, 2500) },
+      'float32',
+    );
+    for (const name of ['out', 'lse'] as const) {
+      // Both merges round once more, by less than 2^-22 of numbers below 8.
+      const bound = 2 * tolerance[name] + 2 ** -18;
+      got![name].forEach((x, i) => void expect(Math.abs(x - want![name][i]!)).toBeLessThanOrEqual(bound));
+    }
+    both.dispose();
+  });
+
+  it('rotates queries, and finds a needle anywhere', async () => {
+    const [length, D] = [4000, 32];
+    const random = uniform(10);
+    const size = { batch: 1, kvHeads: 1, headDim: D, capacity: length + 1, dtype: 'bfloat16' as const };
+    for (const place of [0, 1023, 1024, 2777, length - 1]) {
+      using cache = new KvCache({ ...size, device: 'cuda', resident: { sink: 4, window: 128 } });
+      const k = normal(random, 'bfloat16', [1, length, 1, D]);
+      for (let d = 0; d < D; d++) k.data[place * D + d]! *= 4;
+      const needle = k.data.slice(place * D, (place + 1) * D);
+      const keys = tensorOf(k, 'bfloat16', 'cuda');
+      cache.append(keys, keys);
+      using index = new KvIndex(cache);
+      const q = tensorOf({ shape: [1, 1, 1, D], data: needle }, 'bfloat16', 'cuda');
+      expect((await index.search(q, 1).ids.read())[0]).toBe(place);
+    }
+    using cache = new KvCache({
+      batch: 1,
+      kvHeads: 1,
+      headDim: 4,
+      capacity: 100,
+      rope: { theta: 100 },
+      device: 'cuda',
+      resident: { window: 10 },
+    });
+    using index = new KvIndex(cache);
+    const q = Tensor.from(Float32Array.of(1, 2, 3, 4), [1, 1, 1, 4], { device: 'cuda' });
+    const nothing = index.attend(q, { topK: 3 });
+    expect([...(await nothing.out.read())]).toEqual([0, 0, 0, 0]);
+    expect(await nothing.touched).toBe(0);
+    const tokens = tensorOf(normal(uniform(1), 'float32', [1, 90, 1, 4]), 'float32', 'cuda');
+    cache.append(tokens, tokens);
+    const [want, got] = [
+      await attention(q, cache).out.read(),
+      await index.attend(q, { topK: 90, window: 10 }).out.read(),
+    ];
+    // float32 against three products of TF32: scores below 32 are off by less than 2^-14.
+    for (let d = 0; d < 4; d++) expect(Math.abs(Number(got[d]) - Number(want[d]))).toBeLessThan(2 ** -11);
+  });
+
+  it('calls follow each other by what they read and write, however many are queued', async () => {
+    const sizes = { batch: 1, kvHeads: 2, headDim: 8, valueDim: 8, dtype: 'float32' as const };
+    const random = uniform(12);
+    for (const each of schedules.slice(0, 4)) {
+      schedule(each);
+      const both = Searched.of({ ...sizes, capacity: 2000, pageSize: 16 }, { sink: 4, window: 32 });
+      const streams = [undefined, new Stream('cuda'), new Stream('cuda')];
+      const results: Promise<unknown[]>[][] = [[], []];
+      for (let n = 0; n < 40; n++) {
+        const stream = streams[n % 3];
+        const lengths = [n === 0 ? 1020 : 1];
+        both.append(...randomTokens(sizes, lengths, random), lengths, stream);
+        if (n % 10 === 9) both.truncate([both.cpu.length - 4]);
+        const q = normal(random, 'float32', [1, 1, 4, 8]);
+        both.indexes.forEach((index, i) => {
+          const query = tensorOf(q, 'float32', index.cache.device);
+          const { ids, scores } = index.search(query, 12, { ...(i === 1 && stream && { stream }) });
+          results[i]!.push(Promise.all([ids.read(), scores.read()]));
+          query.dispose();
+        });
+      }
+      both.dispose(); // with all of it queued
+      expect(await Promise.all(results[1]!)).toEqual(await Promise.all(results[0]!));
+      for (const stream of streams) stream?.dispose();
+    }
+  });
+
+  it.runIf(interpreted)('the GPU attends to the window while the CPU searches, and nobody waits for them', async () => {
+    const random = uniform(13);
+    const cache = new KvCache({
+      batch: 1,
+      kvHeads: 1,
+      headDim: 64,
+      capacity: 6000,
+      device: 'cuda',
+      resident: { window: 64 },
+    });
+    const [k, samples, query] = [
+      [1, 6000, 1, 64],
+      [1, 3000, 1, 64],
+      [1, 1, 1, 64],
+    ].map((shape) => tensorOf(normal(random, 'float32', shape), 'float32', 'cuda')) as [Tensor, Tensor, Tensor];
+    cache.append(k, k);
+    // The first call makes the graph, which takes the CPU far longer than the GPU needs for 64 keys.
+    const index = new KvIndex(cache, { method: 'graph', queries: samples });
+    await attention(query, cache, { mask: window({ left: 63, right: 0 }) }).out.read();
+    const before = launches('attention');
+    const begun = performance.now();
+    const since = () => performance.now() - begun;
+    const { out, touched } = index.attend(query, { topK: 50, window: 64 });
+    const [called, searched] = [since(), touched.then(since)];
+    while (launches('attention') === before) await new Promise((resolve) => setTimeout(resolve, 1));
+    const attended = since();
+    await out.read();
+    expect(called).toBeLessThan((await searched) / 2);
+    expect(attended).toBeLessThan((await searched) / 2);
+    index.dispose();
+    cache.dispose();
+  });
+
+  it('says what it does not take, before anything is enqueued', async () => {
+    const base = { batch: 1, kvHeads: 1, headDim: 8, capacity: 100, device: 'cuda' as const };
+    using plain = new KvCache(base);
+    expect(refused(() => new KvIndex(plain))).toMatch(/^ERR_OPTION KvIndex: .*resident: { window }/);
+    using cache = new KvCache({ ...base, resident: { window: 8 } });
+    const tokens = Tensor.randn([1, 30, 1, 8], { seed: 1, device: 'cuda' });
+    cache.append(tokens, tokens);
+    using index = new KvIndex(cache);
+    const q = tokens.slice([0, 1], [0, 1]);
+    const onCpu = q.to('cpu');
+    using stream = new Stream('cuda');
+    const [cpuStream, before] = [new Stream('cpu'), memoryStats('cuda').live];
+    const cases: [string, () => unknown][] = [
+      ['ERR_DEVICE', () => index.search(onCpu, 3)],
+      ['ERR_DEVICE', () => index.attend(onCpu, { topK: 3 })],
+      ['ERR_DEVICE', () => index.search(q, 3, { stream: cpuStream })],
+      ['ERR_DEVICE', () => index.attend(q, { topK: 3, stream: cpuStream })],
+      ['ERR_DEVICE', () => new KvIndex(cache, { method: 'graph', queries: onCpu })],
+      ['ERR_SHAPE', () => index.search(tokens, 3)],
+      ['ERR_DTYPE', () => index.search(q.to('float16'), 3)],
+      ['ERR_OPTION', () => index.search(q, 0)],
+      ['ERR_OPTION', () => index.attend(q, { topK: [1, 2] })],
+      ['ERR_OPTION', () => index.attend(q, { topK: 1, estimate: true })],
+      ['ERR_OPTION', () => stream.capture(() => void index.search(q, 3, { stream }))],
+      ['ERR_OPTION', () => stream.capture(() => void index.attend(q, { topK: 3, stream }))],
+    ];
+    for (const [wanted, run] of cases) expect([wanted, code(run)]).toEqual([wanted, wanted]);
+    expect(memoryStats('cuda').live).toBeLessThanOrEqual(before + 1); // q as float16
+    expect([...(await index.search(q, 30).ids.read())].map(Number).sort((a, b) => a - b)).toEqual([
+      ...Array(30).keys(),
+    ]);
+  });
+});
