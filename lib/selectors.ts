@@ -8,7 +8,7 @@ import { makePlan, type PlanGeometry, type SparsePlan } from './sparse_plan';
 import { optionalStream, type Stream } from './stream';
 import { type Tensor, tensorHandle } from './tensor';
 
-/** What all selectors take. On a GPU, q and k are tensors of headDim 256 at most, without `estimate`. */
+/** What all selectors take. On a GPU, headDim is 256 at most. */
 export interface SelectorOptions {
   /**
    * How many keys the queries of a tile may select beyond `always`, rounded up to blocks: one number, or one for each

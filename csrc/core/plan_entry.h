@@ -64,6 +64,11 @@ struct PlanShape {
   NA_HOST_DEVICE int64_t visible_blocks(int64_t tile) const {
     return (visible_keys(end_query(tile) - 1) + key_block - 1) / key_block;
   }
+  // How many blocks, from the first on, all queries of a tile may see whole.
+  NA_HOST_DEVICE int64_t whole_blocks(int64_t tile) const {
+    const int64_t visible = visible_keys(first_query(tile));
+    return visible == keys ? blocks() : visible / key_block;
+  }
   // The kind of a visible block that shows all it may.
   NA_HOST_DEVICE na_entry_kind kind_of(int64_t tile, int64_t block) const {
     if (end_key(block) > visible_keys(first_query(tile))) return NA_ENTRY_PREDICATE;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <climits>
+#include <optional>
+#include <vector>
 
 #include "attention/attention.h"
 #include "attention/plan.h"
@@ -9,6 +11,7 @@
 #include "core/ceil_div.h"
 #include "core/dtype.h"
 #include "cuda/bias.h"
+#include "cuda/estimate.h"
 #include "cuda/grid.h"
 #include "cuda/plan.h"
 #include "tile/pages.h"
@@ -47,6 +50,7 @@ struct Plan {
   const na_plan* sparse = nullptr;
   PlanRow* plan_rows = nullptr;  // what is made of the plan first
   PlanBlock* plan_blocks = nullptr;
+  std::optional<Estimate> estimate;  // of what the plan does not list
   int64_t workspace_bytes = 0;
 };
 
@@ -148,6 +152,7 @@ class Planner {
     add_biases(call_, &p);
     add_sequences(&p);
     add_pages(&p);
+    if (plan->sparse && plan->sparse->estimate) take_estimate();
     if (call_.sinks) {
       p.sinks = static_cast<const float*>(call_.sinks->data);
       p.sink_stride = call_.sinks->stride[0];
@@ -159,8 +164,10 @@ class Planner {
       }
     }
     plan->hopper = on_grid ? hopper_grids(p) : hopper(p);
-    const int64_t parts = on_grid ? plan_grids(p) : plan->sparse ? plan_parts(p) : choose_parts(p, plan->hopper);
-    if (parts > 1 || extra) {
+    const int64_t parts = on_grid        ? plan_grids(p)
+                          : plan->sparse ? plan_parts(p, listed_keys(*plan->sparse))
+                                         : choose_parts(p, plan->hopper);
+    if (parts > 1 || extra || plan->estimate) {
       add_parts(static_cast<int32_t>(parts), extra);
       if (on_grid) p.out = output(*call_.out, &p.out_strides);  // what combine() writes
     }
@@ -258,9 +265,16 @@ class Planner {
     p->plan.blocks = plan_->plan_blocks;
   }
 
-  int64_t plan_parts(const Problem& p) const {
-    const PlanCost cost = plan_cost(*plan_->sparse, p, tile_of(p, false));
+  int64_t plan_parts(const Problem& p, int64_t keys) const {
+    const PlanCost cost = plan_cost(p, keys, tile_of(p, false));
     return best_parts(p, cost.blocks, cost.key_tiles, false);
+  }
+
+  void take_estimate() {
+    plan_->estimate = make_estimate(call_, *plan_->sparse, plan_->keys, device_.multiprocessors * kResidentSm80,
+                                    [&](int64_t bytes) { return take(bytes); });
+    Problem& means = plan_->estimate->means;
+    means.parts = static_cast<int32_t>(plan_parts(means, means.keys));
   }
 
   static Problem on(Problem p, const Grid& grid) {
@@ -339,15 +353,21 @@ class Planner {
 
   void add_parts(int32_t parts, bool extra) {
     Problem& p = plan_->keys;
-    plan_->slots = parts + (extra ? 1 : 0);
-    const int64_t rows = int64_t{p.batch} * p.queries * p.heads;
-    p.part_out = static_cast<float*>(take(plan_->slots * rows * p.value_dim * 4));
-    p.part_lse = static_cast<float*>(take(plan_->slots * rows * 4));
     p.parts = parts;
-    if (!extra) return;
-    plan_->extra.part_out = p.part_out;
-    plan_->extra.part_lse = p.part_lse;
-    plan_->extra.first_slot = parts;
+    std::vector<Problem*> all = {&p};
+    if (plan_->estimate) all.push_back(&plan_->estimate->means);
+    if (extra) all.push_back(&plan_->extra);
+    for (Problem* one : all) {
+      one->first_slot = plan_->slots;
+      plan_->slots += one->parts;
+    }
+    const int64_t rows = int64_t{p.batch} * p.queries * p.heads;
+    auto* const out = static_cast<float*>(take(plan_->slots * rows * p.value_dim * 4));
+    auto* const lse = static_cast<float*>(take(plan_->slots * rows * 4));
+    for (Problem* one : all) {
+      one->part_out = out;
+      one->part_lse = lse;
+    }
   }
 
   const Device& device_;
@@ -401,6 +421,7 @@ cudaError_t attention(const Device& device, const na_attention& call, cudaStream
   }
   if (plan.sparse && !then(unfold_plan(*plan.sparse, plan.plan_rows, plan.plan_blocks, stream))) return result;
   if (!then(run_keys(plan, stream))) return result;
+  if (plan.estimate && !then(attention_over_means(*plan.estimate, plan.element, stream))) return result;
   if (plan.extra.keys > 0 && !then(run(plan, plan.extra, plan.extra_hopper, stream))) return result;
   if (plan.slots > 0 && !then(combine(plan.keys, plan.element, plan.slots, stream))) return result;
   for (const Dense& dense : {plan.out, plan.lse}) {

@@ -4,6 +4,7 @@
 
 #include "attention/plan.h"
 #include "core/ceil_div.h"
+#include "cuda/estimate.h"
 #include "cuda/grid.h"
 
 namespace na::cuda {
@@ -18,11 +19,7 @@ const na_plan* plan_of(const na_attention& call) {
 Status check_plan(const na_attention& call) {
   const na_plan* const plan = plan_of(call);
   if (!plan) return {};
-  if (plan->estimate) {
-    return error(NA_ERR_OPTION,
-                 "mask: a SparsePlan that estimates what it does not list does not run on CUDA yet: make it without "
-                 "estimate, or use device 'cpu'");
-  }
+  if (plan->estimate) NA_TRY(check_estimate(call));
   NA_TRY(check_grid(call));  // a grid has room for no more
   Grids grids;               // none where no neighborhood hides anything: then it is as if there were none
   NA_TRY(find_grids(call, &grids));
@@ -48,11 +45,16 @@ void add_plan(const na_plan& plan, Problem* problem) {
   if (plan.causal) problem->right = std::min(problem->right, 0);
 }
 
-PlanCost plan_cost(const na_plan& plan, const Problem& problem, TileShape tile) {
-  const PlanTiling tiling = plan_tiling(problem, tile.rows);
-  const int64_t runs = problem.heads / tiling.shared, rows = plan.offsets->shape[0] - 1;
+int64_t listed_keys(const na_plan& plan) {
+  const int64_t rows = plan.offsets->shape[0] - 1;
   const int64_t listed = std::min(ceil_div(plan.entries->shape[0], rows), ceil_div(plan.keys, int64_t{plan.key_block}));
-  return {problem.batch * runs * tiling.head_tiles * tiling.slots, ceil_div(listed * plan.key_block, tile.keys)};
+  return listed * plan.key_block;
+}
+
+PlanCost plan_cost(const Problem& problem, int64_t keys, TileShape tile) {
+  const PlanTiling tiling = plan_tiling(problem, tile.rows);
+  const int64_t runs = problem.heads / tiling.shared;
+  return {problem.batch * runs * tiling.head_tiles * tiling.slots, ceil_div(keys, tile.keys)};
 }
 
 }  // namespace na::cuda

@@ -17,11 +17,14 @@ Status check_plan(const na_attention& call);
 // and take in the plan's causality.
 void add_plan(const na_plan& plan, Problem* problem);
 
-// Tiles of rows, and how many key tiles each visits if all rows list as many blocks: what they list is not known to the
-// host, but how many words the plan may have.
+// The keys of a row if all rows list as many blocks: what they list is not known to the host, but how many words the
+// plan may have.
+int64_t listed_keys(const na_plan& plan);
+
+// Tiles of rows, and how many key tiles each visits if its row has so many keys.
 struct PlanCost {
   int64_t blocks, key_tiles;
 };
-PlanCost plan_cost(const na_plan& plan, const Problem& problem, TileShape tile);
+PlanCost plan_cost(const Problem& problem, int64_t keys, TileShape tile);
 
 }  // namespace na::cuda

@@ -6,10 +6,6 @@ namespace na::cuda {
 
 // What was pooled need not be there yet: this is asked before anything is enqueued.
 Status check_select(const na_select& select, int64_t* workspace_bytes) {
-  if (select.out->estimate) {
-    return error(NA_ERR_OPTION,
-                 "selectors with estimate do not run on CUDA yet: leave estimate out, or use device 'cpu'");
-  }
   if (select.per_query && select.pages) {
     return error(
         NA_ERR_OPTION,

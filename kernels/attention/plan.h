@@ -17,6 +17,10 @@ namespace na::cuda {
 // follows from where it lies.
 cudaError_t unfold_plan(const na_plan& plan, PlanRow* rows, PlanBlock* blocks, cudaStream_t stream);
 
+// attention_sm80() for the tiles of queries [first, end) of a plan alone.
+cudaError_t attention_over_tiles(const Problem& problem, Element element, int32_t first, int32_t end,
+                                 cudaStream_t stream);
+
 // How the queries of a plan become tiles of at most so many rows: each tile has queries of one row of the plan, and
 // heads that share its pattern and a key head.
 struct PlanTiling {

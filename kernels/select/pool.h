@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(kPoolThreads) pool_kernel(const __grid_constan
     const bool bounds = a.pooling == NA_POOL_BOUNDS;
     const int64_t to = row * (bounds ? 2 * a.columns : a.columns) + column;
     float made = most;
-    if (a.pooling == NA_POOL_MEAN) made = sum / (static_cast<float>(end - first) * share);
+    // A sequence that is shorter than others has no keys in some blocks: their means have no weight, but are numbers.
+    if (a.pooling == NA_POOL_MEAN) made = end > first ? sum / (static_cast<float>(end - first) * share) : 0;
     if (a.pooling == NA_POOL_MIN) made = least;
     store_element(a.out, a.out_dtype, to, made);
     if (bounds) store_element(a.out, a.out_dtype, to + a.columns, least);

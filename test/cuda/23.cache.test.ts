@@ -13,9 +13,7 @@ import {
   KvIndex,
   keyBias,
   memoryStats,
-  pagePlan,
   pooledPlan,
-  SparsePlan,
   Stream,
   Tensor,
   window,
@@ -441,17 +439,13 @@ describe.skipIf(missing)(title('KvCache'), () => {
     using cache = new KvCache(base);
     const tokens = Tensor.randn([1, 8, 1, 16], { device: 'cuda', seed: 1 });
     cache.append(tokens, tokens);
-    const geometry = { queries: 8, keys: 8, queryTile: 16, keyBlock: 8, estimate: true, device: 'cuda' } as const;
-    const estimating = SparsePlan.fromBlocks([[0]], geometry);
     const cases: [string, () => unknown][] = [
       ['ERR_OPTION', () => new KvCache({ ...base, storage: 'int8' })],
       ['ERR_SHAPE', () => new KvCache({ ...base, headDim: 257 })],
       ['ERR_SHAPE', () => new KvCache({ ...base, valueDim: 257 })],
       ['ERR_OPTION', () => new KvIndex(cache, { method: 'scan' })],
       ['ERR_OPTION', () => new KvIndex(cache, { method: 'graph', queries: tokens })],
-      ['ERR_OPTION', () => pagePlan(tokens, cache, { budget: 8, estimate: true })],
       ['ERR_OPTION', () => pooledPlan(tokens, cache, { budget: 8, queries: 'own' })],
-      ['ERR_OPTION', () => attention(tokens, cache, { mask: estimating })],
       ['ERR_DEVICE', () => cache.append(Tensor.zeros([1, 1, 1, 16]), Tensor.zeros([1, 1, 1, 16]))],
       ['ERR_DEVICE', () => attention(Tensor.zeros([1, 1, 1, 16]), cache)],
     ];

@@ -422,8 +422,6 @@ describe.skipIf(missing)(title('plans on a device'), () => {
     const x = Tensor.zeros([1, 16, 2, 8], { device: 'cuda' });
     const plan = SparsePlan.fromBlocks([[0]], { ...g, device: 'cuda' });
     const attend = (options: AttentionOptions) => refused(() => attention(x, x, x, options));
-    const estimating = SparsePlan.fromBlocks([[0]], { ...g, estimate: true, device: 'cuda' });
-    expect(attend({ mask: estimating })).toMatch(/^ERR_OPTION .*estimate/);
     expect(attend({ mask: [plan, neighborhood({ window: 3 })] })).toMatch(
       /^ERR_OPTION .*neighborhood and a SparsePlan/,
     );

@@ -109,11 +109,9 @@ void add_keys(const Problem& problem, Tile& tile, int64_t first, int count) {
 }
 
 // Which blocks count as their means: those that all queries of the row may see whole.
-void set_pooled(const PlanReader& reader, Tile& tile, int64_t row, int64_t first_query) {
+void set_pooled(const PlanReader& reader, Tile& tile, int64_t row, int64_t query_tile) {
   SparseWalk& walk = tile.sparse;
-  const PlanShape shape = reader.shape.with_keys(tile.keys);
-  const int64_t visible = shape.visible_keys(first_query);
-  const int64_t blocks = visible == shape.keys ? shape.blocks() : visible / shape.key_block;
+  const int64_t blocks = reader.shape.with_keys(tile.keys).whole_blocks(query_tile);
   walk.pooled = blocks * tile.split.part / tile.split.parts;
   walk.pooled_end = blocks * (tile.split.part + 1) / tile.split.parts;
   const int64_t begin = reader.begin(row), end = reader.end(row), middle = full_end(reader, begin, end);
@@ -168,9 +166,7 @@ void set_sparse_lanes(const Problem& problem, Tile& tile) {
       add_stream(reader, tile.keys, walk, begin + words * part / parts, begin + words * (part + 1) / parts, row);
     }
   }
-  if (problem.estimate) {
-    set_pooled(reader, tile, (batch * plan.heads + head) * shape.tiles() + first, first * shape.query_tile);
-  }
+  if (problem.estimate) set_pooled(reader, tile, (batch * plan.heads + head) * shape.tiles() + first, first);
   const int width = problem.geometry.width, lanes = tile.blocks * problem.geometry.lanes;
   for (int lane = 0; lane < lanes; lane++) {
     walk.lane_bit[lane] = lane < tile.lanes ? static_cast<int32_t>(lane % tokens) : 0;

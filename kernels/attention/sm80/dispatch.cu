@@ -120,27 +120,25 @@ int32_t width_of(const void* data, const Strides& strides, const int64_t (&axes)
   return bits % 16 == 0 ? 16 : bits % 4 == 0 ? 4 : 2;
 }
 
-}  // namespace
-
-TileShape attention_sm80_tile(const Problem& problem, Element element) {
-  const Entry* entry = find(problem, element, false);
-  return entry ? shape_of(problem, element, *entry) : TileShape{0, 0};
-}
-
-cudaError_t attention_sm80(const Problem& problem, Element element, bool tf32, cudaStream_t stream) {
+// Of a plan, the tiles of queries [first_tile, end_tile) alone.
+cudaError_t run(const Problem& problem, Element element, bool tf32, int32_t first_tile, int32_t end_tile,
+                cudaStream_t stream) {
   const Entry* entry = find(problem, element, tf32);
   if (!entry) return cudaErrorInvalidValue;
   if (problem.batch == 0 || problem.queries == 0 || problem.heads == 0) return cudaSuccess;
   const int bytes = element_bytes(element), group = group_of(problem);
   const TileShape shape = shape_of(problem, element, *entry);
   Launch launch{};
+  int32_t first_slot = 0;
   if (is_grid(problem)) {
     launch.query_slots = query_tiles(problem.grid);
   } else if (is_sparse(problem)) {
     const PlanTiling of = plan_tiling(problem, shape.rows);
     launch.packed = of.packed;
     launch.head_tiles = of.head_tiles;
-    launch.query_slots = of.slots;
+    const int32_t slots = std::max((1 << problem.plan.query_tile) / of.queries, 1);  // of a tile of queries
+    first_slot = first_tile * slots;
+    launch.query_slots = static_cast<int32_t>(std::min(int64_t{end_tile} * slots, int64_t{of.slots}));
     launch.plan_heads = of.shared;
     launch.plan_queries = of.queries;
   } else {
@@ -162,10 +160,26 @@ cudaError_t attention_sm80(const Problem& problem, Element element, bool tf32, c
   const int32_t runs = is_sparse(problem) ? problem.heads / launch.plan_heads : problem.kv_heads;  // that share keys
   const int64_t heads = is_grid(problem) ? problem.grid.heads : int64_t{launch.head_tiles} * runs;
   const int64_t rest = heads * (problem.parts > 0 ? problem.parts : 1);
-  const int64_t tiles = int64_t{problem.batch} * launch.query_slots;
+  const int64_t tiles = int64_t{problem.batch} * (launch.query_slots - first_slot);
   if (rest > INT32_MAX / tiles) return cudaErrorInvalidConfiguration;
   return entry->run(problem, launch, is_few(problem), modifies_scores(problem), static_cast<uint32_t>(rest * tiles),
                     stream);
+}
+
+}  // namespace
+
+TileShape attention_sm80_tile(const Problem& problem, Element element) {
+  const Entry* entry = find(problem, element, false);
+  return entry ? shape_of(problem, element, *entry) : TileShape{0, 0};
+}
+
+cudaError_t attention_sm80(const Problem& problem, Element element, bool tf32, cudaStream_t stream) {
+  return run(problem, element, tf32, 0, problem.plan.tiles, stream);
+}
+
+cudaError_t attention_over_tiles(const Problem& problem, Element element, int32_t first, int32_t end,
+                                 cudaStream_t stream) {
+  return run(problem, element, false, first, end, stream);
 }
 
 }  // namespace na::cuda

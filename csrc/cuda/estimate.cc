@@ -1,0 +1,94 @@
+#include "cuda/estimate.h"
+
+#include <algorithm>
+
+#include "attention/plan.h"
+#include "core/ceil_div.h"
+#include "cuda/plan.h"
+
+namespace na::cuda {
+namespace {
+
+// Rows whose pairs are there at the same time fill a device so many times.
+constexpr int64_t kRounds = 4;
+
+// How the unlisted blocks of a call are laid out: rows for patterns of heads, and of batch entries where these differ,
+// each of a tile of queries.
+struct Layout {
+  int64_t batch, tiles, blocks, room;
+
+  Layout(const na_attention& call, const na_plan& plan)
+      : batch(call.pages ? call.q->shape[0] : plan.batch),
+        tiles(ceil_div(plan.queries, plan.query_tile)),
+        blocks(ceil_div(plan.keys, plan.key_block)),
+        room(ceil_div(blocks, 2)) {}
+};
+
+}  // namespace
+
+Status check_estimate(const na_attention& call) {
+  const na_plan& plan = *plan_of(call);
+  const Layout of(call, plan);
+  if (of.batch * plan.heads * of.room <= INT32_MAX) return {};
+  return error(NA_ERR_SHAPE,
+               "mask: a SparsePlan that estimates %lld blocks, of %lld batch entries and %lld patterns of heads; CUDA "
+               "takes less than 2^32 of them together: make its blocks larger, or call attention for fewer at once",
+               static_cast<long long>(of.blocks), static_cast<long long>(of.batch), static_cast<long long>(plan.heads));
+}
+
+Estimate make_estimate(const na_attention& call, const na_plan& plan, const Problem& listed, int64_t places,
+                       const std::function<void*(int64_t bytes)>& take) {
+  const Layout of(call, plan);
+  const int64_t heads = of.batch * plan.heads;
+  const int64_t together = std::clamp<int64_t>(std::min(kRounds * places, INT32_MAX / of.room) / heads, 1, of.tiles);
+  const int64_t words = kPairBitmaps * 2 * ceil_div(plan.query_tile, 32);
+  Estimate estimate{
+      listed,
+      {PlanShape(plan), listed.plan, listed.pages, static_cast<int32_t>(of.batch), static_cast<int32_t>(of.blocks),
+       static_cast<int32_t>(of.room), static_cast<PlanRow*>(take(heads * of.tiles * int64_t{sizeof(PlanRow)})),
+       static_cast<PlanBlock*>(take(heads * together * of.room * int64_t{sizeof(PlanBlock)})),
+       static_cast<uint32_t*>(take(words * int64_t{sizeof(uint32_t)})),
+       static_cast<float*>(take(of.batch * of.blocks * int64_t{sizeof(float)}))},
+      static_cast<int32_t>(together)};
+  const Unlisted& unlisted = estimate.unlisted;
+  Problem& means = estimate.means;
+  if (call.pooled_k) {  // not where a call is but checked
+    means.k = call.pooled_k->rest->data;
+    means.v = call.pooled_v->rest->data;
+  }
+  means.keys = unlisted.blocks;
+  const auto strides = [&](int64_t columns) {
+    const int64_t token = means.kv_heads * columns;
+    return Strides{of.blocks * token, token, columns};
+  };
+  means.k_strides = strides(means.head_dim);
+  means.v_strides = strides(means.value_dim);
+  means.left = means.right = kUnlimited;
+  means.pages = {};
+  means.plan.rows = unlisted.rows;
+  means.plan.blocks = unlisted.pairs;
+  means.plan.bitmaps = unlisted.bitmaps;
+  means.plan.batch = unlisted.batch;
+  means.plan.key_block = kPairExponent;
+  means.plan.masked = false;
+  Bias& counts = means.biases[0];
+  counts.kind = BiasKind::kDense;
+  counts.data = unlisted.log_counts;
+  counts.batch = of.batch > 1 ? of.blocks : 0;
+  counts.key = 1;
+  means.bias_count = 1;
+  return estimate;
+}
+
+cudaError_t attention_over_means(const Estimate& estimate, Element element, cudaStream_t stream) {
+  const int32_t tiles = estimate.means.plan.tiles;
+  cudaError_t result = count_keys(estimate.unlisted, stream);
+  for (int32_t first = 0; first < tiles && result == cudaSuccess; first += estimate.tiles_together) {
+    const int32_t end = std::min(first + estimate.tiles_together, tiles);
+    result = list_unlisted(estimate.unlisted, first, end, stream);
+    if (result == cudaSuccess) result = attention_over_tiles(estimate.means, element, first, end, stream);
+  }
+  return result;
+}
+
+}  // namespace na::cuda
