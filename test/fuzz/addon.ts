@@ -83,11 +83,14 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
     },
     { requiredKeys: ['masks', 'biases'] },
   );
-  const callOrder =
-    'q k v cache sinks extraK extraV cuQ cuK out masks biases scale softcap tf32 stream'.split(' ');
+  const callOrder = 'q k v cache sinks extraK extraV cuQ cuK out masks biases scale softcap tf32 stream'.split(' ');
   const attention = fc.tuple(qkv, options).chain(([given, rest]) => {
     const values: { [name: string]: Value } = { ...given, ...rest };
-    return invoke('attention', native.attention, ...callOrder.map((name) => (values[name] ? fc.constant(values[name]) : nothing)));
+    return invoke(
+      'attention',
+      native.attention,
+      ...callOrder.map((name) => (values[name] ? fc.constant(values[name]) : nothing)),
+    );
   });
   const part = mostly(record({ out: mostly(picked('grid')), lse: mostly(picked('lse')) }, ['out', 'lse']));
 
