@@ -151,7 +151,7 @@ Status read_call(const Napi::CallbackInfo& info, Held* held, AttentionArguments*
 }
 
 // attention(q, k, v, cache, sinks, extraK, extraV, cuQ, cuK, out, masks, biases, scale, softcap, tf32, stream):
-// { out, lse }. As arguments, since each property of an object would cost a quarter of a microsecond.
+// { out, lse }. As arguments, since each property of an object would cost a tenth of a microsecond.
 Napi::Value call_attention(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Held held;
