@@ -133,24 +133,24 @@ export function attention(
   const extra = pair(given.extra, 'extra', ['k', 'v']);
   const cuSeqlens = pair(given.cuSeqlens, 'cuSeqlens', ['q', 'k']);
   const precision = oneOf('attention', 'precision', given.precision ?? 'float32', ['float32', 'tf32']);
-  const made = native.attention({
-    q: tensorHandle(q, 'q'),
-    k: cache ? undefined : tensorHandle(keys, 'k'),
-    v: cache ? undefined : tensorHandle(third, 'v'),
+  const made = native.attention(
+    tensorHandle(q, 'q'),
+    cache ? undefined : tensorHandle(keys, 'k'),
+    cache ? undefined : tensorHandle(third, 'v'),
     cache,
-    sinks: optionalTensor(given.sinks, 'sinks'),
-    extraK: extra.k,
-    extraV: extra.v,
-    cuQ: cuSeqlens.q,
-    cuK: cuSeqlens.k,
-    out: optionalTensor(given.out, 'out'),
-    masks: several('mask', given.mask, nativeMask),
-    biases: several('bias', given.bias, nativeBias),
-    scale: given.scale === undefined ? undefined : finite('attention', 'scale', given.scale),
-    softcap: given.softcap === undefined ? undefined : finite('attention', 'softcap', given.softcap),
-    tf32: precision === 'tf32',
-    stream: optionalStream(given.stream),
-  });
+    optionalTensor(given.sinks, 'sinks'),
+    extra.k,
+    extra.v,
+    cuSeqlens.q,
+    cuSeqlens.k,
+    optionalTensor(given.out, 'out'),
+    several('mask', given.mask, nativeMask),
+    several('bias', given.bias, nativeBias),
+    given.scale === undefined ? undefined : finite('attention', 'scale', given.scale),
+    given.softcap === undefined ? undefined : finite('attention', 'softcap', given.softcap),
+    precision === 'tf32',
+    optionalStream(given.stream),
+  );
   return result(made, given.out);
 }
 

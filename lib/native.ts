@@ -69,25 +69,25 @@ export interface NativeBias {
   heads: number[] | undefined;
 }
 
-export interface NativeAttention {
-  q: NativeTensor;
-  /** k and v, or a cache. */
-  k: NativeTensor | undefined;
-  v: NativeTensor | undefined;
-  cache: NativeCache | undefined;
-  sinks: NativeTensor | undefined;
-  extraK: NativeTensor | undefined;
-  extraV: NativeTensor | undefined;
-  cuQ: NativeTensor | undefined;
-  cuK: NativeTensor | undefined;
-  out: NativeTensor | undefined;
-  masks: NativeMask[];
-  biases: NativeBias[];
-  scale: number | undefined;
-  softcap: number | undefined;
-  tf32: boolean;
-  stream: NativeStream | undefined;
-}
+/** A call of attention: k and v, or a cache. */
+export type NativeAttention = [
+  q: NativeTensor,
+  k: NativeTensor | undefined,
+  v: NativeTensor | undefined,
+  cache: NativeCache | undefined,
+  sinks: NativeTensor | undefined,
+  extraK: NativeTensor | undefined,
+  extraV: NativeTensor | undefined,
+  cuQ: NativeTensor | undefined,
+  cuK: NativeTensor | undefined,
+  out: NativeTensor | undefined,
+  masks: NativeMask[],
+  biases: NativeBias[],
+  scale: number | undefined,
+  softcap: number | undefined,
+  tf32: boolean,
+  stream: NativeStream | undefined,
+];
 
 /** Without rotary embedding theta is 0. */
 export interface NativeCacheOptions {
@@ -253,7 +253,7 @@ export interface Addon {
   graphLaunch(graph: NativeGraph, stream: NativeStream): void;
   graphDispose(graph: NativeGraph): void;
 
-  attention(call: NativeAttention): NativeResult;
+  attention(...call: NativeAttention): NativeResult;
   select(call: NativeSelect): NativePlan;
   hipStateCreate(refresh: number[]): NativeHipState;
   hipStateRuns(state: NativeHipState): number[];

@@ -148,12 +148,21 @@ class LaneOrder {
 
   int64_t at(int axis) const { return at_[axis]; }
 
-  void next() {
-    for (int a = plan_.axes - 1; a >= 0; a--) {
+  // How many tokens from this one on lie side by side along the innermost axis.
+  int64_t run() const {
+    const int a = plan_.axes - 1;
+    return smaller(block_[a] + plan_.block[a], box_.count[a]) - at_[a];
+  }
+
+  // To the token behind them.
+  void next_run() {
+    const int inner = plan_.axes - 1;
+    at_[inner] = block_[inner];
+    for (int a = inner - 1; a >= 0; a--) {
       if (++at_[a] < smaller(block_[a] + plan_.block[a], box_.count[a])) return;
       at_[a] = block_[a];
     }
-    for (int a = plan_.axes - 1; a >= 0; a--) {
+    for (int a = inner; a >= 0; a--) {
       block_[a] += plan_.block[a];
       if (block_[a] < box_.count[a]) break;
       block_[a] = 0;
@@ -178,30 +187,41 @@ void set_lanes(const Problem& problem, Tile& tile, const Box& box) {
     start[a] = flat ? rest % problem.query_extent[a] : tile.query_origin + box.first[a];  // origins come with one axis
     rest /= problem.query_extent[a];
   }
+  const int inner = axes - 1;
+  const int64_t step = flat ? 1 : plan.dilation[inner];
   int lane = 0;
   for (int64_t head = tile.head; head < tile.head + tile.heads; head++) {
     int64_t x[kMaxAxes];
     for (int a = 0; a < axes; a++) x[a] = start[a];
     LaneOrder order(plan, box);
-    for (int64_t token = 0; token < box.tokens; token++, lane++) {
-      int64_t q = tile.batch * problem.q.batch + head * problem.q.head;
-      int64_t out = tile.batch * problem.out.batch + head * problem.out.head;
-      int64_t lse = tile.batch * problem.lse.batch + head * problem.lse.head, query = 0;
+    for (int64_t token = 0; token < box.tokens;) {
+      char* q = problem.q.data + tile.batch * problem.q.batch + head * problem.q.head;
+      char* out = problem.out.data + tile.batch * problem.out.batch + head * problem.out.head;
+      char* lse = problem.lse.data + tile.batch * problem.lse.batch + head * problem.lse.head;
+      int64_t query = 0;
       for (int a = 0; a < axes; a++) {
         q += x[a] * problem.q.token[a];
         out += x[a] * problem.out.token[a];
         lse += x[a] * problem.lse.token[a];
         query = query * problem.query_extent[a] + x[a];
       }
-      tile.lane_q[lane] = problem.q.data + q;
-      tile.lane_out[lane] = problem.out.data + out;
-      tile.lane_lse[lane] = reinterpret_cast<float*>(problem.lse.data + lse);
-      tile.lane_query[lane] = query;
-      tile.lane_head[lane] = static_cast<int32_t>(head);
+      const int64_t run = flat ? smaller(box.tokens - token, problem.query_extent[inner] - x[inner]) : order.run();
+      for (int64_t i = 0; i < run; i++, lane++) {
+        tile.lane_q[lane] = q + i * step * problem.q.token[inner];
+        tile.lane_out[lane] = out + i * step * problem.out.token[inner];
+        tile.lane_lse[lane] = reinterpret_cast<float*>(lse + i * step * problem.lse.token[inner]);
+        tile.lane_query[lane] = query + i * step;
+        tile.lane_head[lane] = static_cast<int32_t>(head);
+      }
+      token += run;
       if (flat) {
-        for (int a = axes - 1; a >= 0 && ++x[a] >= problem.query_extent[a]; a--) x[a] = 0;
+        x[inner] += run;
+        for (int a = inner; a > 0 && x[a] == problem.query_extent[a]; a--) {
+          x[a] = 0;
+          x[a - 1]++;
+        }
       } else {
-        order.next();
+        order.next_run();
         for (int a = 0; a < axes; a++) x[a] = start[a] + order.at(a) * plan.dilation[a];
       }
     }
@@ -272,10 +292,13 @@ void set_intervals(const Problem& problem, Tile& tile, int c, const Box& box, Re
   }
   for (int64_t lane = 0; lane < tile.lanes;) {
     LaneOrder order(plan, box);
-    for (int64_t token = 0; token < box.tokens; token++, lane++, order.next()) {
-      const int64_t i = axis < 0 ? token : order.at(axis);
-      tile.low[c][lane] = tile.low_at[i];
-      tile.length[c][lane] = tile.length_at[i];
+    for (int64_t token = 0, run; token < box.tokens; token += run, order.next_run()) {
+      run = order.run();
+      const int64_t first = axis < 0 ? token : order.at(axis), step = axis < 0 || axis == plan.axes - 1 ? 1 : 0;
+      for (int64_t i = 0; i < run; i++, lane++) {
+        tile.low[c][lane] = tile.low_at[first + i * step];
+        tile.length[c][lane] = tile.length_at[first + i * step];
+      }
     }
   }
   if (primary) reach.any[axis] = any;

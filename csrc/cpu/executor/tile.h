@@ -14,8 +14,14 @@
 namespace na::cpu {
 namespace {
 
-// Registers hold kVectors x kRows sums: kVectors vectors of lanes for kRows keys or value columns.
+// Registers hold kVectors x kRows sums: kVectors vectors of lanes for kRows keys or value columns. One vector alone
+// would leave multipliers waiting for sums that have just begun: twice as many rows then, of keys as many as there are
+// registers for their addresses.
 constexpr int kRows = NA_ROWS;
+template <int kUsed>
+constexpr int kKeyRows = kUsed > 1 ? kRows : 8;
+template <int kUsed>
+constexpr int kValueRows = kUsed > 1 ? kRows : 2 * kRows;
 
 // kCount scores per lane, and their maximum with `top`.
 template <int kUsed, int kCount>
@@ -39,27 +45,27 @@ NA_INLINE void score_rows(const float* const* k, const float* q, int head_dim, f
   }
 }
 
-// kRows rows of output: what was there times `decay`, plus those of this key tile. Rows of v are `pitch` apart.
-template <int kUsed>
+// kCount rows of output: what was there times `decay`, plus those of this key tile. Rows of v are `pitch` apart.
+template <int kUsed, int kCount>
 NA_INLINE void output_rows(const float* weights, int keys, const float* v, int pitch, float* out, const Vector* decay) {
-  Vector sum[kRows][kUsed];
-  for (int r = 0; r < kRows; r++) {
+  Vector sum[kCount][kUsed];
+  for (int r = 0; r < kCount; r++) {
     for (int u = 0; u < kUsed; u++) sum[r][u] = load(out + r * kLanes + u * kWidth) * decay[u];
   }
   for (int key = 0; key < keys; key++) {
     Vector lanes[kUsed];
     for (int u = 0; u < kUsed; u++) lanes[u] = load(weights + key * kLanes + u * kWidth);
-    for (int r = 0; r < kRows; r++) {
+    for (int r = 0; r < kCount; r++) {
       const Vector element = broadcast(v[key * pitch + r]);
       for (int u = 0; u < kUsed; u++) sum[r][u] = multiply_add(element, lanes[u], sum[r][u]);
     }
   }
-  for (int r = 0; r < kRows; r++) {
+  for (int r = 0; r < kCount; r++) {
     for (int u = 0; u < kUsed; u++) store(out + r * kLanes + u * kWidth, sum[r][u]);
   }
 }
 
-// The keys that are left when kRows does not divide them.
+// The keys that are left when kKeyRows does not divide them.
 template <int kUsed, int kCount>
 void score_rest(int count, const float* const* k, const float* q, int head_dim, float* scores, Vector* top) {
   if constexpr (kCount > 0) {
@@ -101,22 +107,21 @@ void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& blo
   const float* const* k = sums.k_row + first;
   Vector top[kUsed], decay[kUsed];
   for (int u = 0; u < kUsed; u++) top[u] = load(block.maximum + u * kWidth);
+  const auto score = [&](Vector* largest) {
+    constexpr int kMost = kKeyRows<kUsed>;
+    int key = 0;
+    for (; key + kMost <= keys; key += kMost) {
+      fetch_ahead(problem, tile);
+      score_rows<kUsed, kMost>(k + key, block.q, head_dim, sums.scores + key * kLanes, largest);
+    }
+    score_rest<kUsed, kMost - 1>(keys - key, k + key, block.q, head_dim, sums.scores + key * kLanes, largest);
+  };
 
   if (problem.cap == 0 && !biased && hiding == 0) {
-    int key = 0;
-    for (; key + kRows <= keys; key += kRows) {
-      fetch_ahead(problem, tile);
-      score_rows<kUsed, kRows>(k + key, block.q, head_dim, sums.scores + key * kLanes, top);
-    }
-    score_rest<kUsed, kRows - 1>(keys - key, k + key, block.q, head_dim, sums.scores + key * kLanes, top);
+    score(top);
   } else {
     Vector unused[kUsed] = {};
-    int key = 0;
-    for (; key + kRows <= keys; key += kRows) {
-      fetch_ahead(problem, tile);
-      score_rows<kUsed, kRows>(k + key, block.q, head_dim, sums.scores + key * kLanes, unused);
-    }
-    score_rest<kUsed, kRows - 1>(keys - key, k + key, block.q, head_dim, sums.scores + key * kLanes, unused);
+    score(unused);
     if (problem.cap != 0) cap_scores<kUsed>(problem.cap, keys, sums.scores);
     if (biased) add_biases<kUsed>(problem, tile, sums, block, false, first, keys, 1, sums.scores);
     if (hiding != 0) apply_mask<kUsed>(tile, block, hiding, first, keys, sums.scores);
@@ -126,10 +131,15 @@ void step(const Problem& problem, Tile& tile, const Sums& sums, const Block& blo
   soften<kUsed>(block, keys, top, sums.scores, decay);
 
   const float* v = sums.v + static_cast<int64_t>(first) * problem.value_pitch;
-  for (int value = 0; value < problem.value_pitch; value += kRows) {
+  int value = 0;
+  const auto output = [&](auto rows) {
     fetch_ahead(problem, tile);
-    output_rows<kUsed>(sums.scores, keys, v + value, problem.value_pitch, block.out + value * kLanes, decay);
-  }
+    output_rows<kUsed, decltype(rows)::kCount>(sums.scores, keys, v + value, problem.value_pitch,
+                                               block.out + value * kLanes, decay);
+    value += decltype(rows)::kCount;
+  };
+  while (value + kValueRows<kUsed> <= problem.value_pitch) output(Together<kValueRows<kUsed>>());
+  if (value < problem.value_pitch) output(Together<kRows>());
 }
 
 // Those of a block's vectors of lanes that see any of the keys, against these.
