@@ -77,7 +77,7 @@ export function absentLines(rows: readonly Row[]): string[] {
   return [...new Set(rows.flatMap(({ absent = [] }) => absent.map(sentence)))];
 }
 
-export function verdictLine({ text, verdict, rows, reached, disturbed, worst }: Verdict): string {
+function verdictLine({ text, verdict, rows, reached, disturbed, worst }: Verdict): string {
   const figures = worst ? `: ${reached} of ${rows}, worst ${worst.figure.toFixed(2)} (${worst.row})` : '';
   const doubt = disturbed > 0 ? `; ${disturbed} of them disturbed` : '';
   return `${verdict.padEnd(12)}  ${text}${figures}${doubt}`;

@@ -1,5 +1,5 @@
-// npm run bench:tables: writes the tables of README.md and docs/performance.md from the files in bench/results; with
-// --check it only says whether they agree.
+// npm run bench:tables: writes the tables of README.md, docs/performance.md and docs/results.md from the files in
+// bench/results; with --check it only says whether they agree.
 
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

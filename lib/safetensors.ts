@@ -16,7 +16,7 @@ export interface Entry {
 export type Described = Record<string, unknown>;
 
 /** Longer headers are refused: no cache that can be made has one of half that. */
-export const MOST_HEADER = 1 << 20;
+const MOST_HEADER = 1 << 20;
 const LENGTH = 8;
 /** The longest beginning of a file, before its data. */
 export const MOST_HEAD = LENGTH + MOST_HEADER;

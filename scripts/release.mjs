@@ -45,6 +45,9 @@ Nothing has been published. When .ci/run passes on this commit:
   git tag ${tag} && git push origin HEAD ${tag}
   npm publish ${file}
 `);
+if (!readJson('package.json').repository) {
+  console.log('package.json has no "repository": without one the links of README.md are dead on the page of npm');
+}
 
 function step(name) {
   console.log(`\n== ${name}`);

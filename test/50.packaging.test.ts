@@ -100,21 +100,27 @@ describe('the packed package', () => {
   it('holds what is needed to run and to build it, and nothing else', () => {
     const folders = new Set(files.map((file) => file.split('/')[0]));
     folders.delete('prebuilds'); // test/pack looks at what npm run prebuilds has made
+    folders.delete('CHANGELOG.md'); // npm run release writes it
     expect([...folders].sort()).toEqual(
       [
         'CMakeLists.txt',
+        'CONTRIBUTING.md',
         'LICENSE',
         'README.md',
         'bin',
         'cmake',
         'csrc',
         'dist',
+        'docs',
+        'examples',
         'kernels',
         'package.json',
         'scripts',
         'sources.json',
+        'test',
       ].sort(),
     );
+    expect(files.filter((file) => file.startsWith('test/'))).toEqual(['test/ptx/README.md']);
     expect(files).toContain('dist/index.d.ts');
     expect(files).toContain('csrc/core/backend.h');
     expect(files.filter((file) => file.startsWith('scripts/')).sort()).toEqual([
@@ -122,6 +128,18 @@ describe('the packed package', () => {
       'scripts/nvcc.mjs',
       'scripts/ptxas.mjs',
     ]);
+  });
+
+  it('has the files that its pages link to', () => {
+    const links = files
+      .filter((file) => file.endsWith('.md'))
+      .flatMap((page) =>
+        [...readFileSync(join(installed, page), 'utf8').matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, target]) =>
+          join(dirname(page), target!),
+        ),
+      );
+    expect(links).toContain('docs/installation.md');
+    expect(links.filter((target) => !files.includes(target))).toEqual([]);
   });
 
   it('can build the CUDA backend where there is nvcc, and says so', () => {

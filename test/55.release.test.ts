@@ -58,7 +58,7 @@ beforeEach(() => {
   const about = { name: 'a-package', version: '0.1.0' };
   const scripts = { prebuilds: 'node stand-in.cjs prebuilds', 'test:pack': 'node stand-in.cjs test:pack' };
   const files: Record<string, string> = {
-    'package.json': JSON.stringify({ ...about, type: 'module', files: ['bin'], scripts }),
+    'package.json': JSON.stringify({ ...about, type: 'module', repository: 'github:x/x', files: ['bin'], scripts }),
     'package-lock.json': JSON.stringify({ ...about, lockfileVersion: 3, packages: { '': about } }),
     '.gitignore': 'build/\nprebuilds/\nlog.txt\n',
     'stand-in.cjs': standIn,
@@ -83,7 +83,15 @@ it('bumps, writes the changelog, builds, verifies, packs, and publishes nothing'
   expect(existsSync(join(repository, 'build/release/a-package-0.2.0.tgz'))).toBe(true);
   expect(text).toContain('Nothing has been published.');
   expect(text).toContain('npm publish build/release/a-package-0.2.0.tgz');
+  expect(text).not.toContain('"repository"');
   expect(git('tag')).toBe('');
+});
+
+it('says that links of the page of npm need a repository', () => {
+  const { repository: _, ...rest } = JSON.parse(read('package.json'));
+  writeFileSync(join(repository, 'package.json'), JSON.stringify(rest));
+  git('commit', '-qam', 'Without');
+  expect(release(['minor']).text).toContain('package.json has no "repository"');
 });
 
 it('lists what came after the last release, above what was there', () => {

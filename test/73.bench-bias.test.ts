@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type BiasCase, biasCases, denseBytes, type Form, kindOf, rowName } from '../bench/bias/cases';
+import { type BiasCase, biasCases, denseBytes, type Form, hasOnnxruntime, kindOf, rowName } from '../bench/bias/cases';
 import { judgeOutput } from '../bench/bias/check';
 import { type Contestant, inputsOf, library, onnxruntime, torchName } from '../bench/bias/contestants';
 import { bias, rowsOf } from '../bench/bias/main';
@@ -19,7 +19,6 @@ const small = (form: 'alibi' | 'relative' | 'distance', tokens: number[], more: 
   causal: false,
   forms: form === 'distance' ? ['none', form, 'rank 5'] : ['none', form, 'rank 5', 'dense'],
   dense: form === 'distance' ? undefined : form,
-  onnxruntime: form !== 'distance',
   ...more,
 });
 
@@ -39,6 +38,13 @@ describe('cases', () => {
       expect(new Set(names).size).toBe(names.length);
       for (const one of cases) if (one.forms.includes('dense')) expect(denseBytes(one)).toBeLessThanOrEqual(2 ** 32);
     }
+    // ONNX Runtime stands beside every dense bias in float32.
+    const beside = biasCases(false).filter(hasOnnxruntime);
+    expect(beside.map(({ name }) => name)).toEqual(
+      biasCases(false)
+        .map(({ name }) => name)
+        .filter((name) => !/^bfloat16|^Point cloud/.test(name)),
+    );
     const cloud = biasCases(false).find(({ name }) => name.startsWith('Point cloud'))!;
     expect(denseBytes(cloud)).toBeGreaterThan(33e9);
   });
@@ -47,14 +53,14 @@ describe('cases', () => {
 describe('outputs', () => {
   it.each([
     ['alibi', [50], { causal: true }],
-    ['alibi', [50], { dtype: 'bfloat16', onnxruntime: false, batch: 2 }],
-    ['relative', [4, 5], {}],
+    ['alibi', [50], { dtype: 'bfloat16', batch: 2 }],
+    ['relative', [4, 5], { batch: 2 }],
     ['distance', [41], {}],
   ] as const)('%s on %j tokens, %j: all are right, and those of another bias are not', async (form, tokens, more) => {
     const test = small(form, [...tokens], more);
     const inputs = inputsOf(test, 6);
     const all: Contestant[] = test.forms.map((one) => library(one, test, inputs));
-    if (test.onnxruntime) all.push(await onnxruntime(test, inputs, 1));
+    if (hasOnnxruntime(test)) all.push(await onnxruntime(test, inputs, 1));
     for (const contestant of all) {
       expect(await contestant.run(5)).toHaveLength(5);
       await contestant.run(1);

@@ -11,13 +11,15 @@ import {
   retrievalCases,
   SAMPLES,
   SEARCHES,
+  searchedBy,
   TOP,
 } from '../bench/retrieval/cases';
-import { cacheOf, MOST_OWN_GRAPH, methodsFor, usearchExact, usearchVersion } from '../bench/retrieval/contestants';
+import { cacheOf, MOST_GRAPH, methodsFor, usearchExact, usearchVersion } from '../bench/retrieval/contestants';
 import {
   DECODE_TARGETS,
   decodeCases,
   decodeData,
+  decodeObstacle,
   decodeRows,
   HEADS,
   measureDecode,
@@ -60,6 +62,8 @@ it('has cases of different names', () => {
     expect(new Set(names).size).toBe(names.length);
     expect(Math.max(...cases.map(({ keys }) => keys))).toBe(quick ? 32768 : full ? 1048576 : 131072);
     expect(modelCases(options)).toHaveLength(full ? 1 : 0);
+    expect(retrievalCases(options).map(({ kind }) => kind)).toContain('noise');
+    expect(Math.max(...decodeCases(options).map(({ keys }) => keys))).toBe(quick ? 4096 : full ? 1048576 : 131072);
     if (full) expect(retrieval.caseNames()).toEqual(names);
     const stepsOf = (filter: string) => retrieval.steps({ ...options, filter }).map(({ name }) => name);
     expect(stepsOf('')).toEqual(names);
@@ -68,8 +72,8 @@ it('has cases of different names', () => {
     expect(stepsOf('look for keys')).toEqual(retrievalCases(options).map(({ name }) => name));
   }
   expect(suites.map(({ name }) => name)).toContain('retrieval');
-  expect(methodsFor(MOST_OWN_GRAPH)).toContain('graph');
-  expect(methodsFor(MOST_OWN_GRAPH + 1)).toEqual(methodsFor(MOST_OWN_GRAPH).filter((name) => name !== 'graph'));
+  expect(methodsFor(MOST_GRAPH)).toContain('graph');
+  expect(methodsFor(MOST_GRAPH + 1)).toEqual(methodsFor(MOST_GRAPH).filter((name) => name !== 'graph'));
 });
 
 describe('what is looked for', () => {
@@ -122,6 +126,23 @@ describe('what is looked for', () => {
       const find = async () => [[...better, tied]];
       expect((await judgeFinder({ exact: false, find }, { k, q, least })).recall).toBe(recall);
     }
+  });
+
+  it('is in noise normal numbers that are independent of each other', () => {
+    const noise = { kind: 'noise', by: 'queries', keys: 1500 } as const;
+    const { k, v, q, samples, top } = dataOf(noise);
+    expect([k.length, v.length, q.length]).toEqual([1500 * HEAD_DIM, 1500 * HEAD_DIM, SEARCHES * GROUP * HEAD_DIM]);
+    expect([samples.length, top.length]).toEqual([SAMPLES * GROUP * HEAD_DIM, SEARCHES * GROUP]);
+    // The variance and the correlation of keys that follow each other, of independent normal numbers.
+    const mean = (of: (i: number) => number, n: number) => {
+      let sum = 0;
+      for (let i = 0; i < n; i++) sum += of(i) / n;
+      return sum;
+    };
+    expect(Math.abs(mean((i) => k[i]! ** 2, k.length) - 1)).toBeLessThan(6 * Math.sqrt(2 / k.length));
+    const next = k.length - HEAD_DIM;
+    expect(Math.abs(mean((i) => k[i]! * k[i + HEAD_DIM]!, next))).toBeLessThan(6 * Math.sqrt(1 / next));
+    expect(searchedBy(noise)).toBe('noise, queries look for keys');
   });
 
   it('is in text the codes of what comes before', () => {
@@ -318,6 +339,13 @@ describe('decoding', () => {
     ];
     expect(nearness(half, all).error).toBeCloseTo(1, 12);
     expect(nearness(half, all).mass).toBeCloseTo(0.75, 12);
+  });
+
+  it('is not measured where there is too little memory', () => {
+    expect(decodeObstacle({ keys: 1048576 }, 12 * 2 ** 30)).toBeUndefined();
+    expect(decodeObstacle({ keys: 1048576 }, 8 * 2 ** 30)).toBe(
+      'it needs 12.0 GiB of memory, of which 8.0 GiB are free',
+    );
   });
 
   it('has a row for each method', async () => {

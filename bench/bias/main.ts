@@ -6,12 +6,13 @@ import { floorOf } from '../floor';
 import { type Fault, makeRow, OWN, type Peak, type Row, type SuiteResult } from '../format';
 import { watchLoad } from '../load';
 import { interleave, type Measurement, type Plan } from '../measure';
+import { memoryObstacle } from '../obstacle';
 import { peaksOf } from '../peak';
 import { TorchPeer } from '../peers/torch';
 import { type Progress, runSteps, type Suite, type SuiteOptions } from '../session';
 import { medianRatio } from '../statistics';
 import { judgeBy, type Target } from '../targets';
-import { type BiasCase, biasCases, denseBytes, type Form, kindOf, rowName, tensorBytes } from './cases';
+import { type BiasCase, biasCases, denseBytes, type Form, hasOnnxruntime, kindOf, rowName, tensorBytes } from './cases';
 import { type Judged, judgeOutput } from './check';
 import { type Contestant, inputsOf, library, onnxruntime, pytorch, torchName } from './contestants';
 
@@ -71,7 +72,13 @@ async function bench(options: SuiteOptions, progress: Progress): Promise<SuiteRe
     peaks,
     rows,
     targets: judgeBy(targets, rows, ({ name }) => name),
-    notMeasured: torch ? [] : [{ what: 'PyTorch', why: 'not asked for, or not found (--torch)' }],
+    notMeasured: [
+      {
+        what: 'ONNX Runtime in bfloat16, and on the point cloud',
+        why: 'its attention on the CPU has no bfloat16, and no bias but a dense one',
+      },
+      ...(torch ? [] : [{ what: 'PyTorch', why: 'not asked for, or not found (--torch)' }]),
+    ],
     failure,
   };
 }
@@ -85,8 +92,12 @@ interface Task {
 async function measureCase(test: BiasCase, { quick, threads, peer }: Task): Promise<Outcome> {
   const inputs = inputsOf(test);
   const contestants: Contestant[] = test.forms.map((form) => library(form, test, inputs));
-  if (test.onnxruntime) contestants.push(await onnxruntime(test, inputs, threads));
   const absent: Outcome['absent'] = [];
+  if (hasOnnxruntime(test)) {
+    const fault = memoryObstacle(2 * test.batch * denseBytes(test)); // of all scores, as measured
+    if (fault === undefined) contestants.push(await onnxruntime(test, inputs, threads));
+    else absent.push({ form: 'dense', contestant: 'onnxruntime', fault });
+  }
   for (const form of peer ? test.forms.filter((form) => TORCH_FORMS.includes(form)) : []) {
     const contestant = form === 'dense' ? 'pytorch' : 'pytorch-flex';
     const refuse = (fault: string) => absent.push({ form, contestant, fault });

@@ -14,7 +14,7 @@ const OF_MATRIX = 'of matrix peak';
 const KEY_BYTES = 'bytes of keys and values';
 
 /** The better of the two measured rates of matrix products. */
-export function matrixPeak({ matrixRate, torchMatrixRate }: DeviceReport): number | undefined {
+function matrixPeak({ matrixRate, torchMatrixRate }: DeviceReport): number | undefined {
   const rates = [matrixRate, torchMatrixRate].filter((rate) => rate !== undefined);
   return rates.length > 0 ? Math.max(...rates) : undefined;
 }
@@ -129,7 +129,7 @@ export function peaksOf({ copyRate, copyRateByEvents, matrixRate, torchMatrixRat
 const deviceLine = ({ name, instructionSet, memoryBytes }: DeviceReport) =>
   `${name}, ${instructionSet}, ${(memoryBytes / 2 ** 30).toFixed(0)} GiB`;
 
-export function javascriptLines({ device, callsPerSecond, stepUs, graphStepUs }: JavaScriptPath): string[] {
+function javascriptLines({ device, callsPerSecond, stepUs, graphStepUs }: JavaScriptPath): string[] {
   const time = ({ median, q1, q3 }: Summary) => `${median.toFixed(1)} us (${q1.toFixed(1)} - ${q3.toFixed(1)})`;
   return [
     `${device}, one decoding step, 64/8 heads, D=128: ${callsPerSecond.toFixed(0)} calls of attention() per second, enqueued`,

@@ -19,7 +19,7 @@ export interface Tensors {
 }
 
 /** How many sets of a case take turns, so that none is found in the caches near a processor. */
-export const setsFor = (test: GnaCase, device: Device): number =>
+const setsFor = (test: GnaCase, device: Device): number =>
   device === 'cpu' ? setsOfBytes(bytesOf(test)) : Math.ceil(ROTATE_BYTES / bytesOf(test));
 
 export function makeTensors(test: GnaCase, device: Device, sets = setsFor(test, device)): Tensors {

@@ -1,13 +1,13 @@
 // What is searched: the keys of heads with structure, by queries that lie elsewhere than keys do, as those of attention,
-// and by keys, which is what indexes are made for; and the codes of real text.
+// and by keys, which is what indexes are made for; the codes of real text; and noise, in which no key tells of another.
 
 import { uniform } from '../../test/support/numbers';
 import type { SuiteOptions } from '../session';
-import { HEAD_DIM, HEAD_KINDS, noiseFrom, structuredHead } from '../sparse/heads';
+import { filled, HEAD_DIM, HEAD_KINDS, noiseFrom, normals, structuredHead } from '../sparse/heads';
 import { inputsOf } from '../sparse/inputs';
 
 export interface RetrievalOptions extends SuiteOptions {
-  /** Searches among up to a million keys, and steps of a whole model. */
+  /** Up to a million keys, and steps of a whole model. */
   full: boolean;
 }
 
@@ -23,7 +23,7 @@ export const TOP = 100;
 
 export interface RetrievalCase {
   name: string;
-  kind: keyof typeof HEAD_KINDS | 'text';
+  kind: keyof typeof HEAD_KINDS | 'noise' | 'text';
   /** Whether the queries are those of attention, or keys with some noise. */
   by: 'queries' | 'keys';
   keys: number;
@@ -33,7 +33,7 @@ export interface RetrievalCase {
 
 /** What is searched, whatever the length. */
 export const searchedBy = ({ kind, by }: Pick<RetrievalCase, 'kind' | 'by'>): string =>
-  `${kind === 'text' ? 'text codes' : `${kind} head`}, ${by} look for keys`;
+  `${kind in HEAD_KINDS ? `${kind} head` : kind === 'text' ? 'text codes' : kind}, ${by} look for keys`;
 
 export function retrievalCases({ quick, full }: RetrievalOptions): RetrievalCase[] {
   const settings = [
@@ -41,6 +41,7 @@ export function retrievalCases({ quick, full }: RetrievalOptions): RetrievalCase
     { kind: 'spiky', by: 'queries' },
     { kind: 'smooth', by: 'keys' },
     { kind: 'text', by: 'queries' },
+    { kind: 'noise', by: 'queries' },
   ] as const;
   return (quick ? [4096] : [16384, 131072, ...(full ? [1048576] : [])]).flatMap((keys) =>
     settings.map((setting) => ({
@@ -79,8 +80,9 @@ export function dataOf(test: Omit<RetrievalCase, 'name'>): Data {
 export function headOf({ kind, by, keys, samples: each = SAMPLES }: Omit<RetrievalCase, 'name'>): Head {
   if (kind === 'text') return textHead(keys, each * GROUP);
   const queries = SEARCHES * GROUP;
-  const { k, q: asked, samples, targets } = structuredHead(HEAD_KINDS[kind], keys, queries, 1, 77, each * GROUP);
   const noise = noiseFrom(uniform(78));
+  if (kind === 'noise') return { ...noiseHead(keys, queries, each * GROUP), v: filled(keys * HEAD_DIM, noise) };
+  const { k, q: asked, samples, targets } = structuredHead(HEAD_KINDS[kind], keys, queries, 1, 77, each * GROUP);
   const v = k.map((_, i) => noise(i));
   const q = asked.slice();
   if (by === 'keys') {
@@ -108,6 +110,16 @@ export function textHead(keys: number, samples: number): Head {
     sampled.set(k.subarray(key * HEAD_DIM, (key + 1) * HEAD_DIM), n * HEAD_DIM);
   }
   return { k: k.slice(), v, q: asked, samples: sampled };
+}
+
+/** Normal numbers, independent of each other. */
+export function noiseHead(keys: number, queries: number, samples: number): Omit<Head, 'v'> {
+  const next = normals(uniform(79));
+  return {
+    k: filled(keys * HEAD_DIM, next),
+    q: filled(queries * HEAD_DIM, next),
+    samples: filled(samples * HEAD_DIM, noiseFrom(uniform(81))),
+  };
 }
 
 /** What each of the queries looks for. */

@@ -32,12 +32,12 @@ export const METHODS = {
   graph: { method: 'graph' },
 } as const satisfies { [name: string]: KvIndexOptions };
 
-/** The graph is for so many keys at most: making it takes minutes beyond. */
-export const MOST_OWN_GRAPH = 131072;
+/** A graph, usearch's too, is for so many keys at most: making it takes minutes beyond. */
+export const MOST_GRAPH = 131072;
 
 /** The methods for so many keys. */
 export const methodsFor = (keys: number) =>
-  (Object.keys(METHODS) as (keyof typeof METHODS)[]).filter((name) => name !== 'graph' || keys <= MOST_OWN_GRAPH);
+  (Object.keys(METHODS) as (keyof typeof METHODS)[]).filter((name) => name !== 'graph' || keys <= MOST_GRAPH);
 
 /** Those whose attention may estimate what they do not find. */
 export const ESTIMATES = ['pages mean', 'clusters'] as const satisfies (keyof typeof METHODS)[];

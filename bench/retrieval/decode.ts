@@ -5,9 +5,10 @@ import { decode, uniform } from '../../test/support/numbers';
 import { floorOf } from '../floor';
 import { type Fault, makeRow, OWN, type Peak, type Row } from '../format';
 import type { Plan } from '../measure';
-import { filled, HEAD_DIM, HEAD_KINDS, noiseFrom, normals, structuredHead } from '../sparse/heads';
+import { memoryObstacle } from '../obstacle';
+import { filled, HEAD_DIM, HEAD_KINDS, noiseFrom, structuredHead } from '../sparse/heads';
 import type { Target } from '../targets';
-import { bestOf, type Data, type Head, QUICK_FEWER, type RetrievalOptions, TOP, textHead } from './cases';
+import { bestOf, type Data, type Head, noiseHead, QUICK_FEWER, type RetrievalOptions, TOP, textHead } from './cases';
 import {
   type Attending,
   attending,
@@ -16,6 +17,7 @@ import {
   ESTIMATES,
   indexed,
   METHODS,
+  methodsFor,
   samplesOf,
   type Turns,
   takeTurns,
@@ -41,9 +43,9 @@ export interface DecodeCase {
   samples?: number;
 }
 
-export function decodeCases({ quick }: RetrievalOptions): DecodeCase[] {
+export function decodeCases({ quick, full }: RetrievalOptions): DecodeCase[] {
   const kinds = quick ? (['smooth'] as const) : (['smooth', 'spiky', 'text', 'noise'] as const);
-  return (quick ? [4096] : [16384, 65536, 131072]).flatMap((keys) =>
+  return (quick ? [4096] : [16384, 65536, 131072, ...(full ? [524288, 1048576] : [])]).flatMap((keys) =>
     kinds.map((kind) => ({
       name: `decode, ${kind} T=${keys}`,
       kind,
@@ -52,6 +54,13 @@ export function decodeCases({ quick }: RetrievalOptions): DecodeCase[] {
     })),
   );
 }
+
+/** For each key, a quarter more than was measured: the cache, one head as float32 (twice while rounded), all indexes. */
+const MOST_BYTES = 12 * 1024;
+
+/** Why this machine cannot run it now. */
+export const decodeObstacle = ({ keys }: Pick<DecodeCase, 'keys'>, free?: number): string | undefined =>
+  memoryObstacle(MOST_BYTES * keys, free);
 
 /** Numbers that bfloat16 has. All key heads have these keys and values, which takes as long as others; queries differ. */
 export async function decodeData(test: Omit<DecodeCase, 'name'>): Promise<Data> {
@@ -69,19 +78,14 @@ export async function decodeData(test: Omit<DecodeCase, 'name'>): Promise<Data> 
 function headOf({ kind, keys, samples: each = SAMPLES }: Omit<DecodeCase, 'name'>): Head {
   if (kind === 'text') return textHead(keys, each * HEADS);
   const queries = STEPS * HEADS;
-  const next = normals(uniform(79));
   const made =
     kind === 'noise'
-      ? {
-          k: filled(keys * HEAD_DIM, next),
-          q: filled(queries * HEAD_DIM, next),
-          samples: filled(each * HEADS * HEAD_DIM, noiseFrom(uniform(81))),
-        }
+      ? noiseHead(keys, queries, each * HEADS)
       : structuredHead(HEAD_KINDS[kind], keys, queries, 1, 79, each * HEADS);
   return { ...made, v: filled(keys * HEAD_DIM, noiseFrom(uniform(80))) };
 }
 
-export function decodeCache(data: Head): Cached {
+function decodeCache(data: Head): Cached {
   const keys = data.k.length / HEAD_DIM;
   const stream = new Stream();
   const cache = new KvCache({
@@ -131,9 +135,9 @@ function ofAllHeads(rows: Float32Array, columns: number, first: number, tokens: 
   return Tensor.from(all, [1, tokens, KV_HEADS, columns], { dtype: 'bfloat16' });
 }
 
-/** All methods, and those that estimate. */
-const VARIANTS = [
-  ...(Object.keys(METHODS) as (keyof typeof METHODS)[]).map((name) => ({ name, method: name, estimate: false })),
+/** The methods for so many keys, and those that estimate. */
+const variantsFor = (keys: number) => [
+  ...methodsFor(keys).map((name) => ({ name, method: name, estimate: false })),
   ...ESTIMATES.map((method) => ({ name: `${method}, estimate`, method, estimate: true })),
 ];
 
@@ -165,7 +169,7 @@ export async function measureDecode(test: DecodeCase, plan: Plan): Promise<Decod
   const whole = await outputsOf(all, steps);
   const methods: Method[] = [];
   const contestants: [string, Attending][] = [['dense', all]];
-  for (const { name, method, estimate } of VARIANTS) {
+  for (const { name, method, estimate } of variantsFor(test.keys)) {
     const finder = await indexed(cached, METHODS[method], estimate);
     const judged = await judgeFinder(finder, data);
     const { buildMs, bytes } = finder;

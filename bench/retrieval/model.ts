@@ -1,11 +1,11 @@
 // A decoding step of a whole model, of the shape of one with 8 billion weights: its layers, each with a cache of its own
 // that is held as int8, attend to what the scan finds. All are enqueued in one go, and awaited once.
 
-import { freemem } from 'node:os';
 import { KvCache, Stream } from 'node-attention';
 import { floorOf } from '../floor';
 import { makeRow, OWN, type Peak, type Row } from '../format';
 import { inTurn, type Plan, type Timed } from '../measure';
+import { memoryObstacle } from '../obstacle';
 import { HEAD_DIM } from '../sparse/heads';
 import { type Data, type RetrievalOptions, TOP } from './cases';
 import {
@@ -40,12 +40,9 @@ const GIB = 2 ** 30;
 /** Of a key or value, and of the scan's copy of a key, with what counts its units; and a quarter, as blocks are rounded up. */
 const mostBytes = ({ layers, keys }: Omit<ModelCase, 'name'>) => 1.25 * 3 * layers * keys * KV_HEADS * (HEAD_DIM + 5);
 
-/** Why this machine cannot run it now, in a sentence; undefined when it can. */
-export function modelObstacle(test: ModelCase, free = freemem()): string | undefined {
-  const needed = mostBytes(test) + GIB; // for what is appended
-  if (free >= needed) return undefined;
-  return `it needs ${(needed / GIB).toFixed(1)} GiB of memory, of which ${(free / GIB).toFixed(1)} GiB are free`;
-}
+/** Why this machine cannot run it now. */
+export const modelObstacle = (test: ModelCase, free?: number): string | undefined =>
+  memoryObstacle(mostBytes(test) + GIB, free); // for what is appended
 
 export interface ModelOutcome extends Turns {
   test: ModelCase;

@@ -160,7 +160,7 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
         : []),
       {
         what: 'published times of HiP and InfiniteHiP',
-        why: 'they are of GPUs, where selectors are refused so far',
+        why: 'they are of GPUs, on which selectors have not been measured yet',
       },
       ...(options.full ? [] : [{ what: 'more than 131072 keys', why: 'not asked for (--full)' }]),
     ],

@@ -151,15 +151,21 @@ describe.each(Object.keys(versions).map(Number))('on Node %i', (line) => {
   // The recipes of docs/bundlers.md.
   it.each([
     ['the package external', ['--external:node-attention'], {}],
-    ['the addon external', [], { NODE_ATTENTION_PREBUILD: 'node_modules/node-attention' }],
-  ])('runs what esbuild makes with %s', (name, flags, env) => {
-    const made = join(built, `${name.replaceAll(' ', '-')}.cjs`);
+    [
+      'the addon external',
+      ['node_modules/node-attention/dist/*-worker.js'],
+      { NODE_ATTENTION_PREBUILD: 'node_modules/node-attention' },
+    ],
+  ])('runs what esbuild makes with %s', (name, more, env) => {
+    const made = join(built, name.replaceAll(' ', '-'));
     if (!existsSync(made)) {
-      const bundle = ['--bundle', '--platform=node', '--target=node20', `--outfile=${made}`, '--log-level=warning'];
-      tool('esbuild/bin/esbuild', ['require.cjs', ...bundle, ...flags], project.folder);
+      const bundle = ['--bundle', '--platform=node', '--target=node20', '--log-level=warning'];
+      const places = ['--entry-names=[name]', `--outdir=${made}`];
+      tool('esbuild/bin/esbuild', ['require.cjs', ...bundle, ...places, ...more], project.folder);
     }
-    copyFileSync(made, join(project.folder, 'bundle.cjs'));
-    expect(output(project.node(['bundle.cjs'], env))).toBe('true\n');
+    cpSync(made, join(project.folder, 'bundle'), { recursive: true });
+    expect(output(project.node(['bundle/require.js'], env))).toBe('true\n');
+    rmSync(join(project.folder, 'bundle'), { recursive: true });
   });
 
   it('verifies itself', () => {
