@@ -3,7 +3,7 @@
 import { AttentionError } from './errors';
 import type { NativeBias } from './native';
 import { finite, integer, integers, isArray, isObject, oneOf, options, show } from './options';
-import { Tensor, tensorHandle } from './tensor';
+import { checkFloat32, Tensor, tensorHandle } from './tensor';
 
 /** The addon's form of a bias. */
 export let nativeBias: (value: unknown, name: string) => NativeBias;
@@ -37,13 +37,15 @@ let makeBias: (description: Description) => Bias;
 
 /**
  * What is added to the scores; made by {@link keyBias}, {@link denseBias}, {@link lowRankBias}, {@link alibi},
- * {@link distanceBias}, {@link relativePositionBias} and what is built on them.
+ * {@link distanceBias}, {@link relativePositionBias}, and what is built on them: {@link bucketBias} and {@link sphereBias}.
  */
 export class Bias {
   static {
     nativeBias = (value, name) => {
       if (!isObject(value) || !(#description in value)) {
-        const makers = 'keyBias(), denseBias(), lowRankBias(), alibi(), distanceBias(), relativePositionBias()';
+        const makers =
+          'keyBias(), denseBias(), lowRankBias(), alibi(), distanceBias(), relativePositionBias(), bucketBias() or ' +
+          'sphereBias()';
         throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a bias: ${makers}`);
       }
       const { kind, tensor, query, key, step, path = 'auto', heads } = value.#description;
@@ -68,14 +70,7 @@ export class Bias {
 
 /** A float32 tensor of so many axes. */
 function checkTensor(call: string, name: string, given: unknown, ranks: readonly number[]): Tensor {
-  tensorHandle(given, `${call}: ${name}`);
-  const tensor = given as Tensor;
-  if (tensor.dtype !== 'float32') {
-    throw new AttentionError(
-      'ERR_DTYPE',
-      `${call}: ${name} is ${tensor.dtype}; it must be float32: convert it with to('float32')`,
-    );
-  }
+  const tensor = checkFloat32(`${call}: ${name}`, given);
   if (!ranks.includes(tensor.shape.length)) {
     const wanted = ranks.length > 2 ? `${ranks[0]} to ${ranks.at(-1)}` : ranks.join(' or ');
     throw new AttentionError(

@@ -248,7 +248,11 @@ export class KvCache {
     native.kvCacheTruncate(handle, lengths);
   }
 
-  /** A cache with the same tokens. Pages are shared, and copied when one of the two writes to them. */
+  /**
+   * A cache with the same tokens. Pages are shared, and copied when one of the two writes to them.
+   *
+   * @throws AttentionError ERR_DISPOSED.
+   */
   fork(): KvCache {
     return new KvCache(new Forked(this, native.kvCacheFork(this.#use())) as unknown as KvCacheOptions);
   }

@@ -2,9 +2,10 @@
 // npx node-attention <command>
 
 import { Command } from 'commander';
+import { packageVersion } from './binary';
 import { addSimulate } from './cli/simulate';
 
-const program = new Command('node-attention').description('Attention kernels for Node.js');
+const program = new Command('node-attention').description('Attention kernels for Node.js').version(packageVersion);
 program
   .command('doctor')
   .description('say which devices can be used, why others cannot, and how addon and backends were found')

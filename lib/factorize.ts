@@ -5,7 +5,7 @@ import { AttentionError } from './errors';
 import type { Answer, Request } from './factorize-worker';
 import { integer, options, show } from './options';
 import type { Target } from './svd';
-import { type Device, Tensor, tensorHandle } from './tensor';
+import { checkFloat32, type Device, Tensor } from './tensor';
 import { inThread } from './thread';
 
 /** How far {@link factorizeBias} is to go: one of `rank` and `energy`. */
@@ -129,11 +129,8 @@ function biasesOf(matrices: Matrices, all: { phiQ: Tensor; phiK: Tensor }, dense
 export function factorizeBias(dense: Tensor, opts: FactorizeOptions): Promise<Factorization> {
   const call = 'factorizeBias';
   const given = options(call, opts, ['rank', 'energy', 'maxRank']);
-  tensorHandle(dense, `${call}: dense`);
-  if (dense.dtype !== 'float32') {
-    throw new AttentionError('ERR_DTYPE', `${call}: dense is ${dense.dtype}; it must be float32`);
-  }
-  const { shape, device } = dense;
+  const tensor = checkFloat32(`${call}: dense`, dense);
+  const { shape, device } = tensor;
   const [batch = 1, heads = 1, rows = 0, columns = 0] = [1, 1, 1, 1].slice(shape.length).concat(shape);
   if (shape.length < 2 || shape.length > 4 || shape.includes(0)) {
     throw new AttentionError(
@@ -142,7 +139,7 @@ export function factorizeBias(dense: Tensor, opts: FactorizeOptions): Promise<Fa
     );
   }
   const target = targetOf(given, Math.min(rows, columns));
-  return (dense as Tensor<'float32'>).read().then(async (data) => {
+  return tensor.read().then(async (data) => {
     const request: Request = { data, count: batch * heads, rows, columns, target };
     const answer = await inThread<Answer>(call, 'factorize-worker.js', request, [data.buffer as ArrayBuffer]);
     const { made } = answer;

@@ -4,7 +4,7 @@ import { AttentionError } from './errors';
 import type { FactorsRequest, FitAnswer, FitProgress, FitRequest, Fitted } from './fit-worker';
 import { choose, type Features, randomNumbers, rowsOf } from './mlp';
 import { entries, integer, isArray, options, show } from './options';
-import { type Device, Tensor, tensorHandle } from './tensor';
+import { checkFloat32, type Device, Tensor, tensorHandle } from './tensor';
 import { inThread } from './thread';
 
 /** The bias of one query and one key, from their features; the arrays are views that are valid during the call alone. */
@@ -67,17 +67,13 @@ const mostParameters = 2 ** 22;
 const mostValues = 2 ** 26;
 
 function checkFeatures(of: string, name: string, given: unknown, width?: number): Tensor<'float32'> {
-  tensorHandle(given, `${of}: ${name}`);
-  const tensor = given as Tensor;
-  if (tensor.dtype !== 'float32') {
-    throw new AttentionError('ERR_DTYPE', `${of}: ${name} is ${tensor.dtype}; it must be float32`);
-  }
+  const tensor = checkFloat32(`${of}: ${name}`, given);
   const { shape } = tensor;
   if (shape.length !== 2 || shape.includes(0) || (width !== undefined && shape[1] !== width)) {
     const wanted = `[tokens, ${width ?? 'features'}]`;
     throw new AttentionError('ERR_SHAPE', `${of}: ${name} has shape [${shape.join(', ')}]; it must be ${wanted}`);
   }
-  return tensor as Tensor<'float32'>;
+  return tensor;
 }
 
 function between(name: string, value: unknown, most: number): number {
@@ -92,8 +88,7 @@ function between(name: string, value: unknown, most: number): number {
 function headsOf(target: unknown, given: unknown, queries: number, keys: number): number {
   if (typeof target === 'function') return integer(call, 'heads', given ?? 1, 1);
   tensorHandle(target, `${call}: the bias, which is no function either,`);
-  const { dtype, shape } = target as Tensor;
-  if (dtype !== 'float32') throw new AttentionError('ERR_DTYPE', `${call}: the bias is ${dtype}; it must be float32`);
+  const { shape } = checkFloat32(`${call}: the bias`, target);
   const [heads = 1, rows, columns] = shape.length === 2 ? [1, ...shape] : shape;
   if (shape.length < 2 || shape.length > 3 || heads === 0 || rows !== queries || columns !== keys) {
     const wanted = `[${queries}, ${keys}] or [heads, ${queries}, ${keys}], as there are rows of q and k`;
@@ -180,7 +175,7 @@ export function fitBias(target: Tensor | BiasFunction, opts: FitOptions): Promis
   if (queries < 2 || keys < 2) {
     throw new AttentionError(
       'ERR_SHAPE',
-      `${call}: ${queries < 2 ? 'q' : 'k'} has one row; one is fitted, one held out`,
+      `${call}: ${queries < 2 ? 'q' : 'k'} has one row; give two or more: one is fitted, one held out`,
     );
   }
   const heads = headsOf(target, given.heads, queries, keys);
@@ -221,7 +216,7 @@ export function fitBias(target: Tensor | BiasFunction, opts: FitOptions): Promis
     if (!finite(allQ.data) || !finite(allK.data)) {
       throw new AttentionError(
         'ERR_OPTION',
-        `${call}: ${finite(allQ.data) ? 'k' : 'q'} has values that are not finite`,
+        `${call}: ${finite(allQ.data) ? 'k' : 'q'} has values that are not finite; give features that all are`,
       );
     }
     const rowsQ = { data: rowsOf(allQ, ownQ), width: widthQ };

@@ -114,7 +114,10 @@ export function neighborhoodSetting(call: string, given: unknown): NativeNeighbo
       );
     }
     if (at(native.causal, axis) && at(native.wrap, axis)) {
-      throw new AttentionError('ERR_OPTION', `${call}: axis ${axis} cannot both wrap and be causal`);
+      throw new AttentionError(
+        'ERR_OPTION',
+        `${call}: axis ${axis} cannot both wrap and be causal; leave one of them out`,
+      );
     }
   }
   return native;

@@ -1,14 +1,15 @@
 // Quadrature weights of latitude-longitude grids on the sphere, as a bias for each key.
 
 import { type Bias, keyBias } from './biases';
-import { integer, oneOf, options } from './options';
+import { AttentionError } from './errors';
+import { integer, oneOf, options, show } from './options';
 import { type Device, Tensor } from './tensor';
 
 /** Options of {@link sphereBias}. */
 export interface SphereOptions {
-  /** Rows of the grid, from pole to pole; at least 2. */
+  /** Rows of the grid, from pole to pole: at least 2, and of 'equiangular' and 'gauss' at most 4096. */
   latitudes: number;
-  /** Points in a row. */
+  /** Points in a row; the grid has at most 2^26 in all. */
   longitudes: number;
   /**
    * Where the rows lie: 'cells' in the middle of bands of equal height in latitude (weighted by the area of the band),
@@ -19,6 +20,10 @@ export interface SphereOptions {
   /** Where the bias is used; default 'cpu'. */
   device?: Device;
 }
+
+const mostPoints = 2 ** 26;
+/** Rows whose weights take a sum over all rows each. */
+const mostSolved = 4096;
 
 /** Weights for the integral over cos θ from -1 to 1, one for each row. */
 const rowWeights = {
@@ -60,7 +65,8 @@ const rowWeights = {
  * tokens `[latitudes, longitudes]`; `lse` is the logarithm of the integral. With 'equiangular' a pole weighs as much as
  * all points of its row.
  *
- * @throws AttentionError ERR_OPTION for a grid that is none, ERR_DEVICE for a device that is not there, ERR_OUT_OF_MEMORY.
+ * @throws AttentionError ERR_OPTION for a grid that is none or too large, ERR_DEVICE for a device that is not there,
+ * ERR_OUT_OF_MEMORY.
  * @see Bonev et al. 2025, Attention on the Sphere.
  */
 export function sphereBias(opts: SphereOptions): Bias {
@@ -69,6 +75,19 @@ export function sphereBias(opts: SphereOptions): Bias {
   const latitudes = integer(call, 'latitudes', given.latitudes, 2);
   const longitudes = integer(call, 'longitudes', given.longitudes, 1);
   const grid = oneOf(call, 'grid', given.grid ?? 'cells', ['cells', 'equiangular', 'gauss']);
+  const most = grid === 'cells' ? mostPoints : mostSolved;
+  if (latitudes > most) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: latitudes is ${latitudes}; it must be at most ${most} for ${show(grid)}`,
+    );
+  }
+  if (latitudes * longitudes > mostPoints) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: ${latitudes} latitudes x ${longitudes} longitudes are more than ${mostPoints} points; give fewer`,
+    );
+  }
   const weights = rowWeights[grid](latitudes);
   const logarithms = new Float32Array(latitudes * longitudes);
   weights.forEach((weight, row) => {

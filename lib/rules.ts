@@ -3,13 +3,14 @@
 import { AttentionError } from './errors';
 import { boolean, integer, integers, isArray, options, show } from './options';
 import {
-  fromLists,
+  fromRows,
   type Layout,
   layoutOf,
   mostTokens,
   type PlanGeometry,
   type PlanOptions,
   planNames,
+  type Rows,
   type SparsePlan,
 } from './sparse_plan';
 
@@ -26,38 +27,77 @@ type Show = (from: number, to: number) => void;
  * The plan in which a row lists the blocks that hold any of the keys [from, to) that `rule` shows it. The rule is asked
  * for as many heads as differ.
  */
-function planOf(layout: Layout, rule: (row: Row, show: Show) => void, differing = 1): SparsePlan {
-  const { keys, keyBlock, queryTile, tiles, heads, queries } = layout;
-  const lists: number[][] = [];
-  for (let head = 0; head < differing; head++) {
-    for (let tile = 0; tile < tiles; tile++) {
-      const first = tile * queryTile + keys - queries;
-      const last = Math.min((tile + 1) * queryTile, queries) - 1 + keys - queries;
-      const ranges: [number, number][] = []; // of blocks
-      rule({ head, first, last }, (from, to) => {
-        const begin = Math.max(0, from);
-        const end = Math.min(keys, layout.causal ? Math.min(to, last + 1) : to);
-        if (begin < end) ranges.push([Math.floor(begin / keyBlock), Math.ceil(end / keyBlock)]);
-      });
-      lists.push(blocksOf(ranges));
-    }
-  }
-  const repeats = (layout.batch * heads) / differing;
-  return fromLists(layout, Array.from({ length: repeats }, () => lists).flat());
+function planOf(call: string, layout: Layout, rule: (row: Row, show: Show) => void, differing = 1): SparsePlan {
+  const { keys, keyBlock, queryTile, tiles, queries } = layout;
+  const shown = new Ranges();
+  const rows: Rows = (row, list) => {
+    const [tile, head] = [row % tiles, Math.floor(row / tiles)];
+    const first = tile * queryTile + keys - queries;
+    const last = Math.min((tile + 1) * queryTile, queries) - 1 + keys - queries;
+    shown.clear();
+    rule({ head, first, last }, (from, to) => {
+      const begin = Math.max(0, from);
+      const end = Math.min(keys, layout.causal ? Math.min(to, last + 1) : to);
+      if (begin < end) shown.add(Math.floor(begin / keyBlock), Math.ceil(end / keyBlock));
+    });
+    shown.merge();
+    shown.each(list);
+  };
+  return fromRows(call, layout, rows, differing * tiles);
 }
 
-/**
- * What ranges of blocks hold, ascending. Lines and grids, which show many, come in few ascending runs, which V8's sort
- * merges in linear time.
- */
-function blocksOf(ranges: [number, number][]): number[] {
-  const list: number[] = [];
-  let next = 0;
-  for (const [begin, end] of ranges.sort(([a], [b]) => a - b)) {
-    for (let block = Math.max(begin, next); block < end; block++) list.push(block);
-    next = Math.max(next, end);
+/** A range [begin, end) of blocks is one number here, so that ranges are sorted as numbers are; there are 2^24 blocks. */
+const shift = 2 ** 25;
+
+/** Ranges of blocks in any order, outside of V8's heap: no more of them than twice those that are left once merged. */
+class Ranges {
+  #ranges = new Float64Array(256);
+  #count = 0;
+  // The last one.
+  #begin = 0;
+  #end = -1;
+
+  clear(): void {
+    this.#count = 0;
+    this.#end = -1;
   }
-  return list;
+
+  add(begin: number, end: number): void {
+    if (begin >= this.#begin && begin <= this.#end) {
+      this.#end = Math.max(this.#end, end); // most of what rules show meets what they have shown before
+    } else {
+      if (this.#count === this.#ranges.length) this.#makeRoom();
+      this.#count++;
+      this.#begin = begin;
+      this.#end = end;
+    }
+    this.#ranges[this.#count - 1] = this.#begin * shift + this.#end;
+  }
+
+  #makeRoom(): void {
+    this.merge();
+    if (2 * this.#count <= this.#ranges.length) return;
+    const ranges = new Float64Array(2 * this.#ranges.length);
+    ranges.set(this.#ranges);
+    this.#ranges = ranges;
+  }
+
+  /** Makes them ascend, and one of those that meet. */
+  merge(): void {
+    const sorted = this.#ranges.subarray(0, this.#count).sort();
+    this.clear();
+    for (const range of sorted) {
+      const begin = Math.floor(range / shift);
+      this.add(begin, range - begin * shift);
+    }
+  }
+
+  each(use: (begin: number, end: number) => void): void {
+    for (let n = 0; n < this.#count; n++) {
+      const begin = Math.floor(this.#ranges[n]! / shift);
+      use(begin, this.#ranges[n]! - begin * shift);
+    }
+  }
 }
 
 type RuleOptions = PlanGeometry & PlanOptions;
@@ -79,8 +119,8 @@ export interface StreamingOptions extends RuleOptions {
 /**
  * The first keys and the last ones before each query, rounded up to blocks: the pattern of StreamingLLM.
  *
- * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a device or a stream; ERR_OPTION for a `sink`
- * or `window` that is no integer of at least 0.
+ * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
+ * ERR_OPTION for a `sink` or `window` that is no integer of at least 0.
  * @see Xiao et al. 2023 (StreamingLLM).
  */
 export function streamingPlan(opts: StreamingOptions): SparsePlan {
@@ -89,7 +129,7 @@ export function streamingPlan(opts: StreamingOptions): SparsePlan {
   const layout = layoutOf(call, given);
   const sink = integer(call, 'sink', given.sink ?? 0, 0);
   const window = integer(call, 'window', given.window, 0);
-  return planOf(layout, ({ first, last }, show) => {
+  return planOf(call, layout, ({ first, last }, show) => {
     show(0, sink);
     if (window > 0) show(first - window + 1, last + window);
   });
@@ -112,7 +152,7 @@ export function dilatedPlan(opts: DilatedOptions): SparsePlan {
   const sink = integer(call, 'sink', given.sink ?? 0, 0);
   const window = integer(call, 'window', given.window, 0);
   const { keyBlock, blocks } = layout;
-  return planOf(layout, ({ first, last }, show) => {
+  return planOf(call, layout, ({ first, last }, show) => {
     show(0, sink);
     if (window > 0) show(first - window + 1, last + window);
     const [begin, end] = [Math.floor(first / keyBlock), Math.floor(last / keyBlock)];
@@ -137,6 +177,7 @@ export interface VerticalSlashOptions extends RuleOptions {
   slash: readonly number[] | readonly (readonly number[])[];
 }
 
+/** One list for all heads, or one for each. */
 function perHead(call: string, name: string, value: unknown, heads: number): number[][] {
   if (!isArray(value)) {
     throw new AttentionError(
@@ -146,8 +187,7 @@ function perHead(call: string, name: string, value: unknown, heads: number): num
   }
   const nested = value.length > 0 && isArray(value[0]);
   if (!nested) {
-    const list = integers(call, name, value, 0, 'ERR_OPTION');
-    return Array.from({ length: heads }, () => list);
+    return [integers(call, name, value, 0, 'ERR_OPTION')];
   }
   if (value.length !== heads) {
     throw new AttentionError(
@@ -172,8 +212,8 @@ function runsOf(list: readonly number[]): (readonly [number, number])[] {
 /**
  * Vertical and slash lines, rounded up to blocks: some keys for all queries, and the keys at some distances from each.
  *
- * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a device or a stream; ERR_OPTION for lists of
- * anything but integers of at least 0, of more than 65536 of them, or for another number of heads.
+ * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
+ * ERR_OPTION for lists of anything but integers of at least 0, of more than 65536 of them, or for another number of heads.
  * @see Jiang et al. 2024 (MInference).
  */
 export function verticalSlashPlan(opts: VerticalSlashOptions): SparsePlan {
@@ -184,10 +224,10 @@ export function verticalSlashPlan(opts: VerticalSlashOptions): SparsePlan {
   // The farthest distance first: keys ascend.
   const slash = perHead(call, 'slash', given.slash, layout.heads).map((list) => runsOf(list).reverse());
   const rule = ({ head, first, last }: Row, show: Show) => {
-    for (const [from, to] of vertical[head]!) show(from, to);
-    for (const [from, to] of slash[head]!) show(first - to + 1, last - from + 1);
+    for (const [from, to] of vertical[head % vertical.length]!) show(from, to);
+    for (const [from, to] of slash[head % slash.length]!) show(first - to + 1, last - from + 1);
   };
-  return planOf(layout, rule, layout.heads);
+  return planOf(call, layout, rule, Math.max(vertical.length, slash.length));
 }
 
 /** Options of {@link radialPlan}: `queries` and `keys` follow from the video. */
@@ -205,8 +245,8 @@ export interface RadialOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
  * place, half as many with each doubling of the distance between the frames, and once there is less than one, its own
  * place in every second, fourth ... frame. Rounded up to blocks.
  *
- * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a device or a stream; ERR_OPTION for `frames`
- * or `tokensPerFrame` that are no integers of at least 1, or make more than 2^30 tokens.
+ * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
+ * ERR_OPTION for `frames` or `tokensPerFrame` that are no integers of at least 1, or make more than 2^30 tokens.
  * @see Li et al. 2025 (Radial Attention).
  */
 export function radialPlan(opts: RadialOptions): SparsePlan {
@@ -221,7 +261,7 @@ export function radialPlan(opts: RadialOptions): SparsePlan {
   const size = integer(call, 'tokensPerFrame', tokensPerFrame, 1);
   const toFirst = boolean(call, 'firstFrame', firstFrame ?? true);
   const layout = layoutOfTokens(call, `frames ${count} x tokensPerFrame ${size}`, count * size, rest);
-  return planOf(layout, ({ first, last }, show) => {
+  return planOf(call, layout, ({ first, last }, show) => {
     if (toFirst) show(0, size);
     for (let frame = Math.floor(first / size); frame * size <= last; frame++) {
       const [from, to] = [Math.max(first - frame * size, 0), Math.min(last - frame * size, size - 1)];
@@ -256,8 +296,8 @@ export interface GridOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
  * Boxes in space and time: the grid is cut into boxes, and a token sees those around its own. Keys are rounded up to
  * blocks of flat tokens, and so are best where a box's innermost extent is the grid's.
  *
- * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a device or a stream; ERR_OPTION for lists of
- * different lengths, extents that are no integers of at least 1, or a grid of more than 2^30 tokens.
+ * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
+ * ERR_OPTION for lists of different lengths, extents that are no integers of at least 1, or a grid of more than 2^30 tokens.
  */
 export function gridPlan(opts: GridOptions): SparsePlan {
   const call = 'gridPlan';
@@ -287,13 +327,15 @@ export function gridPlan(opts: GridOptions): SparsePlan {
     const own = Math.floor(x / b[axis]);
     return [Math.max(0, (own - r[axis]) * b[axis]), Math.min(e[axis], (own + r[axis] + 1) * b[axis])] as const;
   };
-  return planOf(layout, ({ first, last }, show) => {
+  return planOf(call, layout, ({ first, last }, show) => {
     let done = '';
-    for (let token = first; token <= last; token++) {
+    // From box to box: the tokens of a row within one see the same.
+    for (let token = first, x = 0; token <= last; token += Math.min(b[2] - (x % b[2]), e[2] - x)) {
+      x = token % e[2];
       const ranges = [
         range(0, Math.floor(token / e[2] / e[1])),
         range(1, Math.floor(token / e[2]) % e[1]),
-        range(2, token % e[2]),
+        range(2, x),
       ] as const;
       if (done === ranges.join()) continue;
       done = ranges.join();

@@ -131,7 +131,11 @@ export class HipState {
 
   readonly #native: NativeHipState;
 
-  /** `refresh`: calls after which each stage searches anew, default 16, 8 and 4. */
+  /**
+   * `refresh`: calls after which each stage searches anew, default 16, 8 and 4.
+   *
+   * @throws AttentionError ERR_OPTION for what is no list of 1 to 4 integers of at least 1, or an unknown option.
+   */
   constructor(opts?: { refresh?: readonly number[] }) {
     const { refresh } = options('HipState', opts, ['refresh']);
     this.#native = native.hipStateCreate(integers('HipState', 'refresh', refresh ?? [16, 8, 4], 1, 'ERR_OPTION'));

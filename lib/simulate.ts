@@ -108,46 +108,79 @@ function touched(start: number, end: number, length: number, tile: number): numb
   return Math.min(tiles, tiles - Math.floor(from / tile) + Math.ceil((to - length) / tile));
 }
 
-/** Whether [from, to) lies within a window of a ring. */
-function within(from: number, to: number, [start, end]: [number, number], length: number): boolean {
-  if (end - start === length) return true;
-  const at = (((from - start) % length) + length) % length;
-  return at + to - from <= end - start;
+/** Whole tiles within [start, end) on an axis of some length; on a ring it may lie outside [0, length). */
+function within(start: number, end: number, length: number, tile: number): number {
+  const whole = (from: number, to: number) => Math.max(0, Math.floor(to / tile) - Math.ceil(from / tile));
+  if (end <= start) return 0;
+  if (end - start >= length) return whole(0, length);
+  const from = ((start % length) + length) % length;
+  const to = from + end - start;
+  return to <= length ? whole(from, to) : whole(from, length) + whole(0, to - length);
 }
 
 /** Whole tiles that every one of the queries [first, last] sees. */
 function covered(first: number, last: number, length: number, tile: number, setting: AxisSetting): number {
-  const [, end] = windowOf(first, length, setting);
+  const { window, stride, wrap } = setting;
+  const [begin, end] = windowOf(first, length, setting);
   const [start] = windowOf(last, length, setting);
-  if (!setting.wrap) return Math.max(0, Math.floor(end / tile) - Math.ceil(start / tile));
-  // On a ring, what all windows share may be in several pieces.
-  const windows: [number, number][] = [];
-  for (let i = first - (first % setting.stride); i <= last; i += setting.stride) {
-    windows.push(windowOf(i, length, setting));
-  }
-  let full = 0;
-  for (let key = 0; key + tile <= length; key += tile) {
-    if (windows.every((window) => within(key, key + tile, window, length))) full++;
-  }
+  if (wrap && window === length) return within(0, length, length, tile);
+  let full = within(start, end, length, tile);
+  // What a window leaves out of a ring may end before the next one begins to leave out: both share that gap.
+  const gap = stride + window - length;
+  if (!wrap || gap < tile) return full;
+  for (let at = begin; at < start; at += stride) full += within(at + length, at + length + gap, length, tile);
   return full;
 }
 
+/** Pairs of a query and a key that it sees. */
+function visiblePairs(length: number, { window, stride, causal }: AxisSetting): number {
+  if (!causal) return length * window;
+  // Of all keys up to the query itself those before the window, which is that of the last query of the stride group.
+  const groups = Math.floor(length / stride);
+  const none = Math.min(Math.ceil(window / stride) - 1, groups); // groups without any before
+  const before =
+    stride * ((groups - none) * (stride - window) + (stride * ((groups - none) * (none + groups - 1))) / 2);
+  return (length * (length + 1)) / 2 - before - (length % stride) * (length - window);
+}
+
+function gcd(a: number, b: number): number {
+  return b === 0 ? a : gcd(b, a % b);
+}
+
+/** Tiles that may be looked at one by one: a fraction of a second. */
+const mostSteps = 2 ** 24;
+
 function countGroup(length: number, setting: AxisSetting, queryTile: number, keyTile: number): AxisCounts {
-  const counts = { visible: 0, visited: 0, full: 0, worst: 0, queryTiles: 0, keyTiles: Math.ceil(length / keyTile) };
-  for (let first = 0; first < length; first += queryTile) {
+  const { window, stride, wrap } = setting;
+  const queryTiles = Math.ceil(length / queryTile);
+  const counts = { visible: visiblePairs(length, setting), visited: 0, full: 0, worst: 0, queryTiles, keyTiles: 0 };
+  counts.keyTiles = Math.ceil(length / keyTile);
+  // Away from both ends windows only move on, and so all is the same again after a common multiple of stride and tiles:
+  // there the tiles up to it stand for the others.
+  const lcm = (a: number, b: number) => (a / gcd(a, b)) * b;
+  const period = lcm(lcm(stride, keyTile), queryTile) / queryTile;
+  const inner = Math.ceil((window + stride) / queryTile);
+  const periods = Math.max(1, Math.floor((Math.floor((length - window - stride) / queryTile) - inner) / period));
+  const gaps = wrap && stride + window - length >= keyTile ? length / stride : 0;
+  if (queryTiles - (periods - 1) * period + gaps > mostSteps) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `simulateNeighborhood: of tiles of ${queryTile} queries and ${keyTile} keys, with window ${window} and stride ` +
+        `${stride} on ${length} tokens, more than ${mostSteps} may differ; give larger tiles, or a shorter window`,
+    );
+  }
+  for (let tile = 0; tile < queryTiles; tile++) {
+    const first = tile * queryTile;
     const last = Math.min(first + queryTile, length) - 1;
     // Windows move on with their queries and leave no gap between them.
     const [start] = windowOf(first, length, setting);
     const [, end] = windowOf(last, length, setting);
     const visited = touched(start, end, length, keyTile);
-    counts.visited += visited;
+    const alike = tile >= inner && tile < inner + period ? periods : 1;
+    counts.visited += alike * visited;
+    counts.full += alike * covered(first, last, length, keyTile, setting);
     counts.worst = Math.max(counts.worst, visited);
-    counts.full += covered(first, last, length, keyTile, setting);
-    counts.queryTiles++;
-    for (let i = first; i <= last; i++) {
-      const [from, to] = windowOf(i, length, setting);
-      counts.visible += to - from;
-    }
+    if (tile === inner + period - 1) tile += (periods - 1) * period;
   }
   return counts;
 }
@@ -196,8 +229,12 @@ function settingOf(native: NativeNeighborhood, axis: number, extent: number): Ax
   const most = Math.floor(extent / dilation);
   const window = at(native.window) === -1 ? most : at(native.window);
   const refuse = (problem: string) => new AttentionError('ERR_OPTION', `simulateNeighborhood: ${problem}`);
-  if (window > most || most < 1) {
-    throw refuse(`window ${window} times dilation ${dilation} of axis ${axis} exceeds its extent ${extent}`);
+  if (most < 1) throw refuse(`dilation ${dilation} of axis ${axis} is not in 1 ... ${extent}, the extent`);
+  if (window > most) {
+    throw refuse(
+      `window ${window} times dilation ${dilation} of axis ${axis} exceeds its extent ${extent}: the window is at most ` +
+        `${most}, or -1 for all`,
+    );
   }
   if (stride > window) {
     throw refuse(`stride ${stride} of axis ${axis} exceeds its window ${window}; it must be in 1 ... ${window}`);
@@ -212,9 +249,13 @@ function settingOf(native: NativeNeighborhood, axis: number, extent: number): Ax
 
 /**
  * Counts the tiles that an executor visits for a neighborhood, without any tensor, and says how much faster than dense
- * attention it can be at best. Pure arithmetic, exact for any extent up to 2^30 tokens.
+ * attention it can be at best. Pure arithmetic, exact for up to 2^30 tokens but for what float64 rounds, above 2^53.
  *
- * @throws AttentionError ERR_OPTION for settings that do not fit the shape, ERR_SHAPE for a shape or tiles that are none.
+ * It takes time for each tile of queries along an axis that may differ from all others: those as near to an end as a window
+ * and a stride are long, and those within one common multiple of stride and tiles.
+ *
+ * @throws AttentionError ERR_OPTION for settings that do not fit the shape, or by which more than 2^24 tiles of an
+ * axis may differ; ERR_SHAPE for a shape or tiles that are none.
  */
 export function simulateNeighborhood(opts: SimulationOptions): Simulation {
   const call = 'simulateNeighborhood';

@@ -54,6 +54,8 @@ export const mostTokens = 2 ** 30;
 const mostRows = 2 ** 26;
 const mostPatterns = 2 ** 20;
 const mostBlocks = 2 ** 24;
+/** Blocks that all rows of a plan can list: 32-bit offsets count them, and the addon takes room for one more. */
+const mostListed = 2 ** 31 - 3;
 
 const geometryNames = ['queries', 'keys', 'batch', 'heads', 'queryTile', 'keyBlock', 'causal', 'estimate'] as const;
 export const planNames = [...geometryNames, 'device', 'stream'] as const;
@@ -173,6 +175,16 @@ const numbersOf = (l: Required<PlanGeometry>) => [
 
 const wordsOf = (values: ArrayLike<number>) => Tensor.from(new Int32Array(values), [values.length]);
 
+/** Memory that a tensor can wrap. */
+function wordsFor(call: string, count: number): Int32Array {
+  try {
+    return new Int32Array(new SharedArrayBuffer(4 * count));
+  } catch (cause) {
+    const fix = 'use a larger keyBlock or queryTile, or show fewer keys';
+    throw new AttentionError('ERR_OUT_OF_MEMORY', `${call}: no memory for ${count} words of a plan; ${fix}`, { cause });
+  }
+}
+
 const describe = (l: Layout, row: number) => {
   const tile = row % l.tiles;
   const head = Math.floor(row / l.tiles) % l.heads;
@@ -190,8 +202,14 @@ const kinds = { full: 0, predicate: 1, bitmap: 2, tail: 3 };
 /** The SparsePlan of a plan of the addon, for queries of so many heads. */
 export let makePlan: (plan: NativePlan, queryHeads: number) => SparsePlan;
 
-/** The plan of ascending lists of blocks that are known to be right. */
-export let fromLists: (layout: Layout, lists: readonly (readonly number[])[]) => SparsePlan;
+/** Tells `list` which blocks a row lists, as ranges [begin, end) that ascend and do not meet. */
+export type Rows = (row: number, list: (begin: number, end: number) => void) => void;
+
+/**
+ * The plan of rows that are known to be right; those from `distinct` on repeat the ones before. Rows are asked for twice:
+ * they are counted first, so that a plan that cannot be is refused before there is any memory for it.
+ */
+export let fromRows: (call: string, layout: Layout, rows: Rows, distinct?: number) => SparsePlan;
 
 /** kBreakEven of csrc/cpu/attention.cc. */
 const breakEven = 0.8;
@@ -268,7 +286,7 @@ export class SparsePlan extends Mask {
    * {@link validate} checks them. Blocks that causality hides are left out.
    *
    * @throws AttentionError ERR_OPTION for a geometry that cannot be, and naming the row of a list that is not ascending
-   * or names a block that there is not; ERR_SHAPE for another number of rows; ERR_DTYPE for tensors that are not int32;
+   * or names a block that there is not; for more than 2^31 - 3 blocks in all; ERR_SHAPE for another number of rows; ERR_DTYPE for tensors that are not int32;
    * ERR_DEVICE for a device that is not there or a stream of another one; ERR_OUT_OF_MEMORY.
    */
   static fromBlocks(
@@ -317,7 +335,9 @@ export class SparsePlan extends Mask {
         throw new AttentionError('ERR_OPTION', `${call}: ${describe(layout, row)}: block ${show(block)} ${fault}`);
       }
     }
-    return fromLists(layout, blocks as number[][]);
+    return fromRows(call, layout, (row, list) => {
+      for (const block of blocks[row] as number[]) list(block, block + 1);
+    });
   }
 
   /** Made where the lists are, which is on the CPU. */
@@ -412,17 +432,33 @@ export class SparsePlan extends Mask {
 
   static {
     makePlan = (plan, queryHeads) => new SparsePlan(plan, queryHeads);
-    fromLists = (layout, lists) => {
-      const offsets = new Int32Array(lists.length + 1);
-      lists.forEach((list, row) => {
-        offsets[row + 1] = offsets[row]! + list.length;
-      });
-      const blocks = new Int32Array(offsets[lists.length]!);
-      lists.forEach((list, row) => {
-        blocks.set(list, offsets[row]!);
-      });
-      using all = wordsOf(offsets);
-      using list = wordsOf(blocks);
+    fromRows = (call, layout, rows, distinct = layout.rows) => {
+      const copies = layout.rows / distinct;
+      let listed = 0;
+      for (let row = 0; row < distinct; row++) {
+        rows(row, (begin, end) => {
+          listed += copies * (end - begin);
+        });
+        if (listed <= mostListed) continue;
+        throw new AttentionError(
+          'ERR_OPTION',
+          `${call}: the rows list more than ${mostListed} blocks; use a larger keyBlock or queryTile, or show fewer keys`,
+        );
+      }
+      const offsets = wordsFor(call, layout.rows + 1);
+      const blocks = wordsFor(call, listed);
+      let at = 0;
+      for (let row = 0; row < distinct; row++) {
+        rows(row, (begin, end) => {
+          for (let block = begin; block < end; block++) blocks[at + block - begin] = block;
+          at += end - begin;
+        });
+        offsets[row + 1] = at;
+      }
+      for (let row = distinct; row < layout.rows; row++) offsets[row + 1] = offsets[row + 1 - distinct]! + at;
+      for (let copy = 1; copy < copies; copy++) blocks.copyWithin(copy * at, 0, at);
+      using all = Tensor.wrap(offsets, [offsets.length]);
+      using list = Tensor.wrap(blocks, [blocks.length]);
       return SparsePlan.#build(layout, tensorHandle(all, 'offsets'), tensorHandle(list, 'blocks'));
     };
   }

@@ -71,6 +71,17 @@ function checkShape(call: string, shape: unknown): number[] {
   return integers(call, 'shape', shape, 0, 'ERR_SHAPE');
 }
 
+/** A tensor of float32. */
+export function checkFloat32(name: string, given: unknown): Tensor<'float32'> {
+  tensorHandle(given, name);
+  const tensor = given as Tensor;
+  if (tensor.dtype === 'float32') return tensor as Tensor<'float32'>;
+  throw new AttentionError(
+    'ERR_DTYPE',
+    `${name} is ${tensor.dtype}; it must be float32: convert it with to('float32')`,
+  );
+}
+
 const deviceNames = "'cpu', 'cuda' or 'cuda:N'";
 
 /** The name of a device that is there. */
@@ -278,7 +289,12 @@ export class Tensor<D extends DType = DType> {
     return this.#handle === undefined;
   }
 
-  /** A view of another shape with as many elements; ERR_SHAPE when the strides do not allow it without a copy. */
+  /**
+   * A view of another shape with as many elements.
+   *
+   * @throws AttentionError ERR_SHAPE for what is no list of integers of at least 0, for another number of elements, and when
+   * the strides do not allow it without a copy; ERR_DISPOSED.
+   */
   reshape(shape: readonly number[]): Tensor<D> {
     return new Tensor<D>(native.tensorReshape(this.#use(), checkShape('reshape', shape)), this.#memory);
   }

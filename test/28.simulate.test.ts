@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { AttentionError, simulateNeighborhood } from 'node-attention';
 import { afterAll, describe, expect, it } from 'vitest';
+import { version } from '../package.json';
 import { axisSetting } from './support/cases';
 import { type Axis, seesAlong } from './support/oracle';
 
@@ -45,6 +46,13 @@ function bruteForce(extent: number, axis: Axis, queryTile: number, keyTile: numb
 
 const product = (values: number[]) => values.reduce((a, b) => a * b, 1);
 
+interface Counted {
+  shape: number[];
+  axes: Axis[];
+  queryTile: number[];
+  keyTile: number[];
+}
+
 const grid = fc.array(fc.integer({ min: 1, max: 30 }), { minLength: 1, maxLength: 3 }).chain((shape) =>
   fc.record({
     shape: fc.constant(shape),
@@ -54,10 +62,49 @@ const grid = fc.array(fc.integer({ min: 1, max: 30 }), { minLength: 1, maxLength
   }),
 );
 
+/** One long axis with short windows and tiles, in which counts repeat many times over. */
+const long = fc.integer({ min: 60, max: 240 }).chain((extent) =>
+  fc.record({ window: fc.integer({ min: 1, max: 12 }), dilation: fc.integer({ min: 1, max: 2 }) }).chain((some) =>
+    fc.record({
+      shape: fc.constant<number[]>([extent]),
+      axes: fc
+        .record({ stride: fc.integer({ min: 1, max: some.window }), kind: fc.constantFrom('plain', 'causal', 'wrap') })
+        .map(({ stride, kind }): Axis[] => [
+          {
+            ...some,
+            stride,
+            causal: kind === 'causal',
+            wrap: kind === 'wrap' && extent % (some.dilation * stride) === 0,
+          },
+        ]),
+      queryTile: fc.tuple(fc.integer({ min: 1, max: 5 })) as fc.Arbitrary<number[]>,
+      keyTile: fc.tuple(fc.integer({ min: 1, max: 5 })) as fc.Arbitrary<number[]>,
+    }),
+  ),
+);
+
+/** A ring of which a window leaves out less than a stride, so that the queries of a tile share several pieces of it. */
+const ring = fc
+  .record({ stride: fc.integer({ min: 2, max: 12 }), groups: fc.integer({ min: 1, max: 5 }) })
+  .chain(({ stride, groups }) =>
+    fc.record({
+      shape: fc.constant<number[]>([stride * groups]),
+      axes: fc
+        .integer({ min: Math.max(stride, stride * (groups - 1)), max: stride * groups })
+        .map((window): Axis[] => [{ window, stride, dilation: 1, causal: false, wrap: true }]),
+      queryTile: fc.tuple(fc.integer({ min: 1, max: 40 })) as fc.Arbitrary<number[]>,
+      keyTile: fc.tuple(fc.integer({ min: 1, max: 9 })) as fc.Arbitrary<number[]>,
+    }),
+  );
+
 describe('simulateNeighborhood', () => {
-  it('counts what the definition says', () => {
+  it.each<[string, fc.Arbitrary<Counted>, number]>([
+    ['grids', grid, 1000],
+    ['long axes', long, 300],
+    ['rings', ring, 500],
+  ])('counts what the definition says of %s', (_, problems, numRuns) => {
     fc.assert(
-      fc.property(grid, ({ shape, axes, queryTile, keyTile }) => {
+      fc.property(problems, ({ shape, axes, queryTile, keyTile }) => {
         const counts = axes.map((axis, a) => bruteForce(shape[a]!, axis, queryTile[a]!, keyTile[a]!));
         const all = (name: keyof Counts) => product(counts.map((one) => one[name]));
         const tokens = product(shape);
@@ -84,7 +131,7 @@ describe('simulateNeighborhood', () => {
           },
         });
       }),
-      { numRuns: 1000, seed: 28 },
+      { numRuns, seed: 28 },
     );
   });
 
@@ -119,6 +166,18 @@ describe('simulateNeighborhood', () => {
     });
   });
 
+  it('takes time by what differs, not by the extent', () => {
+    const before = process.cpuUsage();
+    const tiles = { queryTile: [128], keyTile: [128] };
+    for (const more of [{}, { causal: true }, { wrap: true }]) {
+      const { speedup } = simulateNeighborhood({ shape: [2 ** 30], window: 4096, stride: 64, ...tiles, ...more });
+      expect(speedup.worstTile).toBe(2 ** 30 / (33 * 128));
+      if ('wrap' in more) expect(speedup).toMatchObject({ flops: 2 ** 18, sum: speedup.worstTile });
+    }
+    const spent = process.cpuUsage(before).user / 1e6;
+    expect(spent).toBeLessThan(1); // seconds: to look at each query takes several
+  });
+
   it('chooses tiles when none are given', () => {
     const chosen = simulateNeighborhood({ shape: [256, 256], window: 80 });
     expect(chosen.queryTile).toHaveLength(2);
@@ -131,8 +190,14 @@ describe('simulateNeighborhood', () => {
     [{ shape: [2, 2, 2, 2], window: 1 }, 'ERR_SHAPE', /4 axes/],
     [{ shape: [0], window: 1 }, 'ERR_SHAPE', /shape\[0\]/],
     [{ shape: [2 ** 20, 2 ** 20], window: 1 }, 'ERR_SHAPE', /2\^30/],
-    [{ shape: [8], window: 9 }, 'ERR_OPTION', /window 9 .*axis 0.*extent 8/],
-    [{ shape: [8], window: 4, dilation: 3 }, 'ERR_OPTION', /dilation 3/],
+    [{ shape: [8], window: 9 }, 'ERR_OPTION', /window 9 .*axis 0.*extent 8: the window is at most 8/],
+    [{ shape: [8], window: 4, dilation: 3 }, 'ERR_OPTION', /dilation 3 .* at most 2, or -1 for all/],
+    [{ shape: [8], window: -1, dilation: 9 }, 'ERR_OPTION', /dilation 9 of axis 0 is not in 1 ... 8/],
+    [
+      { shape: [2 ** 30], window: 2 ** 29, queryTile: [1], keyTile: [1] },
+      'ERR_OPTION',
+      /tiles of 1 queries .* more than 16777216 may differ; give larger tiles/,
+    ],
     [{ shape: [8], window: -1, stride: 9 }, 'ERR_OPTION', /stride 9.*1 \.\.\. 8/],
     [{ shape: [8], window: 4, stride: 3, wrap: true }, 'ERR_OPTION', /wraps/],
     [{ shape: [8, 8], window: [1, 1, 1] }, 'ERR_OPTION', /window has 3 values for 2/],
@@ -144,6 +209,13 @@ describe('simulateNeighborhood', () => {
     expect(call).toThrow(AttentionError);
     expect(call).toThrow(expect.objectContaining({ code, message: expect.stringMatching(message) }));
   });
+});
+
+it('npx node-attention --version says which it is', () => {
+  const { stdout, status } = spawnSync(process.execPath, [join(__dirname, '../dist/cli.js'), '--version'], {
+    encoding: 'utf8',
+  });
+  expect({ stdout, status }).toEqual({ stdout: `${version}\n`, status: 0 });
 });
 
 describe('npx node-attention simulate', () => {
@@ -240,17 +312,29 @@ describe('npx node-attention simulate', () => {
 
     it('says when the file cannot be written', () => {
       const { stderr, status } = run('--shape', '64', '--window', '8', '--svg', join(folder, 'absent', 'chart.svg'));
-      expect(stderr).toMatch(/^error: option '--svg <file>' argument '.*chart\.svg' cannot be written \(ENOENT\)/);
+      expect(stderr).toMatch(
+        /^error: option '--svg <file>' argument '.*chart\.svg' cannot be written \(ENOENT\)\. Give a file/,
+      );
       expect(status).toBe(1);
     });
   });
 
-  it.each([
+  it.each<[string[], RegExp]>([
     [['--shape', '8'], /required option '--window/],
     [['--shape', '8,x', '--window', '3'], /give whole numbers/],
     [['--shape', '8,8', '--window', '3', '--causal', '1,2'], /give 1 or 0 for each token axis/],
     [['--shape', '8,8,8,8', '--window', '3'], /one to three token axes/],
     [['--shape', '8', '--window', '9'], /window 9 .* extent 8/],
+    [['--shape', '8,8,8', '--window', '3,3'], /--window has 2 values for 3 token axes; give one value or one per axis/],
+    [['--shape', '8,8,8', '--window', '3', '--stride', '1,2'], /--stride has 2 values for 3 token axes/],
+    [['--shape', '8,8', '--window', '3', '--dilation', '1,2,1'], /--dilation has 3 values for 2 token axes/],
+    [['--shape', '8,8,8', '--window', '3', '--causal', '1,0'], /--causal has 2 values for 3 token axes/],
+    [['--shape', '', '--window', '3'], /give whole numbers/],
+    [['--shape', '30,,80', '--window', '3'], /give whole numbers/],
+    ...['3,4', '0', '-5', 'x', ''].map((rows): [string[], RegExp] => [
+      ['--shape', '8', '--window', '3', '--rows', rows],
+      /give a whole number of at least 1/,
+    ]),
   ])('refuses %j', (args, message) => {
     const { stderr, status } = run(...args);
     expect(stderr).toMatch(message);

@@ -1,6 +1,8 @@
 // Static rules: a row has to list a block if, and only if, one of its queries wants one of the block's keys, by the
 // definition of the rule for single tokens.
 
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
 import {
   attention,
   dilatedPlan,
@@ -12,7 +14,7 @@ import {
   Tensor,
   verticalSlashPlan,
 } from 'node-attention';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { uniform } from './support/numbers';
 
 /** Position of a query and key, both as keys are counted. */
@@ -128,6 +130,87 @@ it('verticalSlashPlan takes no longer for lines that are in no order: they are s
   expect(least(mixed) / least(sorted)).toBeLessThan(2);
 });
 
+it('a list for all heads is not one for each', async () => {
+  using plan = verticalSlashPlan({
+    ...{ queries: 40, keys: 100, heads: 2, queryTile: 16, keyBlock: 2 },
+    ...{ vertical: [7], slash: [[3], [50]] },
+  });
+  await expectBlocks(plan, (p, j, head) => j === 7 || p - j === [3, 50][head]);
+});
+
+describe('many blocks', () => {
+  // V8 ends a process whose heap is full; no error can be caught.
+  const run = (call: string) => {
+    const program = `
+      const { dilatedPlan, gridPlan, radialPlan, streamingPlan, verticalSlashPlan } = require('node-attention');
+      const told = (make) => {
+        try {
+          return make().bytes;
+        } catch ({ code, message }) {
+          return { code, message };
+        }
+      };
+      console.log(JSON.stringify(told(() => ${call})));`;
+    const { stdout, stderr, status } = spawnSync(process.execPath, ['--max-old-space-size=32', '-e', program], {
+      cwd: join(__dirname, '..'),
+      encoding: 'utf8',
+    });
+    expect({ status, stderr: stderr.slice(-2000) }).toEqual({ status: 0, stderr: '' });
+    return JSON.parse(stdout) as unknown;
+  };
+
+  it.each<[string, number, number]>([
+    [
+      'streamingPlan({ queries: 2 ** 17, keys: 2 ** 17, window: 2 ** 17, queryTile: 32, keyBlock: 64 })',
+      2 ** 12,
+      2 ** 23,
+    ],
+    ['streamingPlan({ queries: 16, keys: 16, heads: 2 ** 19, batch: 16, window: 16 })', 2 ** 23, 2 ** 23],
+    [
+      'verticalSlashPlan({ queries: 1, keys: 128, heads: 2 ** 14, keyBlock: 2, vertical: Array.from({ length: 32 }, (_, j) => 4 * j), slash: [] })',
+      2 ** 14,
+      2 ** 19,
+    ],
+  ])('take no room on the heap of V8: %s', (call, rows, blocks) => {
+    expect(run(call)).toBe(4 * (rows + 1 + blocks + 1));
+  });
+
+  it.each([
+    'streamingPlan({ queries: 2 ** 20, keys: 2 ** 20, window: 2 ** 20, queryTile: 16, keyBlock: 16 })',
+    'dilatedPlan({ queries: 2 ** 20, keys: 2 ** 20, window: 2 ** 20, queryTile: 16, keyBlock: 16 })',
+    'verticalSlashPlan({ queries: 2 ** 16, keys: 2 ** 12, heads: 2 ** 12, queryTile: 16, keyBlock: 2, vertical: Array.from({ length: 2 ** 10 }, (_, j) => 4 * j), slash: [] })',
+    'gridPlan({ shape: [2 ** 20], box: [2 ** 20], queryTile: 16, keyBlock: 16 })',
+    'radialPlan({ frames: 2, tokensPerFrame: 2 ** 20, queryTile: 16, keyBlock: 16 })',
+  ])('are refused before there is memory for them: %s', (call) => {
+    const name = /^[\w.]+/.exec(call)![0];
+    expect(run(call)).toEqual({
+      code: 'ERR_OPTION',
+      message: `${name}: the rows list more than 2147483645 blocks; use a larger keyBlock or queryTile, or show fewer keys`,
+    });
+  });
+
+  it('for which there is no memory are refused as such', () => {
+    vi.stubGlobal(
+      'SharedArrayBuffer',
+      class {
+        constructor() {
+          throw new RangeError('Array buffer allocation failed');
+        }
+      },
+    );
+    try {
+      expect(() => streamingPlan({ queries: 64, keys: 64, window: 64 })).toThrow(
+        expect.objectContaining({
+          code: 'ERR_OUT_OF_MEMORY',
+          message: expect.stringMatching(/^streamingPlan: no memory/),
+        }),
+      );
+    } finally {
+      vi.unstubAllGlobals();
+    }
+  });
+});
+
 describe('radialPlan', () => {
   it.each([
     { frames: 9, tokensPerFrame: 24 },
@@ -168,6 +251,7 @@ describe('gridPlan', () => {
     { shape: [6, 8, 10], box: [2, 3, 4], reach: [1, 0, 1] },
     { shape: [20, 16], box: [5, 16] },
     { shape: [300], box: [32], reach: [1] },
+    { shape: [4, 20, 16], box: [4, 20, 1] }, // 1280 ranges for each row
   ])('%j', async ({ shape, box, reach = [0, 0, 0] }) => {
     using plan = gridPlan({ shape, box, reach: reach.slice(0, shape.length), queryTile: 16, keyBlock: 2 });
     const boxOf = (token: number) => {

@@ -11,6 +11,8 @@ import {
   devices,
   distanceBias,
   type ErrorCode,
+  factorizeBias,
+  fitBias,
   fromFloat16,
   keyBias,
   lowRankBias,
@@ -204,7 +206,12 @@ const choices: Row[] = [
   ['a mask function not called', 'ERR_OPTION', ['mask', 'function', 'causal()'], withOptions({ mask: causal })],
   ['a list of masks without any', 'ERR_OPTION', ['mask', '4294967295'], withOptions({ mask: holes })],
   ['a tensor as mask', 'ERR_OPTION', ['mask', 'Tensor'], withOptions({ mask: [q] })],
-  ['a bias that is none', 'ERR_OPTION', ['bias', 'Tensor', 'keyBias()'], withOptions({ bias: f(7) })],
+  [
+    'a bias that is none',
+    'ERR_OPTION',
+    ['bias', 'Tensor', 'keyBias()', 'bucketBias() or sphereBias()'],
+    withOptions({ bias: f(7) }),
+  ],
   ['a stream that is none', 'ERR_OPTION', ['stream', '1'], withOptions({ stream: 1 })],
   ['a stream disposed of', 'ERR_DISPOSED', ['Stream', 'disposed'], withOptions({ stream: gone })],
   ['sinks of another length', 'ERR_SHAPE', ['sinks', '[2]', '[4]'], withOptions({ sinks: f(2) })],
@@ -318,7 +325,7 @@ const masks: Row[] = [
   [
     'causal and wrapping',
     'ERR_OPTION',
-    ['wrap', 'causal'],
+    ['wrap', 'causal', 'leave one of them out'],
     () => neighborhood({ window: 3, causal: true, wrap: true }),
   ],
   ['causal that is a number', 'ERR_OPTION', ['causal', '1'], () => neighborhood({ window: 3, causal: 1 as Wrong })],
@@ -386,6 +393,30 @@ const biases: Row[] = [
   ['the second of two', 'ERR_SHAPE', ['bias', '1', '[6]'], withOptions({ bias: [keyBias(f(7)), denseBias(f(6))] })],
   ['slopes for other heads', 'ERR_SHAPE', ['slopes', '[3]', '[4]'], withOptions({ bias: alibi(f(3)) })],
   ['slopes of rank 2', 'ERR_SHAPE', ['alibi', 'slopes', '[1, 4]'], () => alibi(f(1, 4))],
+  [
+    'a half bias to factorize',
+    'ERR_DTYPE',
+    ['factorizeBias: dense is bfloat16', "to('float32')"],
+    () => factorizeBias(half(4, 4), { rank: 1 }),
+  ],
+  [
+    'half features to fit',
+    'ERR_DTYPE',
+    ['fitBias: q is bfloat16', "to('float32')"],
+    () => fitBias(() => 1, { q: half(4, 2), k: f(4, 2), rank: 1 }),
+  ],
+  [
+    'a half bias to fit',
+    'ERR_DTYPE',
+    ['fitBias: the bias is bfloat16', "to('float32')"],
+    () => fitBias(half(4, 4), { q: f(4, 2), k: f(4, 2), rank: 1 }),
+  ],
+  [
+    'one row to fit',
+    'ERR_SHAPE',
+    ['fitBias: k has one row', 'two or more'],
+    () => fitBias(() => 1, { q: f(4, 2), k: f(1, 2), rank: 1 }),
+  ],
   ['half slopes', 'ERR_DTYPE', ['alibi', 'slopes', 'bfloat16', 'float32'], () => alibi(half(4))],
   ['alibi on a grid', 'ERR_SHAPE', ['alibi', '[6, 4]', 'distanceBias()'], withGrid({ bias: alibi() })],
   [
@@ -469,6 +500,49 @@ const biases: Row[] = [
     'ERR_OPTION',
     ['bucketBias', 'maxDistance', '8'],
     () => bucketBias(f(32, 4), { maxDistance: 8 }),
+  ],
+  [
+    'buckets too far',
+    'ERR_OPTION',
+    ['bucketBias', 'maxDistance is 1099511627776', 'for 4 heads it is at most 8388607'],
+    () => bucketBias(f(32, 4), { maxDistance: 2 ** 40 }),
+  ],
+  ['half buckets', 'ERR_DTYPE', ['bucketBias: table is bfloat16', "to('float32')"], () => bucketBias(half(32, 4))],
+  [
+    'buckets that do not lie side by side',
+    'ERR_SHAPE',
+    ['bucketBias: ', 'table', '[1, 32]', "copy it with to('float32')"],
+    () => bucketBias(f(4, 32).permute(1, 0)),
+  ],
+  [
+    'buckets that are still being written',
+    'ERR_PENDING',
+    ['bucketBias: work still writes table', 'read()'],
+    () => {
+      const big = Tensor.zeros([1, 4000, 8, 64]);
+      const outs = [1, 2, 3].map(() => attention(big, big, big).out); // one after the other
+      bucketBias(outs[2]!.reshape([4000 * 8, 64]), { maxDistance: 10000 });
+    },
+  ],
+  [
+    'latitudes without end',
+    'ERR_OPTION',
+    ['sphereBias', 'latitudes is 1099511627776', "67108864 for 'cells'"],
+    () => sphereBias({ latitudes: 2 ** 40, longitudes: 4 }),
+  ],
+  ...(['gauss', 'equiangular'] as const).map(
+    (of): Row => [
+      `latitudes that take too long: ${of}`,
+      'ERR_OPTION',
+      ['sphereBias', `latitudes is 1000000; it must be at most 4096 for '${of}'`],
+      () => sphereBias({ latitudes: 1e6, longitudes: 4, grid: of }),
+    ],
+  ),
+  [
+    'longitudes without end',
+    'ERR_OPTION',
+    ['sphereBias', '4 latitudes x 1099511627776 longitudes', '67108864'],
+    () => sphereBias({ latitudes: 4, longitudes: 2 ** 40 }),
   ],
   ['one latitude', 'ERR_OPTION', ['sphereBias', 'latitudes', '1'], () => sphereBias({ latitudes: 1, longitudes: 4 })],
   [

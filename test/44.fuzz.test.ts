@@ -6,7 +6,10 @@ import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import * as api from 'node-attention';
 import { afterAll, expect, test } from 'vitest';
+import { called } from './fuzz/call';
+import { publicCalls } from './fuzz/public';
 import { sanitized } from './support/sanitizer';
 import { StandIn } from './support/stand-in';
 
@@ -53,6 +56,25 @@ function fuzz(level: string, share: number, env: NodeJS.ProcessEnv = {}) {
 }
 
 const device = { ...standIn.env, LD_LIBRARY_PATH: standIn.folder, FAKE_DEVICES: '2', FAKE_DELAY: '0' };
+
+test('every function of the package, and every member of its classes, is among the calls', () => {
+  publicCalls(['cpu']);
+  const members = (name: string, type: { prototype: object }) => [
+    `new ${name}`,
+    ...Reflect.ownKeys(type.prototype)
+      .filter((key) => key !== 'constructor')
+      .map((key) => `${name}.${String(key)}`),
+    ...Object.getOwnPropertyNames(type)
+      .filter((key) => typeof (type as never)[key] === 'function')
+      .map((key) => `${name}.${key}`),
+  ];
+  const exported = Object.entries(api).flatMap(([name, value]: [string, unknown]) => {
+    if (typeof value !== 'function') return [];
+    return /^class\b/.test(String(value)) ? members(name, value as never) : [name];
+  });
+  const uncalled = exported.filter((name) => !called.has(name));
+  expect(uncalled).toEqual(['new AttentionError', 'AttentionError.name']); // which nobody has to make
+});
 
 test.each([
   ['public', 0.45, {}],

@@ -13,6 +13,7 @@ import {
   type DType,
   denseBias,
   devices,
+  dilatedPlan,
   distanceBias,
   type ErrorCode,
   type Event,
@@ -20,7 +21,10 @@ import {
   type FittedBias,
   factorizeBias,
   fitBias,
+  fromBfloat16,
+  fromFloat16,
   type Graph,
+  gridPlan,
   HipState,
   hipPlan,
   KvCache,
@@ -34,16 +38,22 @@ import {
   merge,
   neighborhood,
   pagePlan,
+  permuteTokens,
   pooledPlan,
   type ResidentOptions,
   radialPlan,
   relativePositionBias,
+  restoreTokens,
   type Simulation,
   type SparsePlan,
   Stream,
   simulateNeighborhood,
   sphereBias,
+  streamingPlan,
   Tensor,
+  toBfloat16,
+  toFloat16,
+  verticalSlashPlan,
   window,
 } from 'node-attention';
 import { describe, expectTypeOf, it } from 'vitest';
@@ -164,6 +174,10 @@ describe('sparse plans', () => {
     const plans = [
       hipPlan(t, t, { budget: 64, causal: true, state, always: { sink: 4, window: 64 } }),
       radialPlan({ frames: 4, tokensPerFrame: 64, firstFrame: false, device: 'cuda' }),
+      streamingPlan({ queries: 64, keys: 128, sink: 4, window: 64, causal: true, estimate: true }),
+      dilatedPlan({ queries: 64, keys: 128, window: 64, batch: 2, heads: 4 }),
+      gridPlan({ shape: [4, 8, 8], box: [2, 8, 8], reach: [1, 0, 0], keyBlock: 16, stream: new Stream() }),
+      verticalSlashPlan({ queries: 64, keys: 128, heads: 2, vertical: [0, 5], slash: [[0], [1, 64]], queryTile: 16 }),
     ];
     expectTypeOf(plans).toEqualTypeOf<SparsePlan[]>();
     expectTypeOf(plans).toExtend<Mask[]>();
@@ -173,6 +187,12 @@ describe('sparse plans', () => {
     new HipState({ refresh: 16 });
     // @ts-expect-error: only hipPlan has a state
     pagePlan(t, t, { budget: 64, state });
+    // @ts-expect-error: a window is needed
+    streamingPlan({ queries: 64, keys: 128 });
+    // @ts-expect-error: the keys follow from the grid
+    gridPlan({ shape: [4], box: [2], keys: 4 });
+    // @ts-expect-error: lines are numbers
+    verticalSlashPlan({ queries: 64, keys: 128, vertical: ['all'], slash: [] });
     // @ts-expect-error: a video has frames
     radialPlan({ tokensPerFrame: 64 });
   });
@@ -183,6 +203,28 @@ describe('sparse plans', () => {
     expectTypeOf(plan.toDense({ stream: new Stream() })).toEqualTypeOf<Tensor<'uint8'>>();
     expectTypeOf(plan.density()).toEqualTypeOf<Promise<number>>();
     expectTypeOf(plan.validate()).toEqualTypeOf<Promise<void>>();
+  });
+});
+
+describe('tokens of a grid', () => {
+  it('keep their element type in another order', () => {
+    const half = Tensor.zeros([1, 2, 3, 4], { dtype: 'float16' });
+    const there = permuteTokens(half, { order: [1, 0], box: [1, 1], stream: new Stream() });
+    expectTypeOf(there).toEqualTypeOf<Tensor<'float16'>>();
+    expectTypeOf(restoreTokens(there, { shape: [2, 3], order: [1, 0] })).toEqualTypeOf<Tensor<'float16'>>();
+    // @ts-expect-error: the extents of the axes
+    restoreTokens(there, { order: [1, 0] });
+  });
+});
+
+describe('halves', () => {
+  it('are bits in arrays', () => {
+    expectTypeOf(toFloat16(new Float32Array(1))).toEqualTypeOf<Uint16Array>();
+    expectTypeOf(toBfloat16(new Float32Array(1))).toEqualTypeOf<Uint16Array>();
+    expectTypeOf(fromFloat16(new Uint16Array(1))).toEqualTypeOf<Float32Array>();
+    expectTypeOf(fromBfloat16(new Uint16Array(1))).toEqualTypeOf<Float32Array>();
+    // @ts-expect-error: bits are no floats
+    fromBfloat16(new Float32Array(1));
   });
 });
 

@@ -2,14 +2,23 @@
 
 import { writeFileSync } from 'node:fs';
 import { type Command, InvalidArgumentError } from 'commander';
+import { AttentionError } from '../errors';
 import { candidateTiles, product, type Simulation, simulateNeighborhood } from '../simulate';
 import { speedupChart } from './chart';
 
 /** A comma-separated list of whole numbers. */
 function list(text: string): number[] {
-  const values = text.split(',').map(Number);
-  if (values.every(Number.isInteger)) return values;
+  const entries = text.split(',');
+  const values = entries.map(Number);
+  if (entries.every((entry) => entry.trim() !== '') && values.every(Number.isInteger)) return values;
   throw new InvalidArgumentError('give whole numbers, one for each token axis, like 30,48,80.');
+}
+
+/** A whole number of at least 1. */
+function count(text: string): number {
+  const value = Number(text);
+  if (Number.isInteger(value) && value >= 1) return value;
+  throw new InvalidArgumentError('give a whole number of at least 1.');
 }
 
 /** 1 or 0 for each axis. */
@@ -36,6 +45,17 @@ interface Candidate extends Simulation {
   stride: number[];
 }
 
+/** Refuses lists of other lengths before strides are made of them, which nobody gave. */
+function checkLengths(options: SimulateOptions): void {
+  const axes = options.shape.length;
+  for (const name of ['window', 'stride', 'dilation', 'causal', 'wrap'] as const) {
+    const values = options[name];
+    if (!Array.isArray(values) || values.length === 1 || values.length === axes) continue;
+    const found = `--${name} has ${values.length} values for ${axes} token axes`;
+    throw new AttentionError('ERR_OPTION', `simulate: ${found}; give one value or one per axis`);
+  }
+}
+
 const box = (lengths: readonly number[]) => lengths.join('x');
 
 /** On each axis 1, the powers of two below the window, and the window itself; every combination. */
@@ -52,6 +72,7 @@ function candidateStrides({ shape, window, stride }: SimulateOptions): number[][
 
 /** Each stride with each pair of tiles, the best first. */
 function candidates(options: SimulateOptions): Candidate[] {
+  checkLengths(options);
   const { shape, window, dilation, causal, wrap, queryTile, keyTile } = options;
   const tiles = new Map(
     (candidateTiles[shape.length] ?? [{}])
@@ -142,7 +163,7 @@ function simulate(options: SimulateOptions): void {
     writeFileSync(svg, chart(sorted, choice, options));
   } catch (error) {
     console.error(
-      `error: option '--svg <file>' argument '${svg}' cannot be written (${(error as { code?: string }).code}).`,
+      `error: option '--svg <file>' argument '${svg}' cannot be written (${(error as { code?: string }).code}). Give a file to write.`,
     );
     process.exitCode = 1;
   }
@@ -164,7 +185,7 @@ export function addSimulate(program: Command): void {
     .option('--wrap [axes]', 'closed to a ring along every axis, or along those with a 1 in a list like 0,1', flags)
     .option('--query-tile <lengths>', 'queries of a tile along each axis (default: several)', list)
     .option('--key-tile <lengths>', 'keys of a tile along each axis (default: several)', list)
-    .option('--rows <n>', 'lines to print', (text) => Math.max(1, list(text)[0]!), 12)
+    .option('--rows <n>', 'lines to print', count, 12)
     .option('--svg <file>', 'also draw speed-up over stride')
     .action(simulate);
 }

@@ -16,9 +16,17 @@ const call = (text: string, run: (pool: Pool) => Any): Call => ({
   [fc.toStringMethod]: () => text,
 });
 
-/** A function called with values. */
-export function invoke(name: string, fn: (...args: Any[]) => Any, ...args: fc.Arbitrary<Value>[]): fc.Arbitrary<Call> {
-  return fc.tuple(...args).map((values) =>
+/** Names of all that there are calls of, with their class. */
+export const called = new Set<string>();
+
+/** A function called with values that go together. */
+export function invokeWith(
+  name: string,
+  fn: (...args: Any[]) => Any,
+  args: fc.Arbitrary<readonly Value[]>,
+): fc.Arbitrary<Call> {
+  called.add(name);
+  return args.map((values) =>
     call(`${name}(${values.map(({ text }) => text).join(', ')})`, (pool) => {
       const made = values.map((one) => one.make(pool));
       while (made.length > 0 && made.at(-1) === undefined) made.pop();
@@ -26,6 +34,10 @@ export function invoke(name: string, fn: (...args: Any[]) => Any, ...args: fc.Ar
     }),
   );
 }
+
+/** A function called with values. */
+export const invoke = (name: string, fn: (...args: Any[]) => Any, ...args: fc.Arbitrary<Value>[]): fc.Arbitrary<Call> =>
+  invokeWith(name, fn, fc.tuple(...args));
 
 /** Methods of objects that are none of their class end with a TypeError, as do those of JavaScript's own classes. */
 function on(self: Any, type: { prototype: Any }, fn: () => Any): Any {
@@ -47,10 +59,11 @@ function on(self: Any, type: { prototype: Any }, fn: () => Any): Any {
 /** A method or accessor of a class called on a value. */
 export function method(
   self: fc.Arbitrary<Value>,
-  type: { prototype: Any },
+  type: { prototype: Any; name: string },
   name: string | symbol,
   ...args: fc.Arbitrary<Value>[]
 ): fc.Arbitrary<Call> {
+  called.add(`${type.name}.${String(name)}`);
   const property = Object.getOwnPropertyDescriptor(type.prototype, name)!;
   const fn = property.get ?? property.value;
   return fc.tuple(self, ...args).map(([first, ...values]) =>

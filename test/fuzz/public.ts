@@ -3,7 +3,7 @@
 import { types } from 'node:util';
 import fc from 'fast-check';
 import * as api from 'node-attention';
-import { type Call, invoke, method, nested, nothing } from './call';
+import { type Call, invoke, invokeWith, method, nested, nothing } from './call';
 import {
   type Any,
   arrays,
@@ -46,6 +46,12 @@ const setting = {
   causal: perAxis(mostly(oneOf(true, false))),
   wrap: perAxis(mostly(oneOf(true, false))),
 };
+const keyBlock = mostly(oneOf(2, 4));
+const geometry = { queries: small, keys: small, queryTile: mostly(oneOf(16)), keyBlock };
+const lines = mostly(list(fc.array(small, { maxLength: 3 })));
+/** Of a grid, in likely orders. */
+const axes = mostly(oneOf([0], [0, 1], [1, 0], [2, 0, 1], [1], [2, 2], [4, 4], [1, 2, 2], [8]), 20);
+const tokens = mostly(picked('grid', 'q', 'tensor'), 20);
 const several = (one: fc.Arbitrary<Value>) => mostly(fc.oneof(one, list(fc.array(one, { maxLength: 3 }))));
 
 export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
@@ -70,11 +76,11 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     { weight: 2, arbitrary: fc.tuple(tensor, tensor, tensor) },
     { weight: 2, arbitrary: fc.tuple(picked('q'), picked('cache')) },
   );
-  const attend = fc
-    .tuple(qkv, attentionOptions)
-    .chain(([given, options]) =>
-      invoke('attention', api.attention, ...[...given, options].map((one) => fc.constant(one as Value))),
-    );
+  const attend = invokeWith(
+    'attention',
+    api.attention,
+    fc.tuple(qkv, attentionOptions).map(([given, options]) => [...given, options]),
+  );
   const part = fc.oneof(picked('part'), record({ out: tensor, lse: tensor }), hostile);
 
   // Of so many options few may be odd, or none of the calls would get as far as selecting.
@@ -128,7 +134,14 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
       { weight: 1, arbitrary: fc.tuple(tensor, tensor) },
     );
     const given = fc.tuple(inputs, optional(options, required));
-    return [1, given.chain(([qk, own]) => invoke(name, select, ...[...qk, own].map((one) => fc.constant(one))))];
+    return [
+      1,
+      invokeWith(
+        name,
+        select,
+        given.map(([qk, own]) => [...qk, own]),
+      ),
+    ];
   };
   const topK = mostly(fc.oneof(oneOf(0, 1, 5), fc.constant(value('Infinity', () => Number.POSITIVE_INFINITY))));
 
@@ -193,15 +206,19 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     ],
     [1, method(self('stream'), Stream, 'capture', noFunction)],
     [1, method(self('stream'), Stream, 'dispose')],
+    [1, method(self('stream'), Stream, Symbol.dispose)],
     [1, invoke('new Event', (handle) => new (Event as Any)(handle), hostile)],
     [1, method(self('event'), Event, 'done')],
     [1, method(self('event'), Event, 'elapsedMs', mostly(picked('event')))],
     [1, invoke('new Graph', (handle, on) => new (Graph as Any)(handle, on), hostile, hostile)],
     [2, method(self('graph'), Graph, 'launch', fc.oneof(nothing, stream))],
     [1, method(self('graph'), Graph, 'dispose')],
+    [1, method(self('graph'), Graph, Symbol.dispose)],
 
     [1, invoke('new HipState', (given) => new HipState(given), optional({ refresh: perAxis(small) }))],
+    [1, method(self('hipState'), HipState, 'runs')],
     [1, method(self('hipState'), HipState, 'dispose')],
+    [1, method(self('hipState'), HipState, Symbol.dispose)],
     [
       1,
       invoke(
@@ -257,7 +274,9 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     ],
     [1, method(self('cache'), KvCache, 'truncate', perAxis(small))],
     [1, method(self('cache'), KvCache, 'fork')],
+    [1, method(self('cache'), KvCache, 'length')],
     [1, method(self('cache'), KvCache, 'lengths')],
+    [1, method(self('cache'), KvCache, 'disposed')],
     [1, method(self('cache'), KvCache, 'bytes')],
     [1, method(self('cache'), KvCache, 'deviceBytes')],
     [1, method(self('cache'), KvCache, 'save', path)],
@@ -271,6 +290,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
       ),
     ],
     [1, method(self('cache'), KvCache, 'dispose')],
+    [1, method(self('cache'), KvCache, Symbol.dispose)],
     [
       1,
       invoke(
@@ -324,7 +344,9 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
       ),
     ],
     [1, method(self('index'), KvIndex, 'bytes')],
+    [1, method(self('index'), KvIndex, 'disposed')],
     [1, method(self('index'), KvIndex, 'dispose')],
+    [1, method(self('index'), KvIndex, Symbol.dispose)],
     selecting('hipPlan', api.hipPlan, { ...selectorOptions, share, ...hipOptions }, ['budget']),
     selecting('pagePlan', api.pagePlan, { ...selectorOptions, share }, ['budget']),
     selecting('pooledPlan', api.pooledPlan, { ...selectorOptions, share, ...pooledOptions }),
@@ -366,14 +388,111 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
         ),
       ),
     ],
+    [1, invoke('new SparsePlan', (plan) => new (SparsePlan as Any)(plan), hostile)],
     [1, method(self('plan'), SparsePlan, 'union', mostly(picked('plan')))],
     [1, method(self('plan'), SparsePlan, 'intersect', mostly(picked('plan')))],
     [1, method(self('plan'), SparsePlan, 'to', device, optional({ stream }))],
     [1, method(self('plan'), SparsePlan, 'density')],
     [1, method(self('plan'), SparsePlan, 'validate')],
     [1, method(self('plan'), SparsePlan, 'toDense')],
+    [1, method(self('plan'), SparsePlan, 'statistics')],
+    [1, method(self('plan'), SparsePlan, 'explain')],
+    [1, method(self('plan'), SparsePlan, 'toSvg', optional({ batch: small }))],
     [1, method(self('plan'), SparsePlan, 'dispose')],
+    [1, method(self('plan'), SparsePlan, Symbol.dispose)],
 
+    [
+      1,
+      invoke(
+        'SparsePlan.fromPredicate',
+        SparsePlan.fromPredicate,
+        noFunction,
+        optional({ queries: small, keys: small }, ['queries', 'keys']),
+      ),
+    ],
+    [
+      1,
+      invoke(
+        'dilatedPlan',
+        api.dilatedPlan,
+        optional({ ...geometry, sink: small, window: small, device }, ['queries', 'keys', 'window']),
+      ),
+    ],
+    [
+      1,
+      invoke(
+        'verticalSlashPlan',
+        api.verticalSlashPlan,
+        optional({ ...geometry, heads: small, vertical: lines, slash: lines }, [
+          'queries',
+          'keys',
+          'vertical',
+          'slash',
+        ]),
+      ),
+    ],
+    [
+      1,
+      invoke(
+        'radialPlan',
+        api.radialPlan,
+        optional({ frames: small, tokensPerFrame: small, firstFrame: mostly(oneOf(true, false)), keyBlock }, [
+          'frames',
+          'tokensPerFrame',
+        ]),
+      ),
+    ],
+    [
+      1,
+      invoke(
+        'gridPlan',
+        api.gridPlan,
+        optional({ shape: axes, box: axes, reach: axes, keyBlock, stream }, ['shape', 'box']),
+      ),
+    ],
+    [1, invoke('permuteTokens', api.permuteTokens, tokens, optional({ order: axes, box: axes, stream }))],
+    [
+      1,
+      invoke(
+        'restoreTokens',
+        api.restoreTokens,
+        tokens,
+        optional({ shape: mostly(oneOf([2, 4], [4, 4], [8], [2, 3, 4])), order: axes, box: axes, stream }, ['shape']),
+      ),
+    ],
+
+    [
+      1,
+      invoke(
+        'bucketBias',
+        api.bucketBias,
+        mostly(picked('table', 'tensor')),
+        optional({ maxDistance: mostly(oneOf(2, 20, 128)), bidirectional: mostly(oneOf(true, false)), device }),
+      ),
+    ],
+    [
+      1,
+      invoke(
+        'sphereBias',
+        api.sphereBias,
+        optional(
+          { latitudes: small, longitudes: small, grid: mostly(oneOf('cells', 'equiangular', 'gauss')), device },
+          ['latitudes', 'longitudes'],
+        ),
+      ),
+    ],
+    [
+      1,
+      invoke(
+        'factorizeBias',
+        api.factorizeBias,
+        tensor,
+        fc.oneof(
+          optional({ rank: small }, ['rank']),
+          optional({ energy: mostly(oneOf(0.5, 1)), maxRank: small }, ['energy']),
+        ),
+      ),
+    ],
     [1, invoke('alibi', api.alibi, fc.oneof(nothing, tensor))],
     [1, invoke('lowRankBias', api.lowRankBias, tensor, tensor, optional({ path: oneOf('matrix', 'vector') }))],
     [1, invoke('distanceBias', api.distanceBias, optional({ q: tensor, k: tensor, weight: tensor }, ['q', 'k']))],
@@ -477,6 +596,7 @@ export function publicPool(pool: Pool, devices: string[]): void {
     pool.add('grid', make('float32', 1, 2, 3, 4, 2, 8).permute(0, 2, 1, 3, 4, 5));
     pool.add('grid', make('float32', 1, 12, 2, 8).slice([0, 1], [3, 11]));
     pool.add('sinks', make('float32', 4));
+    pool.add('table', make('float32', 8, 2));
     pool.add('offsets', Tensor.from(Int32Array.of(0, 3, 5), [3], { device }));
     pool.add('offsets', Tensor.from(Int32Array.of(-9, 2 ** 30, 4), [3], { device }));
     make('float32', 0, 3);
@@ -554,4 +674,5 @@ export function disposePool(pool: Pool): void {
       }
     }
   }
+  pool.made.clear(); // biases with tensors of their own are to be collected
 }
