@@ -494,17 +494,24 @@ describe('npm run bench -- cuda', () => {
     for (const { name } of allCudaCases(false)) expect(stdout).toContain(name);
   });
 
-  it.skipIf(noCompiler)('says that a CUTLASS has no example, and what would have it', () => {
+  it.skipIf(noCompiler)('says that a CUTLASS has no example, and what would have it, or another one', () => {
     const folder = mkdtempSync(join(tmpdir(), 'node-attention-'));
     mkdirSync(join(folder, 'include/cute/arch'), { recursive: true });
     mkdirSync(join(folder, 'include/cutlass'));
     writeFileSync(join(folder, 'include/cutlass/version.h'), '#define CUTLASS_MAJOR 4\n#define CUTLASS_MINOR 2\n');
     vi.stubEnv('CUTLASS_DIR', folder);
-    const built = buildCutlass(join(folder, 'build'));
+    const without = buildCutlass(join(folder, 'build'));
+    const example = join(folder, 'examples/88_hopper_fmha');
+    mkdirSync(join(example, 'kernel'), { recursive: true });
+    writeFileSync(join(example, 'kernel/fmha_kernel_builder.hpp'), '');
+    const another = buildCutlass(join(folder, 'build'));
     vi.unstubAllEnvs();
     rmSync(folder, { recursive: true });
-    expect(built).toEqual({
-      missing: `there is no ${folder}/examples/88_hopper_fmha: set CUTLASS_DIR to a checkout of CUTLASS, whose examples have it`,
+    expect(without).toEqual({
+      missing: `there is no ${example}: set CUTLASS_DIR to a checkout of CUTLASS, whose examples have it`,
+    });
+    expect(another).toEqual({
+      missing: expect.stringMatching(/^its example cannot be compiled: .*No such file or directory$/),
     });
   });
 

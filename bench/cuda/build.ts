@@ -37,14 +37,18 @@ function buildCudnn(): BuiltBaseline {
 
 /** Of a CUTLASS that may be any: its example need not be what the baseline was written for. */
 export function buildCutlass(build = join(buildFolder, 'cutlass')): BuiltBaseline {
+  const file = join(build, 'libcutlass_baseline.so');
   try {
-    cmake(join(__dirname, '../cutlass'), build, {});
+    configure(join(__dirname, '../cutlass'), build, {});
+    const missing = readFileSync(join(build, 'missing.txt'), 'utf8');
+    if (missing !== '') return { missing };
+    if (!existsSync(file)) console.error("compiling CUTLASS's example: minutes, the first time");
+    compile(build);
+    return { file };
   } catch (error) {
     const [line] = /^.*\berror\b.*$/im.exec((error as Error).message) ?? [(error as Error).message];
     return { missing: `its example cannot be compiled: ${line.trim()}` };
   }
-  const missing = readFileSync(join(build, 'missing.txt'), 'utf8');
-  return missing === '' ? { file: join(build, 'libcutlass_baseline.so') } : { missing };
 }
 
 export function buildDriver(): string {
@@ -71,10 +75,16 @@ function buildPeakKernel(): string {
 }
 
 function cmake(source: string, build: string, variables: { [name: string]: string }): void {
+  configure(source, build, variables);
+  compile(build);
+}
+
+function configure(source: string, build: string, variables: { [name: string]: string }): void {
   const settings = Object.entries(variables).map(([name, value]) => `-D${name}=${value}`);
   run('cmake', ['-S', source, '-B', build, '-DCMAKE_BUILD_TYPE=Release', ...settings]);
-  run('cmake', ['--build', build, '--parallel', '2']);
 }
+
+const compile = (build: string): void => run('cmake', ['--build', build, '--parallel', '2']);
 
 function run(command: string, args: string[]): void {
   const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 28 });

@@ -1,13 +1,12 @@
 // The kernels of one head dimension and mask: HEAD_DIM, CAUSAL.
-#include "kernels.h"
-
-// In this order: the example's own headers do not include all that they need.
 #include <cutlass/cutlass.h>
 
 #include <collective/fmha_fusion.hpp>
 #include <cute/tensor.hpp>
 #include <device/device_universal.hpp>
 #include <kernel/fmha_kernel_builder.hpp>
+
+#include "kernels.h"
 
 namespace {
 
