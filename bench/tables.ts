@@ -68,19 +68,24 @@ export function blocks(files: readonly ResultFile[]): { [path: string]: { [marke
 /** How instruction sets are written. */
 const SETS: { [name: string]: string } = { amx: 'AMX', avx512: 'AVX-512', avx2: 'AVX2', generic: 'generic code' };
 
+/** The runs that rows are from, the oldest first: several rows may be from one, which is then there once. */
+function runsOf(sources: readonly Source[]): Source[] {
+  const runs = new Map(sources.map((source) => [source.suite, source]));
+  return [...runs.values()].sort((a, b) => a.file.date.localeCompare(b.file.date));
+}
+
 /** What the rows were measured on and with, from the files that they are from. */
 function origin(sources: readonly Source[]): string {
-  const files = [...new Set(sources.map(({ file }) => file))];
-  const latest = files.at(-1)!;
-  const { suite } = sources.find(({ file }) => file === latest)!;
+  const runs = runsOf(sources);
+  const { file: latest, suite } = runs.at(-1)!;
   const { cpu, processors, instructionSet } = latest.machine;
   const versions = { ...latest.versions, ...suite.versions };
-  const commits = files.map(({ commit, date }) => `${shortCommit(commit)} (${date.slice(0, 10)})`);
+  const commits = new Set(runs.map(({ file: { commit, date } }) => `${shortCommit(commit)} (${date.slice(0, 10)})`));
   return (
     `${suite.device ?? `${cpu}${instructionSet === undefined ? '' : ` with ${SETS[instructionSet]}`}, ${processors} processors`}; ` +
     `${Object.entries(versions)
       .map(([name, version]) => `${name} ${version}`)
-      .join(', ')}; commit ${commits.join(' and ')}.`
+      .join(', ')}; commit ${[...commits].join(' and ')}.`
   );
 }
 
@@ -169,7 +174,18 @@ const targetBlock = (sources: readonly Source[]) =>
 function suiteBlock(name: string, machines: readonly (readonly Source[])[]): string {
   const blocks = machines.map((sources) => {
     const rows = sources.map(({ row }) => row).filter(({ times }) => Object.keys(times).length > 0);
-    const { about = '', command, targets = [], findings = [], text } = sources.at(-1)!.suite;
+    // A run may be of some of the cases only: what it does not say, an older one does.
+    const runs = runsOf(sources).map(({ suite }) => suite);
+    const { about = '', command } = runs.at(-1)!;
+    const targets = lastOf(
+      runs.flatMap(({ targets = [] }) => targets),
+      ({ text, verdict }) => [text, verdict !== MISSING],
+    );
+    const findings = lastOf(
+      runs.flatMap(({ findings = [] }) => findings),
+      ({ name }) => [name, true],
+    );
+    const text = runs.map(({ text }) => text).reduce((older, newer) => newer ?? older, undefined);
     return [
       `${about} By \`${command}\`.`,
       origin(sources),
@@ -180,6 +196,16 @@ function suiteBlock(name: string, machines: readonly (readonly Source[])[]): str
     ];
   });
   return [`## ${name}`, ...blocks.flat()].filter((part) => part !== '').join('\n\n');
+}
+
+/** Of all with the same name the last one, if there is one, that says something; in the order of names. */
+function lastOf<T>(all: readonly T[], of: (each: T) => [name: string, says: boolean]): T[] {
+  const found = new Map<string, T>();
+  for (const each of all) {
+    const [name, says] = of(each);
+    if (says || !found.has(name)) found.set(name, each);
+  }
+  return [...found.values()];
 }
 
 function targetTable(verdicts: readonly Verdict[]): string {

@@ -10,14 +10,23 @@ import { typed } from '../bench/command';
 import { commit } from '../bench/commit';
 import { compare, comparisonText } from '../bench/compare';
 import { merged, PARTS, type RunPart, runParts } from '../bench/cuda/parts';
-import { FORMAT, fullName, type Measured, makeRow, parseResults, type ResultFile, type Row } from '../bench/format';
+import {
+  FORMAT,
+  fullName,
+  type Measured,
+  makeRow,
+  parseResults,
+  type ResultFile,
+  type Row,
+  type Verdict,
+} from '../bench/format';
 import { chartsOf } from '../bench/html/charts';
 import { page } from '../bench/html/page';
 import { columnsOf, faultLines, tableOf } from '../bench/report';
 import { NothingToMeasure, runSuites, type Suite } from '../bench/session';
 import { factor, pairShares } from '../bench/statistics';
 import { suites } from '../bench/suites';
-import { newest, update, withBlocks } from '../bench/tables';
+import { blocks, newest, update, withBlocks } from '../bench/tables';
 import { uniform } from './support/numbers';
 
 const folder = mkdtempSync(join(tmpdir(), 'node-attention-report-'));
@@ -500,6 +509,35 @@ describe('the tables of the documentation', () => {
     expect(times([first], 'cuda')).toEqual([]);
     const quick = fileOf([row(9, 'a')], { date: '2026-04-04', command: 'npm run bench -- --quick --json x.json' });
     expect(times([first, quick])[0]![0]).toEqual(['a', 1]);
+  });
+
+  it('say what any run of a suite found, the newest that did', () => {
+    const row = (name: string) => makeRow(measured({ 'node-attention': [1] }, { name }));
+    const run = (date: string, rows: Row[], verdicts: Verdict['verdict'][], text?: string): ResultFile => {
+      const file = fileOf(rows, { date });
+      const targets = verdicts.map((verdict, i) => ({
+        text: `target ${i}`,
+        verdict,
+        rows: 1,
+        reached: 1,
+        disturbed: 0,
+      }));
+      const findings = rows.map(({ name }) => ({ name: `finding ${name}`, text: date }));
+      return { ...file, suites: [{ ...file.suites[0]!, suite: 'gna', targets, findings, text }] };
+    };
+    const both = [
+      run('2026-01-01', [row('a'), row('b')], ['missed', 'reached'], 'its own table'),
+      run('2026-02-02', [row('b')], ['reached', 'not measured']),
+    ];
+    const { results } = blocks(both)['docs/results.md']!;
+    expect(results).toContain('| target 0 | reached |');
+    expect(results).toContain('| target 1 | reached |');
+    expect(results).not.toMatch(/target 0.*target 0/s);
+    expect(results).toContain('- finding a: 2026-01-01\n- finding b: 2026-02-02');
+    expect(results).toContain('its own table');
+    expect(results).toMatch(/2026-01-01\).* and .*\(2026-02-02/);
+    const parts = ['a', 'b'].map((name) => run('2026-01-01', [row(name)], []));
+    expect(blocks(parts)['docs/results.md']!.results).toContain('commit unknown (2026-01-01).');
   });
 
   it('stand between their markers', () => {
