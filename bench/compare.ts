@@ -124,6 +124,8 @@ const PEERS: { [contestant: string]: string } = {
   pytorch: 'pytorch',
   'pytorch-flex': 'pytorch',
   cudnn: 'cudnn',
+  cutlass: 'cutlass',
+  'flash-attn': 'flash-attn',
   'usearch exact': 'usearch',
   'usearch HNSW 512': 'usearch',
 };

@@ -2,14 +2,15 @@
 // attention gives q, and what it says when there is nothing to measure.
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { toBfloat16 } from 'node-attention';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { buildDriver } from '../bench/cuda/build';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { buildCutlass, buildDriver, cudaInclude } from '../bench/cuda/build';
 import {
   allCudaCases,
+  type CudaCase,
   cudaBytes,
   cudaFlops,
   keyBytes,
@@ -19,12 +20,13 @@ import {
   setsOf,
 } from '../bench/cuda/cases';
 import { expectedRows, faultOf, largestDifference } from '../bench/cuda/check';
-import { Driver, phaseOf } from '../bench/cuda/driver';
+import { BASELINES, Driver, phaseOf } from '../bench/cuda/driver';
 import { makeBlock } from '../bench/cuda/inputs';
 import { measureJavaScript } from '../bench/cuda/javascript';
 import { judgeCuda, rowOf, suiteResult } from '../bench/cuda/report';
 import { type Outcome, runCase } from '../bench/cuda/run';
 import type { DeviceReport } from '../bench/cuda/suite';
+import { TorchCuda } from '../bench/cuda/torch';
 import { findCudnnHeaders } from '../bench/cudnn/headers';
 import { faultLines } from '../bench/report';
 import { StandIn } from './support/stand-in';
@@ -177,10 +179,12 @@ describe.skipIf(noCompiler)(`driver${noCompiler ? ' (skipped: nvcc is missing)' 
     expect(() => driver.problem(huge, block.bits, 4, 4)).toThrow('the device is full');
     expect(() => driver.prepare('node-attention')).toThrow('there is no problem on the device');
     driver.problem(small, block.bits, 1, 1);
-    expect(() => driver.prepare('cudnn')).toThrow('not present');
-    expect(() => driver.run('cudnn', 1)).toThrow('it was not prepared');
+    for (const baseline of BASELINES) {
+      expect(() => driver.prepare(baseline)).toThrow('not present');
+      expect(() => driver.run(baseline, 1)).toThrow('it was not prepared');
+    }
     expect(() => driver.openRuntime('/no/such/libcudart.so')).toThrow('/no/such/libcudart.so');
-    expect(() => driver.openCudnn('/no/such/baseline.so', 'libcudnn.so.9')).toThrow('/no/such/baseline.so');
+    expect(() => driver.openBaseline('cudnn', '/no/such/baseline.so', undefined)).toThrow('/no/such/baseline.so');
     expect(() => driver.matrix('/no/such/kernel')).toThrow('there is no CUDA runtime');
     driver.release();
   });
@@ -202,8 +206,51 @@ describe.skipIf(noCompiler)(`driver${noCompiler ? ' (skipped: nvcc is missing)' 
   it('refuses to time a wrong output', async () => {
     const outcome = await runCase(small, setting);
     expect(outcome.faults).toMatchObject([{ contestant: 'node-attention' }]);
-    expect(outcome.absent).toEqual([{ contestant: 'cudnn', fault: 'not present' }]);
+    expect(outcome.absent).toEqual(BASELINES.map((contestant) => ({ contestant, fault: 'not present' })));
     expect([outcome.contestants, outcome.samples]).toEqual([[], []]);
+  });
+
+  it('checks each attention of the Python process, and lists what it does not take', async () => {
+    // Answers as torch_peer.py does, and computes zeros.
+    const python = join(standIn.folder, 'python');
+    writeFileSync(
+      python,
+      `#!${process.execPath}
+      let loads = 0;
+      const answers = {
+        contestants: () => ({ versions: { pytorch: '2.0', 'flash-attn': 'flash_attn 2' } }),
+        block: () => ({}),
+        load: ({ headDim }) => (headDim === 24 ? { error: 'out of memory' } : { loads: ++loads }),
+        record: ({ contestant, causal }) => (contestant === 'flash-attn' && !causal ? { error: 'only causal' } : {}),
+        run: ({ passes }) => ({ elapsed: new Array(passes).fill(loads) }),
+        output: ({ path }) => (require('node:fs').writeFileSync(path, new Uint16Array(2 * 9 * 4 * 16)), {}),
+      };
+      require('node:readline').createInterface({ input: process.stdin }).on('line', (line) => {
+        const { command, ...request } = JSON.parse(line);
+        console.log(JSON.stringify(answers[command](request)));
+      });`,
+      { mode: 0o755 },
+    );
+    const torch = await TorchCuda.start(python);
+    expect(torch.versions).toEqual({ pytorch: '2.0', 'flash-attn': 'flash_attn 2' });
+    const of = async (test: CudaCase) => {
+      const { faults, absent } = await runCase(test, { ...setting, torch });
+      const names = faults.map(({ contestant }) => contestant);
+      return [names, absent.slice(BASELINES.length)];
+    };
+    expect(await of(small)).toEqual([['node-attention', 'pytorch', 'flash-attn'], []]);
+    const { name, kind, ...sizes } = small;
+    expect(await of(makeCudaCase('dense', sizes))).toEqual([
+      ['node-attention', 'pytorch'],
+      [{ contestant: 'flash-attn', fault: 'only causal' }],
+    ]);
+    const entrant = await torch.entrant('pytorch', small, block, 2, 2);
+    expect(await entrant.run(3), 'two passes of two runs; loaded for each case once').toEqual([3, 3]);
+    const full = makeCudaCase('causal', { ...small, headDim: 24 });
+    expect((await of(full))[1]).toEqual(
+      ['pytorch', 'flash-attn'].map((contestant) => ({ contestant, fault: 'out of memory' })),
+    );
+    await torch.close();
   });
 
   it('goes on after a case that does not fit', async () => {
@@ -243,7 +290,7 @@ describe.skipIf(without)(`the backend in the interpreter${without ? ' (skipped: 
     const outcome = await runCase(test, { ...setting, driver });
     expect(outcome.faults).toEqual([]);
     expect(outcome.contestants).toEqual(['node-attention']);
-    expect(outcome.absent).toEqual([{ contestant: 'cudnn', fault: 'not present' }]);
+    expect(outcome.absent).toEqual(BASELINES.map((contestant) => ({ contestant, fault: 'not present' })));
     expect(outcome.samples[0]!.every((ms) => ms > 0)).toBe(true);
   });
 
@@ -252,7 +299,7 @@ describe.skipIf(without)(`the backend in the interpreter${without ? ' (skipped: 
     const baseline = join(mkdtempSync(join(tmpdir(), 'node-attention-')), 'baseline.so');
     execFileSync('cc', ['-shared', '-fPIC', join(root, 'test/fixtures/baseline.c'), '-o', baseline]);
     driver.openRuntime(runtime);
-    expect(driver.openCudnn(baseline, runtime)).toBe(91900);
+    expect(driver.openBaseline('cudnn', baseline, runtime)).toBe(91900);
     rmSync(dirname(baseline), { recursive: true });
     driver.problem(small, block.bits, 2, 4);
     driver.prepare('cudnn');
@@ -267,10 +314,70 @@ describe.skipIf(without)(`the backend in the interpreter${without ? ' (skipped: 
     expect([faults.map(({ contestant }) => contestant), contestants]).toEqual([['cudnn'], ['node-attention']]);
     const untaken = makeCudaCase('dense', { ...small, headDim: 24 });
     const { absent } = await runCase(untaken, { ...setting, driver });
-    expect(absent).toEqual([{ contestant: 'cudnn', fault: 'headDim 24 is not supported' }]);
+    expect(absent[0]).toEqual({ contestant: 'cudnn', fault: 'headDim 24 is not supported' });
     const [short, long] = [driver.copy(2 ** 12, 5), driver.copy(2 ** 24, 5)];
     for (const clock of ['backend', 'events'] as const) expect(long[clock], clock).toBeGreaterThan(short[clock]);
     expect(() => driver.matrix('/no/such/kernel')).toThrow();
+  });
+
+  describe("CUTLASS's example", () => {
+    const folder = mkdtempSync(join(tmpdir(), 'node-attention-'));
+    const runtime = join(root, 'build/ptx/libcuda.so.1');
+    const baseline = join(folder, 'baseline.so');
+    afterAll(() => rmSync(folder, { recursive: true }));
+    beforeAll(() => {
+      mkdirSync(join(folder, 'cutlass'));
+      const version = ['MAJOR 4', 'MINOR 2', 'PATCH 1'].map((each) => `#define CUTLASS_${each}\n`);
+      writeFileSync(join(folder, 'cutlass/version.h'), version.join(''));
+      const sources = [
+        join(root, 'bench/cutlass/baseline.cc'),
+        join(root, 'test/fixtures/cutlass-kernels.cc'),
+        runtime,
+      ];
+      const includes = [`-I${folder}`, '-isystem', cudaInclude()];
+      execFileSync('c++', ['-std=c++17', '-shared', '-fPIC', '-Wall', ...includes, ...sources, '-o', baseline]);
+      driver.openRuntime(runtime);
+    });
+
+    const shape = { batch: 2, heads: 2, kvHeads: 2, queries: 128, keys: 256, headDim: 64 };
+
+    it('is run by the fastest of its kernels that can be launched', () => {
+      expect(driver.openBaseline('cutlass', baseline, undefined)).toBe(40201);
+      const test = makeCudaCase('dense', shape);
+      driver.problem(test, block.bits, 2, 2);
+      driver.prepare('cutlass');
+      driver.poison();
+      expect(driver.run('cutlass', 2).length).toBe(2);
+      for (const set of [0, 1]) {
+        const phase = phaseOf(set, 0, 1009); // that of q
+        const { out } = driver.results(test, set);
+        expect(out).toEqual(toBfloat16(Float32Array.from({ length: out.length }, (_, i) => block.at(phase, i))));
+      }
+      driver.release();
+    });
+
+    it.each([
+      ['dense', { kvHeads: 1 }, 'the example has no query heads that share key heads'],
+      ['decode', { queries: 1 }, 'the example takes multiples of 128 queries and keys'],
+      ['dense', { keys: 200 }, 'the example takes multiples of 128 queries and keys'],
+      ['causal', {}, "the example's causal mask is for as many queries as keys"],
+      ['dense', { headDim: 96 }, 'headDim 64, 128 and 256 are compiled'],
+      ['causal', { keys: 128 }, "the example's kernel cannot be launched"],
+    ] as const)('says what it does not take: %s %o', (kind, more, sentence) => {
+      driver.problem(makeCudaCase(kind, { ...shape, ...more }), block.bits, 1, 1);
+      expect(() => driver.prepare('cutlass')).toThrow(sentence);
+      driver.release();
+    });
+
+    it('needs a Hopper GPU', () => {
+      const script = `const error = Buffer.alloc(256);
+        require('koffi').load(${JSON.stringify(baseline)})
+          .func('int baseline_open(const char*, void*, uint64_t)')(null, error, 256);
+        console.log(error.toString('utf8', 0, error.indexOf(0)));`;
+      const env = { ...process.env, LD_PRELOAD: runtime, NODE_ATTENTION_STANDIN_CAPABILITY: '8.0' };
+      const said = execFileSync(process.execPath, ['-e', script], { cwd: root, encoding: 'utf8', env });
+      expect(said).toBe('the example needs a GPU of compute capability 9.0; this one has 8.0\n');
+    });
   });
 });
 
@@ -282,6 +389,7 @@ describe('report', () => {
     copyRate: 4e12,
     matrixRate: 7e14,
     torchMatrixRate: 8e14,
+    versions: {},
     notes: ['cuDNN: it was not packed'],
   };
   const prefill = allCudaCases(false).find(({ name }) => name.startsWith('bfloat16 dense S=8192 D=128 H=64/8'))!;
@@ -300,6 +408,22 @@ describe('report', () => {
     tolerance: 0,
     disturbed: 0,
     repeated: 0,
+  });
+
+  it('has a line over all lengths for each mask, and for each batch of decoding', () => {
+    const lines = new Map<string, number>();
+    for (const test of allCudaCases(false)) {
+      const { mask, headDim } = rowOf(outcome(test), device).case;
+      lines.set(`${mask}, D=${headDim}`, (lines.get(`${mask}, D=${headDim}`) ?? 0) + 1);
+    }
+    const masks = ['D=64', 'D=128', 'D=256', '64/8 heads, D=128'];
+    const batches = [1, 8, 64].map((batch) => [`decode, batch ${batch}, D=128`, 5]);
+    expect(Object.fromEntries(lines)).toEqual(
+      Object.fromEntries([
+        ...['dense', 'causal'].flatMap((kind) => masks.map((mask) => [`${kind}, ${mask}`, 7])),
+        ...batches,
+      ]),
+    );
   });
 
   it('compares with the better of the measured peaks', () => {
@@ -369,6 +493,27 @@ describe('npm run bench -- cuda', () => {
     const { status, stdout } = bench('--help');
     expect(status).toBe(0);
     for (const { name } of allCudaCases(false)) expect(stdout).toContain(name);
+  });
+
+  it.skipIf(noCompiler)('says that a CUTLASS has no example, and what would have it, or another one', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'node-attention-'));
+    mkdirSync(join(folder, 'include/cute/arch'), { recursive: true });
+    mkdirSync(join(folder, 'include/cutlass'));
+    writeFileSync(join(folder, 'include/cutlass/version.h'), '#define CUTLASS_MAJOR 4\n#define CUTLASS_MINOR 2\n');
+    vi.stubEnv('CUTLASS_DIR', folder);
+    const without = buildCutlass(join(folder, 'build'));
+    const example = join(folder, 'examples/88_hopper_fmha');
+    mkdirSync(join(example, 'kernel'), { recursive: true });
+    writeFileSync(join(example, 'kernel/fmha_kernel_builder.hpp'), '');
+    const another = buildCutlass(join(folder, 'build'));
+    vi.unstubAllEnvs();
+    rmSync(folder, { recursive: true });
+    expect(without).toEqual({
+      missing: `there is no ${example}: set CUTLASS_DIR to a checkout of CUTLASS, whose examples have it`,
+    });
+    expect(another).toEqual({
+      missing: expect.stringMatching(/^its example cannot be compiled: .*No such file or directory$/),
+    });
   });
 
   it('names the headers that the cuDNN baseline lacks, and how to get them', () => {

@@ -594,6 +594,28 @@ describe('the GPU benchmark in parts', () => {
     expect(whole.suites.map(({ rows }) => rows.map(({ name }) => name))).toEqual([all().map((name) => `case ${name}`)]);
   });
 
+  it('ends in time: a part gets what is left, and those without any are left for another call', () => {
+    const late = runner();
+    const given: number[] = [];
+    const said: string[] = [];
+    let now = 1000;
+    const slow: RunPart = (args, seconds) => {
+      given.push(seconds);
+      now += 300;
+      return late.run(args, seconds);
+    };
+    const [folder, say] = [join(out, 'late'), (line: string) => said.push(line)];
+    expect(runParts(folder, [], slow, say, () => now)).toBe(1);
+    expect(late.ran).toEqual(all([1, 2]));
+    expect(given).toEqual([460, 160]);
+    expect(said.slice(-3)).toEqual([
+      ...[3, 4].map((i) => `part ${i} of ${PARTS}: no time is left of 460 s`),
+      `2 of ${PARTS} parts are missing: the same command makes them`,
+    ]);
+    expect(runParts(folder, [], slow, say, () => now)).toBe(0);
+    expect(late.ran).toEqual(all());
+  });
+
   it('makes all of them again for other options, and none twice', () => {
     const quick = runner();
     expect(runParts(out, ['--quick'], quick.run, () => {})).toBe(0);

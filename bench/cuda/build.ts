@@ -1,30 +1,54 @@
-// Builds what the GPU benchmark loads: the driver, the kernel of the matrix peak and the cuDNN baseline. None of it is
-// part of the package, and none of it needs a GPU.
+// Builds what the GPU benchmark loads: the driver, the kernel of the matrix peak and the baselines. None of it is part of
+// the package, and none of it needs a GPU.
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findCudnnHeaders } from '../cudnn/headers';
+import type { BaselineName } from './driver';
 
 const root = join(__dirname, '../..');
 export const buildFolder = join(root, 'build/bench');
 
+/** The library of a baseline, or why there is none. */
+export type BuiltBaseline = { file: string } | { missing: string };
+
 export interface Built {
   driver: string;
   peak: string;
-  /** Absent when it could not be built; `missing` then says why. */
-  baseline?: string;
-  missing?: string;
+  baselines: { [name in BaselineName]: BuiltBaseline };
 }
 
 /** Throws a sentence when the driver itself cannot be built. */
 export function buildCudaBench(): Built {
-  const driver = buildDriver();
-  const peak = buildPeakKernel();
+  return {
+    driver: buildDriver(),
+    peak: buildPeakKernel(),
+    baselines: { cudnn: buildCudnn(), cutlass: buildCutlass() },
+  };
+}
+
+function buildCudnn(): BuiltBaseline {
   const headers = findCudnnHeaders(buildFolder);
-  if (typeof headers === 'string') return { driver, peak, missing: headers };
+  if (typeof headers === 'string') return { missing: headers };
   cmake(join(__dirname, '../cudnn'), join(buildFolder, 'cudnn'), { INCLUDES: [cudaInclude(), ...headers].join(';') });
-  return { driver, peak, baseline: join(buildFolder, 'cudnn/libcudnn_baseline.so') };
+  return { file: join(buildFolder, 'cudnn/libcudnn_baseline.so') };
+}
+
+/** Of a CUTLASS that may be any: its example need not be what the baseline was written for. */
+export function buildCutlass(build = join(buildFolder, 'cutlass')): BuiltBaseline {
+  const file = join(build, 'libcutlass_baseline.so');
+  try {
+    configure(join(__dirname, '../cutlass'), build, {});
+    const missing = readFileSync(join(build, 'missing.txt'), 'utf8');
+    if (missing !== '') return { missing };
+    if (!existsSync(file)) console.error("compiling CUTLASS's example: minutes, the first time");
+    compile(build);
+    return { file };
+  } catch (error) {
+    const [line] = /^.*\berror\b.*$/im.exec((error as Error).message) ?? [(error as Error).message];
+    return { missing: `its example cannot be compiled: ${line.trim()}` };
+  }
 }
 
 export function buildDriver(): string {
@@ -33,7 +57,7 @@ export function buildDriver(): string {
 }
 
 /** The folder with cuda_runtime_api.h that nvcc itself uses. */
-function cudaInclude(): string {
+export function cudaInclude(): string {
   const { stderr, error } = spawnSync('nvcc', ['--dryrun', '-x', 'cu', '/dev/null'], { encoding: 'utf8' });
   if (error) throw new Error('nvcc is missing: install the CUDA toolkit, 12.8 or newer, and put its bin on the PATH');
   const [, folder] = /INCLUDES="-I([^"]+)"/.exec(stderr) ?? [];
@@ -51,10 +75,16 @@ function buildPeakKernel(): string {
 }
 
 function cmake(source: string, build: string, variables: { [name: string]: string }): void {
+  configure(source, build, variables);
+  compile(build);
+}
+
+function configure(source: string, build: string, variables: { [name: string]: string }): void {
   const settings = Object.entries(variables).map(([name, value]) => `-D${name}=${value}`);
   run('cmake', ['-S', source, '-B', build, '-DCMAKE_BUILD_TYPE=Release', ...settings]);
-  run('cmake', ['--build', build, '--parallel', '2']);
 }
+
+const compile = (build: string): void => run('cmake', ['--build', build, '--parallel', '2']);
 
 function run(command: string, args: string[]): void {
   const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 28 });
@@ -64,12 +94,13 @@ function run(command: string, args: string[]): void {
 
 /** What was built elsewhere and carried here (scripts/gpu-pack), in one folder. */
 export function carriedCudaBench(folder: string): Built {
-  const file = (name: string) => (existsSync(join(folder, name)) ? join(folder, name) : undefined);
-  const baseline = file('libcudnn_baseline.so');
+  const baseline = (name: BaselineName): BuiltBaseline => {
+    const file = join(folder, `lib${name}_baseline.so`);
+    return existsSync(file) ? { file } : { missing: 'it was not packed' };
+  };
   return {
     driver: join(folder, 'libcuda_bench.so'),
     peak: join(folder, 'peak.fatbin'),
-    baseline,
-    missing: baseline ? undefined : 'it was not packed',
+    baselines: { cudnn: baseline('cudnn'), cutlass: baseline('cutlass') },
   };
 }

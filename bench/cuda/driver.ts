@@ -3,8 +3,10 @@
 import koffi from 'koffi';
 import type { CudaCase } from './cases';
 
+export const BASELINES = ['cudnn', 'cutlass'] as const;
+export type BaselineName = (typeof BASELINES)[number];
 /** Contestants of the driver, in the order of its enumeration. */
-export const DRIVER_CONTESTANTS = ['node-attention', 'cudnn'] as const;
+export const DRIVER_CONTESTANTS = ['node-attention', ...BASELINES] as const;
 export type DriverContestant = (typeof DRIVER_CONTESTANTS)[number];
 
 const PHASE = 5550101;
@@ -42,10 +44,16 @@ export class Driver {
     this.#call('int driver_open_runtime(const char*)', cudart);
   }
 
-  /** Gives the version of cuDNN. */
-  openCudnn(baseline: string, cudnn: string): number {
+  /** `library`: what the baseline loads, if it loads one. Gives its version. */
+  openBaseline(name: BaselineName, baseline: string, library: string | undefined): number {
     const version = new BigInt64Array(1);
-    this.#call('int driver_open_cudnn(const char*, const char*, int64_t*)', baseline, cudnn, version);
+    this.#call(
+      'int driver_open_baseline(int32_t, const char*, const char*, int64_t*)',
+      DRIVER_CONTESTANTS.indexOf(name),
+      baseline,
+      library ?? null,
+      version,
+    );
     return Number(version[0]);
   }
 

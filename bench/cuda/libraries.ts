@@ -1,4 +1,4 @@
-// Where the libraries lie that the cuDNN baseline and the peaks need at run time: those of Python packages (PyTorch brings
+// Where the libraries lie that baselines and the peaks need at run time: those of Python packages (PyTorch brings
 // them), else whatever the loader finds.
 
 import { existsSync } from 'node:fs';

@@ -8,7 +8,7 @@ import { InvalidArgumentError } from 'commander';
 import { devices } from 'node-attention';
 import type { Plan } from '../measure';
 import { NothingToMeasure, type Progress, type Suite, type SuiteOptions } from '../session';
-import { type Built, buildCudaBench, carriedCudaBench } from './build';
+import { buildCudaBench, carriedCudaBench } from './build';
 import { allCudaCases, partOf } from './cases';
 import type { JavaScriptPath } from './javascript';
 import { findLibraries } from './libraries';
@@ -34,8 +34,9 @@ const chosen = ({ quick, filter, part }: CudaOptions) =>
   );
 
 const ABOUT =
-  'Attention on a GPU against cuDNN and (--torch) PyTorch: bfloat16, prefill and decode. Contestants take turns on the ' +
-  'same tensors, rotated through more memory than the caches hold, timed by CUDA events on the device.';
+  "Attention on a GPU against cuDNN, CUTLASS's example and (--torch) the flash attention of PyTorch and of flash_attn: " +
+  'bfloat16, prefill and decode. Contestants take turns on the same tensors, rotated through more memory than the ' +
+  'caches hold, timed by CUDA events on the device.';
 
 export const cuda: Suite<CudaOptions> = {
   name: 'cuda',
@@ -69,7 +70,7 @@ export const cuda: Suite<CudaOptions> = {
       ...built,
       backend: backend ?? ownBackend(),
       cudart: libraries.cudart,
-      cudnn: baselineOf(built, libraries.cudnn),
+      cudnn: libraries.cudnn,
       torch: torch?.python,
       // Only through the addon's own backend, and in one part.
       javascript: javascript && backend === undefined && part.part === 1 ? 'cuda' : undefined,
@@ -100,10 +101,6 @@ function ownBackend(): string {
   const root = process.env.NODE_ATTENTION_PREBUILD ?? dirname(dirname(require.resolve('node-attention')));
   const nodeGypBuild = require('node-gyp-build') as { resolve(folder: string): string };
   return join(dirname(nodeGypBuild.resolve(root)), 'libnode_attention_cuda.so');
-}
-
-function baselineOf({ baseline, missing }: Built, library: string): Task['cudnn'] {
-  return baseline === undefined ? `${missing}` : { baseline, library };
 }
 
 /** What nvidia-smi says of driver, clocks and temperature, or why it says nothing. */

@@ -12,8 +12,14 @@ import { judgeCuda } from './report';
 /** Of about equal work. */
 export const PARTS = 4;
 
-/** Measures a part with these arguments, which name the file to write, and gives the exit status. */
-export type RunPart = (args: string[]) => number;
+/** What a call may take: machines with a GPU are lent for minutes. The rest is for what begins and ends it. */
+const BUDGET_S = 8 * 60 - 20;
+
+/**
+ * Measures a part with these arguments, which name the file to write, and gives the exit status. After so many seconds it
+ * is ended, as by ^C.
+ */
+export type RunPart = (args: string[], seconds: number) => number;
 
 /** The file of a part that is complete, of this commit and by these arguments; undefined: it has to be made. */
 function made(path: string, args: readonly string[]): ResultFile | undefined {
@@ -28,15 +34,17 @@ function made(path: string, args: readonly string[]): ResultFile | undefined {
 }
 
 /**
- * Makes the parts that are missing in a folder, then bench.json of all. Gives the exit status of the first part that ended
- * early, 1 when an output was wrong.
+ * Makes the parts that are missing in a folder, as far as there is time, then bench.json of all. Gives the exit status of
+ * the first part that ended early, 1 when an output was wrong or time was up. `clock`: seconds.
  */
 export function runParts(
   folder: string,
   options: readonly string[],
   run: RunPart,
   say: (line: string) => void,
+  clock = () => performance.now() / 1e3,
 ): number {
+  const end = clock() + BUDGET_S;
   mkdirSync(folder, { recursive: true });
   const files: ResultFile[] = [];
   let failed: number | undefined;
@@ -47,9 +55,12 @@ export function runParts(
     const known = commit()?.endsWith('+') === false;
     let file = known ? made(path, args) : undefined;
     if (file) say(`part ${i} of ${PARTS}: there already`);
-    else {
+    else if (clock() >= end) {
+      say(`part ${i} of ${PARTS}: no time is left of ${BUDGET_S} s`);
+      failed ??= 1;
+    } else {
       say(`part ${i} of ${PARTS}`);
-      const status = run(args);
+      const status = run(args, end - clock());
       file = made(path, args);
       if (!file) failed ??= status || 1;
     }

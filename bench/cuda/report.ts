@@ -3,7 +3,7 @@
 import { type Floor, fullName, makeRow, OWN, type Peak, type Row, type SuiteResult, type Verdict } from '../format';
 import type { Summary } from '../statistics';
 import { judgeBy, type Target } from '../targets';
-import { keyBytes } from './cases';
+import { type CudaCase, keyBytes } from './cases';
 import type { JavaScriptPath } from './javascript';
 import type { Outcome } from './run';
 import type { DeviceReport } from './suite';
@@ -19,14 +19,20 @@ function matrixPeak({ matrixRate, torchMatrixRate }: DeviceReport): number | und
   return rates.length > 0 ? Math.max(...rates) : undefined;
 }
 
+/** The line of charts that a case belongs to: the batch of a prefill follows from its length. */
+function maskOf({ kind, batch, heads, kvHeads }: CudaCase): string {
+  if (kind === 'decode') return `decode, batch ${batch}`;
+  return heads === kvHeads ? kind : `${kind}, ${heads}/${kvHeads} heads`;
+}
+
 /** The row of an outcome. What the device could not tell is absent from it. */
 export function rowOf(outcome: Outcome, device: DeviceReport): Row {
   const { test, contestants, samples, flops, bytes, faults, absent, errors, tolerance, differences } = outcome;
-  const { name, kind, batch, heads, kvHeads, headDim, keys } = test;
+  const { name, headDim, keys } = test;
   const peak = matrixPeak(device);
   const measured = {
     name,
-    case: { mask: `${kind} ${heads}/${kvHeads}, batch ${batch}`, dtype: 'bfloat16', tokens: keys, headDim },
+    case: { mask: maskOf(test), dtype: 'bfloat16', tokens: keys, headDim },
     samples: Object.fromEntries(contestants.map((contestant, i) => [contestant, samples[i]!])),
     disturbed: outcome.disturbed,
     repeated: outcome.repeated,
@@ -50,7 +56,7 @@ export function rowOf(outcome: Outcome, device: DeviceReport): Row {
       ...Object.fromEntries(
         Object.entries(differences).map(([peer, difference]) => [`difference from ${peer}`, difference]),
       ),
-      ...(kind === 'decode' ? { [KEY_BYTES]: keyBytes(test) } : {}),
+      ...(test.kind === 'decode' ? { [KEY_BYTES]: keyBytes(test) } : {}),
     },
   };
 }
@@ -94,14 +100,10 @@ export function suiteResult(
   clocks: readonly string[],
 ): Omit<SuiteResult, 'about' | 'command'> {
   const rows = outcomes.map((outcome) => rowOf(outcome, device));
-  const { cudnnVersion, torchVersion } = device;
   return {
     suite: 'cuda',
     device: deviceLine(device),
-    versions: {
-      ...(cudnnVersion === undefined ? {} : { cudnn: String(cudnnVersion) }),
-      ...(torchVersion === undefined ? {} : { pytorch: torchVersion }),
-    },
+    versions: device.versions,
     peaks: peaksOf(device),
     rows,
     targets: judgeCuda(rows),

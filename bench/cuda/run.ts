@@ -1,6 +1,6 @@
 // One case: all contestants compute it, are checked, and take turns.
 
-import type { Fault } from '../format';
+import { type Fault, OWN } from '../format';
 import { interleave, type Measurement, type Plan, type Timed } from '../measure';
 import { type CudaCase, cudaBytes, cudaFlops, setsOf } from './cases';
 import { expectedRows, faultOf, largestDifference, largestError, type Results } from './check';
@@ -60,7 +60,7 @@ function driverEntrant(driver: Driver, name: DriverContestant, test: CudaCase, r
   driver.prepare(name);
   return {
     name,
-    headsFirst: name === 'cudnn',
+    headsFirst: name !== OWN,
     run: async (times) => driver.run(name, Math.ceil(times / runs)),
     results: async (set) => driver.results(test, set),
   };
@@ -100,7 +100,9 @@ export async function runCase(
   for (const name of present ? DRIVER_CONTESTANTS : []) {
     await enter(name, () => driverEntrant(driver, name, test, runs));
   }
-  if (torch) await enter('pytorch', () => torch.entrant(test, block, sets, runs));
+  for (const name of torch?.contestants ?? []) {
+    await enter(name, () => torch!.entrant(name, test, block, sets, runs));
+  }
 
   const right: Entrant[] = [];
   const faults: Fault[] = [];
@@ -119,7 +121,7 @@ export async function runCase(
       fault ??= faultOf(results, rows[i]!, test, entrant.headsFirst);
       error = Math.max(error, largestError(results, rows[i]!, test));
       if (set !== 0) continue;
-      if (entrant.name === 'node-attention') own = results.out;
+      if (entrant.name === OWN) own = results.out;
       else if (own) differences[entrant.name] = largestDifference(own, results.out);
     }
     if (fault === undefined) {

@@ -1,25 +1,22 @@
 // Child process of main.ts: what measures, so that a device that fails or a library that crashes takes no results along.
 
 import type { Plan } from '../measure';
+import type { Built } from './build';
 import { allCudaCases, ROTATE_BYTES } from './cases';
-import { Driver } from './driver';
+import { BASELINES, Driver } from './driver';
 import { makeBlock } from './inputs';
 import { type JavaScriptPath, measureJavaScript } from './javascript';
 import { type Outcome, runCase, sentence } from './run';
 import { TorchCuda } from './torch';
 
-export interface Task {
+export interface Task extends Built {
   quick: boolean;
   /** Names of the cases to run. */
   cases: string[];
   plan: Plan;
-  driver: string;
   backend: string;
   cudart: string;
-  /** The kernel of the matrix peak. */
-  peak: string;
-  /** The baseline library and cuDNN; or why there is none. */
-  cudnn: { baseline: string; library: string } | string;
+  cudnn: string;
   /** The Python to run PyTorch with, if it is a contestant. */
   torch?: string;
   /** Instead of the cases: measures calls from JavaScript, on this device of the addon. */
@@ -31,8 +28,8 @@ export interface DeviceReport {
   name: string;
   instructionSet: string;
   memoryBytes: number;
-  cudnnVersion?: number;
-  torchVersion?: string;
+  /** Of each peer that is present. */
+  versions: { [peer: string]: string };
   /** Bytes read and written per second by copies on the device, timed by the backend's clock and by CUDA events. */
   copyRate: number;
   copyRateByEvents?: number;
@@ -50,6 +47,7 @@ export type Message =
   | { unusable: string };
 
 const COPY_BYTES = 2 ** 31;
+const NAMES = { cudnn: 'cuDNN', cutlass: "CUTLASS's example" };
 
 function report(driver: Driver, task: Task, torch: TorchCuda | undefined): DeviceReport {
   const notes: string[] = [];
@@ -63,21 +61,27 @@ function report(driver: Driver, task: Task, torch: TorchCuda | undefined): Devic
   };
   const device = driver.device();
   const runtime = attempt('CUDA runtime', () => driver.openRuntime(task.cudart) ?? true);
-  const cudnnVersion = attempt('cuDNN', () => {
-    if (typeof task.cudnn === 'string') throw new Error(task.cudnn);
-    if (!runtime) throw new Error('needs the CUDA runtime');
-    return driver.openCudnn(task.cudnn.baseline, task.cudnn.library);
-  });
-  if (task.torch === undefined) notes.push('PyTorch: not asked for (--torch)');
-  notes.push('CUTLASS: its example times itself alone, on tensors of its own; it cannot take turns and is left out');
+  const versions: DeviceReport['versions'] = {};
+  for (const name of BASELINES) {
+    attempt(NAMES[name], () => {
+      const built = task.baselines[name];
+      if ('missing' in built) throw new Error(built.missing);
+      if (!runtime) throw new Error('needs the CUDA runtime');
+      versions[name] = String(driver.openBaseline(name, built.file, name === 'cudnn' ? task.cudnn : undefined));
+    });
+  }
+  if (!torch) notes.push('PyTorch and flash_attn: not asked for (--torch)');
+  else {
+    Object.assign(versions, torch.versions);
+    if (!torch.contestants.includes('flash-attn')) notes.push(`flash_attn: ${torch.without}`);
+  }
   // A sixteenth of the memory, where it is small.
   const bytes = Math.min(COPY_BYTES, 2 ** Math.floor(Math.log2(device.memoryBytes / 16)));
   const copy = driver.copy(bytes, 20);
   const matrixRate = runtime && attempt('matrix peak', () => driver.matrix(task.peak));
   return {
     ...device,
-    cudnnVersion,
-    torchVersion: torch?.version,
+    versions,
     copyRate: (2 * bytes) / copy.backend,
     copyRateByEvents: Number.isNaN(copy.events) ? undefined : (2 * bytes) / copy.events,
     matrixRate: matrixRate || undefined,

@@ -1,4 +1,4 @@
-#include "baseline.h"
+#include "../cuda/baseline.h"
 
 #include <cudnn_frontend.h>
 #include <dlfcn.h>

@@ -72,9 +72,14 @@ async function bundleBench(): Promise<void> {
   await bundleProgram('bench/cuda/command.ts', join(bench, 'command.cjs'));
   await bundleProgram('bench/cuda/suite.ts', join(bench, 'suite.cjs'));
   cpSync(join(root, 'bench/cuda/torch_peer.py'), join(bench, 'torch_peer.py'));
-  const { driver, peak, baseline, missing } = buildCudaBench();
-  for (const file of [driver, peak, baseline]) if (file) cpSync(file, join(bench, basename(file)));
-  if (missing !== undefined) console.log(`without the cuDNN baseline: ${missing}`);
+  const { driver, peak, baselines } = buildCudaBench();
+  const keep = (file: string) => cpSync(file, join(bench, basename(file)));
+  keep(driver);
+  keep(peak);
+  for (const [name, built] of Object.entries(baselines)) {
+    if ('file' in built) keep(built.file);
+    else console.log(`without the baseline ${name}: ${built.missing}`);
+  }
 }
 
 /** Node of this version for Linux on x86-64, as npm distributes it. */

@@ -2,7 +2,7 @@
 
 #include <cstdio>
 
-#include "cudnn.h"
+#include "baseline.h"
 #include "own.h"
 #include "peaks.h"
 #include "runtime.h"
@@ -17,9 +17,9 @@ thread_local Status last_error;
 struct State {
   bench::Backend backend;
   bench::Runtime runtime;
-  bench::Cudnn cudnn;
+  bench::Baseline baselines[DRIVER_CONTESTANTS];  // by contestant; that of this library is none
   bench::Problem problem;
-  std::unique_ptr<bench::Contestant> contestants[2];
+  std::unique_ptr<bench::Contestant> contestants[DRIVER_CONTESTANTS];
 };
 State& state() {
   static State& made = *new State;
@@ -48,8 +48,8 @@ int driver_device(char* name, char* instruction_set, uint64_t size, int64_t* mem
 
 int driver_open_runtime(const char* cudart) { return finish(state().runtime.open(cudart)); }
 
-int driver_open_cudnn(const char* baseline, const char* cudnn, int64_t* version) {
-  return finish(state().cudnn.open(baseline, cudnn, version));
+int driver_open_baseline(int32_t contestant, const char* baseline, const char* library, int64_t* version) {
+  return finish(state().baselines[contestant].open(baseline, library, version));
 }
 
 int driver_problem(const driver_shape* shape, const uint16_t* block, int64_t count) {
@@ -72,8 +72,9 @@ int driver_prepare(int32_t contestant) {
   if (s.problem.sets.empty()) return finish("there is no problem on the device");
   auto* made = &s.contestants[contestant];
   if (contestant == DRIVER_OWN) return finish(bench::make_own(s.backend, s.problem, made));
-  if (!s.cudnn.is_open() || !s.runtime.is_open()) return finish("not present");
-  return finish(bench::make_cudnn(s.cudnn, s.runtime, s.backend, s.problem, made));
+  const bench::Baseline& baseline = s.baselines[contestant];
+  if (!baseline.is_open() || !s.runtime.is_open()) return finish("not present");
+  return finish(bench::make_baseline(baseline, s.runtime, s.backend, s.problem, made));
 }
 
 int driver_poison(void) { return finish(bench::poison(state().backend, state().problem)); }

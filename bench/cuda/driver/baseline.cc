@@ -1,15 +1,15 @@
-#include "cudnn.h"
+#include "baseline.h"
 
 namespace bench {
 
 namespace {
 
-class CudnnContestant final : public Contestant {
+class BaselineContestant final : public Contestant {
  public:
-  CudnnContestant(const Cudnn& cudnn, const Runtime& runtime) : cudnn_(cudnn), runtime_(runtime) {}
-  ~CudnnContestant() override {
+  BaselineContestant(const Baseline& baseline, const Runtime& runtime) : baseline_(baseline), runtime_(runtime) {}
+  ~BaselineContestant() override {
     if (graph_) runtime_.cudaGraphExecDestroy(graph_);
-    if (plan_) cudnn_.baseline_plan_destroy(plan_);
+    if (plan_) baseline_.baseline_plan_destroy(plan_);
   }
 
   Status prepare(Backend& backend, const Problem& problem) {
@@ -17,11 +17,11 @@ class CudnnContestant final : public Contestant {
     const baseline_shape shape = {s.batch, s.heads, s.kv_heads, s.queries, s.keys, s.head_dim, 1, s.causal, s.scale, 0};
     char error[512];
     int64_t bytes = 0;
-    if (cudnn_.baseline_plan_create(&shape, &plan_, &bytes, error, sizeof error) != 0) return error;
+    if (baseline_.baseline_plan_create(&shape, &plan_, &bytes, error, sizeof error) != 0) return error;
     if (bytes > 0) {
       if (Status status = backend.allocate(bytes, &workspace_); !status.empty()) return status;
     }
-    // The first execution may load code, which a capture would refuse.
+    // The first execution may do what a capture would refuse.
     if (Status status = execute(problem.sets[0]); !status.empty()) return status;
     if (Status status = runtime_.status(runtime_.cudaStreamSynchronize(runtime_.stream())); !status.empty()) {
       return status;
@@ -43,8 +43,8 @@ class CudnnContestant final : public Contestant {
   Status execute(const Tensors& set) {
     char error[512];
     const int code =
-        cudnn_.baseline_plan_execute(plan_, set.q.data(), set.k.data(), set.v.data(), set.out.data(), set.lse.data(),
-                                     workspace_.data(), runtime_.stream(), error, sizeof error);
+        baseline_.baseline_plan_execute(plan_, set.q.data(), set.k.data(), set.v.data(), set.out.data(), set.lse.data(),
+                                        workspace_.data(), runtime_.stream(), error, sizeof error);
     return code == 0 ? Status() : Status(error);
   }
 
@@ -63,7 +63,7 @@ class CudnnContestant final : public Contestant {
     return status;
   }
 
-  const Cudnn& cudnn_;
+  const Baseline& baseline_;
   const Runtime& runtime_;
   baseline_plan* plan_ = nullptr;
   Memory workspace_;
@@ -72,8 +72,8 @@ class CudnnContestant final : public Contestant {
 
 }  // namespace
 
-Status Cudnn::open(const char* baseline, const char* cudnn, int64_t* version) {
-  Status status = library_.open(baseline);
+Status Baseline::open(const char* path, const char* calls, int64_t* version) {
+  Status status = library_.open(path);
   if (status.empty()) status = library_.find("baseline_open", baseline_open);
   if (status.empty()) status = library_.find("baseline_version", baseline_version);
   if (status.empty()) status = library_.find("baseline_plan_create", baseline_plan_create);
@@ -81,15 +81,15 @@ Status Cudnn::open(const char* baseline, const char* cudnn, int64_t* version) {
   if (status.empty()) status = library_.find("baseline_plan_destroy", baseline_plan_destroy);
   if (!status.empty()) return status;
   char error[512];
-  if (baseline_open(cudnn, error, sizeof error) != 0) return error;
+  if (baseline_open(calls, error, sizeof error) != 0) return error;
   *version = baseline_version();
   open_ = true;
   return {};
 }
 
-Status make_cudnn(const Cudnn& cudnn, const Runtime& runtime, Backend& backend, const Problem& problem,
-                  std::unique_ptr<Contestant>* contestant) {
-  auto made = std::make_unique<CudnnContestant>(cudnn, runtime);
+Status make_baseline(const Baseline& baseline, const Runtime& runtime, Backend& backend, const Problem& problem,
+                     std::unique_ptr<Contestant>* contestant) {
+  auto made = std::make_unique<BaselineContestant>(baseline, runtime);
   Status status = made->prepare(backend, problem);
   if (status.empty()) *contestant = std::move(made);
   return status;

@@ -1,17 +1,18 @@
-// cuDNN, through the baseline library (bench/cudnn).
+// Somebody else's attention, through a baseline library (bench/cuda/baseline.h).
 #pragma once
 
 #include <memory>
 
-#include "../../cudnn/baseline.h"
+#include "../baseline.h"
 #include "contestant.h"
 #include "runtime.h"
 
 namespace bench {
 
-class Cudnn {
+class Baseline {
  public:
-  Status open(const char* baseline, const char* cudnn, int64_t* version);
+  // `calls`: the library that the baseline loads, or null.
+  Status open(const char* path, const char* calls, int64_t* version);
   bool is_open() const { return open_; }
 
   decltype(&::baseline_open) baseline_open = nullptr;
@@ -25,7 +26,7 @@ class Cudnn {
   bool open_ = false;
 };
 
-Status make_cudnn(const Cudnn& cudnn, const Runtime& runtime, Backend& backend, const Problem& problem,
-                  std::unique_ptr<Contestant>* contestant);
+Status make_baseline(const Baseline& baseline, const Runtime& runtime, Backend& backend, const Problem& problem,
+                     std::unique_ptr<Contestant>* contestant);
 
 }  // namespace bench
