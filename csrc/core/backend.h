@@ -166,8 +166,9 @@ typedef struct na_pages {
 typedef struct na_summaries {
   int64_t segment_blocks;
   void* const* const* tables;
-  const int64_t* segments; /* NULL: there are none */
-  const na_tensor* rest;   /* [batch, blocks, kvHeads, features], contiguous */
+  const int64_t* segments;        /* NULL: there are none */
+  const na_tensor* device_tables; /* as those of na_pages, with the number of segments in place of the length */
+  const na_tensor* rest;          /* [batch, blocks, kvHeads, features], contiguous */
 } na_summaries;
 
 /*

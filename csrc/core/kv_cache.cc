@@ -15,7 +15,6 @@ constexpr int64_t kMostSequences = 1024, kMostHeads = 1 << 16, kMostHeadDim = 51
 constexpr int64_t kMostTokens = int64_t{1} << 30, kMostPageTokens = int64_t{1} << 20;
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kLeastSlabBytes = int64_t{1} << 20;
-constexpr int64_t kLeastTable = 16;
 constexpr int64_t kMostBytes = int64_t{1} << 53;
 constexpr int64_t kMostDeviceHeadDim = 256;
 
@@ -70,25 +69,6 @@ class AppendOperation final : public Operation {
  private:
   na_append append_{};
   std::vector<void* const*> entries_;
-};
-
-class PutOperation final : public Operation {
- public:
-  PutOperation(Tensor* to, std::vector<int64_t> places, std::vector<int64_t> values)
-      : Operation(NA_OP_PUT),
-        places_(std::move(places)),
-        values_(std::move(values)),
-        put_{&to->view, places_.data(), values_.data(), static_cast<int64_t>(places_.size())} {
-    args = &put_;
-    retain_tensors();
-  }
-
-  void each_tensor(Visit visit, void* context) const override { visit(context, Tensor::of(put_.to), true); }
-  Operation* clone() const override { return nullptr; }
-
- private:
-  const std::vector<int64_t> places_, values_;
-  const na_put put_;
 };
 
 class CopyRowsOperation final : public Operation {
@@ -210,15 +190,8 @@ int32_t PagePool::take() {
   return page;
 }
 
-Ref<PageTable> PageTable::with(Ref<PageTable> table, int64_t index, void* address) {
-  if (!table || index < table->written_ || index >= table->room_) {
-    Ref<PageTable> next(new PageTable(std::max(kLeastTable, 2 * index)));
-    if (table) std::copy_n(table->entries_.get(), index, next->entries_.get());
-    table = std::move(next);
-  }
-  table->entries_[static_cast<size_t>(index)] = address;
-  table->written_ = index + 1;
-  return table;
+bool PagePool::failed() const {
+  return std::any_of(slabs_.begin(), slabs_.end(), [](const Ref<Tensor>& slab) { return slab->storage->failure(); });
 }
 
 Status KvCache::create(Device* device, const CacheShape& shape, Ref<KvCache>* cache) {
@@ -268,7 +241,8 @@ KvCache::KvCache(Device* device, const CacheShape& shape, Ref<PagePool> pool, Re
       pool_(std::move(pool)),
       nothing_(std::move(nothing)),
       summaries_(std::move(summaries)),
-      sequences_(shape.batch) {}
+      sequences_(shape.batch),
+      device_tables_(device, shape.batch, shape.page_tokens, shape.capacity) {}
 
 KvCache::~KvCache() {
   for (const Ref<Watermark>& mark : watermarks_) mark->cache = nullptr;
@@ -344,7 +318,7 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   // All memory is there before anything is changed or enqueued.
   NA_TRY(stream->room(2 + kListing));
   NA_TRY(pool_->reserve(pages));
-  NA_TRY(reserve_list(grown));
+  NA_TRY(device_tables_.reserve(grown));
   Submission call(stream);
   Ref<Tensor> keys(k);
   if (shape.rotary.theta != 0) NA_TRY(rotate(k, lengths(), &call, &keys));
@@ -358,8 +332,7 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     if (writes_shared(sequence, growth[b])) {
       const int32_t last = sequence.pages.back();
       to.own = pool_->take();
-      sequences_[b].listed_pages =
-          std::min(sequences_[b].listed_pages, static_cast<int64_t>(sequence.pages.size()) - 1);
+      device_tables_.forget(b, static_cast<int64_t>(sequence.pages.size()) - 1);
       operation->copies.push_back({pool_->address(last), pool_->address(to.own), pool_->page_bytes()});
       to.table = PageTable::with(to.table, static_cast<int64_t>(sequence.pages.size()) - 1, pool_->address(to.own));
     }
@@ -372,12 +345,12 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     operation->lengths.push_back(sequence.length);
     operation->counts.push_back(growth[b]);
   }
-  operation->device_tables = device_tables_;
+  operation->device_tables = device_tables_.tensor();
   operation->finish(shape);
-  if (Operation* list = make_list(operation->tables, grown)) call.add(list);
+  if (Operation* list = device_tables_.make_list(operation->tables, grown)) call.add(list);
   call.add(operation);
   const Status status = call.run();
-  if (status.ok()) note_listed(grown);
+  if (status.ok()) device_tables_.note_listed(grown);
   for (size_t b = 0; b < batch; b++) {
     Sequence& sequence = sequences_[b];
     Growth& to = next[b];
@@ -429,7 +402,7 @@ Status KvCache::truncate(const std::vector<int64_t>& lengths) {
       pool_->give_back(sequence.pages.back());
       sequence.pages.pop_back();
     }
-    sequence.listed_pages = std::min(sequence.listed_pages, static_cast<int64_t>(sequence.pages.size()));
+    device_tables_.forget(b, static_cast<int64_t>(sequence.pages.size()));
   }
   return {};
 }
@@ -544,9 +517,7 @@ Ref<Watermark> KvCache::watch() {
   return mark;
 }
 
-int64_t KvCache::bytes() const {
-  return pool_->bytes() + summaries_->bytes() + (device_tables_ ? device_tables_->storage->bytes : 0);
-}
+int64_t KvCache::bytes() const { return pool_->bytes() + summaries_->bytes() + device_tables_.bytes(); }
 
 std::vector<int64_t> KvCache::lengths() const {
   std::vector<int64_t> all;
@@ -584,59 +555,16 @@ Ref<CacheView> KvCache::view() const {
 
 Status KvCache::list_pages(CacheView* view, Submission* call) {
   if (device->host) return {};
-  NA_TRY(reserve_list(view->lengths_));
-  if (Operation* list = make_list(view->held_, view->lengths_)) {
+  NA_TRY(device_tables_.reserve(view->lengths_));
+  if (Operation* list = device_tables_.make_list(view->held_, view->lengths_)) {
     call->add(list);
     call->then([this, lengths = view->lengths_](bool enqueued) {
-      if (enqueued) note_listed(lengths);
+      if (enqueued) device_tables_.note_listed(lengths);
     });
   }
-  view->device_tables_ = device_tables_;
-  view->pages_.device_tables = &device_tables_->view;
+  view->device_tables_ = device_tables_.tensor();
+  view->pages_.device_tables = &device_tables_.tensor()->view;
   return {};
-}
-
-Status KvCache::reserve_list(const std::vector<int64_t>& lengths) {
-  if (device->host) return {};
-  int64_t most = 1;
-  for (int64_t length : lengths) most = std::max(most, pages_for(length));
-  // What could not be written is no list of anything.
-  const bool usable = device_tables_ && !device_tables_->storage->failure();
-  if (usable && most < device_tables_->view.shape[1]) return {};
-  const int64_t room = std::max(kLeastTable, std::min(2 * most, pages_for(shape.capacity)));
-  Ref<Tensor> larger;
-  NA_TRY(Tensor::allocate(device, NA_INT64, {shape.batch, 1 + room}, false, false, &larger));
-  device_tables_ = std::move(larger);
-  for (Sequence& sequence : sequences_) {
-    sequence.listed_length = -1;
-    sequence.listed_pages = 0;
-  }
-  return {};
-}
-
-Operation* KvCache::make_list(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const {
-  if (device->host) return nullptr;
-  const int64_t row = device_tables_->view.stride[0];
-  std::vector<int64_t> places, values;
-  const auto say = [&](int64_t place, int64_t value) {
-    places.push_back(place);
-    values.push_back(value);
-  };
-  for (size_t b = 0; b < lengths.size(); b++) {
-    const int64_t first = static_cast<int64_t>(b) * row;
-    if (sequences_[b].listed_length != lengths[b]) say(first, lengths[b]);
-    for (int64_t i = sequences_[b].listed_pages; i < pages_for(lengths[b]); i++) {
-      say(first + 1 + i, static_cast<int64_t>(reinterpret_cast<intptr_t>(tables[b]->entries()[i])));
-    }
-  }
-  return places.empty() ? nullptr : new PutOperation(device_tables_.get(), std::move(places), std::move(values));
-}
-
-void KvCache::note_listed(const std::vector<int64_t>& lengths) {
-  for (size_t b = 0; b < lengths.size(); b++) {
-    sequences_[b].listed_length = lengths[b];
-    sequences_[b].listed_pages = std::max(sequences_[b].listed_pages, pages_for(lengths[b]));
-  }
 }
 
 Status KvCache::rotate(Tensor* source, std::vector<int64_t> first, Submission* call, Ref<Tensor>* result) const {

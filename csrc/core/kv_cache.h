@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "core/attention.h"
+#include "core/page_table.h"
 #include "core/submission.h"
 
 namespace na {
@@ -48,6 +49,8 @@ class PagePool : public RefCounted {
   int64_t page_bytes() const { return page_bytes_; }
   int64_t bytes() const { return static_cast<int64_t>(addresses_.size()) * page_bytes_; }
   const std::vector<Ref<Tensor>>& slabs() const { return slabs_; }
+  // Whether work that was to write pages has failed: then nobody can tell what is in any of them.
+  bool failed() const;
 
  private:
   Device* const device_;
@@ -62,22 +65,6 @@ class PagePool : public RefCounted {
   // tells what others give back, so many pages have come one by one as were refused.
   int64_t modest_until_ = 0;  // pages
   int64_t held_when_refused_ = 0;
-};
-
-// Addresses of the pages of a sequence, which queued operations read. What they may read does not change: an entry is
-// written once, and whoever needs another value makes a table of his own.
-class PageTable : public RefCounted {
- public:
-  explicit PageTable(int64_t room) : room_(room), entries_(new void*[static_cast<size_t>(room)]) {}
-
-  // The table with that entry, which is this one if it can be. Entries from 0 to index - 1 are there.
-  static Ref<PageTable> with(Ref<PageTable> table, int64_t index, void* address);
-  void* const* entries() const { return entries_.get(); }
-
- private:
-  const int64_t room_;
-  int64_t written_ = 0;
-  const std::unique_ptr<void*[]> entries_;
 };
 
 // What an operation sees of a cache, from its call on.
@@ -102,7 +89,7 @@ class CacheView : public RefCounted {
   std::vector<void* const*> tables_;
   std::vector<int64_t> lengths_;
   std::vector<Ref<Tensor>> slabs_;
-  Ref<Tensor> device_tables_;  // where kernels do not read memory of the host, see KvCache::list_pages()
+  Ref<Tensor> device_tables_;  // see KvCache::list_pages()
   Ref<Tensor> k_, v_;
 };
 
@@ -155,7 +142,7 @@ class KvCache : public RefCounted {
   CacheSummaries& summaries() const { return *summaries_; }
 
   std::vector<int64_t> lengths() const;
-  int64_t bytes() const;  // of pages and summaries
+  int64_t bytes() const;  // of pages and summaries, and of this cache's lists of them on a device
 
   Device* const device;
   const CacheShape shape;
@@ -165,8 +152,6 @@ class KvCache : public RefCounted {
     Ref<PageTable> table;
     std::vector<int32_t> pages;
     int64_t length = 0;
-    // What device_tables_ say, of a device that is not the host: the length, and the first so many of the pages.
-    int64_t listed_length = -1, listed_pages = 0;
   };
   struct Growth;
 
@@ -174,12 +159,6 @@ class KvCache : public RefCounted {
           std::unique_ptr<CacheSummaries> summaries);
   ~KvCache() override;
 
-  // On a device that is not the host, device_tables_ are brought up to tables and lengths in three steps: room for
-  // them, which may be refused; the operation that writes what is missing, null where nothing is; and, once that is
-  // enqueued, a note of it.
-  Status reserve_list(const std::vector<int64_t>& lengths);
-  Operation* make_list(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const;
-  void note_listed(const std::vector<int64_t>& lengths);
   Status check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const;
   Status rotate(Tensor* source, std::vector<int64_t> first, Submission* call, Ref<Tensor>* result) const;
   // Whether so many more tokens begin in a page that others have too.
@@ -192,7 +171,7 @@ class KvCache : public RefCounted {
   const Ref<Storage> nothing_;  // no bytes: what k and v of a view belong to
   const std::unique_ptr<CacheSummaries> summaries_;
   std::vector<Sequence> sequences_;
-  Ref<Tensor> device_tables_;  // see na_pages; this cache's own
+  DeviceTables device_tables_;  // see na_pages; this cache's own
   std::vector<Ref<Watermark>> watermarks_;
 };
 

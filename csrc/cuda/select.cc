@@ -10,12 +10,6 @@ Status check_select(const na_select& select, int64_t* workspace_bytes) {
     return error(NA_ERR_OPTION,
                  "selectors with estimate do not run on CUDA yet: leave estimate out, or use device 'cpu'");
   }
-  if (select.per_query && select.pages) {
-    return error(
-        NA_ERR_OPTION,
-        "pooledPlan with queries 'own' over a KvCache does not run on CUDA yet: leave queries out, or use a cache "
-        "on device 'cpu'");
-  }
   if (select.per_query) {
     const int64_t rows = select.out->batch * select.out->heads;
     if (select.out->queries > INT32_MAX / rows) {
