@@ -205,7 +205,7 @@ export class KvCache {
 
   /**
    * Bytes of the pages that this cache and its forks hold together, in use or kept for reuse, and of what is kept to
-   * select from them: see {@link pagePlan} and {@link pooledPlan}. On CUDA also those of this cache's list of pages.
+   * select from them: see {@link pagePlan} and {@link pooledPlan}. On CUDA also those of this cache's lists of either.
    */
   get bytes(): number {
     return native.kvCacheBytes(this.#use());

@@ -239,7 +239,6 @@ export interface PageOptions extends SelectorOptions {}
  *
  * A cache keeps the largest and smallest elements of its pages from the first call on, in segments of 256 tokens: 2/keyBlock
  * of the elements of its keys, in its dtype, counted by `cache.bytes`. A call then makes those of what was appended since.
- * On CUDA nothing is kept yet, and each call makes those of all keys.
  *
  * @param k as for {@link hipPlan}.
  * @throws AttentionError before anything is enqueued; ERR_OPTION for a cache inside `capture`.

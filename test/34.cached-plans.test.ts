@@ -182,6 +182,7 @@ describe.each(makes)('%s', (name, make) => {
       [130, false],
       [130, true],
     ] as const) {
+      if (estimate && name.endsWith('own')) continue; // is refused
       using q = tensorOf(queriesOf(random, count), sizes.dtype);
       const given = { ...options, estimate };
       const results = [

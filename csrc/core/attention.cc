@@ -302,7 +302,7 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   Device* device = a.q->device();
   NA_TRY(stream->check_device(device, "q"));
   const SparsePlan* estimating = estimating_plan(a);
-  NA_TRY(stream->room(1 + (estimating ? 2 : 0) + (a.cache ? 1 + KvCache::kListing : 0)));
+  NA_TRY(stream->room(1 + (estimating ? 2 * CacheSummaries::kMaking : 0) + (a.cache ? 1 + KvCache::kListing : 0)));
   for (const Named& tensor : {q, k, v}) NA_TRY(check_tokens(tensor, q, 4, 3 + NA_MAX_AXES));
   NA_TRY(check_keys(q, k, v));
   if (estimating) NA_TRY(check_estimate(a));

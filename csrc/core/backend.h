@@ -166,8 +166,9 @@ typedef struct na_pages {
 typedef struct na_summaries {
   int64_t segment_blocks;
   void* const* const* tables;
-  const int64_t* segments; /* NULL: there are none */
-  const na_tensor* rest;   /* [batch, blocks, kvHeads, features], contiguous */
+  const int64_t* segments;        /* NULL: there are none */
+  const na_tensor* device_tables; /* as those of na_pages, with the number of segments in place of the length */
+  const na_tensor* rest;          /* [batch, blocks, kvHeads, features], contiguous */
 } na_summaries;
 
 /*
@@ -442,8 +443,8 @@ typedef struct na_inspect {
   void* workspace;
 } na_inspect;
 
-/* dst = src, converted to the dtype of dst; equal shapes, any strides. One of the two may be in host memory, which then
-   nobody else reads or writes until done. */
+/* dst = src, converted to the dtype of dst; equal shapes, any strides. One of the two may be in host memory; unless it
+   is pinned, nobody else reads or writes that until done. */
 typedef struct na_copy {
   const na_tensor *src, *dst;
   void* workspace; /* on the device */

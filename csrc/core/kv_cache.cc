@@ -17,7 +17,6 @@ constexpr int64_t kAlignment = 64;
 constexpr int64_t kLeastSlabBytes = int64_t{1} << 20;
 constexpr int64_t kMostSpareBytes = int64_t{1}
                                     << 26;  // of pinned memory, which takes the caller time for each page of it
-constexpr int64_t kLeastTable = 16;
 constexpr int64_t kMostBytes = int64_t{1} << 53;
 constexpr int64_t kMostDeviceHeadDim = 256;
 
@@ -82,25 +81,6 @@ class AppendOperation final : public Operation {
  private:
   na_append append_{};
   std::vector<void* const*> entries_;
-};
-
-class PutOperation final : public Operation {
- public:
-  PutOperation(Tensor* to, std::vector<int64_t> places, std::vector<int64_t> values)
-      : Operation(NA_OP_PUT),
-        places_(std::move(places)),
-        values_(std::move(values)),
-        put_{&to->view, places_.data(), values_.data(), static_cast<int64_t>(places_.size())} {
-    args = &put_;
-    retain_tensors();
-  }
-
-  void each_tensor(Visit visit, void* context) const override { visit(context, Tensor::of(put_.to), true); }
-  Operation* clone() const override { return nullptr; }
-
- private:
-  const std::vector<int64_t> places_, values_;
-  const na_put put_;
 };
 
 class CopyRowsOperation final : public Operation {
@@ -223,15 +203,8 @@ int32_t PagePool::take() {
   return page;
 }
 
-Ref<PageTable> PageTable::with(Ref<PageTable> table, int64_t index, void* address) {
-  if (!table || index < table->written_ || index >= table->room_) {
-    Ref<PageTable> next(new PageTable(std::max(kLeastTable, 2 * index)));
-    if (table) std::copy_n(table->entries_.get(), index, next->entries_.get());
-    table = std::move(next);
-  }
-  table->entries_[static_cast<size_t>(index)] = address;
-  table->written_ = index + 1;
-  return table;
+bool PagePool::failed() const {
+  return std::any_of(slabs_.begin(), slabs_.end(), [](const Ref<Tensor>& slab) { return slab->storage->failure(); });
 }
 
 Status KvCache::create(Device* device, const CacheShape& shape, Ref<KvCache>* cache) {
@@ -301,7 +274,8 @@ KvCache::KvCache(Device* device, Device* page_device, const CacheShape& shape, R
       copies_(std::move(copies)),
       nothing_(std::move(nothing)),
       summaries_(std::move(summaries)),
-      sequences_(shape.batch) {}
+      sequences_(shape.batch),
+      device_tables_(device, shape.batch, shape.page_tokens, shape.capacity) {}
 
 KvCache::~KvCache() {
   for (const Ref<Watermark>& mark : watermarks_) mark->cache = nullptr;
@@ -382,8 +356,8 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   NA_TRY(stream->room(4 + kListing));
   NA_TRY(pool_->reserve(pages));
   NA_TRY(reserve_copies(grown));
-  NA_TRY(reserve_list(grown));
-  Ref<Tensor> targets = device_tables_;
+  NA_TRY(device_tables_.reserve(grown));
+  Ref<Tensor> targets = device_tables_.tensor();
   if (copies_) NA_TRY(allocate_targets(grown, &targets));
   Submission call(stream);
   Ref<Tensor> keys(k);
@@ -399,8 +373,7 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
     if (writes_shared(sequence, growth[b])) {
       const int32_t last = sequence.pages.back();
       to.own = pool_->take();
-      sequences_[b].listed_pages =
-          std::min(sequences_[b].listed_pages, static_cast<int64_t>(sequence.pages.size()) - 1);
+      device_tables_.forget(b, static_cast<int64_t>(sequence.pages.size()) - 1);
       operation->copies.push_back({pool_->address(last), pool_->address(to.own), pool_->page_bytes()});
       to.table = PageTable::with(to.table, static_cast<int64_t>(sequence.pages.size()) - 1, pool_->address(to.own));
     }
@@ -427,14 +400,14 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   call.add(operation);
   if (copied) call.add(copied);
   const Status status = call.run();
-  if (status.ok()) note_listed(grown);
+  if (status.ok()) device_tables_.note_listed(grown);
   for (size_t b = 0; b < batch; b++) {
     Sequence& sequence = sequences_[b];
     Growth& to = next[b];
     if (!status.ok()) {
       if (to.own >= 0) pool_->give_back(to.own);
       for (int32_t page : to.added) pool_->give_back(page);
-      for (int64_t page : to.copied) drop_copy(&sequence, page);
+      for (int64_t page : to.copied) drop_copy(b, page);
       if (copies_) sequence.copies.resize(sequence.pages.size());
       continue;
     }
@@ -463,9 +436,9 @@ Status KvCache::reserve_copies(const std::vector<int64_t>& grown) {
     if (grown[b] == sequence.length) continue;
     const auto pages = static_cast<int64_t>(sequence.pages.size());
     const int64_t first = std::max(pages_for(shape.resident.sink), window_page(sequence.length));
-    for (int64_t i = first; i < std::min(window_page(grown[b]), pages); i++) drop_copy(&sequence, i);
+    for (int64_t i = first; i < std::min(window_page(grown[b]), pages); i++) drop_copy(b, i);
     // Of a page that others have too, the copy is theirs as well.
-    if (writes_shared(sequence, grown[b] - sequence.length)) drop_copy(&sequence, pages - 1);
+    if (writes_shared(sequence, grown[b] - sequence.length)) drop_copy(b, pages - 1);
     each_resident(grown[b], [&](int64_t i) {
       if (i >= pages || sequence.copies[static_cast<size_t>(i)] < 0) missing++;
     });
@@ -473,11 +446,11 @@ Status KvCache::reserve_copies(const std::vector<int64_t>& grown) {
   return copies_->reserve(missing);
 }
 
-void KvCache::drop_copy(Sequence* sequence, int64_t page) {
-  int32_t& copy = sequence->copies[static_cast<size_t>(page)];
+void KvCache::drop_copy(size_t b, int64_t page) {
+  int32_t& copy = sequences_[b].copies[static_cast<size_t>(page)];
   if (copy < 0) return;
   copies_->give_back(std::exchange(copy, -1));
-  sequence->listed_pages = std::min(sequence->listed_pages, page);
+  device_tables_.forget(b, page);
 }
 
 // The tokens of the window are written to their copies as to their pages. A copy that lacks tokens before these is made
@@ -505,7 +478,7 @@ Operation* KvCache::append_copies(Tensor* k, Tensor* v, const std::vector<Ref<Pa
       int32_t& copy = sequence.copies[static_cast<size_t>(i)];
       if (copy < 0) {
         copy = copies_->take();
-        sequence.listed_pages = std::min(sequence.listed_pages, i);
+        device_tables_.forget(b, i);
         (*growths)[b].copied.push_back(i);
       } else if (skipped == 0 || i != sequence.length / shape.page_tokens) {
         return;  // it lacks none of the tokens before those
@@ -514,7 +487,7 @@ Operation* KvCache::append_copies(Tensor* k, Tensor* v, const std::vector<Ref<Pa
       operation->copies.push_back({tables[b]->entries()[i], copies_->address(copy), copies_->page_bytes()});
     });
   }
-  operation->device_tables = device_tables_;
+  operation->device_tables = device_tables_.tensor();
   operation->finish(shape);
   return operation;
 }
@@ -558,13 +531,13 @@ Status KvCache::truncate(const std::vector<int64_t>& lengths) {
     sequence.length = lengths[b];
     while (static_cast<int64_t>(sequence.pages.size()) > pages_for(sequence.length)) {
       if (copies_) {
-        drop_copy(&sequence, static_cast<int64_t>(sequence.pages.size()) - 1);
+        drop_copy(b, static_cast<int64_t>(sequence.pages.size()) - 1);
         sequence.copies.pop_back();
       }
       pool_->give_back(sequence.pages.back());
       sequence.pages.pop_back();
     }
-    sequence.listed_pages = std::min(sequence.listed_pages, static_cast<int64_t>(sequence.pages.size()));
+    device_tables_.forget(b, static_cast<int64_t>(sequence.pages.size()));
   }
   return {};
 }
@@ -688,8 +661,7 @@ Ref<Watermark> KvCache::watch() {
 }
 
 int64_t KvCache::bytes() const {
-  return pool_->bytes() + (copies_ ? copies_->bytes() : 0) + summaries_->bytes() +
-         (device_tables_ ? device_tables_->storage->bytes : 0);
+  return pool_->bytes() + (copies_ ? copies_->bytes() : 0) + summaries_->bytes() + device_tables_.bytes();
 }
 
 int64_t KvCache::device_bytes() const {
@@ -734,60 +706,23 @@ Ref<CacheView> KvCache::view() const {
 
 Status KvCache::list_pages(CacheView* view, Submission* call) {
   if (device->host) return {};
-  NA_TRY(reserve_list(view->lengths_));
+  NA_TRY(device_tables_.reserve(view->lengths_));
   if (Operation* list = make_list(view->held_, view->lengths_)) {
     call->add(list);
     call->then([this, lengths = view->lengths_](bool enqueued) {
-      if (enqueued) note_listed(lengths);
+      if (enqueued) device_tables_.note_listed(lengths);
     });
   }
-  view->device_tables_ = device_tables_;
-  view->pages_.device_tables = &device_tables_->view;
-  return {};
-}
-
-Status KvCache::reserve_list(const std::vector<int64_t>& lengths) {
-  if (device->host) return {};
-  int64_t most = 1;
-  for (int64_t length : lengths) most = std::max(most, pages_for(length));
-  // What could not be written is no list of anything.
-  const bool usable = device_tables_ && !device_tables_->storage->failure();
-  if (usable && most < device_tables_->view.shape[1]) return {};
-  const int64_t room = std::max(kLeastTable, std::min(2 * most, pages_for(shape.capacity)));
-  Ref<Tensor> larger;
-  NA_TRY(Tensor::allocate(device, NA_INT64, {shape.batch, 1 + room}, false, false, &larger));
-  device_tables_ = std::move(larger);
-  for (Sequence& sequence : sequences_) {
-    sequence.listed_length = -1;
-    sequence.listed_pages = 0;
-  }
+  view->device_tables_ = device_tables_.tensor();
+  view->pages_.device_tables = &device_tables_.tensor()->view;
   return {};
 }
 
 Operation* KvCache::make_list(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const {
-  if (device->host) return nullptr;
-  const int64_t row = device_tables_->view.stride[0];
-  std::vector<int64_t> places, values;
-  const auto say = [&](int64_t place, int64_t value) {
-    places.push_back(place);
-    values.push_back(value);
-  };
-  for (size_t b = 0; b < lengths.size(); b++) {
-    const int64_t first = static_cast<int64_t>(b) * row;
-    if (sequences_[b].listed_length != lengths[b]) say(first, lengths[b]);
-    for (int64_t i = sequences_[b].listed_pages; i < pages_for(lengths[b]); i++) {
-      const int32_t copy = copies_ ? sequences_[b].copies[static_cast<size_t>(i)] : -1;
-      say(first + 1 + i, number_of(copy >= 0 ? copies_->address(copy) : tables[b]->entries()[i]));
-    }
-  }
-  return places.empty() ? nullptr : new PutOperation(device_tables_.get(), std::move(places), std::move(values));
-}
-
-void KvCache::note_listed(const std::vector<int64_t>& lengths) {
-  for (size_t b = 0; b < lengths.size(); b++) {
-    sequences_[b].listed_length = lengths[b];
-    sequences_[b].listed_pages = std::max(sequences_[b].listed_pages, pages_for(lengths[b]));
-  }
+  return device_tables_.make_list(lengths, [&](size_t b, int64_t page) -> const void* {
+    const int32_t copy = copies_ ? sequences_[b].copies[static_cast<size_t>(page)] : -1;
+    return copy >= 0 ? copies_->address(copy) : tables[b]->entries()[page];
+  });
 }
 
 Status KvCache::rotate(Tensor* source, std::vector<int64_t> first, Submission* call, Ref<Tensor>* result) const {

@@ -12,6 +12,7 @@
 #include <memory>
 
 #include "core/attention.h"
+#include "core/page_table.h"
 #include "core/submission.h"
 
 namespace na {
@@ -61,6 +62,8 @@ class PagePool : public RefCounted {
   int64_t page_bytes() const { return page_bytes_; }
   int64_t bytes() const { return static_cast<int64_t>(addresses_.size()) * page_bytes_; }
   const std::vector<Ref<Tensor>>& slabs() const { return slabs_; }
+  // Whether work that was to write pages has failed: then nobody can tell what is in any of them.
+  bool failed() const;
 
  private:
   Device* const device_;
@@ -76,22 +79,6 @@ class PagePool : public RefCounted {
   // tells what others give back, so many pages have come one by one as were refused.
   int64_t modest_until_ = 0;  // pages
   int64_t held_when_refused_ = 0;
-};
-
-// Addresses of the pages of a sequence, which queued operations read. What they may read does not change: an entry is
-// written once, and whoever needs another value makes a table of his own.
-class PageTable : public RefCounted {
- public:
-  explicit PageTable(int64_t room) : room_(room), entries_(new void*[static_cast<size_t>(room)]) {}
-
-  // The table with that entry, which is this one if it can be. Entries from 0 to index - 1 are there.
-  static Ref<PageTable> with(Ref<PageTable> table, int64_t index, void* address);
-  void* const* entries() const { return entries_.get(); }
-
- private:
-  const int64_t room_;
-  int64_t written_ = 0;
-  const std::unique_ptr<void*[]> entries_;
 };
 
 // What an operation sees of a cache, from its call on.
@@ -118,7 +105,7 @@ class CacheView : public RefCounted {
   std::vector<void* const*> tables_;
   std::vector<int64_t> lengths_;
   std::vector<Ref<Tensor>> slabs_, resident_slabs_;
-  Ref<Tensor> device_tables_;  // where kernels do not read memory of the host, see KvCache::list_pages()
+  Ref<Tensor> device_tables_;  // see KvCache::list_pages()
   Ref<Tensor> k_, v_;
 };
 
@@ -171,7 +158,7 @@ class KvCache : public RefCounted {
   CacheSummaries& summaries() const { return *summaries_; }
 
   std::vector<int64_t> lengths() const;
-  int64_t bytes() const;         // of pages, their copies, lists and summaries
+  int64_t bytes() const;         // of pages, their copies and summaries, and of this cache's lists of them on a device
   int64_t device_bytes() const;  // of these, in memory of a GPU
 
   Device* const device;
@@ -184,8 +171,6 @@ class KvCache : public RefCounted {
     std::vector<int32_t> pages;
     std::vector<int32_t> copies;  // with a resident part: of each page that on the device, or -1
     int64_t length = 0;
-    // What device_tables_ say, of a device that is not the host: the length, and the first so many of the pages.
-    int64_t listed_length = -1, listed_pages = 0;
   };
   struct Growth;
 
@@ -193,18 +178,14 @@ class KvCache : public RefCounted {
           Ref<Storage> nothing, std::unique_ptr<CacheSummaries> summaries);
   ~KvCache() override;
 
-  // On a device that is not the host, device_tables_ are brought up to tables and lengths in three steps: room for
-  // them, which may be refused; the operation that writes what is missing, null where nothing is; and, once that is
-  // enqueued, a note of it.
-  Status reserve_list(const std::vector<int64_t>& lengths);
+  // What device_tables_ lack of these; null where nothing.
   Operation* make_list(const std::vector<Ref<PageTable>>& tables, const std::vector<int64_t>& lengths) const;
-  void note_listed(const std::vector<int64_t>& lengths);
 
   // The resident part, when sequences have grown to these lengths. Copies that are no longer of it are dropped, and
   // there is room for those to come.
   Status allocate_targets(const std::vector<int64_t>& grown, Ref<Tensor>* targets) const;
   Status reserve_copies(const std::vector<int64_t>& grown);
-  void drop_copy(Sequence* sequence, int64_t page);
+  void drop_copy(size_t sequence, int64_t page);
   // The first page of which there is a copy for the sake of the window.
   int64_t window_page(int64_t length) const {
     return std::max<int64_t>(0, length - shape.resident.window) / shape.page_tokens;
@@ -233,7 +214,7 @@ class KvCache : public RefCounted {
   const Ref<Storage> nothing_;  // no bytes: what k and v of a view belong to
   const std::unique_ptr<CacheSummaries> summaries_;
   std::vector<Sequence> sequences_;
-  Ref<Tensor> device_tables_;  // see na_pages; this cache's own
+  DeviceTables device_tables_;  // see na_pages; this cache's own
   std::vector<Ref<Watermark>> watermarks_;
 };
 

@@ -20,10 +20,7 @@ class PoolOperation final : public Operation {
     if (cache_) {
       cache_->each_tensor([&](Tensor* tensor) { visit(context, tensor, false); });
     }
-    // What is there already it does not even read.
-    summaries_->each_tensor([&](Tensor* tensor, bool written) {
-      if (written) visit(context, tensor, true);
-    });
+    summaries_->each_tensor([&](Tensor* tensor, bool written) { visit(context, tensor, written); });
   }
   Operation* clone() const override { return new PoolOperation(*this); }
 
@@ -76,12 +73,15 @@ void Summaries::add_segments(Ref<PageTable> table, int64_t first, int64_t count)
   segments_.push_back(count);
 }
 
-void Summaries::keep_segments(int64_t blocks, const std::vector<Ref<Tensor>>& slabs, bool written) {
+void Summaries::keep_segments(int64_t blocks, const std::vector<Ref<Tensor>>& slabs, bool written,
+                              const Ref<Tensor>& device_tables) {
   slabs_ = slabs;
   written_ = written;
+  device_tables_ = device_tables;
   view_.segment_blocks = blocks;
   view_.tables = tables_.data();
   view_.segments = segments_.data();
+  view_.device_tables = device_tables_ ? &device_tables_->view : nullptr;
 }
 
 Status pool(Tensor* tokens, const SummarySpec& spec, Submission* call, Ref<Summaries>* summaries) {

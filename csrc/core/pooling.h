@@ -30,9 +30,10 @@ class Summaries : public RefCounted {
 
   // What a cache keeps: for each sequence a table with `count` segments, of which the first ones are there already.
   void add_segments(Ref<PageTable> table, int64_t first, int64_t count);
-  // To be called once all have been added. `written`: any of them are to be made.
-  void keep_segments(int64_t blocks, const std::vector<Ref<Tensor>>& slabs, bool written);
-  const Ref<PageTable>& table(size_t batch) const { return held_[batch]; }
+  // To be called once all have been added. `written`: any of them are to be made. `device_tables`: see na_summaries.
+  void keep_segments(int64_t blocks, const std::vector<Ref<Tensor>>& slabs, bool written,
+                     const Ref<Tensor>& device_tables);
+  const std::vector<Ref<PageTable>>& tables() const { return held_; }
   const int64_t* first() const { return view_.segments ? first_.data() : nullptr; }
 
   // Every tensor, and whether making the summaries writes it.
@@ -40,6 +41,7 @@ class Summaries : public RefCounted {
   void each_tensor(const Visit& visit) const {
     visit(rest_.get(), true);
     for (const Ref<Tensor>& slab : slabs_) visit(slab.get(), written_);
+    if (device_tables_) visit(device_tables_.get(), false);
   }
 
  private:
@@ -48,6 +50,7 @@ class Summaries : public RefCounted {
   std::vector<void* const*> tables_;
   std::vector<int64_t> first_, segments_;
   std::vector<Ref<Tensor>> slabs_;
+  Ref<Tensor> device_tables_;
   bool written_ = false;
   na_summaries view_{};
 };

@@ -266,7 +266,8 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   const na_tensor &q = a.q->view, &k = a.k->view;
   Device* device = a.q->device();
   NA_TRY(stream->check_device(device, "q"));
-  NA_TRY(stream->room(4 + KvCache::kListing));  // copies of q and k, or rotated queries; to pool, to select
+  // Rotated queries, or copies of q and k; to pool, to select.
+  NA_TRY(stream->room(a.cache ? KvCache::kListing + CacheSummaries::kMaking + 2 : 4));
   NA_TRY(check_rows("q", *a.q));
   if (a.cache && q.rank != 4) {
     return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",

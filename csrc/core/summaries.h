@@ -3,7 +3,8 @@
 //
 // Summaries come in segments of 256 tokens, which are made once their tokens are all there, and never changed: so
 // appending costs nothing, truncating only gives segments up, and forks share them. What is missing is made when
-// somebody wants it, and with it, for that call alone, the summaries of the tokens behind the last segment.
+// somebody wants it, and with it, for that call alone, the summaries of the tokens behind the last segment. Kernels of
+// a device find segments as they find pages: by a list in its memory.
 #pragma once
 
 #include "core/kv_cache.h"
@@ -24,6 +25,7 @@ struct SummaryKind {
 // The memory of all kinds, shared by the forks of a cache.
 class SummaryPools : public RefCounted {
  public:
+  // A new pool in place of one with memory that could not be written.
   Ref<PagePool> pool_of(const SummaryKind& kind, Device* device, int64_t segment_bytes, int64_t most);
   int64_t bytes() const;
 
@@ -43,11 +45,13 @@ class CacheSummaries {
   CacheSummaries& operator=(const CacheSummaries&) = delete;
   ~CacheSummaries();
 
-  // Of all tokens that `view`, which is of this cache, has now. What is new is kept once the call is enqueued.
+  // Of all tokens that `view`, which is of this cache, has now, its pages listed. What is new is kept once the call is
+  // enqueued. Operations that it takes: kMaking at most.
   Status make(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call, Ref<Summaries>* summaries);
+  static constexpr uint64_t kMaking = 2;
   void truncate(const std::vector<int64_t>& lengths);
   std::unique_ptr<CacheSummaries> fork() const;
-  int64_t bytes() const { return pools_->bytes(); }
+  int64_t bytes() const;  // of all that forks hold together, and of this one's lists
 
  private:
   struct Sequence {
@@ -58,12 +62,11 @@ class CacheSummaries {
     SummaryKind kind;
     Ref<PagePool> pool;
     std::vector<Sequence> sequences;
+    DeviceTables list;
   };
 
   Kept& kept_of(const SummaryKind& kind);
-  // On devices that are not the host nothing is kept yet: each call makes what stands for all blocks. `view` has its
-  // pages listed.
-  Status make_all(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call, Ref<Summaries>* summaries);
+  DeviceTables empty_list() const;
   int64_t columns(const SummaryKind& kind) const { return kind.values ? shape_.value_dim : shape_.head_dim; }
 
   Device* const device_;

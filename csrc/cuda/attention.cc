@@ -51,6 +51,8 @@ struct Plan {
   PlanRow* plan_rows = nullptr;  // what is made of the plan first
   PlanBlock* plan_blocks = nullptr;
   std::optional<Estimate> estimate;  // of what the plan does not list
+  Grids cut;                         // by which these are cut, of all heads; none: they are not
+  uint32_t* cut_bitmaps = nullptr;
   int64_t workspace_bytes = 0;
 };
 
@@ -123,7 +125,8 @@ class Planner {
     p.softcap = call_.softcap;
     p.lse = static_cast<float*>(lse());
     p.left = p.right = kUnlimited;
-    NA_TRY(find_grids(call_, &plan->grids));
+    const na_plan* const sparse = plan_of(call_);
+    NA_TRY(find_grids(call_, sparse ? &plan->cut : &plan->grids));
     const bool on_grid = plan->grids.count > 0;
     if (!on_grid) {
       p.q = input(q, &p.q_strides);
@@ -148,7 +151,7 @@ class Planner {
       plan->extra_hopper = hopper(plan->extra);
     }
     add_masks(&p);
-    if (const na_plan* sparse = plan_of(call_)) take_plan(*sparse, &p);
+    if (sparse) take_plan(*sparse, &p);
     add_biases(call_, &p);
     add_sequences(&p);
     add_pages(&p);
@@ -263,6 +266,9 @@ class Planner {
     add_plan(sparse, p);
     p->plan.rows = plan_->plan_rows;
     p->plan.blocks = plan_->plan_blocks;
+    if (plan_->cut.count == 0) return;
+    plan_->cut_bitmaps = static_cast<uint32_t*>(take(cut_words(sparse) * int64_t{sizeof(uint32_t)}));
+    p->plan.bitmaps = plan_->cut_bitmaps;
   }
 
   int64_t plan_parts(const Problem& p, int64_t keys) const {
@@ -420,6 +426,9 @@ cudaError_t attention(const Device& device, const na_attention& call, cudaStream
     if (!then(copy_all(*dense.view, dense_view(*dense.view, dense.view->dtype, dense.data), stream))) return result;
   }
   if (plan.sparse && !then(unfold_plan(*plan.sparse, plan.plan_rows, plan.plan_blocks, stream))) return result;
+  for (const Grid& grid : plan.cut) {
+    if (!then(cut_plan(*plan.sparse, grid, plan.plan_rows, plan.plan_blocks, plan.cut_bitmaps, stream))) return result;
+  }
   if (!then(run_keys(plan, stream))) return result;
   if (plan.estimate && !then(attention_over_means(*plan.estimate, plan.element, stream))) return result;
   if (plan.extra.keys > 0 && !then(run(plan, plan.extra, plan.extra_hopper, stream))) return result;

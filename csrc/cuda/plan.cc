@@ -21,12 +21,12 @@ Status check_plan(const na_attention& call) {
   if (!plan) return {};
   if (plan->estimate) NA_TRY(check_estimate(call));
   NA_TRY(check_grid(call));  // a grid has room for no more
-  Grids grids;               // none where no neighborhood hides anything: then it is as if there were none
+  Grids grids;
   NA_TRY(find_grids(call, &grids));
-  if (grids.count == 0) return {};
+  if (grids.count <= 1) return {};
   return error(NA_ERR_OPTION,
-               "mask: a neighborhood and a SparsePlan together do not run on CUDA yet: put both into one plan, or use "
-               "device 'cpu'");
+               "mask: a neighborhood that differs from head to head does not run on CUDA beside a SparsePlan yet: give "
+               "all heads one, or use device 'cpu'");
 }
 
 void add_plan(const na_plan& plan, Problem* problem) {

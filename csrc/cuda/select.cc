@@ -6,12 +6,6 @@ namespace na::cuda {
 
 // What was pooled need not be there yet: this is asked before anything is enqueued.
 Status check_select(const na_select& select, int64_t* workspace_bytes) {
-  if (select.per_query && select.pages) {
-    return error(
-        NA_ERR_OPTION,
-        "pooledPlan with queries 'own' over a KvCache does not run on CUDA yet: leave queries out, or use a cache "
-        "on device 'cpu'");
-  }
   if (select.per_query) {
     const int64_t rows = select.out->batch * select.out->heads;
     if (select.out->queries > INT32_MAX / rows) {

@@ -1,5 +1,6 @@
 #include "arch/enqueue.h"
 #include "attention/plan.h"
+#include "tile/grid_score.h"
 
 namespace na::cuda {
 
@@ -88,6 +89,88 @@ cudaError_t unfold_plan(const na_plan& plan, PlanRow* rows, PlanBlock* blocks, c
   words.to_blocks = blocks;
   const int64_t needed = std::min((words.rows + kPlanWarps - 1) / kPlanWarps, kMostPlanGroups);
   return enqueue_kernel(unfold_plan_kernel, dim3(static_cast<unsigned>(needed)), 32 * kPlanWarps, stream, words);
+}
+
+struct PlanCut {
+  PlanRow* rows;
+  PlanBlock* blocks;
+  const uint32_t* from;  // the bitmaps of the plan, and how many there are
+  int32_t from_count;
+  uint32_t* to;
+  int64_t row_count;
+  int32_t queries, keys, tiles, query_tile, key_block;
+  Grid grid;
+};
+
+__device__ inline Place coordinates_of(const Grid& grid, int32_t token) {
+  const int32_t rest = token / grid.extent[2];
+  return {{rest / grid.extent[1], rest % grid.extent[1], token % grid.extent[2]}};
+}
+
+// A warp has a row at a time, and each lane one of 32 queries, for all of which a ballot makes a word of a bitmap.
+// Blocks of which nothing is left are left out.
+__global__ void __launch_bounds__(32 * kPlanWarps) cut_plan_kernel(const __grid_constant__ PlanCut cut) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t warps = static_cast<int64_t>(gridDim.x) * kPlanWarps;
+  const int32_t rows = 1 << cut.query_tile, keys = 1 << cut.key_block, words = (rows + 31) / 32;
+  for (int64_t n = static_cast<int64_t>(blockIdx.x) * kPlanWarps + threadIdx.x / 32; n < cut.row_count; n += warps) {
+    const PlanRow row = cut.rows[n];
+    const int32_t first = static_cast<int32_t>(n % cut.tiles) << cut.query_tile;
+    int32_t kept = 0;
+#pragma unroll 1
+    for (int32_t i = 0; i < row.count; i++) {
+      const PlanBlock block = cut.blocks[row.begin + i];
+      const int64_t bitmap = int64_t{keys} * words;
+      const uint32_t* const from =
+          block.bitmap >= 0 && block.bitmap < cut.from_count ? cut.from + block.bitmap * bitmap : nullptr;
+      uint32_t* const to = cut.to + (row.begin + kept) * bitmap;
+      uint32_t any = 0;
+#pragma unroll 1
+      for (int32_t word = 0; word < words; word++) {
+        const int32_t own = 32 * word + lane, query = first + own;
+        const bool there = own < rows && query < cut.queries;
+        const Place at = coordinates_of(cut.grid, there ? query : 0);
+#pragma unroll 1
+        for (int32_t key = 0; key < keys; key++) {
+          bool sees = there && block.key + key < cut.keys;
+          const Place of = coordinates_of(cut.grid, min(block.key + key, cut.keys - 1));
+#pragma unroll 1
+          for (int32_t m = 0; m < cut.grid.neighborhood_count; m++) {
+            sees &= !hides(cut.grid, cut.grid.neighborhoods[m], at.at, of.at);
+          }
+          uint32_t seen = __ballot_sync(kWholeWarp, sees);
+          if (from) seen &= from[key * words + word];
+          if (lane == 0) to[key * words + word] = seen;
+          any |= seen;
+        }
+      }
+      if (any == 0) continue;
+      if (lane == 0) cut.blocks[row.begin + kept] = {block.key, row.begin + kept};
+      kept++;
+    }
+    if (lane == 0) cut.rows[n] = {row.begin, 0, kept};
+  }
+}
+
+cudaError_t cut_plan(const na_plan& plan, const Grid& grid, PlanRow* rows, PlanBlock* blocks, uint32_t* bitmaps,
+                     cudaStream_t stream) {
+  PlanCut cut{};
+  cut.rows = rows;
+  cut.blocks = blocks;
+  if (plan.bitmaps) {
+    cut.from = static_cast<const uint32_t*>(plan.bitmaps->data);
+    cut.from_count = static_cast<int32_t>(plan.bitmaps->shape[0]);
+  }
+  cut.to = bitmaps;
+  cut.row_count = plan.offsets->shape[0] - 1;
+  cut.queries = static_cast<int32_t>(plan.queries);
+  cut.keys = static_cast<int32_t>(plan.keys);
+  cut.tiles = static_cast<int32_t>((plan.queries + plan.query_tile - 1) / plan.query_tile);
+  cut.query_tile = exponent(plan.query_tile);
+  cut.key_block = exponent(plan.key_block);
+  cut.grid = grid;
+  const int64_t needed = std::min((cut.row_count + kPlanWarps - 1) / kPlanWarps, kMostPlanGroups);
+  return enqueue_kernel(cut_plan_kernel, dim3(static_cast<unsigned>(needed)), 32 * kPlanWarps, stream, cut);
 }
 
 }  // namespace na::cuda

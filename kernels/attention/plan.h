@@ -21,6 +21,14 @@ cudaError_t unfold_plan(const na_plan& plan, PlanRow* rows, PlanBlock* blocks, c
 cudaError_t attention_over_tiles(const Problem& problem, Element element, int32_t first, int32_t end,
                                  cudaStream_t stream);
 
+// Enqueues what leaves of such rows and blocks only what neighborhoods show, of which `grid` says extents and settings:
+// every block gets a bitmap of its own, in `bitmaps`, which are as many words as cut_words() says.
+cudaError_t cut_plan(const na_plan& plan, const Grid& grid, PlanRow* rows, PlanBlock* blocks, uint32_t* bitmaps,
+                     cudaStream_t stream);
+inline int64_t cut_words(const na_plan& plan) {
+  return plan.entries->shape[0] * plan.key_block * ((plan.query_tile + 31) / 32);
+}
+
 // How the queries of a plan become tiles of at most so many rows: each tile has queries of one row of the plan, and
 // heads that share its pattern and a key head.
 struct PlanTiling {

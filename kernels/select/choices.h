@@ -29,8 +29,9 @@ struct Selection {
   Cut* cuts;                       // of each row what top_p and threshold allow; nullptr: all that the budget does
   float scale, top_p, threshold;
 
-  ElementRows q, k;  // k: keys, or what was pooled of them
-  Pages pages;       // of a cache: keys unless they were pooled, and how many there are. Without tables: there is none
+  ElementRows q, k;   // k: keys, or what was pooled of them
+  Pages pages;        // of a cache: keys unless they were pooled, and how many there are. Without tables: there is none
+  Segments segments;  // of what was pooled, before k
   bool bounds, first, tile_queries;
   int32_t heads, group, columns, features;  // heads: of a pattern; features: of k
   float* queries;                           // [rows, heads, queries_room, pitch], what is compared with k
@@ -59,7 +60,8 @@ struct Selection {
   int32_t groups;  // blocks of threads that score the choices of a row
 
   __device__ int64_t key_row(int64_t batch, int64_t token, int64_t head) const {
-    if (!pages.tables || selector == NA_SELECT_POOLED) return k.row(batch, token, head);
+    if (selector == NA_SELECT_POOLED) return row_in_segments(k, segments, batch, token, head);
+    if (!pages.tables) return k.row(batch, token, head);
     return row_in_pages(k, pages, batch, token, head);
   }
   // As if the plan were for the keys of this batch entry alone.

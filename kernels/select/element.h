@@ -1,5 +1,5 @@
 // Elements of a type that is known at run time: it is asked for each, uniformly, since a kernel for each type would be
-// three to compile.
+// three to compile. Rows of them lie in a tensor, in pages of a cache, or in segments of summaries.
 #pragma once
 
 #include "core/backend.h"
@@ -10,7 +10,7 @@ namespace na::cuda {
 
 // Rows of elements side by side; strides in elements.
 struct ElementRows {
-  const void* data;
+  void* data;
   int64_t batch, token, head;
   int32_t dtype;
 
@@ -24,6 +24,13 @@ struct ElementRows {
       default: return widen(static_cast<const Brain*>(data)[at]);
     }
   }
+  __device__ void store(int64_t at, float value) const {
+    switch (dtype) {
+      case NA_FLOAT32: static_cast<float*>(data)[at] = value; break;
+      case NA_FLOAT16: static_cast<Half*>(data)[at] = narrow<Half>(value); break;
+      default: static_cast<Brain*>(data)[at] = narrow<Brain>(value);
+    }
+  }
 };
 
 // The same in pages, `value_offset` bytes into each. Rows have no data then, but are counted from address 0.
@@ -35,20 +42,32 @@ __device__ inline int64_t row_in_pages(const ElementRows& rows, const Pages& pag
   return reinterpret_cast<int64_t>(at) / bytes + head * rows.head;
 }
 
+// The segments of summaries that a cache keeps (na_summaries).
+struct Segments {
+  const int64_t* tables;  // of each batch entry their number, and then these; nullptr: there are none
+  int64_t pitch;
+  int32_t blocks;  // in one, as an exponent
+};
+
+// What was pooled of a block: in a segment, or behind them all in `rest`, whose tokens are blocks. Rows are counted
+// from its data.
+__device__ inline int64_t row_in_segments(const ElementRows& rest, const Segments& segments, int64_t batch,
+                                          int64_t block, int64_t head) {
+  if (!segments.tables) return rest.row(batch, block, head);
+  const int64_t* const table = segments.tables + batch * segments.pitch;
+  const int64_t kept = table[0] << segments.blocks;
+  if (block >= kept) return rest.row(batch, block - kept, head);
+  const int64_t bytes = table[1 + (block >> segments.blocks)] - reinterpret_cast<int64_t>(rest.data);
+  const int64_t first = bytes >> (rest.dtype == NA_FLOAT32 ? 2 : 1);
+  return first + (block & ((int64_t{1} << segments.blocks) - 1)) * rest.token + head * rest.head;
+}
+
 // To the type and back.
 __device__ inline float rounded(float value, int32_t dtype) {
   switch (dtype) {
     case NA_FLOAT32: return value;
     case NA_FLOAT16: return widen(narrow<Half>(value));
     default: return widen(narrow<Brain>(value));
-  }
-}
-
-__device__ inline void store_element(void* data, int32_t dtype, int64_t at, float value) {
-  switch (dtype) {
-    case NA_FLOAT32: static_cast<float*>(data)[at] = value; break;
-    case NA_FLOAT16: static_cast<Half*>(data)[at] = narrow<Half>(value); break;
-    default: static_cast<Brain*>(data)[at] = narrow<Brain>(value);
   }
 }
 

@@ -19,10 +19,10 @@ __global__ void __launch_bounds__(32 * kScoreWarps, 1) own_scores_kernel(const _
   const auto group = static_cast<int32_t>(blockIdx.x % static_cast<uint32_t>(a.groups));
   const int64_t block = 2 * (group * kScoreWarps + static_cast<int32_t>(threadIdx.x) / 32);
   const WantedRow row(a, local);
-  const int64_t blocks = a.plan.visible_blocks(row.tile);
+  const int64_t blocks = row.shape.visible_blocks(row.tile);
   if (!row.searched || block >= blocks) return;
   const bool two = block + 1 < blocks;
-  const PlanShape single = single_queries(a.plan);
+  const PlanShape single = single_queries(row.shape);
   const int32_t first = row.first_query(a), count = row.query_count(a);
   const int64_t first_score = first_query_of(a.plan, row.index) - first_query_of(a.plan, a.first_plan_row);
 #pragma unroll 1
@@ -63,12 +63,15 @@ struct QueryMarks {
 };
 
 // Lists what is marked, with a bitmap where it is not all who may see the block; the same queries see every key of it.
-__global__ void __launch_bounds__(kChooseThreads)
+// Kinds of entries are those of the plan, also where a sequence of a cache has fewer keys. ptxas would spill for one
+// more block of threads on a multiprocessor.
+__global__ void __launch_bounds__(kChooseThreads, 1)
     own_queries_kernel(const __grid_constant__ Selection a, uint32_t* bitmaps) {
   __shared__ Sum warps[kMostWarps];
   const auto thread = static_cast<int32_t>(threadIdx.x), lane = thread % 32;
   const int64_t row = a.first_plan_row + blockIdx.x, tile = row % a.plan.tiles(), words = a.words;
-  const int64_t blocks = a.plan.visible_blocks(tile), bitmap_words = a.plan.key_block * words;
+  const PlanShape shape = a.own_shape(a.plan, static_cast<int32_t>(row / a.plan.tiles() / a.patterns));
+  const int64_t blocks = shape.visible_blocks(tile), bitmap_words = a.plan.key_block * words;
   const uint32_t* const seen = a.seen + blockIdx.x * a.plan.blocks() * words;
   uint32_t* const to = a.entries + a.places[row];
   int64_t count = 0, bitmap = a.places[row] / kWordsOfBitmap;
@@ -80,7 +83,7 @@ __global__ void __launch_bounds__(kChooseThreads)
       uint32_t any = 0;
       for (int64_t word = 0; block < blocks && word < words; word++) any |= queries[word];
       na_entry_kind kind = NA_ENTRY_BITMAP;
-      if (any && all_see(a.plan, tile, block, queries)) kind = a.plan.kind_of(tile, block);
+      if (any && all_see(shape, tile, block, queries)) kind = a.plan.kind_of(tile, block);
       const bool listed = any && (kind == NA_ENTRY_FULL) == (full != 0),
                  with_bitmap = listed && kind == NA_ENTRY_BITMAP;
       // Words and bitmaps are counted at once.

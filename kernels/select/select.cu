@@ -36,8 +36,9 @@ __global__ void budgets_kernel(const __grid_constant__ BudgetArguments a) {
 __device__ inline int64_t room_of_row(const Selection& a, int32_t row) {
   const auto tiles = static_cast<int32_t>(a.plan.tiles());
   const int64_t tile = row % tiles, budget = a.budgets[row / tiles % a.patterns];
-  return a.seen ? kWordsOfBitmap * room_of_queries(a.plan, tile, a.sink, a.window, budget)
-                : SelectedRow(a.own_shape(a.plan, row / tiles / a.patterns), tile, a.sink, a.window).most(budget);
+  const PlanShape shape = a.own_shape(a.plan, row / tiles / a.patterns);
+  return a.seen ? kWordsOfBitmap * room_of_queries(shape, tile, a.sink, a.window, budget)
+                : SelectedRow(shape, tile, a.sink, a.window).most(budget);
 }
 
 // Where each row begins, and the end of the last: by the words that it has got, or those that it may take at most.
@@ -184,13 +185,20 @@ Pages pages_of(const na_pages* pages, int64_t offset) {
   return {static_cast<const int64_t*>(tables.data), tables.stride[0], offset, divisor_of(pages->page_tokens)};
 }
 
+Segments segments_of(const na_summaries& summaries) {
+  if (!summaries.segments) return {};
+  const na_tensor& tables = *summaries.device_tables;
+  return {static_cast<const int64_t*>(tables.data), tables.stride[0], exponent(summaries.segment_blocks)};
+}
+
 cudaError_t pool(const na_pool& pool, cudaStream_t stream) {
-  const na_tensor &k = *pool.k, &out = *pool.out.rest;
+  const na_tensor &k = *pool.k, &rest = *pool.out.rest;
   const int32_t axes = k.rank - 3;
   PoolArguments arguments{};
   arguments.k = element_rows(k);
   arguments.pages = pages_of(pool.pages, pool.page_offset);
-  arguments.out = out.data;
+  arguments.rest = element_rows(rest);
+  arguments.segments = segments_of(pool.out);
   std::fill_n(arguments.extent, NA_MAX_AXES, 1);
   int64_t tokens = 1;
   for (int32_t axis = 0; axis < axes; axis++) {
@@ -201,14 +209,28 @@ cudaError_t pool(const na_pool& pool, cudaStream_t stream) {
   }
   arguments.tokens = static_cast<int32_t>(tokens);
   arguments.block = pool.block;
-  arguments.blocks = static_cast<int32_t>(out.shape[1]);
-  arguments.heads = static_cast<int32_t>(out.shape[2]);
+  arguments.heads = static_cast<int32_t>(rest.shape[2]);
   arguments.columns = static_cast<int32_t>(k.shape[k.rank - 1]);
   arguments.pooling = pool.pooling;
-  arguments.out_dtype = out.dtype;
-  arguments.count = out.shape[0] * out.shape[1] * out.shape[2] * arguments.columns;
-  const int64_t blocks = std::min(ceil_div(arguments.count, kPoolThreads), kMostSelectBlocks);
-  return enqueue_kernel(pool_kernel, dim3(static_cast<unsigned>(blocks)), kPoolThreads, stream, arguments);
+  for (int64_t entry = 0; entry < rest.shape[0]; entry += kMostPooledEntries) {
+    const int64_t entries = std::min<int64_t>(rest.shape[0] - entry, kMostPooledEntries);
+    int64_t blocks = 0;
+    for (int64_t i = 0; i < entries; i++) {
+      const int64_t first = pool.first ? pool.first[entry + i] * pool.out.segment_blocks : 0;
+      const int64_t own = pool.pages ? pool.pages->lengths[entry + i] : tokens;
+      arguments.firsts[i] = static_cast<int32_t>(first);
+      blocks = std::max(blocks, ceil_div(own, int64_t{pool.block}) - first);
+    }
+    if (blocks == 0) continue;
+    arguments.first_entry = static_cast<int32_t>(entry);
+    arguments.blocks = static_cast<int32_t>(blocks);
+    arguments.count = entries * blocks * rest.shape[2] * arguments.columns;
+    const int64_t groups = std::min(ceil_div(arguments.count, kPoolThreads), kMostSelectBlocks);
+    const cudaError_t status =
+        enqueue_kernel(pool_kernel, dim3(static_cast<unsigned>(groups)), kPoolThreads, stream, arguments);
+    if (status != cudaSuccess) return status;
+  }
+  return cudaSuccess;
 }
 
 // What select() launches, and where it has its memory.
@@ -255,7 +277,8 @@ class Selecting {
     auto* const entries = static_cast<uint32_t*>(select_.out->entries->data);
     auto* const offsets = static_cast<int32_t*>(select_.out->offsets->data);
     a_.cuts = shares() ? reinterpret_cast<Cut*>(memory(cuts_)) : nullptr;
-    a_.k = select_.pooled ? element_rows(*select_.pooled->rest) : element_rows(*select_.k);
+    a_.k = element_rows(select_.pooled ? *select_.pooled->rest : *select_.k);
+    if (select_.pooled) a_.segments = segments_of(*select_.pooled);
     a_.queries = reinterpret_cast<float*>(memory(queries_));
     a_.scores = reinterpret_cast<uint32_t*>(memory(scores_));
     a_.entries = exact() ? entries : reinterpret_cast<uint32_t*>(memory(entries_));

@@ -14,7 +14,7 @@ cudaError_t pool(const na_pool& pool, cudaStream_t stream);
 // Bytes of device memory that select() needs.
 int64_t select_workspace(const na_select& select);
 
-// Of tensors whose tokens have one stride, or of pages; of pages no queries that select for themselves.
+// Of tensors whose tokens have one stride, or of pages.
 cudaError_t select(const na_select& select, cudaStream_t stream);
 
 }  // namespace na::cuda

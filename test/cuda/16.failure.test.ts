@@ -18,7 +18,7 @@ const root = join(__dirname, '../..');
  */
 async function run(body: string, more: Record<string, string> = {}): Promise<unknown> {
   const program = `
-    const { attention, KvCache, memoryStats, merge, Stream, Tensor } = require('node-attention');
+    const { attention, KvCache, memoryStats, merge, pagePlan, Stream, Tensor } = require('node-attention');
     const driver = require('koffi').load(${JSON.stringify(join(root, 'build/ptx/libcuda.so.1'))});
     const fail = driver.func('void standin_fail_next()');
     const lastKernel = driver.func('const char *standin_last_kernel()');
@@ -187,6 +187,39 @@ describe.skipIf(missing || !interpreted)(title('a launch that fails'), () => {
     );
     const error = { code: 'ERR_CUDA', message: expect.stringMatching(/merge on cuda:0: no kernel image/) };
     expect(got).toEqual(new Array(30).fill(error));
+  });
+
+  test('takes with it what a cache was to keep of its keys, which later calls make anew', async () => {
+    const got = await run(
+      `
+      const x = Tensor.randn([1, 4, 1, 16], { seed: 1, device });
+      const part = attention(x, x, x);
+      const keys = Tensor.randn([1, 600, 1, 16], { seed: 2, device });
+      const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 16, capacity: 1000, device });
+      cache.append(keys, keys);
+      const read = async (k, options) => {
+        const plan = pagePlan(x, k, { budget: 64, causal: true, ...options });
+        return Array.from(await plan.toDense().read());
+      };
+      const want = await read(keys);
+      await part.out.read();
+      const fork = cache.fork();
+      const [stream, other] = [new Stream(device), new Stream(device)];
+      const select = (of, on) =>
+        outcome(() => pagePlan(x, of, { budget: 64, causal: true, stream: on }).to('cpu').toDense().read());
+      // First, so that the failure behind it is not known yet when the next calls are made.
+      attention(keys, keys, keys, { stream });
+      merge([part, part], { stream });
+      const [first, across] = [select(cache, stream), select(fork, other)];
+      const failed = [await first];
+      await across;
+      const same = [];
+      for (const of of [cache, fork, cache]) same.push(String(await read(of)) === String(want));
+      return { failed, same };`,
+      without('kernels.merge.merge'),
+    );
+    const error = { code: 'ERR_CUDA', message: expect.stringMatching(/merge on cuda:0: no kernel image/) };
+    expect(got).toEqual({ failed: [error], same: [true, true, true] });
   });
 
   test('is not one that a call before has left', async () => {

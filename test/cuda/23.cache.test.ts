@@ -13,7 +13,6 @@ import {
   KvIndex,
   keyBias,
   memoryStats,
-  pooledPlan,
   Stream,
   Tensor,
   window,
@@ -445,7 +444,6 @@ describe.skipIf(missing)(title('KvCache'), () => {
       ['ERR_SHAPE', () => new KvCache({ ...base, valueDim: 257 })],
       ['ERR_OPTION', () => new KvIndex(cache, { method: 'scan' })],
       ['ERR_OPTION', () => new KvIndex(cache, { method: 'graph', queries: tokens })],
-      ['ERR_OPTION', () => pooledPlan(tokens, cache, { budget: 8, queries: 'own' })],
       ['ERR_DEVICE', () => cache.append(Tensor.zeros([1, 1, 1, 16]), Tensor.zeros([1, 1, 1, 16]))],
       ['ERR_DEVICE', () => attention(Tensor.zeros([1, 1, 1, 16]), cache)],
     ];

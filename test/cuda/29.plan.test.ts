@@ -21,7 +21,7 @@ import { describe, expect, it } from 'vitest';
 import { check, expectedOn, expectResult, run } from '../support/library';
 import type { Float } from '../support/numbers';
 import type { MaskSpec, PlanSpec } from '../support/oracle';
-import { planOf, randomPlan } from '../support/plans';
+import { planCase, planOf, planProblem, randomPlan } from '../support/plans';
 import { refused } from '../support/refusal';
 import { missing, schedule, schedules, title } from './support/device';
 import { CAUSAL, poison, problemOf, type Spec } from './support/problems';
@@ -414,7 +414,42 @@ describe.skipIf(missing)(title('plans on a device'), () => {
     expect(await two!.out.read()).toEqual(await one!.out.read());
     expect(await two!.lse.read()).toEqual(await one!.lse.read());
     const hides = neighborhood([{ window: -1 }, { window: 69 }]);
-    expect(refused(() => attention(x, x, x, { mask: [plan, hides] }))).toMatch(/^ERR_OPTION .*and a SparsePlan/);
+    expect(refused(() => attention(x, x, x, { mask: [plan, hides] }))).toMatch(/^ERR_OPTION .*from head to head/);
+  });
+
+  it('beside neighborhoods show what both do', async () => {
+    const cases = planCase.filter(({ layout, formula, dim, vDim }) => {
+      const settings = layout.masks.flatMap((mask) => ('heads' in mask ? [mask.heads.length] : []));
+      return settings.length > 0 && settings.every((n) => n === 1) && !formula?.kind && Math.max(dim, vDim) <= 256;
+    });
+    await fc.assert(
+      fc.asyncProperty(cases, fc.option(fc.nat(), { nil: undefined }), async (c, embedSeed) => {
+        next();
+        await check(planProblem(c), c.dtype, embedSeed, 'cuda');
+      }),
+      { numRuns: 15, seed: 29 },
+    );
+  });
+
+  it('beside neighborhoods follow their inputs in a graph', async () => {
+    const [q, k] = [1, 2].map((seed) => Tensor.randn([1, 6, 8, 2, 16], { seed, device: 'cuda' })) as [Tensor, Tensor];
+    const given = Tensor.empty([1, 6, 8, 2, 16], { dtype: 'float32', pinned: true });
+    const geometry = { queries: 48, keys: 48, queryTile: 16, keyBlock: 8, device: 'cuda' } as const;
+    using plan = SparsePlan.fromBlocks([[0, 2, 3], [1, 2, 5], [4]], geometry);
+    const mask = [plan, neighborhood({ window: [3, 4], dilation: [1, 2] })];
+    using stream = new Stream('cuda');
+    let out: Tensor | undefined;
+    using graph = stream.capture(() => {
+      out = attention(q, k, given.to({ device: 'cuda', stream }), { mask, stream }).out;
+    });
+    for (const seed of [3, 4]) {
+      next();
+      const v = Tensor.randn([1, 6, 8, 2, 16], { seed });
+      given.data.set(v.data);
+      graph.launch();
+      const want = attention(q, k, v.to('cuda'), { mask });
+      expect(await out!.read()).toEqual(await want.out.read());
+    }
   });
 
   it('what does not run is refused', () => {
@@ -422,8 +457,8 @@ describe.skipIf(missing)(title('plans on a device'), () => {
     const x = Tensor.zeros([1, 16, 2, 8], { device: 'cuda' });
     const plan = SparsePlan.fromBlocks([[0]], { ...g, device: 'cuda' });
     const attend = (options: AttentionOptions) => refused(() => attention(x, x, x, options));
-    expect(attend({ mask: [plan, neighborhood({ window: 3 })] })).toMatch(
-      /^ERR_OPTION .*neighborhood and a SparsePlan/,
+    expect(attend({ mask: [plan, neighborhood([{ window: 3 }, { window: 5 }])] })).toMatch(
+      /^ERR_OPTION .*from head to head/,
     );
     expect(attend({ mask: plan, bias: alibi() })).toMatch(/^ERR_OPTION .*keyBias/);
     expect(attend({ mask: [plan, plan] })).toMatch(/^ERR_OPTION .*more than one/);

@@ -2,13 +2,26 @@
 // a cache on the CPU.
 import './support/device'; // before node-attention
 import fc from 'fast-check';
-import { attention, causal, HipState, hipPlan, KvCache, keyBias, SparsePlan, Stream, Tensor } from 'node-attention';
+import {
+  attention,
+  causal,
+  HipState,
+  hipPlan,
+  KvCache,
+  keyBias,
+  pagePlan,
+  pooledPlan,
+  SparsePlan,
+  Stream,
+  Tensor,
+} from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import type { Addon, NativeCache, NativeTensor } from '../../lib/native';
 import { checkAttention, checkSelection, makes } from '../support/cached';
 import { tensorOf } from '../support/library';
 import { type Float, normal, uniform, type Values } from '../support/numbers';
 import { randomPlan } from '../support/plans';
-import { append, change, emptyTwin, lengthsOf, rowsOf, type Sizes, type Twin } from '../support/twin';
+import { append, change, emptyTwin, lengthsOf, rowsOf, type Sizes, type Twin, truncate } from '../support/twin';
 import { missing, schedule, schedules, title } from './support/device';
 
 const TYPES: Float[] = ['float32', 'float16', 'bfloat16'];
@@ -383,5 +396,108 @@ describe.skipIf(missing)(title('selectors over a cache'), () => {
       hipPlan(q, cache, { ...options, state: cache.device === 'cpu' ? here : there }),
     );
     for (const cache of both.caches) cache.dispose();
+  });
+});
+
+const { native } = require('../../dist/native.js') as { native: Addon };
+const { cacheHandle } = require('../../dist/cache.js') as { cacheHandle(cache: KvCache): NativeCache };
+const { tensorHandle } = require('../../dist/tensor.js') as {
+  tensorHandle(tensor: Tensor, name: string): NativeTensor;
+};
+
+/** Writes large numbers over the first keys of a sequence, behind the back of all that is kept of them. */
+function overwrite({ cache }: Twin, { kvHeads, headDim, dtype }: Sizes, sequence: number, tokens: number): void {
+  const count = tokens * kvHeads;
+  const size = count * headDim * (dtype === 'float32' ? 4 : 2);
+  using bytes = Tensor.from(new Uint8Array(size).fill(0x4f), [size]);
+  const rows = { sequence, first: 0, count, values: false, units: false };
+  const stream = native.streamCreate(cache.device);
+  native.kvCacheCopyRows(cacheHandle(cache), rows, true, tensorHandle(bytes, 'bytes'), stream);
+  native.streamDispose(stream);
+}
+
+describe.skipIf(missing)(title('what a cache keeps of its keys'), () => {
+  const pooling = makes.filter(([name]) => !name.startsWith('hipPlan'));
+
+  it.each(pooling.map(([name, make], i) => [name, TYPES[i % TYPES.length]!, make] as const))(
+    '%s, %s: only what is new is pooled',
+    async (_, dtype, make) => {
+      const random = uniform(11);
+      const sizes: Sizes = { batch: 2, kvHeads: 1, group: 2, headDim: 6, valueDim: 1, pageSize: 24, dtype };
+      const twin = emptyTwin(sizes, 2000, 'cuda');
+      const check = async (of: Twin, keyBlock = 32) => {
+        next();
+        const q = normal(random, dtype, [2, 2, 2, 6]);
+        const options = { budget: 96, keyBlock, causal: true, always: { sink: 0, window: 8 }, queryTile: 16 };
+        (await checkSelection(of, q, dtype, make, options)).dispose();
+      };
+      append(twin, sizes, [700, 256], random);
+      await check(twin);
+      overwrite(twin, sizes, 0, 512);
+      overwrite(twin, sizes, 1, 256);
+      append(twin, sizes, [1, 300], random);
+      await check(twin);
+      truncate(twin, [600, 511]);
+      const fork: Twin = { cache: twin.cache.fork(), sequences: twin.sequences };
+      append(fork, sizes, [3, 2], random);
+      append(twin, sizes, [200, 1], random);
+      for (const each of [fork, twin]) await check(each);
+      // Whoever looks at those keys now knows them for what they are.
+      await expect(check(twin, 8)).rejects.toThrow(/ row |other keys/);
+      for (const { cache } of [fork, twin]) cache.dispose();
+    },
+  );
+
+  it('is counted, with the list of it, and shared by forks', () => {
+    const size = { batch: 1, kvHeads: 2, headDim: 16, capacity: 4096, dtype: 'float16', device: 'cuda' } as const;
+    using cache = new KvCache(size);
+    const tokens = Tensor.randn([1, 2000, 2, 16], { seed: 1, dtype: 'float16', device: 'cuda' });
+    const q = Tensor.randn([1, 1, 4, 16], { seed: 2, dtype: 'float16', device: 'cuda' });
+    const select = (of: KvCache, make: typeof pagePlan | typeof pooledPlan) => {
+      next();
+      make(q, of, { budget: 100, causal: true }).dispose();
+    };
+    cache.append(tokens, tokens);
+    const pages = cache.bytes;
+    // A pool of few bytes has all segments that the cache may have; a list tells of 16, and of how many there are.
+    const [bounds, means, list] = [16 * (16 * 2 * 32 * 2), 16 * (4 * 2 * 16 * 4), 17 * 8];
+    select(cache, pagePlan);
+    expect(cache.bytes - pages).toBe(bounds + list);
+    select(cache, pooledPlan);
+    const both = cache.bytes;
+    expect(both - pages).toBe(bounds + means + 2 * list);
+    select(cache, pagePlan);
+    expect(cache.bytes).toBe(both);
+    using fork = cache.fork();
+    for (const make of [pagePlan, pooledPlan]) select(fork, make);
+    expect(fork.bytes).toBe(both);
+    expect(cache.bytes).toBe(both);
+  });
+
+  it('is of more sequences than a launch takes', async () => {
+    const random = uniform(13);
+    const shape = { batch: 67, kvHeads: 1, headDim: 3, valueDim: 1 };
+    const sizes: Sizes = { ...shape, group: 1, pageSize: 16, dtype: 'float32' };
+    const twin = emptyTwin(sizes, 20, 'cuda');
+    append(
+      twin,
+      sizes,
+      Array.from({ length: 67 }, (_, b) => (b > 61 ? b - 54 : 1)),
+      random,
+    );
+    next();
+    const values = normal(random, 'float32', [67, 1, 1, 3]);
+    using q = tensorOf(values, 'float32', 'cuda');
+    const options = { budget: 4, keyBlock: 2, causal: true, always: { sink: 0, window: 1 } };
+    using plan = pagePlan(q, twin.cache, options);
+    const all = await shown(plan);
+    for (let b = 62; b < 67; b++) {
+      using one = tensorOf(rowsOf(values, b, 0, 1), 'float32', 'cuda');
+      using k = tensorOf(twin.sequences[b]!.k, 'float32', 'cuda');
+      using want = pagePlan(one, k, options);
+      const from = b * plan.keys;
+      expect(all.slice(from, from + lengthsOf(twin)[b]!)).toEqual(await shown(want));
+    }
+    twin.cache.dispose();
   });
 });

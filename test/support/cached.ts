@@ -38,6 +38,7 @@ export const makes: [name: string, make: Make][] = [
   ['pooledPlan, max', pooled({ pooling: 'max' })],
   ['pooledPlan, min', pooled({ pooling: 'min', queries: 'mean' })],
   ['pooledPlan, topP', pooled({ topP: 0.6 })],
+  ['pooledPlan, own', pooled({ queries: 'own' })],
 ];
 
 /**
@@ -75,11 +76,21 @@ export async function checkSelection(
     const wanted = await listsOf(want);
     const wrong = wanted.findIndex((list, row) => list.join() !== own[row]!.join());
     if (wrong >= 0) throw new Error(`sequence ${b} of ${lengths}: row ${wrong} is ${own[wrong]}, not ${wanted[wrong]}`);
-    if (lengths[b] !== longest) continue;
     const part = shown.subarray((shown.length / lengths.length) * b, (shown.length / lengths.length) * (b + 1));
-    if (Buffer.compare(part, await bytesOf(want)) !== 0) throw new Error(`sequence ${b}: other keys are seen`);
+    const seen = seenIn(part, plan, lengths[b]!);
+    if (Buffer.compare(seen, await bytesOf(want)) !== 0) throw new Error(`sequence ${b}: other keys are seen`);
   }
   return plan;
+}
+
+/** Of what a plan shows of a sequence, what is there of so many keys, up to each query's own border. */
+function seenIn(shown: Uint8Array, { queries, keys, causal }: SparsePlan, own: number): Uint8Array {
+  const rows = shown.length / keys;
+  return Uint8Array.from({ length: rows * own }, (_, i) => {
+    const [row, key] = [Math.floor(i / own), i % own];
+    const last = causal ? (row % queries) + own - queries : own;
+    return key <= last ? shown[row * keys + key]! : 0;
+  });
 }
 
 async function bytesOf(plan: SparsePlan): Promise<Uint8Array> {
