@@ -222,6 +222,74 @@ describe('KvIndex: scan', () => {
     await expectExact(index, q, keys, [length], topK);
   });
 
+  it.each([
+    { unit: 1e-36, steps: 63, D: 64 }, // high bytes say nothing of 63 steps
+    { unit: 1, steps: 63, D: 64 },
+    { unit: 2e34, steps: 16256, D: 4 }, // steps times unit exceed float32 where scores do not
+  ])('misses none by a query of $steps steps of $unit', async ({ unit, steps, D }) => {
+    const random = uniform(90);
+    const length = 4 * 1024;
+    const k = normal(random, 'float32', [1, length, 1, D]);
+    for (let t = 0; t < length; t++) {
+      // The last segment lies so far ahead that even what is below its mean is among the best.
+      k.data[t * D] = t < length - 1024 ? 0 : (5 * steps * Math.sqrt(D - 1)) / 16256;
+      for (let d = 0; d < D; d++) k.data[t * D + d] = Math.fround(k.data[t * D + d]! / unit);
+    }
+    const q = normal(random, 'float32', [1, 1, 4, D]);
+    q.data.forEach((x, i) => {
+      q.data[i] = Math.fround(unit * (i % D === 0 ? 16256 : steps * Math.sign(x)));
+    });
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: D, capacity: length });
+    cache.append(tensorOf(k), tensorOf(k));
+    using index = new KvIndex(cache);
+    for (const topK of [100, 700]) await expectExact(index, q, k, [length], topK);
+  });
+
+  it('misses none that rounding makes look worse than others, which it makes look better', async () => {
+    const random = uniform(92);
+    const [segments, D] = [4, 65];
+    const signs = Array.from({ length: D }, (_, d) => (d === 0 ? 0 : random() < 0.5 ? -1 : 1));
+    const k = { shape: [1, segments * 1024, 1, D], data: new Float64Array(segments * 1024 * D) };
+    for (let t = 0; t < segments * 1024; t += 2) {
+      const special = t % 64 === 0; // 16 in each segment, in the last the best ones
+      for (let d = 0; d < D; d++) {
+        // Of a pair the mean is 0, and a unit is 1, since the first element is 127. Rounding takes 0.49 from all of those
+        // that are best, and gives 0.49 to three of four elements of the others.
+        const best = t >= (segments - 1) * 1024 ? 2.49 : d % 4 === 0 ? 2 : 2.51;
+        const x = d === 0 ? 127 : Math.fround((special ? best : 1) * signs[d]!);
+        k.data[t * D + d] = x;
+        k.data[(t + 1) * D + d] = -x;
+      }
+    }
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: D, capacity: segments * 1024 });
+    cache.append(tensorOf(k), tensorOf(k));
+    using index = new KvIndex(cache);
+    const q = { shape: [1, 1, 4, D], data: Float64Array.from({ length: 4 * D }, (_, i) => signs[i % D]!) };
+    await expectExact(index, q, k, [segments * 1024], 16);
+  });
+
+  it('misses none of many that are as good as each other, among others that are better', async () => {
+    const random = uniform(91);
+    const [length, D] = [9 * 1024, 8];
+    const k = normal(random, 'float32', [1, length, 1, D]);
+    for (let t = 0; t < length; t++) {
+      const row = t % 3 === 0 ? t : 2; // a third differ, the rest are all the same
+      for (let d = 0; d < D; d++) k.data[t * D + d] = k.data[row * D + d]!;
+    }
+    using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: D, capacity: length });
+    cache.append(tensorOf(k), tensorOf(k));
+    using index = new KvIndex(cache);
+    const q = normal(random, 'float32', [1, 1, 8, D]);
+    for (const topK of [1, 40, 700]) {
+      await expectExact(index, q, k, [length], topK);
+      const { ids, scores } = index.search(tensorOf(q), topK);
+      const [found, best] = [(await ids.read()) as Int32Array, (await scores.read()) as Float32Array];
+      for (let i = 0; i < found.length; i++) {
+        if (i % topK > 0 && best[i] === best[i - 1]) expect(found[i]).toBeGreaterThan(found[i - 1]!);
+      }
+    }
+  });
+
   it('serves streams side by side', async () => {
     const random = uniform(77);
     const { q, k } = structured(random, 5000, 4, 2);

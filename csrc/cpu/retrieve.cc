@@ -8,7 +8,6 @@
 #include <new>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include "core/ceil_div.h"
 #include "cpu/arena.h"
@@ -36,16 +35,18 @@ struct Kernels {
   void (*scan_rows)(const Scan&);
   ScoreList score_list;
   void (*add_list)(const RowList&, const float*, float*);
+  float (*reached_by)(const float*, int64_t, int64_t);
 };
 
 Kernels kernels_of(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
-    case Isa::kAvx2: return {scan_rows_avx2, score_list_avx2, add_list_avx2};
-    case Isa::kAvx512: return {isa_has_vnni() ? scan_rows_vnni : scan_rows_avx2, score_list_avx512, add_list_avx512};
-    case Isa::kAmx: return {scan_rows_vnni, score_list_amx, add_list_amx};
+    case Isa::kAvx2: return {scan_rows_avx2, score_list_avx2, add_list_avx2, reached_by_avx2};
+    case Isa::kAvx512:
+      return {isa_has_vnni() ? scan_rows_vnni : scan_rows_avx2, score_list_avx512, add_list_avx512, reached_by_avx512};
+    case Isa::kAmx: return {scan_rows_vnni, score_list_amx, add_list_amx, reached_by_amx};
 #endif
-    default: return {scan_rows_generic, score_list_generic, add_list_generic};
+    default: return {scan_rows_generic, score_list_generic, add_list_generic, reached_by_generic};
   }
 }
 
@@ -69,7 +70,7 @@ struct Query {
     if (!finite) unit = std::numeric_limits<float>::quiet_NaN();
     std::fill_n(high, feature_count / 4, 0);
     std::fill_n(low, feature_count / 4, 0);
-    int32_t high_sum = 0, low_sum = 0;
+    int32_t high_sum = 0, low_sum = 0, size = 0;
     double norm = 0, rest = 0;
     for (int64_t d = 0; d < feature_count; d++) {
       const float x = features[d];
@@ -82,6 +83,7 @@ struct Query {
       low[d / 4] |= static_cast<int32_t>(static_cast<uint32_t>(lower & 0xff) << d % 4 * 8);
       high_sum += upper;
       low_sum += lower;
+      size += std::abs(count);
       norm += std::fabs(static_cast<double>(x));
       rest += std::fabs(static_cast<double>(x) - static_cast<double>(unit) * count);
     }
@@ -93,13 +95,16 @@ struct Query {
     scan.high_excess = 128 * high_sum;
     scan.low_excess = 128 * low_sum;
     scan.unit = unit;
-    if (!exact) return;
     // An element of a row is off by half its unit, times a query's; a query's by what its steps lack, times 127 units
     // at most. The second part is for float32, in which this and the exact score are computed: two sums of products,
     // each at least 4 side by side, and what led to them.
     const double roundings = static_cast<double>(feature_count) / 2 + 64;
-    scan.relative = static_cast<float>(1.0001 * (norm / 2 + 127 * rest));
-    scan.absolute = static_cast<float>(norm * roundings * 0x1p-24);
+    const double relative = exact ? norm / 2 + 127 * rest : 0;
+    scan.relative = static_cast<float>(1.0001 * relative);
+    scan.absolute = exact ? static_cast<float>(norm * roundings * 0x1p-24) : 0;
+    // A few roundings of the largest sum that there may be; where that is no number, all rows are looked at closely.
+    const double largest = 127.0 * static_cast<double>(unit) * size, slack = 1.0001 * relative + 0x1p-20 * largest;
+    scan.slack = slack + largest < std::numeric_limits<float>::max() ? static_cast<float>(slack) : kInfinity;
   }
 };
 
@@ -107,8 +112,6 @@ struct Query {
 constexpr auto better_row = [](const Hit& a, const Hit& b) {
   return a.high != b.high ? a.high > b.high : a.row < b.row;
 };
-// The order of rows that are keys, by what they surely reach.
-constexpr auto surer_row = [](const Hit& a, const Hit& b) { return a.low > b.low; };
 
 // Keys of a sequence, for a key head: [0, sinks) always count, [sinks, end) may be chosen, and rows [from, to) of the
 // mirror stand for those that it covers, perhaps with some that may not. The keys of a graph are rows of their own. For
@@ -136,6 +139,7 @@ struct Softmax {
 struct Found {
   int64_t count;  // -1: more than there is room for, so that all rows may be among the best
   Hit* hits;
+  bool joined;  // the query's threshold takes them into account
 };
 
 // How much memory everything takes. `room`: hits of a part that are kept; `gathered`: that are there at a time.
@@ -148,6 +152,8 @@ struct Sizes {
 struct Workspace {
   Workspace(const Sizes& s, void* memory)
       : arena(memory),
+        spans(arena.take<Span>(s.units)),
+        range_units(arena.take<int64_t>(s.ranges)),
         queries(arena.take<Query>(s.queries)),
         columns(arena.take<float>(s.queries * s.columns)),
         features(arena.take<float>(s.queries * s.features)),
@@ -165,7 +171,9 @@ struct Workspace {
         range_outs(arena.take<double>(s.ranges * s.group * s.values)) {}
 
   Arena arena;
-  Query* queries;  // [batch, head]
+  Span* spans;           // of units
+  int64_t* range_units;  // of ranges
+  Query* queries;        // [batch, head]
   float *columns, *features;
   int16_t* steps;
   int32_t* words;
@@ -191,7 +199,7 @@ struct Scratch {
         sure(arena.take<float>(s.keep + s.gathered)),
         probed(arena.take<bool>(s.rows)),
         seen(arena.take<bool>(s.group * s.seen)),
-        rows(arena.take<Hit>(2 * s.keep)),
+        rows(arena.take<Hit>(s.rows > 0 ? 2 * s.keep : 0)),
         choices(arena.take<Choice>(2 * s.top + kChunk)),
         keys(arena.take<int32_t>(kChunk)),
         scores(arena.take<float>(kChunk)),
@@ -236,8 +244,6 @@ class RetrieveJob final : public Job {
         paged_(retrieve.mirror.block > 1),
         layout_(retrieve.mirror, retrieve.k->shape[3]),
         means_{layout_.rows, keys_.columns, values_.columns},
-        spans_(all_spans()),
-        range_units_(units_of_ranges()),
         part_segments_(segments_of_part()),
         sizes_(measure()),
         work_(sizes_, retrieve.workspace) {}
@@ -250,13 +256,18 @@ class RetrieveJob final : public Job {
     for (int64_t b = 0; b < r_.q->shape[0]; b++) {
       for (int64_t h = 0; h < heads_; h++) read_query(b, h);
     }
+    int64_t ranges = 0;
     for (int64_t u = 0; u < s.units; u++) {
-      new (&work_.left[u]) std::atomic<int64_t>(s.parts + spans_[static_cast<size_t>(u)].ranges);
+      Span& span = work_.spans[u] = span_of(u);
+      span.first_range = ranges;
+      std::fill_n(work_.range_units + ranges, span.ranges, u);
+      ranges += span.ranges;
+      new (&work_.left[u]) std::atomic<int64_t>(s.parts + span.ranges);
     }
     for (int64_t u = 0; u < s.units; u++) new (&work_.joining[u]) std::atomic<bool>(false);
     for (int64_t q = 0; q < s.queries; q++) new (&work_.thresholds[q]) std::atomic<float>(-kInfinity);
     std::fill_n(work_.sure_counts, s.queries, 0);
-    for (int64_t i = 0; i < s.queries * s.parts; i++) work_.found[i] = {0, work_.hits + i * s.room};
+    for (int64_t i = 0; i < s.queries * s.parts; i++) work_.found[i] = {0, work_.hits + i * s.room, false};
     return s.ranges + s.units * s.parts;
   }
 
@@ -264,7 +275,7 @@ class RetrieveJob final : public Job {
     const Scratch scratch(sizes_, memory);
     int64_t unit;
     if (task < sizes_.ranges) {
-      unit = range_units_[static_cast<size_t>(task)];
+      unit = work_.range_units[task];
       attend_to_range(unit, task, scratch, cancel);
     } else {
       task -= sizes_.ranges;
@@ -277,26 +288,6 @@ class RetrieveJob final : public Job {
   }
 
  private:
-  std::vector<Span> all_spans() const {
-    std::vector<Span> spans;
-    int64_t ranges = 0;
-    for (int64_t b = 0; b < r_.q->shape[0]; b++) {
-      for (int64_t kv_head = 0; kv_head < kv_heads_; kv_head++) {
-        Span span = span_of(b, kv_head);
-        span.first_range = ranges;
-        ranges += span.ranges;
-        spans.push_back(span);
-      }
-    }
-    return spans;
-  }
-
-  std::vector<int64_t> units_of_ranges() const {
-    std::vector<int64_t> units;
-    for (size_t u = 0; u < spans_.size(); u++) units.insert(units.end(), spans_[u].ranges, static_cast<int64_t>(u));
-    return units;
-  }
-
   int64_t most_segments() const {
     return std::max<int64_t>(1, *std::max_element(r_.mirror.segments, r_.mirror.segments + r_.q->shape[0]));
   }
@@ -312,10 +303,11 @@ class RetrieveJob final : public Job {
     s.group = group_;
     s.parts = ceil_div(most_segments(), part_segments_);
     s.part_rows = part_segments_ * layout_.rows;
-    s.ranges = static_cast<int64_t>(range_units_.size());
     na_retrieve widest = r_;
     widest.top = 0;
-    for (const Span& span : spans_) {
+    for (int64_t u = 0; u < s.units; u++) {
+      const Span span = span_of(u);
+      s.ranges += span.ranges;
       s.top = std::max(s.top, span.top);
       if (paged_) s.rows = std::max(s.rows, span.to - span.from);
       if (r_.means) s.seen = s.rows;
@@ -337,8 +329,8 @@ class RetrieveJob final : public Job {
     return s;
   }
 
-  Span span_of(int64_t b, int64_t kv_head) const {
-    const int64_t wanted = r_.tops ? r_.tops[kv_head] : r_.top;
+  Span span_of(int64_t unit) const {
+    const int64_t b = unit / kv_heads_, wanted = r_.tops ? r_.tops[unit % kv_heads_] : r_.top;
     const int64_t block = r_.mirror.block, segment = layout_.rows * block;
     // Tokens whose rows begin and end together.
     const int64_t step = r_.mirror.clusters ? segment : block;
@@ -371,9 +363,7 @@ class RetrieveJob final : public Job {
     return s;
   }
 
-  const Span& span_at(int64_t batch, int64_t kv_head) const {
-    return spans_[static_cast<size_t>(batch * kv_heads_ + kv_head)];
-  }
+  const Span& span_at(int64_t batch, int64_t kv_head) const { return work_.spans[batch * kv_heads_ + kv_head]; }
   const Query& query(int64_t batch, int64_t head) const { return work_.queries[batch * heads_ + head]; }
   Found& found(int64_t unit, int64_t part, int64_t member) const {
     return work_.found[(unit * sizes_.parts + part) * group_ + member];
@@ -405,7 +395,7 @@ class RetrieveJob final : public Job {
   // The rows of a part that may be among the best.
   void scan(int64_t unit, int64_t part, const Scratch& scratch, const Cancel& cancel) {
     const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_, rows = layout_.rows;
-    const Span& span = spans_[static_cast<size_t>(unit)];
+    const Span& span = work_.spans[unit];
     if (!span.searched || r_.graph) return;
     ScanQuery* const queries = scratch.queries;
     for (int64_t g = 0; g < group_; g++) {
@@ -433,6 +423,7 @@ class RetrieveJob final : public Job {
       scan.codes = reinterpret_cast<const uint8_t*>(at.data + layout_.codes_at());
       const char* const next = s + 1 < last ? segment_head(b, s + 1, kv_head).data : at.data;
       scan.next = reinterpret_cast<const uint8_t*>(next + layout_.codes_at());
+      scan.next_head = reinterpret_cast<const uint8_t*>(next);
       scan.quads = static_cast<int>(layout_.quads());
       scan.from = static_cast<int>(from);
       scan.to = static_cast<int>(used);
@@ -442,12 +433,12 @@ class RetrieveJob final : public Job {
       kernels_.scan_rows(scan);
       for (int64_t g = 0; g < group_; g++) {
         if (queries[g].count >= scratch.enough[g] || queries[g].count > sizes_.room) {
-          narrow(span.keep, shared(unit, g), queries[g], found(unit, part, g));
+          narrow(span.keep, shared(unit, g), scratch.sure, queries[g], found(unit, part, g));
           scratch.enough[g] = queries[g].count + span.keep;
         }
       }
     }
-    join_part(unit, scratch);
+    join_part(unit, part, scratch);
     for (int64_t g = 0; g < group_; g++) {
       Found& to = found(unit, part, g);
       if (to.count < 0) continue;
@@ -458,30 +449,34 @@ class RetrieveJob final : public Job {
   }
 
   // Raises the unit's thresholds to what as many rows of all parts so far surely reach as are wanted. It only saves
-  // work: a task that would have to wait for another leaves its part out.
-  void join_part(int64_t unit, const Scratch& scratch) {
+  // work: a task that would have to wait for another leaves its part to whoever looks at the keys.
+  void join_part(int64_t unit, int64_t part, const Scratch& scratch) const {
     if (work_.joining[unit].exchange(true, std::memory_order_acquire)) return;
-    const int64_t keep = spans_[static_cast<size_t>(unit)].keep;
     for (int64_t g = 0; g < group_; g++) {
-      const ScanQuery& query = scratch.queries[g];
-      const int64_t at = unit * group_ + g;
-      const float threshold = shared(unit, g).load(std::memory_order_relaxed);
-      float* const all = scratch.sure;
-      float* const known = std::copy_n(work_.sure + at * sizes_.keep, work_.sure_counts[at], all);
-      float* end = known;
-      for (int64_t i = 0; i < query.count; i++) {
-        if (query.hits[i].low >= threshold) *end++ = query.hits[i].low;
-      }
-      if (end == known) continue;
-      if (end - all >= keep) {
-        std::nth_element(all, all + keep - 1, end, std::greater<float>());
-        end = all + keep;
-        raise(shared(unit, g), end[-1]);
-      }
-      std::copy(all, end, work_.sure + at * sizes_.keep);
-      work_.sure_counts[at] = end - all;
+      join(unit, g, scratch.queries[g].hits, scratch.queries[g].count, scratch.sure);
+      found(unit, part, g).joined = true;
     }
     work_.joining[unit].store(false, std::memory_order_release);
+  }
+
+  // `all` is room for what is known and the hits.
+  void join(int64_t unit, int64_t member, const Hit* hits, int64_t count, float* all) const {
+    const int64_t at = unit * group_ + member, keep = work_.spans[unit].keep;
+    const float threshold = shared(unit, member).load(std::memory_order_relaxed);
+    float* const known = std::copy_n(work_.sure + at * sizes_.keep, work_.sure_counts[at], all);
+    float* end = known;
+    for (int64_t i = 0; i < count; i++) {
+      *end = hits[i].low;
+      end += hits[i].low >= threshold;
+    }
+    if (end == known) return;
+    if (end - all >= keep) {
+      const float reached = kernels_.reached_by(all, end - all, keep);
+      raise(shared(unit, member), reached);
+      end = std::min(all + keep, std::remove_if(all, end, [&](float low) { return low < reached; }));
+    }
+    std::copy(all, end, work_.sure + at * sizes_.keep);
+    work_.sure_counts[at] = end - all;
   }
 
   std::atomic<float>& shared(int64_t unit, int64_t member) const { return work_.thresholds[unit * group_ + member]; }
@@ -494,11 +489,11 @@ class RetrieveJob final : public Job {
 
   // Raises the threshold, also for the unit's other tasks, to what as many hits reach as are wanted, and drops the
   // rest.
-  void narrow(int64_t keep, std::atomic<float>& shared, ScanQuery& query, Found& found) const {
+  void narrow(int64_t keep, std::atomic<float>& shared, float* lows, ScanQuery& query, Found& found) const {
     Hit* const hits = query.hits;
     if (query.count >= keep) {
-      std::nth_element(hits, hits + keep - 1, hits + query.count, surer_row);
-      const float threshold = hits[keep - 1].low;
+      for (int64_t i = 0; i < query.count; i++) lows[i] = hits[i].low;
+      const float threshold = kernels_.reached_by(lows, query.count, keep);
       query.threshold = std::max(query.threshold, threshold);
       raise(shared, threshold);
     }
@@ -517,7 +512,7 @@ class RetrieveJob final : public Job {
 
   void finish(int64_t unit, const Scratch& scratch, const Cancel& cancel) {
     const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_;
-    const Span& span = spans_[static_cast<size_t>(unit)];
+    const Span& span = work_.spans[unit];
     const int64_t rows = paged_ ? span.to - span.from : 0;
     std::fill_n(scratch.probed, rows, false);
     na_retrieve own = r_;
@@ -554,7 +549,7 @@ class RetrieveJob final : public Job {
   // The best keys for a query head, as far as it is known which to look at; returns how many.
   int64_t choose(int64_t unit, int64_t member, const KeyWalk* walk, const Scratch& scratch) {
     const int64_t b = unit / kv_heads_, kv_head = unit % kv_heads_;
-    const Span& span = spans_[static_cast<size_t>(unit)];
+    const Span& span = work_.spans[unit];
     Chooser chooser{this, scratch, b, kv_head * group_ + member, span.top};
     if (!span.searched) {
       for (int64_t key = span.sinks; key < span.end; key++) chooser.add(key);
@@ -625,7 +620,7 @@ class RetrieveJob final : public Job {
 
   // The rows whose keys are looked at; returns how many.
   int64_t best_rows(int64_t unit, int64_t member, const Span& span, const Scratch& scratch) {
-    const int64_t count = gather(unit, member, span.keep, better_row, scratch);
+    const int64_t count = gather(unit, member, span.keep, scratch);
     if (!r_.mirror.clusters) return count;
     // Clusters have keys as they come: there may be more than enough of them.
     std::sort(scratch.rows, scratch.rows + count, better_row);
@@ -637,13 +632,12 @@ class RetrieveJob final : public Job {
   }
 
   // The first `keep` of what all parts have found, in no order; returns how many.
-  template <class First>
-  int64_t gather(int64_t unit, int64_t member, int64_t keep, const First& first, const Scratch& scratch) {
+  int64_t gather(int64_t unit, int64_t member, int64_t keep, const Scratch& scratch) const {
     int64_t count = 0;
     const float threshold = shared(unit, member).load(std::memory_order_relaxed);
     const auto cut = [&] {
       if (count <= keep) return;
-      std::nth_element(scratch.rows, scratch.rows + keep - 1, scratch.rows + count, first);
+      std::nth_element(scratch.rows, scratch.rows + keep - 1, scratch.rows + count, better_row);
       count = keep;
     };
     for (int64_t part = 0; part < sizes_.parts; part++) {
@@ -659,14 +653,12 @@ class RetrieveJob final : public Job {
   }
 
   // Rows that are keys: those that may be among the best.
-  void add_candidates(int64_t unit, int64_t member, const Span& span, const Scratch& scratch, Chooser& chooser) {
-    const int64_t sure = gather(unit, member, span.keep, surer_row, scratch);
-    float threshold = shared(unit, member).load(std::memory_order_relaxed);
-    if (sure == span.keep) {
-      threshold = std::min_element(scratch.rows, scratch.rows + sure, [](const Hit& a, const Hit& c) {
-                    return a.low < c.low;
-                  })->low;
+  void add_candidates(int64_t unit, int64_t member, const Span& span, const Scratch& scratch, Chooser& chooser) const {
+    for (int64_t part = 0; part < sizes_.parts; part++) {
+      const Found& from = found(unit, part, member);
+      if (!from.joined) join(unit, member, from.hits, from.count, scratch.sure);
     }
+    const float threshold = shared(unit, member).load(std::memory_order_relaxed);
     for (int64_t part = 0; part < sizes_.parts; part++) {
       const Found& from = found(unit, part, member);
       if (from.count < 0) {
@@ -760,7 +752,7 @@ class RetrieveJob final : public Job {
   }
 
   void attend_to_range(int64_t unit, int64_t range, const Scratch& scratch, const Cancel& cancel) const {
-    const Span& span = spans_[static_cast<size_t>(unit)];
+    const Span& span = work_.spans[unit];
     const int64_t first = (range - span.first_range) * span.range_keys;
     Softmax* const softmaxes = work_.range_sums + range * group_;
     for (int64_t g = 0; g < group_; g++) {
@@ -771,7 +763,7 @@ class RetrieveJob final : public Job {
 
   // The keys that always count.
   void begin_sums(int64_t unit, const Scratch& scratch, const Cancel& cancel) const {
-    const Span& span = spans_[static_cast<size_t>(unit)];
+    const Span& span = work_.spans[unit];
     for (int64_t g = 0; g < group_; g++) scratch.softmaxes[g] = empty_softmax(scratch.outs + g * sizes_.values);
     if (span.ranges == 0) add_all(unit, 0, span.sinks, scratch, scratch.softmaxes, cancel);
     for (int64_t i = span.first_range; i < span.first_range + span.ranges; i++) {
@@ -882,8 +874,6 @@ class RetrieveJob final : public Job {
   const bool paged_;  // a row is several keys
   const MirrorLayout layout_;
   const MeansLayout means_;
-  const std::vector<Span> spans_;           // of units
-  const std::vector<int64_t> range_units_;  // of ranges
   const int64_t part_segments_;
   const Sizes sizes_;
   const Workspace work_;

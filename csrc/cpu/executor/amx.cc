@@ -795,6 +795,8 @@ void score_list_amx(const RowList& list, const float* query, float* scores) { sc
 
 void add_list_amx(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }
 
+float reached_by_amx(const float* values, int64_t count, int64_t wanted) { return reached_by(values, count, wanted); }
+
 void assign_keys_amx(const Assign& assign) { assign_keys(assign); }
 
 }  // namespace na::cpu

@@ -20,6 +20,8 @@ void score_list_avx2(const RowList& list, const float* query, float* scores) { s
 
 void add_list_avx2(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }
 
+float reached_by_avx2(const float* values, int64_t count, int64_t wanted) { return reached_by(values, count, wanted); }
+
 void assign_keys_avx2(const Assign& assign) { assign_keys(assign); }
 
 }  // namespace na::cpu

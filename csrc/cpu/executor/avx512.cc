@@ -17,6 +17,10 @@ void score_list_avx512(const RowList& list, const float* query, float* scores) {
 
 void add_list_avx512(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }
 
+float reached_by_avx512(const float* values, int64_t count, int64_t wanted) {
+  return reached_by(values, count, wanted);
+}
+
 void assign_keys_avx512(const Assign& assign) { assign_keys(assign); }
 
 }  // namespace na::cpu

@@ -20,6 +20,10 @@ void score_list_generic(const RowList& list, const float* query, float* scores) 
 
 void add_list_generic(const RowList& list, const float* weights, float* sums) { add_list(list, weights, sums); }
 
+float reached_by_generic(const float* values, int64_t count, int64_t wanted) {
+  return reached_by(values, count, wanted);
+}
+
 void assign_keys_generic(const Assign& assign) { assign_keys(assign); }
 
 }  // namespace na::cpu

@@ -318,6 +318,7 @@ struct ScanQuery {
   int32_t high_excess, low_excess;  // 128 times their sums
   float unit;                       // of steps
   float relative, absolute;         // a score is off by at most relative * unit of the row + absolute * reach
+  float slack;                      // what is added to steps * unit, so that no rounding hides a row that matters
   float threshold;                  // rows whose score is surely less do not matter
   Hit* hits;                        // those that may, `count` of them
   int64_t count;
@@ -328,7 +329,7 @@ struct Scan {
   const float* centre;
   const float* units;
   const uint8_t* codes;
-  const uint8_t* next;  // what is scanned after these: fetched, not read
+  const uint8_t *next, *next_head;  // codes that are scanned after these, and what lies before them: fetched, not read
   float reach;
   int quads, from, to;
   int32_t first;
@@ -358,6 +359,12 @@ void add_list_generic(const RowList& list, const float* weights, float* sums);
 void add_list_avx2(const RowList& list, const float* weights, float* sums);
 void add_list_avx512(const RowList& list, const float* weights, float* sums);
 void add_list_amx(const RowList& list, const float* weights, float* sums);
+
+// The largest value that `wanted` of the values reach. None of these is NaN, and there are as many or more.
+float reached_by_generic(const float* values, int64_t count, int64_t wanted);
+float reached_by_avx2(const float* values, int64_t count, int64_t wanted);
+float reached_by_avx512(const float* values, int64_t count, int64_t wanted);
+float reached_by_amx(const float* values, int64_t count, int64_t wanted);
 
 // Of each of some keys the centroid of the largest product, the first of several. Columns of 16 centroids lie side by
 // side: [centroid / 16][column][16].

@@ -72,6 +72,29 @@ void sums_of_type(const RowList& list, const float* weights, float* sums) {
   }
 }
 
+// The float at a place in their order: from -infinity on.
+NA_INLINE float float_at(int64_t place) {
+  const auto bits = static_cast<int32_t>(place < 0 ? place ^ 0x7fffffff : place);
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+// The largest value that `wanted` of the values reach, of which there are as many or more: found by halving what it may
+// be, without a jump that depends on a value.
+float reached_by(const float* values, int64_t count, int64_t wanted) {
+  int64_t low = -0x7f800001, high = 0x7f800001;  // -infinity, which all reach, and what none does
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    const float x = float_at(middle);
+    int64_t i = 0, reaching = 0;
+    for (; i + kWidth <= count; i += kWidth) reaching += __builtin_popcount(not_below(load(values + i), broadcast(x)));
+    for (; i < count; i++) reaching += values[i] >= x;
+    (reaching >= wanted ? low : high) = middle;
+  }
+  return float_at(low);
+}
+
 void score_list(const RowList& list, const float* query, float* scores) {
   if (list.int8) return scores_of_type<kBytes>(list, query, scores);
   if (list.dtype == NA_FLOAT32) return scores_of_type<NA_FLOAT32>(list, query, scores);

@@ -96,19 +96,6 @@ NA_INLINE void count_steps(const uint8_t* codes, int quads, const ScanQuery* que
 
 #endif
 
-// A bit for each element of x that is not below y; NaN is not.
-NA_INLINE uint32_t not_below(Vector x, Vector y) {
-#if NA_WIDTH == 16
-  return _mm512_cmp_ps_mask((__m512)x, (__m512)y, _CMP_NLT_UQ);
-#elif NA_WIDTH == 8
-  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, (__m256)y, _CMP_NLT_UQ)));
-#else
-  uint32_t bits = 0;
-  for (int i = 0; i < kWidth; i++) bits |= static_cast<uint32_t>(!(x[i] < y[i])) << i;
-  return bits;
-#endif
-}
-
 NA_INLINE float product_of(const float* a, const float* b, int columns) {
   Vector sum = {};
   int d = 0;
@@ -133,23 +120,38 @@ NA_INLINE Scored score_rows(const Scan& scan, int row, const int32_t* steps, flo
   return {score, multiply_add(unit, broadcast(query.relative), broadcast(query.absolute * scan.reach))};
 }
 
-// Notes those of 16 rows whose score may be the threshold or more: few, so that their bounds are made anew for them.
-NA_INLINE void filter(const Scan& scan, int row, uint32_t counted, const int32_t* steps, float centre_score,
-                      ScanQuery& query) {
+// What a row must have above the centre's score for its own to be the threshold, or what may be taken for it: less than
+// that by the margin of all rows, and by how all is rounded.
+NA_INLINE float needed_by(const Scan& scan, float centre_score, const ScanQuery& query) {
+  const float margin = query.absolute * scan.reach;
+  const float size = __builtin_fabsf(query.threshold) + __builtin_fabsf(centre_score) + margin;
+  const float needed = query.threshold - centre_score - margin - size * 0x1p-20f - 0x1p-126f;
+  return needed < kInfinity ? needed : -kInfinity;
+}
+
+// A bit for each of 16 rows whose score may be the threshold or more: for few it is.
+NA_INLINE uint32_t may_reach(const Scan& scan, int row, const int32_t* steps, float needed, const ScanQuery& query) {
+  uint32_t bits = 0;
+  for (int i = 0; i < kStrip; i += kWidth) {
+    const Vector count = __builtin_convertvector(load(steps + i), Vector);
+    const Vector most = multiply_add(count, broadcast(query.unit), broadcast(query.slack)) * load(scan.units + row + i);
+    bits |= not_below(most, broadcast(needed)) << i;
+  }
+  return bits;
+}
+
+// Notes those of 16 rows whose score may be the threshold or more.
+NA_INLINE void note(const Scan& scan, int row, uint32_t counted, const int32_t* steps, float centre_score,
+                    ScanQuery& query) {
+  float low[kStrip], high[kStrip];
   uint32_t bits = 0;
   for (int i = 0; i < kStrip; i += kWidth) {
     const auto [score, margin] = score_rows(scan, row + i, steps + i, centre_score, query);
     bits |= not_below(score + margin, broadcast(query.threshold)) << i;
-  }
-  bits &= counted;
-  if (__builtin_expect(bits == 0, 1)) return;
-  float low[kStrip], high[kStrip];
-  for (int i = 0; i < kStrip; i += kWidth) {
-    const auto [score, margin] = score_rows(scan, row + i, steps + i, centre_score, query);
     store(low + i, score - margin);
     store(high + i, score + margin);
   }
-  for (; bits != 0; bits &= bits - 1) {
+  for (bits &= counted; bits != 0; bits &= bits - 1) {
     const int i = __builtin_ctz(bits);
     // What is no number may be anything.
     query.hits[query.count++] = {scan.first + row + i, low[i] == low[i] ? low[i] : -kInfinity,
@@ -166,16 +168,26 @@ void scan_rows(const Scan& scan) {
   by_queries<4>(0, scan.query_count, [&](auto together, int first) {
     constexpr int kQueries = decltype(together)::kCount;
     ScanQuery* const queries = scan.queries + first;
-    float centre_score[kQueries];
-    for (int i = 0; i < kQueries; i++) centre_score[i] = product_of(scan.centre, queries[i].columns, scan.quads * 4);
+    float centre_score[kQueries], needed[kQueries];
+    for (int i = 0; i < kQueries; i++) {
+      centre_score[i] = product_of(scan.centre, queries[i].columns, scan.quads * 4);
+      needed[i] = needed_by(scan, centre_score[i], queries[i]);
+    }
+    const uint8_t* head = scan.next_head;
     for (int row = scan.from / kStrip * kStrip; row < scan.to; row += kStrip) {
+      for (int line = 0; line < 2 && head < scan.next; line++, head += 64) __builtin_prefetch(head, 0, 2);
       uint32_t counted = (1u << kStrip) - 1;
       if (row < scan.from) counted &= ~0u << (scan.from - row);
       if (row + kStrip > scan.to) counted &= (1u << (scan.to - row)) - 1;
       const int64_t at = row / kStrip * strip;
       int32_t sums[kQueries][kStrip];
       count_steps<kQueries>(scan.codes + at, scan.quads, queries, {behind(at, kNear), behind(at, kFar)}, sums);
-      for (int i = 0; i < kQueries; i++) filter(scan, row, counted, sums[i], centre_score[i], queries[i]);
+      uint32_t bits[kQueries], any = 0;
+      for (int i = 0; i < kQueries; i++) any |= bits[i] = may_reach(scan, row, sums[i], needed[i], queries[i]);
+      if (__builtin_expect(any == 0, 1)) continue;
+      for (int i = 0; i < kQueries; i++) {
+        if (bits[i] != 0) note(scan, row, counted, sums[i], centre_score[i], queries[i]);
+      }
     }
   });
 }

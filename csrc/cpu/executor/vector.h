@@ -73,6 +73,19 @@ NA_INLINE Vector larger(Vector a, Vector b) { return select(a > b, a, b); }
 
 #endif
 
+// A bit for each element of x that is not below y; NaN is not.
+NA_INLINE uint32_t not_below(Vector x, Vector y) {
+#if NA_WIDTH == 16
+  return _mm512_cmp_ps_mask((__m512)x, (__m512)y, _CMP_NLT_UQ);
+#elif NA_WIDTH == 8
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, (__m256)y, _CMP_NLT_UQ)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kWidth; i++) bits |= static_cast<uint32_t>(!(x[i] < y[i])) << i;
+  return bits;
+#endif
+}
+
 // The elements at[index].
 NA_INLINE Vector gather(const float* at, Integers index) {
 #if NA_WIDTH == 16
