@@ -202,7 +202,8 @@ export class KvIndex {
   /**
    * The topK keys of the highest scores of each query head; q is `[batch, 1, heads, headDim]`, of the cache's type.
    *
-   * @throws AttentionError before anything is enqueued.
+   * @throws AttentionError before anything is enqueued; with `resident` memory of the GPU may run out for the results when
+   * the search has been.
    */
   search(q: Tensor, topK: number, opts?: SearchOptions): SearchResult {
     const given = options('search', opts, ['scale', 'stream']);
@@ -218,8 +219,8 @@ export class KvIndex {
    * last `window` keys and the `topK` others of the highest scores of each query head, and with `estimate` over all
    * others as well as their means tell. A topK of Infinity, or of the length or more, gives attention over all keys.
    *
-   * @throws AttentionError before anything is enqueued, unless memory runs out for the window when what retrieves has been
-   * (then its result is dropped); ERR_OPTION for `estimate` with 'scan' and 'graph'.
+   * @throws AttentionError before anything is enqueued, unless memory runs out for what follows when what retrieves has
+   * been (then its result is dropped); ERR_OPTION for `estimate` with 'scan' and 'graph'.
    */
   attend(q: Tensor, opts: RetrievalOptions): RetrievalResult {
     const given = options('attend', opts, ['topK', 'sink', 'window', 'estimate', 'scale', 'stream']);

@@ -352,7 +352,8 @@ Status KvCache::append(Tensor* k, Tensor* v, const std::vector<int64_t>* counts,
   if (all == 0) return {};
   std::vector<int64_t> grown = lengths();
   for (size_t b = 0; b < batch; b++) grown[b] += growth[b];
-  // All memory is there before anything is changed or enqueued.
+  // All memory is there before anything is changed or enqueued. But copies that the window leaves are dropped first, to
+  // make room: where an append is refused then, their pages are read from the host.
   NA_TRY(stream->room(4 + kListing));
   NA_TRY(pool_->reserve(pages));
   NA_TRY(reserve_copies(grown));

@@ -5,6 +5,7 @@ namespace {
 
 // Above this, classes are steps of the granularity of device memory: a quarter would be too much to waste.
 constexpr int64_t kLarge = int64_t{1} << 30, kLargeStep = int64_t{1} << 25;
+constexpr int64_t kPinnedLimit = int64_t{1} << 28;  // what is kept of the host's memory beside a block that none fits
 
 int64_t block_size(int64_t bytes) {
   return bytes <= kLarge ? size_class(bytes) : (bytes + kLargeStep - 1) / kLargeStep * kLargeStep;
@@ -26,9 +27,12 @@ Status allocate(Device& device, int64_t bytes, bool pinned, void** data) {
   *data = pool.take(size);
   if (*data) return {};
   NA_TRY(device.check(device.use(), "choosing the device"));
+  const auto empty = [&] { pool.empty([=](void* block, int64_t) { pinned ? cudaFreeHost(block) : cudaFree(block); }); };
+  // Here and not in release(), which must not wait for the device, as freeing does.
+  if (pinned && pool.bytes() > kPinnedLimit) empty();
   cudaError_t result = fresh(size, pinned, data);
   if (result == cudaErrorMemoryAllocation) {
-    pool.empty([=](void* block, int64_t) { pinned ? cudaFreeHost(block) : cudaFree(block); });
+    empty();
     result = fresh(size, pinned, data);
   }
   if (result == cudaErrorMemoryAllocation) {

@@ -1,7 +1,7 @@
 // Copies to, from and on the device: shapes, strides, dtypes and places against what the CPU makes of them.
 import './support/device'; // before node-attention
 import fc from 'fast-check';
-import { AttentionError, type DType, Tensor, type TypedArray } from 'node-attention';
+import { AttentionError, type DType, memoryStats, Tensor, type TypedArray } from 'node-attention';
 import { describe, expect, test } from 'vitest';
 import { interpreted, missing, title } from './support/device';
 
@@ -121,6 +121,19 @@ describe.skipIf(missing)(title('copies'), () => {
       ),
       runs,
     );
+  });
+
+  test('pinned memory that was freed is given back before other blocks are asked for, when there is much of it', () => {
+    const make = (mib: number) => Tensor.empty([mib * 2 ** 18], { dtype: 'float32', pinned: true });
+    const few = [make(40), make(41)];
+    for (const each of few) each.dispose();
+    const { pooledBytes } = memoryStats('cuda');
+    make(12).dispose(); // less is kept
+    expect(memoryStats('cuda').pooledBytes).toBeGreaterThan(pooledBytes);
+    const many = Array.from({ length: 5 }, () => make(56));
+    for (const each of many) each.dispose();
+    make(24).dispose();
+    expect(memoryStats('cuda').pooledBytes).toBeLessThan(pooledBytes);
   });
 
   test('views of pinned memory', async () => {
