@@ -18,8 +18,8 @@ export interface Finder extends Timed {
   /** Milliseconds that making the index took, and the bytes that it holds beside keys and values; where there is one. */
   buildMs?: number;
   bytes?: number;
-  /** The share of the keys that is looked at, where it is told. */
-  touched?(): Promise<number>;
+  /** The share of the keys that search n, or the first one, looks at, where it is told. */
+  touched?(n?: number): Promise<number>;
   close(): void;
 }
 
@@ -89,8 +89,8 @@ export async function indexed(cached: Cached, options: KvIndexOptions, estimate 
   const { queries, stream } = cached;
   const start = performance.now();
   const index = indexOn(cached, options);
-  const touched = () => {
-    const result = index.attend(queries[0]!, { topK: TOP, estimate, stream });
+  const touched = (n = 0) => {
+    const result = index.attend(queries[n]!, { topK: TOP, estimate, stream });
     result.out.dispose();
     result.lse.dispose();
     return result.touched;

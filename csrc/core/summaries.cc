@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/ceil_div.h"
+
 namespace na {
 namespace {
 
@@ -99,6 +101,20 @@ Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view,
     }
     if (enqueued) kept.list.note_listed(counts);
   });
+  *summaries = std::move(made);
+  return {};
+}
+
+Status CacheSummaries::make_whole(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call,
+                                  Ref<Summaries>* summaries) const {
+  const int64_t blocks = ceil_div(view->k()->view.shape[1], kind.spec.block);
+  Ref<Tensor> rest;
+  NA_TRY(Tensor::allocate(device_, kind.spec.dtype,
+                          {shape_.batch, blocks, shape_.kv_heads, kind.spec.features(columns(kind))}, false, false,
+                          &rest));
+  call->add(new ZeroOperation(rest.get()));
+  Ref<Summaries> made(new Summaries(std::move(rest)));
+  pool_cache(view, kind.values, kind.spec, made, call);
   *summaries = std::move(made);
   return {};
 }

@@ -49,6 +49,10 @@ class CacheSummaries {
   // enqueued. Operations that it takes: kMaking at most.
   Status make(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call, Ref<Summaries>* summaries);
   static constexpr uint64_t kMaking = 2;
+  // The same in one tensor and for that call alone, which is how attention on a device takes the means that it
+  // estimates by. Blocks without keys, of sequences that are shorter than others, are zero. Operations: kMaking.
+  Status make_whole(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call,
+                    Ref<Summaries>* summaries) const;
   void truncate(const std::vector<int64_t>& lengths);
   std::unique_ptr<CacheSummaries> fork() const;
   int64_t bytes() const;  // of all that forks hold together, and of this one's lists

@@ -9,8 +9,8 @@
 namespace na::cuda {
 namespace {
 
-// Rows whose pairs are there at the same time fill a device so many times.
-constexpr int64_t kRounds = 4;
+// Rows whose pairs are there at the same time fill a device so many times, unless these take too much memory.
+constexpr int64_t kRounds = 4, kMostPairBytes = int64_t{1} << 26;
 
 // How the unlisted blocks of a call are laid out: rows for patterns of heads, and of batch entries where these differ,
 // each of a tile of queries.
@@ -40,7 +40,8 @@ Estimate make_estimate(const na_attention& call, const na_plan& plan, const Prob
                        const std::function<void*(int64_t bytes)>& take) {
   const Layout of(call, plan);
   const int64_t heads = of.batch * plan.heads;
-  const int64_t together = std::clamp<int64_t>(std::min(kRounds * places, INT32_MAX / of.room) / heads, 1, of.tiles);
+  const int64_t most = std::min(int64_t{INT32_MAX}, kMostPairBytes / int64_t{sizeof(PlanBlock)}) / of.room;
+  const int64_t together = std::clamp<int64_t>(std::min(kRounds * places, most) / heads, 1, of.tiles);
   const int64_t words = kPairBitmaps * 2 * ceil_div(plan.query_tile, 32);
   Estimate estimate{
       listed,

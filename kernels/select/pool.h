@@ -53,8 +53,7 @@ __global__ void __launch_bounds__(kPoolThreads, 1) pool_kernel(const __grid_cons
     const bool bounds = a.pooling == NA_POOL_BOUNDS;
     const int64_t to = row_in_segments(a.rest, a.segments, batch, block, head) + column;
     float made = most;
-    // A sequence that is shorter than others has no keys in some blocks: their means have no weight, but are numbers.
-    if (a.pooling == NA_POOL_MEAN) made = end > first ? sum / (static_cast<float>(end - first) * share) : 0;
+    if (a.pooling == NA_POOL_MEAN) made = sum / (static_cast<float>(end - first) * share);
     if (a.pooling == NA_POOL_MIN) made = least;
     a.rest.store(to, made);
     if (bounds) a.rest.store(to + a.columns, least);
