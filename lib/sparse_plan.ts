@@ -175,10 +175,10 @@ const numbersOf = (l: Required<PlanGeometry>) => [
 
 const wordsOf = (values: ArrayLike<number>) => Tensor.from(new Int32Array(values), [values.length]);
 
-/** Memory that a tensor can wrap. */
+/** Memory that V8 counts, so that it collects it in time, but keeps outside of its heap. */
 function wordsFor(call: string, count: number): Int32Array {
   try {
-    return new Int32Array(new SharedArrayBuffer(4 * count));
+    return new Int32Array(count);
   } catch (cause) {
     const fix = 'use a larger keyBlock or queryTile, or show fewer keys';
     throw new AttentionError('ERR_OUT_OF_MEMORY', `${call}: no memory for ${count} words of a plan; ${fix}`, { cause });
@@ -457,8 +457,8 @@ export class SparsePlan extends Mask {
       }
       for (let row = distinct; row < layout.rows; row++) offsets[row + 1] = offsets[row + 1 - distinct]! + at;
       for (let copy = 1; copy < copies; copy++) blocks.copyWithin(copy * at, 0, at);
-      using all = Tensor.wrap(offsets, [offsets.length]);
-      using list = Tensor.wrap(blocks, [blocks.length]);
+      using all = Tensor.from(offsets, [offsets.length]);
+      using list = Tensor.from(blocks, [blocks.length]);
       return SparsePlan.#build(layout, tensorHandle(all, 'offsets'), tensorHandle(list, 'blocks'));
     };
   }
