@@ -473,7 +473,10 @@ class RetrieveJob final : public Job {
     if (end - all >= keep) {
       const float reached = kernels_.reached_by(all, end - all, keep);
       raise(shared(unit, member), reached);
-      end = std::min(all + keep, std::remove_if(all, end, [&](float low) { return low < reached; }));
+      // All that lie above it, which are fewer, and as many at it as there is room for: others take nobody's place.
+      end = std::remove_if(all, end, [&](float low) { return low <= reached; });
+      std::fill(end, all + keep, reached);
+      end = all + keep;
     }
     std::copy(all, end, work_.sure + at * sizes_.keep);
     work_.sure_counts[at] = end - all;
