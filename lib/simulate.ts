@@ -69,7 +69,7 @@ interface AxisCounts {
 const mostTokens = 2 ** 30;
 
 /** Boxes of 128 tokens, and of 64, by the number of axes: what the registers of a block of threads hold. */
-export const candidateTiles: Record<number, { queryTile: number[]; keyTile: number[] }[]> = {
+const candidateTiles: Record<number, { queryTile: number[]; keyTile: number[] }[]> = {
   1: [
     { queryTile: [128], keyTile: [128] },
     { queryTile: [64], keyTile: [128] },
@@ -147,10 +147,23 @@ function gcd(a: number, b: number): number {
   return b === 0 ? a : gcd(b, a % b);
 }
 
-/** Tiles that may be looked at one by one: a fraction of a second. */
+/** Tiles that may be looked at one by one: about a second. */
 const mostSteps = 2 ** 24;
 
-function countGroup(length: number, setting: AxisSetting, queryTile: number, keyTile: number): AxisCounts {
+/** How many of them are left. */
+export interface Budget {
+  steps: number;
+}
+
+export const wholeBudget = (): Budget => ({ steps: mostSteps });
+
+function countGroup(
+  length: number,
+  setting: AxisSetting,
+  queryTile: number,
+  keyTile: number,
+  budget: Budget,
+): AxisCounts {
   const { window, stride, wrap } = setting;
   const queryTiles = Math.ceil(length / queryTile);
   const counts = { visible: visiblePairs(length, setting), visited: 0, full: 0, worst: 0, queryTiles, keyTiles: 0 };
@@ -162,13 +175,16 @@ function countGroup(length: number, setting: AxisSetting, queryTile: number, key
   const inner = Math.ceil((window + stride) / queryTile);
   const periods = Math.max(1, Math.floor((Math.floor((length - window - stride) / queryTile) - inner) / period));
   const gaps = wrap && stride + window - length >= keyTile ? length / stride : 0;
-  if (queryTiles - (periods - 1) * period + gaps > mostSteps) {
+  const steps = queryTiles - (periods - 1) * period + gaps;
+  if (steps > budget.steps) {
     throw new AttentionError(
       'ERR_OPTION',
       `simulateNeighborhood: of tiles of ${queryTile} queries and ${keyTile} keys, with window ${window} and stride ` +
-        `${stride} on ${length} tokens, more than ${mostSteps} may differ; give larger tiles, or a shorter window`,
+        `${stride} on ${length} tokens, ${steps} may differ, but at most ${mostSteps} of all tiles are looked at; ` +
+        'give larger tiles, or a shorter window',
     );
   }
+  budget.steps -= steps;
   for (let tile = 0; tile < queryTiles; tile++) {
     const first = tile * queryTile;
     const last = Math.min(first + queryTile, length) - 1;
@@ -185,7 +201,7 @@ function countGroup(length: number, setting: AxisSetting, queryTile: number, key
   return counts;
 }
 
-function countAxis(setting: AxisSetting, queryTile: number, keyTile: number): AxisCounts {
+function countAxis(setting: AxisSetting, queryTile: number, keyTile: number, budget: Budget): AxisCounts {
   const { extent, dilation } = setting;
   const long = extent % dilation; // so many groups have one token more
   const total: AxisCounts = { visible: 0, visited: 0, full: 0, worst: 0, queryTiles: 0, keyTiles: 0 };
@@ -194,7 +210,7 @@ function countAxis(setting: AxisSetting, queryTile: number, keyTile: number): Ax
     [dilation - long, Math.floor(extent / dilation)],
   ] as const) {
     if (groups === 0) continue;
-    const one = countGroup(length, setting, queryTile, keyTile);
+    const one = countGroup(length, setting, queryTile, keyTile, budget);
     for (const name of ['visible', 'visited', 'full', 'queryTiles', 'keyTiles'] as const) {
       total[name] += groups * one[name];
     }
@@ -206,8 +222,8 @@ function countAxis(setting: AxisSetting, queryTile: number, keyTile: number): Ax
 /** Of no values 1. */
 export const product = (values: readonly number[]) => values.reduce((a, b) => a * b, 1);
 
-function count(settings: AxisSetting[], queryTile: number[], keyTile: number[]): Simulation {
-  const axes = settings.map((setting, a) => countAxis(setting, queryTile[a]!, keyTile[a]!));
+function count(settings: AxisSetting[], queryTile: number[], keyTile: number[], budget: Budget): Simulation {
+  const axes = settings.map((setting, a) => countAxis(setting, queryTile[a]!, keyTile[a]!, budget));
   const all = (name: keyof AxisCounts) => product(axes.map((axis) => axis[name]));
   const tokens = product(settings.map(({ extent }) => extent));
   const [visited, full, queryTiles, perTile] = [all('visited'), all('full'), all('queryTiles'), product(keyTile)];
@@ -248,16 +264,13 @@ function settingOf(native: NativeNeighborhood, axis: number, extent: number): Ax
 }
 
 /**
- * Counts the tiles that an executor visits for a neighborhood, without any tensor, and says how much faster than dense
- * attention it can be at best. Pure arithmetic, exact for up to 2^30 tokens but for what float64 rounds, above 2^53.
- *
- * It takes time for each tile of queries along an axis that may differ from all others: those as near to an end as a window
- * and a stride are long, and those within one common multiple of stride and tiles.
- *
- * @throws AttentionError ERR_OPTION for settings that do not fit the shape, or by which more than 2^24 tiles of an
- * axis may differ; ERR_SHAPE for a shape or tiles that are none.
+ * {@link simulateNeighborhood} for each pair of tiles to choose from, as far as the budget goes; errors are of those that
+ * it does not suffice for.
  */
-export function simulateNeighborhood(opts: SimulationOptions): Simulation {
+export function simulateEach(
+  opts: SimulationOptions,
+  budget: Budget,
+): { counted: Simulation[]; refused: AttentionError[] } {
   const call = 'simulateNeighborhood';
   const names = ['shape', 'queryTile', 'keyTile', 'window', 'stride', 'dilation', 'causal', 'wrap'] as const;
   const { shape, queryTile, keyTile, ...rest } = options(call, opts, names);
@@ -283,8 +296,34 @@ export function simulateNeighborhood(opts: SimulationOptions): Simulation {
     );
   };
   const [queries, keys] = [given('queryTile', queryTile), given('keyTile', keyTile)];
-  const candidates = candidateTiles[extents.length]!.map((tiles) =>
-    count(settings, queries ?? tiles.queryTile, keys ?? tiles.keyTile),
+  const pairs = candidateTiles[extents.length]!.map(
+    (tiles) => [queries ?? tiles.queryTile, keys ?? tiles.keyTile] as const,
   );
-  return candidates.reduce((best, one) => (one.speedup.sum > best.speedup.sum ? one : best));
+  const counted: Simulation[] = [];
+  const refused: AttentionError[] = [];
+  for (const pair of new Map(pairs.map((one) => [one.join('/'), one])).values()) {
+    try {
+      counted.push(count(settings, ...pair, budget));
+    } catch (error) {
+      if (!(error instanceof AttentionError)) throw error;
+      refused.push(error);
+    }
+  }
+  return { counted, refused };
+}
+
+/**
+ * Counts the tiles that an executor visits for a neighborhood, without any tensor, and says how much faster than dense
+ * attention it can be at best. Pure arithmetic, exact for up to 2^30 tokens but for what float64 rounds, above 2^53.
+ *
+ * It takes time for each tile of queries along an axis that may differ from all others: those as near to an end as a window
+ * and a stride are long, and those within one common multiple of stride and tiles.
+ *
+ * @throws AttentionError ERR_OPTION for settings that do not fit the shape, or by which more than 2^24 tiles
+ * may differ, of all axes and candidates; ERR_SHAPE for a shape or tiles that are none.
+ */
+export function simulateNeighborhood(opts: SimulationOptions): Simulation {
+  const { counted, refused } = simulateEach(opts, wholeBudget());
+  if (refused[0]) throw refused[0];
+  return counted.reduce((best, one) => (one.speedup.sum > best.speedup.sum ? one : best));
 }

@@ -178,6 +178,12 @@ describe('simulateNeighborhood', () => {
     expect(spent).toBeLessThan(1); // seconds: to look at each query takes several
   });
 
+  it('counts tiles that are given once', () => {
+    // More than half of those that a call may look at.
+    const options = { shape: [2 ** 24], window: 2 ** 22, queryTile: [1], keyTile: [64] };
+    expect(simulateNeighborhood(options).tiles.total).toBe(2 ** 24 * 2 ** 18);
+  });
+
   it('chooses tiles when none are given', () => {
     const chosen = simulateNeighborhood({ shape: [256, 256], window: 80 });
     expect(chosen.queryTile).toHaveLength(2);
@@ -196,7 +202,13 @@ describe('simulateNeighborhood', () => {
     [
       { shape: [2 ** 30], window: 2 ** 29, queryTile: [1], keyTile: [1] },
       'ERR_OPTION',
-      /tiles of 1 queries .* more than 16777216 may differ; give larger tiles/,
+      /tiles of 1 queries .* 1073741824 may differ, but at most 16777216 of all tiles are looked at; give larger tiles/,
+    ],
+    // Two dilation groups, each of half as many tiles.
+    [
+      { shape: [2 ** 30 - 1], window: 2 ** 27, dilation: 2, queryTile: [32], keyTile: [32] },
+      'ERR_OPTION',
+      /8388\d+ may differ, but at most 16777216 of all tiles/,
     ],
     [{ shape: [8], window: -1, stride: 9 }, 'ERR_OPTION', /stride 9.*1 \.\.\. 8/],
     [{ shape: [8], window: 4, stride: 3, wrap: true }, 'ERR_OPTION', /wraps/],
@@ -255,6 +267,42 @@ describe('npx node-attention simulate', () => {
     const one = (options: object) => simulateNeighborhood({ ...shape, ...options, stride: 1 }).speedup.sum.toFixed(2);
     expect(rows('--wrap', '0,1')).toContain(` ${one({ wrap: [false, true] })} `);
     expect(one({ wrap: [false, true] })).not.toBe(one({}));
+  });
+
+  const stridesIn = (table: string) => [...table.matchAll(/^(\d\S*) +\S+ \/ /gm)].map(([, stride]) => stride);
+
+  it('tries such strides of a ring as divide it', () => {
+    const { stdout, stderr, status } = run('--shape', '30,12', '--window', '18,5', '--wrap', '1,0', '--rows', '99');
+    expect({ stderr, status }).toEqual({ stderr: '', status: 0 });
+    const wanted = [1, 2].flatMap((x) => [1, 2, 4, 5].map((y) => `${x}x${y}`));
+    expect([...new Set(stridesIn(stdout))].sort()).toEqual(wanted);
+    expect(stdout).not.toContain('Left out');
+    const spread = run('--shape', '36,36', '--window', '12', '--wrap', '--dilation', '3', '--rows', '99').stdout;
+    const few = [1, 2, 4, 12];
+    expect([...new Set(stridesIn(spread))].sort()).toEqual(few.flatMap((x) => few.map((y) => `${x}x${y}`)).sort());
+    expect(run('--shape', '30,48,80', '--window', '18,24,24', '--wrap').status).toBe(0);
+  });
+
+  const long = ['--shape', String(2 ** 30), '--query-tile', '16', '--key-tile', '128', '--rows', '99'];
+
+  it('leaves out a stride by which too many tiles differ', () => {
+    // The window itself: 2^20 tiles of keys, and 16 tiles of queries for each, are a common multiple of it and the tiles.
+    const { stdout, stderr, status } = run(...long, '--window', String(2 ** 21 + 1));
+    expect({ stderr, status }).toEqual({ stderr: '', status: 0 });
+    expect(
+      stridesIn(stdout)
+        .map(Number)
+        .sort((a, b) => a - b),
+    ).toEqual(Array.from({ length: 22 }, (_, n) => 2 ** n));
+    expect(stdout).toMatch(/^Left out: 1 of 23 settings, .*; give --stride/m);
+  });
+
+  it('looks at no more tiles of all strides than of one', () => {
+    const { stdout, stderr, status } = run(...long, '--window', String(2 ** 24));
+    expect({ stderr, status }).toEqual({ stderr: '', status: 0 });
+    // With each stride there are more than 2 * 2^24 / 16 of 2^24 tiles.
+    expect(stridesIn(stdout).length).toBeLessThan(8);
+    expect(stdout).toMatch(new RegExp(`^Left out: ${25 - stridesIn(stdout).length} of 25 settings`, 'm'));
   });
 
   describe('--svg', () => {
@@ -329,6 +377,22 @@ describe('npx node-attention simulate', () => {
     [['--shape', '8,8,8', '--window', '3', '--stride', '1,2'], /--stride has 2 values for 3 token axes/],
     [['--shape', '8,8', '--window', '3', '--dilation', '1,2,1'], /--dilation has 3 values for 2 token axes/],
     [['--shape', '8,8,8', '--window', '3', '--causal', '1,0'], /--causal has 2 values for 3 token axes/],
+    [
+      ['--shape', '8,8,8', '--window', '3', '--query-tile', '8'],
+      /--query-tile has 1 values for 3 token axes; give one per axis/,
+    ],
+    [
+      ['--shape', '8,8', '--window', '3', '--key-tile', '8,4,4'],
+      /--key-tile has 3 values for 2 token axes; give one per axis/,
+    ],
+    [['--shape', '8,8', '--window', '0', '--wrap'], /window.* 0/],
+    [['--shape', '8,8', '--window', '3', '--wrap', '--dilation', '0'], /dilation.* 0/],
+    [['--shape', '8,8', '--window', '2', '--wrap', '--dilation', '3'], /extent 8 must be divisible by dilation 3/],
+    [['--shape', '8', '--window', '4', '--wrap', '--stride', '3'], /axis 0 wraps/],
+    [
+      ['--shape', String(2 ** 30), '--window', String(2 ** 29), '--query-tile', '1', '--key-tile', '1'],
+      /at most 16777216 of all tiles are looked at/,
+    ],
     [['--shape', '', '--window', '3'], /give whole numbers/],
     [['--shape', '30,,80', '--window', '3'], /give whole numbers/],
     ...['3,4', '0', '-5', 'x', ''].map((rows): [string[], RegExp] => [

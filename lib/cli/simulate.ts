@@ -3,7 +3,7 @@
 import { writeFileSync } from 'node:fs';
 import { type Command, InvalidArgumentError } from 'commander';
 import { AttentionError } from '../errors';
-import { candidateTiles, product, type Simulation, simulateNeighborhood } from '../simulate';
+import { product, type Simulation, simulateEach, wholeBudget } from '../simulate';
 import { speedupChart } from './chart';
 
 /** A comma-separated list of whole numbers. */
@@ -46,46 +46,53 @@ interface Candidate extends Simulation {
 }
 
 /** Refuses lists of other lengths before strides are made of them, which nobody gave. */
-function checkLengths(options: SimulateOptions): void {
-  const axes = options.shape.length;
-  for (const name of ['window', 'stride', 'dilation', 'causal', 'wrap'] as const) {
-    const values = options[name];
-    if (!Array.isArray(values) || values.length === 1 || values.length === axes) continue;
-    const found = `--${name} has ${values.length} values for ${axes} token axes`;
-    throw new AttentionError('ERR_OPTION', `simulate: ${found}; give one value or one per axis`);
+function checkLengths({ shape, queryTile, keyTile, window, stride, dilation, causal, wrap }: SimulateOptions): void {
+  const oneForAll = { window, stride, dilation, causal, wrap };
+  for (const [name, values] of Object.entries({ ...oneForAll, 'query-tile': queryTile, 'key-tile': keyTile })) {
+    if (!Array.isArray(values) || values.length === shape.length) continue;
+    if (name in oneForAll && values.length === 1) continue;
+    const found = `--${name} has ${values.length} values for ${shape.length} token axes`;
+    const fix = name in oneForAll ? 'one value or one per axis' : 'one per axis';
+    throw new AttentionError('ERR_OPTION', `simulate: ${found}; give ${fix}`);
   }
 }
 
 const box = (lengths: readonly number[]) => lengths.join('x');
 
-/** On each axis 1, the powers of two below the window, and the window itself; every combination. */
-function candidateStrides({ shape, window, stride }: SimulateOptions): number[][] {
-  const at = (values: number[], axis: number) => (values.length === 1 ? values[0]! : values[axis]!);
-  const choices = shape.map((_, axis) => {
+/**
+ * On each axis 1, the powers of two below the window, and the window itself, and where it wraps those of them that divide
+ * it; every combination.
+ */
+function candidateStrides({ shape, window, stride, dilation = [1], wrap = [false] }: SimulateOptions): number[][] {
+  const at = <T>(values: T[], axis: number) => (values.length === 1 ? values[0]! : values[axis]!);
+  const choices = shape.map((extent, axis) => {
     if (stride) return [at(stride, axis)];
     const keys = at(window, axis);
     if (keys === -1) return [1]; // every query sees the whole axis
-    return [...Array.from({ length: 31 }, (_, n) => 2 ** n).filter((power) => power < keys), keys];
+    const strides = [...Array.from({ length: 31 }, (_, n) => 2 ** n).filter((power) => power < keys), keys];
+    if (wrap !== true && !at(wrap, axis)) return strides;
+    const group = Math.floor(extent / at(dilation, axis));
+    return strides.filter((one) => !(group % one > 0)); // keeps what is no stride, to be refused as such
   });
   return choices.reduce<number[][]>((all, axis) => all.flatMap((head) => axis.map((value) => [...head, value])), [[]]);
 }
 
-/** Each stride with each pair of tiles, the best first. */
-function candidates(options: SimulateOptions): Candidate[] {
+/** Each stride with each pair of tiles, the best first, and how many more there are, which would take too long to count. */
+function candidates(options: SimulateOptions): { sorted: Candidate[]; omitted: number } {
   checkLengths(options);
   const { shape, window, dilation, causal, wrap, queryTile, keyTile } = options;
-  const tiles = new Map(
-    (candidateTiles[shape.length] ?? [{}])
-      .map((one) => ({ ...one, ...(queryTile && { queryTile }), ...(keyTile && { keyTile }) }))
-      .map((one) => [JSON.stringify(one), one]),
-  );
-  const results = candidateStrides(options).flatMap((stride) =>
-    [...tiles.values()].map((pair) => ({
-      stride,
-      ...simulateNeighborhood({ shape, window, stride, dilation, causal, wrap, ...pair }),
-    })),
-  );
-  return results.sort((a, b) => b.speedup.sum - a.speedup.sum || product(a.stride) - product(b.stride));
+  const budget = wholeBudget();
+  const sorted: Candidate[] = [];
+  const refusals: AttentionError[] = [];
+  for (const stride of candidateStrides(options)) {
+    const setting = { shape, window, stride, dilation, causal, wrap, queryTile, keyTile };
+    const { counted, refused } = simulateEach(setting, budget);
+    for (const one of counted) sorted.push({ stride, ...one });
+    refusals.push(...refused);
+  }
+  if (sorted.length === 0) throw refusals[0];
+  sorted.sort((a, b) => b.speedup.sum - a.speedup.sum || product(a.stride) - product(b.stride));
+  return { sorted, omitted: refusals.length };
 }
 
 /** A larger stride makes attention coarser: the smallest that comes within 5 % of the best. */
@@ -140,19 +147,26 @@ function chart(sorted: readonly Candidate[], choice: Candidate, { shape, window,
 
 function simulate(options: SimulateOptions): void {
   const { rows, svg } = options;
-  let sorted: Candidate[];
+  let all: ReturnType<typeof candidates>;
   try {
-    sorted = candidates(options);
+    all = candidates(options);
   } catch (error) {
     if ((error as { code?: string }).code === undefined) throw error;
     console.error((error as Error).message);
     process.exitCode = 1;
     return;
   }
+  const { sorted, omitted } = all;
   const shown = sorted.slice(0, rows);
   const sliding = sorted.find((one) => product(one.stride) === 1);
   if (sliding && !shown.includes(sliding)) shown.push(sliding);
   console.log(`Visited tiles, and how much faster than dense attention it can be:\n${table(shown)}`);
+  if (omitted > 0) {
+    console.log(
+      `\nLeft out: ${omitted} of ${sorted.length + omitted} settings, with too many tiles to count beside those of the ` +
+        'others; give --stride, --query-tile or --key-tile.',
+    );
+  }
   const choice = recommended(sorted);
   console.log(
     `\nRecommended: stride ${box(choice.stride)} with tiles of ${box(choice.queryTile)} queries and ${box(choice.keyTile)} keys: ` +
