@@ -57,9 +57,9 @@ function bucketOf(offset: number, buckets: number, maxDistance: number, bidirect
  * read when the bias is made.
  *
  * @throws AttentionError ERR_OPTION for what is no tensor, or a `maxDistance` that is too small for the buckets or too
- * large; ERR_DTYPE for a table that is not float32; ERR_SHAPE for one of other axes, of too few buckets, or whose elements
- * do not lie side by side; ERR_DEVICE for one that is not on the CPU, and for a `device` that is not there; ERR_PENDING while
- * work still writes it; ERR_DISPOSED, ERR_OUT_OF_MEMORY.
+ * large; ERR_DTYPE for a table that is not float32; ERR_SHAPE for one of other axes, of too few buckets or too many
+ * heads, or whose elements do not lie side by side; ERR_DEVICE for one that is not on the CPU, and for a `device` that is
+ * not there; ERR_PENDING while work still writes it; ERR_DISPOSED, ERR_OUT_OF_MEMORY.
  * @see Raffel et al. 2020, Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer.
  */
 export function bucketBias(table: Tensor, opts?: BucketOptions): Bias {
@@ -75,6 +75,14 @@ export function bucketBias(table: Tensor, opts?: BucketOptions): Bias {
     );
   }
   const exact = Math.floor((bidirectional ? Math.floor(buckets / 2) : buckets) / 2);
+  const fewest = 2 * (exact + 1) + 1;
+  if (heads * fewest > mostEntries) {
+    throw new AttentionError(
+      'ERR_SHAPE',
+      `${call}: table has shape [${tensor.shape.join(', ')}]; ${heads} heads times the ${fewest} positions that so many ` +
+        `buckets need are more than ${mostEntries}; use fewer heads or buckets`,
+    );
+  }
   const maxDistance = integer(call, 'maxDistance', given.maxDistance ?? 128, exact + 1);
   const extent = 2 * maxDistance + 1;
   if (heads * extent > mostEntries) {

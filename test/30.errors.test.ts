@@ -507,6 +507,12 @@ const biases: Row[] = [
     ['bucketBias', 'maxDistance is 1099511627776', 'for 4 heads it is at most 8388607'],
     () => bucketBias(f(32, 4), { maxDistance: 2 ** 40 }),
   ],
+  [
+    'buckets of too many heads',
+    'ERR_SHAPE',
+    ['bucketBias', `[2, ${2 ** 24}]`, `${2 ** 24} heads times the 5 positions`, 'use fewer heads or buckets'],
+    () => bucketBias(Tensor.empty([2, 2 ** 24], { dtype: 'float32' }), { bidirectional: false, maxDistance: 2 }),
+  ],
   ['half buckets', 'ERR_DTYPE', ['bucketBias: table is bfloat16', "to('float32')"], () => bucketBias(half(32, 4))],
   [
     'buckets that do not lie side by side',
