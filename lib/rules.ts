@@ -23,6 +23,9 @@ interface Row {
 
 type Show = (from: number, to: number) => void;
 
+/** Ranges that all rows of a plan may be shown, which take time even where they list the same blocks: a few seconds. */
+const mostShown = 2 ** 28;
+
 /**
  * The plan in which a row lists the blocks that hold any of the keys [from, to) that `rule` shows it. The rule is asked
  * for as many heads as differ.
@@ -30,12 +33,21 @@ type Show = (from: number, to: number) => void;
 function planOf(call: string, layout: Layout, rule: (row: Row, show: Show) => void, differing = 1): SparsePlan {
   const { keys, keyBlock, queryTile, tiles, queries } = layout;
   const shown = new Ranges();
+  let spent = 0;
   const rows: Rows = (row, list) => {
     const [tile, head] = [row % tiles, Math.floor(row / tiles)];
     const first = tile * queryTile + keys - queries;
     const last = Math.min((tile + 1) * queryTile, queries) - 1 + keys - queries;
     shown.clear();
+    if (row === 0) spent = 0; // rows are asked for twice
     rule({ head, first, last }, (from, to) => {
+      if (++spent > mostShown) {
+        throw new AttentionError(
+          'ERR_OPTION',
+          `${call}: the rows see more than ${mostShown} ranges of keys; use a larger queryTile, or show fewer keys, or ` +
+            'the same ones to more heads',
+        );
+      }
       const begin = Math.max(0, from);
       const end = Math.min(keys, layout.causal ? Math.min(to, last + 1) : to);
       if (begin < end) shown.add(Math.floor(begin / keyBlock), Math.ceil(end / keyBlock));
@@ -53,13 +65,16 @@ const shift = 2 ** 25;
 class Ranges {
   #ranges = new Float64Array(256);
   #count = 0;
-  // The last one.
+  // The last one, and whether all begin where the one before them does, or behind it.
   #begin = 0;
   #end = -1;
+  #ascending = true;
 
   clear(): void {
     this.#count = 0;
+    this.#begin = 0;
     this.#end = -1;
+    this.#ascending = true;
   }
 
   add(begin: number, end: number): void {
@@ -68,6 +83,7 @@ class Ranges {
     } else {
       if (this.#count === this.#ranges.length) this.#makeRoom();
       this.#count++;
+      this.#ascending &&= begin >= this.#begin;
       this.#begin = begin;
       this.#end = end;
     }
@@ -84,6 +100,7 @@ class Ranges {
 
   /** Makes them ascend, and one of those that meet. */
   merge(): void {
+    if (this.#ascending) return;
     const sorted = this.#ranges.subarray(0, this.#count).sort();
     this.clear();
     for (const range of sorted) {
@@ -142,7 +159,7 @@ export interface DilatedOptions extends StreamingOptions {}
  * Blocks at distances of 1, 2, 4, 8 ... blocks beside a sink and a window: what a query sees through several layers
  * grows exponentially with their number.
  *
- * @throws AttentionError as {@link streamingPlan}.
+ * @throws AttentionError as {@link streamingPlan}; ERR_OPTION for more than 2^28 ranges of keys that all rows see.
  * @see Chen et al. 2025 (PowerAttention).
  */
 export function dilatedPlan(opts: DilatedOptions): SparsePlan {
@@ -198,12 +215,18 @@ function perHead(call: string, name: string, value: unknown, heads: number): num
   return value.map((list, head) => integers(call, `${name}[${head}]`, list, 0, 'ERR_OPTION'));
 }
 
-/** Ranges [from, to) that hold the integers of a list, each once, ascending; those that follow each other are one. */
-function runsOf(list: readonly number[]): (readonly [number, number])[] {
+/**
+ * Ranges [from, to) that hold the integers of a list, ascending; those that follow each other are one, and so are those of
+ * which `alike` says, of the last integer of one and the first of the next, that they list the same blocks as one.
+ */
+function runsOf(
+  list: readonly number[],
+  alike: (value: number, next: number) => boolean,
+): (readonly [number, number])[] {
   const runs: [number, number][] = [];
   for (const value of [...list].sort((a, b) => a - b)) {
     const last = runs.at(-1);
-    if (last && value <= last[1]) last[1] = value + 1;
+    if (last && (value <= last[1] || alike(last[1] - 1, value))) last[1] = value + 1;
     else runs.push([value, value + 1]);
   }
   return runs;
@@ -213,16 +236,23 @@ function runsOf(list: readonly number[]): (readonly [number, number])[] {
  * Vertical and slash lines, rounded up to blocks: some keys for all queries, and the keys at some distances from each.
  *
  * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
- * ERR_OPTION for lists of anything but integers of at least 0, of more than 65536 of them, or for another number of heads.
+ * ERR_OPTION for lists of anything but integers of at least 0, of more than 65536 of them, for another number of heads, or for more
+ * than 2^28 lines that all rows see, those in one block counted as one.
  * @see Jiang et al. 2024 (MInference).
  */
 export function verticalSlashPlan(opts: VerticalSlashOptions): SparsePlan {
   const call = 'verticalSlashPlan';
   const given = options(call, opts, [...planNames, 'vertical', 'slash']);
   const layout = layoutOf(call, given);
-  const vertical = perHead(call, 'vertical', given.vertical, layout.heads).map(runsOf);
-  // The farthest distance first: keys ascend.
-  const slash = perHead(call, 'slash', given.slash, layout.heads).map((list) => runsOf(list).reverse());
+  const { keyBlock, heads } = layout;
+  const block = (key: number) => Math.floor(key / keyBlock);
+  const vertical = perHead(call, 'vertical', given.vertical, heads).map((list) =>
+    runsOf(list, (key, next) => block(key) === block(next)),
+  );
+  // Less than a block lies between such distances, and so no whole one. The farthest comes first: keys ascend.
+  const slash = perHead(call, 'slash', given.slash, heads).map((list) =>
+    runsOf(list, (distance, next) => next - distance <= keyBlock).reverse(),
+  );
   const rule = ({ head, first, last }: Row, show: Show) => {
     for (const [from, to] of vertical[head % vertical.length]!) show(from, to);
     for (const [from, to] of slash[head % slash.length]!) show(first - to + 1, last - from + 1);
@@ -246,7 +276,8 @@ export interface RadialOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
  * place in every second, fourth ... frame. Rounded up to blocks.
  *
  * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
- * ERR_OPTION for `frames` or `tokensPerFrame` that are no integers of at least 1, or make more than 2^30 tokens.
+ * ERR_OPTION for `frames` or `tokensPerFrame` that are no integers of at least 1, or make more than 2^30 tokens, and for more
+ * than 2^28 ranges of keys that all rows see.
  * @see Li et al. 2025 (Radial Attention).
  */
 export function radialPlan(opts: RadialOptions): SparsePlan {
@@ -297,7 +328,8 @@ export interface GridOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
  * blocks of flat tokens, and so are best where a box's innermost extent is the grid's.
  *
  * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
- * ERR_OPTION for lists of different lengths, extents that are no integers of at least 1, or a grid of more than 2^30 tokens.
+ * ERR_OPTION for lists of different lengths, extents that are no integers of at least 1, a grid of more than 2^30 tokens, or
+ * more than 2^28 ranges of keys that all rows see.
  */
 export function gridPlan(opts: GridOptions): SparsePlan {
   const call = 'gridPlan';
@@ -323,25 +355,34 @@ export function gridPlan(opts: GridOptions): SparsePlan {
   const pad = (list: number[], value: number) =>
     [...Array(3 - list.length).fill(value), ...list] as [number, number, number];
   const [e, b, r] = [pad(extents, 1), pad(boxes, 1), pad(steps, 0)];
-  const range = (axis: 0 | 1 | 2, x: number) => {
-    const own = Math.floor(x / b[axis]);
-    return [Math.max(0, (own - r[axis]) * b[axis]), Math.min(e[axis], (own + r[axis] + 1) * b[axis])] as const;
+  /** What the tokens at `count` places of an axis from `at` on see of it together. */
+  const range = (axis: 0 | 1 | 2, at: number, count: number) => {
+    const [before, behind] = [Math.floor(at / b[axis]) - r[axis], Math.floor((at + count - 1) / b[axis]) + r[axis] + 1];
+    return [Math.max(0, before * b[axis]), Math.min(e[axis], behind * b[axis])] as const;
   };
   return planOf(call, layout, ({ first, last }, show) => {
-    let done = '';
-    // From box to box: the tokens of a row within one see the same.
-    for (let token = first, x = 0; token <= last; token += Math.min(b[2] - (x % b[2]), e[2] - x)) {
-      x = token % e[2];
-      const ranges = [
-        range(0, Math.floor(token / e[2] / e[1])),
-        range(1, Math.floor(token / e[2]) % e[1]),
-        range(2, x),
-      ] as const;
-      if (done === ranges.join()) continue;
-      done = ranges.join();
-      const [[t0, t1], [y0, y1], [x0, x1]] = ranges;
-      for (let t = t0; t < t1; t++) {
-        for (let y = y0; y < y1; y++) show((t * e[1] + y) * e[2] + x0, (t * e[1] + y) * e[2] + x1);
+    // A row is some boxes of tokens: the rest of a line, lines, planes, lines, the beginning of a line.
+    for (let token = first; token <= last; ) {
+      const line = Math.floor(token / e[2]);
+      const [t, y, x] = [Math.floor(line / e[1]), line % e[1], token % e[2]];
+      const left = last + 1 - token;
+      const lines = x === 0 ? Math.floor(left / e[2]) : 0;
+      const planes = y === 0 ? Math.floor(lines / e[1]) : 0;
+      const size: [number, number, number] = [1, 1, Math.min(left, e[2] - x)];
+      if (lines > 0) size[1] = Math.min(lines, e[1] - y);
+      if (planes > 0) size[0] = planes;
+      token += size[0] * size[1] * size[2];
+      const [t0, t1] = range(0, t, size[0]);
+      const [y0, y1] = range(1, y, size[1]);
+      const [x0, x1] = range(2, x, size[2]);
+      const flat = (t: number, y: number, x: number) => (t * e[1] + y) * e[2] + x;
+      // Whole lines follow each other, and so do whole planes.
+      if (x0 > 0 || x1 < e[2]) {
+        for (let t = t0; t < t1; t++) for (let y = y0; y < y1; y++) show(flat(t, y, x0), flat(t, y, x1));
+      } else if (y0 > 0 || y1 < e[1]) {
+        for (let t = t0; t < t1; t++) show(flat(t, y0, 0), flat(t, y1, 0));
+      } else {
+        show(flat(t0, 0, 0), flat(t1, 0, 0));
       }
     }
   });

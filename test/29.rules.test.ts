@@ -94,6 +94,18 @@ describe.each(sizes)('%j', (size) => {
     }
   });
 
+  it('verticalSlashPlan of many lines, some of them in one block', async () => {
+    const random = uniform(29);
+    for (const apart of [1, 2, 3, 7, 20, 40]) {
+      const lines = (n: number) => Array.from({ length: n }, () => Math.floor(random() * n * apart));
+      const [vertical, slash] = [lines(1 + Math.floor(40 / apart)), lines(1 + Math.floor(60 / apart))];
+      for (const causal of [true, false]) {
+        using plan = verticalSlashPlan({ ...size, causal, vertical, slash });
+        await expectBlocks(plan, (p, j) => vertical.includes(j) || slash.includes(p - j));
+      }
+    }
+  });
+
   it('dilatedPlan', async () => {
     using plan = dilatedPlan({ ...size, heads: 3, causal: true, sink: 3, window: 10 });
     const block = (x: number) => Math.floor(x / size.keyBlock);
@@ -113,13 +125,13 @@ it('a key behind the causal border brings no block, not even one that a row sees
 
 it('verticalSlashPlan takes no longer for lines that are in no order: they are sorted once, not for every row', () => {
   const random = uniform(1);
-  const sorted = Array.from({ length: 16000 }, (_, n) => 2 * n);
+  const sorted = Array.from({ length: 16000 }, (_, n) => 4 * n);
   const mixed = [...sorted];
   for (let n = mixed.length - 1; n > 0; n--) {
     const other = Math.floor(random() * (n + 1));
     [mixed[n], mixed[other]] = [mixed[other]!, mixed[n]!];
   }
-  const size = { queries: 16384, keys: 32768, queryTile: 128, keyBlock: 128 };
+  const size = { queries: 16384, keys: 65536, queryTile: 128, keyBlock: 2 };
   const spent = (vertical: number[]) => {
     const before = process.cpuUsage();
     using _ = verticalSlashPlan({ ...size, vertical, slash: [] });
@@ -129,6 +141,23 @@ it('verticalSlashPlan takes no longer for lines that are in no order: they are s
   const least = (lines: number[]) => Math.min(...Array.from({ length: 3 }, () => spent(lines)));
   // To sort the 16000 ranges of a row takes 14 comparisons of each.
   expect(least(mixed) / least(sorted)).toBeLessThan(2);
+});
+
+it('verticalSlashPlan takes no time for each of the lines that lie in one block', () => {
+  const size = { queries: 2 ** 18, keys: 2 ** 18, queryTile: 64, keyBlock: 128 };
+  const [vertical, slash] = [2, 2].map((apart) => Array.from({ length: 65536 }, (_, n) => apart * n));
+  const before = process.cpuUsage();
+  using _ = verticalSlashPlan({ ...size, vertical: vertical!, slash: slash! });
+  expect(process.cpuUsage(before).user / 1e6).toBeLessThan(1.5); // seconds: 2^30 lines for all rows take ten
+});
+
+it('verticalSlashPlan of hundreds of ranges in a row, in two orders', async () => {
+  const [vertical, slash] = [4, 8].map((apart) => Array.from({ length: 300 }, (_, n) => apart * n));
+  using plan = verticalSlashPlan({
+    ...{ queries: 1, keys: 2401, queryTile: 16, keyBlock: 2 },
+    ...{ vertical: vertical!, slash: slash! },
+  });
+  await expectBlocks(plan, (p, j) => vertical!.includes(j) || slash!.includes(p - j));
 });
 
 it('a list for all heads is not one for each', async () => {
@@ -187,6 +216,16 @@ describe('many blocks', () => {
     expect(run(call)).toEqual({
       code: 'ERR_OPTION',
       message: `${name}: the rows list more than 2147483645 blocks; use a larger keyBlock or queryTile, or show fewer keys`,
+    });
+  });
+
+  it('are refused before there is time for what rows see', () => {
+    const grid = '{ shape: [1024, 1024, 1024], box: [1, 1, 1], reach: [1023, 1023, 0] }';
+    expect(run(`gridPlan(${grid})`)).toEqual({
+      code: 'ERR_OPTION',
+      message: expect.stringMatching(
+        /^gridPlan: the rows see more than 268435456 ranges of keys; use a larger queryTile, or show fewer keys/,
+      ),
     });
   });
 
@@ -260,14 +299,23 @@ it('radialPlan takes time by what it lists, not by pairs of frames', () => {
   expect(least(8000) / least(2000)).toBeLessThan(9);
 });
 
+it('gridPlan takes time for boxes of tokens, not for each token', () => {
+  const before = process.cpuUsage();
+  using _ = gridPlan({ shape: [128, 128, 128], box: [1, 1, 1], reach: [1, 1, 127], queryTile: 128, keyBlock: 128 });
+  expect(process.cpuUsage(before).user / 1e6).toBeLessThan(0.5); // seconds
+});
+
 describe('gridPlan', () => {
   it.each([
     { shape: [6, 8, 10], box: [2, 3, 4], reach: [1, 0, 1] },
     { shape: [20, 16], box: [5, 16] },
     { shape: [300], box: [32], reach: [1] },
-    { shape: [4, 20, 16], box: [4, 20, 1] }, // 1280 ranges for each row
-  ])('%j', async ({ shape, box, reach = [0, 0, 0] }) => {
-    using plan = gridPlan({ shape, box, reach: reach.slice(0, shape.length), queryTile: 16, keyBlock: 2 });
+    { shape: [4, 20, 20], box: [4, 20, 1] }, // 80 ranges for each row
+    { shape: [30, 3, 2], box: [7, 2, 1], reach: [0, 0, 1] }, // several planes in a row
+    { shape: [9, 13, 5], box: [2, 3, 5], reach: [1, 1, 0] },
+    { shape: [9, 13, 5], box: [1, 6, 2], causal: true },
+  ])('%j', async ({ shape, box, reach = [0, 0, 0], causal = false }) => {
+    using plan = gridPlan({ shape, box, reach: reach.slice(0, shape.length), causal, queryTile: 16, keyBlock: 2 });
     const boxOf = (token: number) => {
       const at: number[] = [];
       for (let a = shape.length - 1; a >= 0; a--) {
