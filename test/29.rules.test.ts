@@ -121,6 +121,10 @@ it('a key behind the causal border brings no block, not even one that a row sees
   const size = { queries: 40, keys: 40, queryTile: 16, keyBlock: 32 };
   using plan = verticalSlashPlan({ ...size, causal: true, vertical: [20], slash: [] });
   await expectBlocks(plan, (_, j) => j === 20);
+  // The first row ends at 20, between a line and one of the next block.
+  const apart = { queries: 32, keys: 37, queryTile: 16, keyBlock: 16 };
+  using two = verticalSlashPlan({ ...apart, causal: true, vertical: [15, 25], slash: [] });
+  await expectBlocks(two, (_, j) => j === 15 || j === 25);
 });
 
 it('verticalSlashPlan takes no longer for lines that are in no order: they are sorted once, not for every row', () => {
