@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { toBfloat16 } from 'node-attention';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { buildCutlass, buildDriver, cudaInclude } from '../bench/cuda/build';
+import { buildCutlass, buildDriver, carriedCudaBench, cudaInclude, lacking } from '../bench/cuda/build';
 import {
   allCudaCases,
   type CudaCase,
@@ -509,11 +509,23 @@ describe('npm run bench -- cuda', () => {
     vi.unstubAllEnvs();
     rmSync(folder, { recursive: true });
     expect(without).toEqual({
-      missing: `there is no ${example}: set CUTLASS_DIR to a checkout of CUTLASS, whose examples have it`,
+      missing:
+        'this CUTLASS has no examples/88_hopper_fmha: set CUTLASS_DIR to a checkout of it, whose examples have it',
     });
     expect(another).toEqual({
       missing: expect.stringMatching(/^its example cannot be compiled: .*No such file or directory$/),
     });
+    if ('missing' in another) expect(another.missing, 'a path of this machine').not.toMatch(/\s\//);
+  });
+
+  it('has every baseline in a pack, but for those that are left out in so many words', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'node-attention-'));
+    writeFileSync(join(folder, 'libcutlass_baseline.so'), '');
+    const packed = carriedCudaBench(folder, []);
+    expect(lacking(packed, [])).toEqual(['without the baseline cudnn: it was not packed']);
+    expect(lacking(packed, ['cudnn'])).toEqual([]);
+    expect(carriedCudaBench(folder, ['cutlass']).baselines.cutlass).toEqual({ missing: 'left out (--without)' });
+    rmSync(folder, { recursive: true });
   });
 
   it('names the headers that the cuDNN baseline lacks, and how to get them', () => {

@@ -1,12 +1,23 @@
-// scripts/gpu-verify where there is no GPU: its parts, the runner that stands in for vitest, the replay of PTX tests on the
+// scripts/gpu-verify where there is no GPU: what is carried, its parts, the runner that stands in for vitest, the replay of PTX tests on the
 // functions of a driver, and its arguments.
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { bundleTest, root, testFiles } from './gpu/bundle';
+import { checkoutBytes, compress, sizeOf, weigh } from './gpu/carry';
 import { jobsOf, PART_S, partsOf } from './gpu/jobs';
 import type { TestResult } from './gpu/runner';
 
@@ -91,6 +102,95 @@ describe.skipIf(!existsSync(interpreter))('the replay of PTX tests', () => {
   });
 });
 
+describe('what is carried', () => {
+  it('is weighed together with the files of the checkout that git does not ignore', () => {
+    const checkout = join(folder, 'checkout');
+    const git = (...args: string[]) => execFileSync('git', args, { cwd: checkout });
+    mkdirSync(join(checkout, 'build/gpu'), { recursive: true });
+    git('init', '-q');
+    const sizes = { tracked: 1000, deleted: 77, untracked: 200, ignored: 5000, 'build/gpu/a': 30_000 };
+    for (const [name, bytes] of Object.entries(sizes)) writeFileSync(join(checkout, name), Buffer.alloc(bytes));
+    writeFileSync(join(checkout, '.gitignore'), 'ignored\nbuild/\n');
+    git('add', 'tracked', 'deleted', '.gitignore');
+    rmSync(join(checkout, 'deleted'));
+    const [tree, carried] = [checkoutBytes(checkout), sizeOf(join(checkout, 'build/gpu'))];
+    expect([tree, carried]).toEqual([1000 + 200 + 15, 30_000]);
+    expect(weigh(tree, carried, tree + carried)).toMatch(/MiB$/);
+    expect(() => weigh(tree, carried, tree + carried - 1)).toThrow(/more than .* --arch 90,90a packs/);
+  });
+
+  it('names architectures that the build knows', () => {
+    let message = '';
+    try {
+      weigh(1, 1, 0);
+    } catch (error) {
+      message = (error as Error).message;
+    }
+    const [, arch] = /--arch (\S+)/.exec(message)!;
+    const args = [join(root, 'scripts/cuda.mjs'), '--arch', arch!, '--help'];
+    expect(spawnSync(process.execPath, args, { encoding: 'utf8' })).toMatchObject({ status: 0, stderr: '' });
+  });
+
+  it('is refused when it could not be made whole', () => {
+    expect(() => compress('printf a; false', folder, join(folder, 'half.xz'))).toThrow(/ended with status 1/);
+  });
+
+  it('is one archive, which a bare machine unpacks once, with a Node of its own', () => {
+    const bare = join(folder, 'bare');
+    for (const name of ['scripts', 'build/gpu', 'bin', 'tmp']) mkdirSync(join(bare, name), { recursive: true });
+    for (const name of ['gpu-node', 'gpu-verify'])
+      copyFileSync(join(root, 'scripts', name), join(bare, 'scripts', name));
+    for (const name of ['bash', 'cat', 'chmod', 'cksum', 'dirname', 'mkdir', 'mv', 'rm', 'tar', 'xz'])
+      symlinkSync(execFileSync('which', [name], { encoding: 'utf8' }).trim(), join(bare, 'bin', name));
+    const run = () =>
+      spawnSync(join(bare, 'scripts/gpu-verify'), ['--part', '1'], {
+        encoding: 'utf8',
+        env: { PATH: join(bare, 'bin'), TMPDIR: join(bare, 'tmp') },
+      });
+    expect(run()).toMatchObject({
+      status: 2,
+      stderr: expect.stringMatching(/^build\/gpu is missing: run scripts\/gpu-pack/),
+    });
+
+    const made = join(bare, 'made');
+    mkdirSync(made);
+    const packed = (text: string) => {
+      writeFileSync(join(made, 'verify.cjs'), text);
+      compress('tar -cf - .', made, join(bare, 'build/gpu/pack.tar.xz'));
+    };
+    writeFileSync(join(made, 'node'), '#!/bin/bash\ntext=$(cat "$1")\nshift\necho "$text" "$@"');
+    compress('cat node', made, join(bare, 'build/gpu/node.xz'));
+    rmSync(join(made, 'node'));
+    packed('the first');
+    expect(run()).toMatchObject({ status: 0, stdout: 'the first --part 1\n' });
+    writeFileSync(join(bare, 'build/gpu-pack/left'), 'what a run leaves there');
+    expect(run().status).toBe(0);
+    expect(readdirSync(join(bare, 'build/gpu-pack')).sort()).toEqual(['left', 'unpacked', 'verify.cjs']);
+    packed('another');
+    expect(run().stdout).toBe('another --part 1\n');
+    expect(readdirSync(join(bare, 'build/gpu-pack')).sort()).toEqual(['unpacked', 'verify.cjs']);
+  });
+});
+
+describe('scripts/gpu-pack', () => {
+  const packing = (...args: string[]) =>
+    spawnSync(
+      process.execPath,
+      [join(root, 'node_modules/tsx/dist/cli.mjs'), join(root, 'test/gpu/pack.ts'), ...args],
+      {
+        encoding: 'utf8',
+      },
+    );
+
+  it('refuses arguments that it does not know', () => {
+    expect(packing('--without', 'cublas')).toMatchObject({
+      status: 1,
+      stderr: "gpu-pack: --without: 'cublas' is none of cudnn, cutlass\n",
+    });
+    expect(packing('--fast')).toMatchObject({ status: 1, stderr: expect.stringContaining('--fast') });
+  });
+});
+
 describe('scripts/gpu-verify', () => {
   const run = (script: string, ...args: string[]) =>
     spawnSync(join(root, 'scripts', script), args, {
@@ -98,7 +198,7 @@ describe('scripts/gpu-verify', () => {
       env: { ...process.env, NODE_ATTENTION_DEVICE: 'cpu' },
     });
   /** As on a machine that has the pack alone: nothing is brought up to date. */
-  const verify = (...args: string[]) => run('gpu-node', join(root, 'build/gpu/verify.cjs'), ...args);
+  const verify = (...args: string[]) => run('gpu-node', join(root, 'build/gpu-pack/verify.cjs'), ...args);
 
   it('lists exactly what would run, without a GPU', () => {
     const { status, stdout } = run('gpu-verify', '--dry-run', '--part', '1');

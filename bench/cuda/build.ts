@@ -20,13 +20,16 @@ export interface Built {
 }
 
 /** Throws a sentence when the driver itself cannot be built. */
-export function buildCudaBench(): Built {
+export function buildCudaBench(without: readonly BaselineName[]): Built {
+  const baseline = (name: BaselineName, build: () => BuiltBaseline) => (without.includes(name) ? LEFT_OUT : build());
   return {
     driver: buildDriver(),
     peak: buildPeakKernel(),
-    baselines: { cudnn: buildCudnn(), cutlass: buildCutlass() },
+    baselines: { cudnn: baseline('cudnn', buildCudnn), cutlass: baseline('cutlass', buildCutlass) },
   };
 }
+
+const LEFT_OUT = { missing: 'left out (--without)' };
 
 function buildCudnn(): BuiltBaseline {
   const headers = findCudnnHeaders(buildFolder);
@@ -47,7 +50,8 @@ export function buildCutlass(build = join(buildFolder, 'cutlass')): BuiltBaselin
     return { file };
   } catch (error) {
     const [line] = /^.*\berror\b.*$/im.exec((error as Error).message) ?? [(error as Error).message];
-    return { missing: `its example cannot be compiled: ${line.trim()}` };
+    // Where things lie on this machine is nobody's concern.
+    return { missing: `its example cannot be compiled: ${line.trim().replace(/(^|[\s'"])\/\S*\//g, '$1')}` };
   }
 }
 
@@ -92,9 +96,17 @@ function run(command: string, args: string[]): void {
   throw new Error(`${command} failed: ${error?.message ?? `${stdout}${stderr}`}`);
 }
 
+/** A sentence for each baseline that could not be built, although it was not to be left out. */
+export function lacking({ baselines }: Built, without: readonly BaselineName[]): string[] {
+  return Object.entries(baselines).flatMap(([name, built]) =>
+    'file' in built || without.includes(name as BaselineName) ? [] : [`without the baseline ${name}: ${built.missing}`],
+  );
+}
+
 /** What was built elsewhere and carried here (scripts/gpu-pack), in one folder. */
-export function carriedCudaBench(folder: string): Built {
+export function carriedCudaBench(folder: string, without: readonly BaselineName[]): Built {
   const baseline = (name: BaselineName): BuiltBaseline => {
+    if (without.includes(name)) return LEFT_OUT;
     const file = join(folder, `lib${name}_baseline.so`);
     return existsSync(file) ? { file } : { missing: 'it was not packed' };
   };

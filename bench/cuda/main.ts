@@ -61,7 +61,7 @@ export const cuda: Suite<CudaOptions> = {
   steps: (options) => chosen(options).map(({ name }) => ({ name, seconds: options.quick ? 2 : 4 })),
   async run(options, progress) {
     const { quick, torch, part, javascript, backend, carried } = options;
-    const built = carried === undefined ? buildCudaBench() : carriedCudaBench(carried);
+    const built = carried === undefined ? buildCudaBench([]) : carriedCudaBench(carried, []);
     const libraries = findLibraries();
     const task: Task = {
       quick,
