@@ -15,10 +15,10 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
-import { bundleTest, root, testFiles } from './gpu/bundle';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { bundleProgram, bundleTest, root, testFiles } from './gpu/bundle';
 import { checkoutBytes, compress, sizeOf, weigh } from './gpu/carry';
-import { jobsOf, PART_S, partsOf } from './gpu/jobs';
+import { BUDGET_S, jobsOf } from './gpu/jobs';
 import type { TestResult } from './gpu/runner';
 
 const folder = mkdtempSync(join(tmpdir(), 'node-attention-verify-'));
@@ -32,16 +32,14 @@ function runBundle(bundle: string, env: NodeJS.ProcessEnv = {}): (TestResult & {
   return lines.map((line) => JSON.parse(line));
 }
 
-describe('parts', () => {
+describe('jobs', () => {
   const files = testFiles();
   const jobs = jobsOf(files);
 
-  it('hold every job once, and end in time', () => {
-    const parts = partsOf(jobs);
-    const names = (list: typeof jobs) => list.map(({ name }) => name).sort();
-    expect(names(parts.flat())).toEqual(names(jobs));
-    for (const part of parts) expect(part.reduce((sum, { limitS }) => sum + limitS, 0)).toBeLessThanOrEqual(PART_S);
-    expect(PART_S).toBeLessThan(480);
+  it('each fit into a call', () => {
+    expect(new Set(jobs.map(({ name }) => name)).size).toBe(jobs.length);
+    for (const { limitS } of jobs) expect(limitS).toBeLessThanOrEqual(BUDGET_S);
+    expect(BUDGET_S).toBeLessThan(480);
   });
 
   it('are about the tests of the backend, and not about those of the interpreter', () => {
@@ -201,11 +199,11 @@ describe('scripts/gpu-verify', () => {
   const verify = (...args: string[]) => run('gpu-node', join(root, 'build/gpu-pack/verify.cjs'), ...args);
 
   it('lists exactly what would run, without a GPU', () => {
-    const { status, stdout } = run('gpu-verify', '--dry-run', '--part', '1');
+    const { status, stdout } = run('gpu-verify', '--dry-run', '--filter', 'cuda/1');
     expect(status).toBe(0);
-    expect(stdout).toMatch(/^part 1 of \d+, at most \d+ s\n/);
-    const jobs = partsOf(jobsOf(testFiles()))[0]!;
-    for (const { name } of jobs) expect(stdout).toContain(`  ${name} (at most`);
+    const jobs = jobsOf(testFiles()).map(({ name }) => name);
+    const listed = [...stdout.matchAll(/^(\S+) \(at most \d+ s\): /gm)].map(([, name]) => name);
+    expect(listed).toEqual(jobs.filter((name) => name.startsWith('cuda/1')));
     expect(stdout).toMatch(/\n\d+ tests would run\n$/);
   });
 
@@ -216,8 +214,108 @@ describe('scripts/gpu-verify', () => {
   });
 
   it('refuses arguments that it does not know', () => {
-    expect(verify('--part', '99')).toMatchObject({ status: 2, stderr: expect.stringMatching(/there are \d+ parts/) });
-    expect(verify('--part', 'x')).toMatchObject({ status: 2, stderr: expect.stringContaining("'x' is not a number") });
+    expect(verify('--filter', 'x/y')).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining("no job contains 'x/y'"),
+    });
+    expect(verify('--seconds', 'x')).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining("'x' is not a number"),
+    });
     expect(verify('--fast')).toMatchObject({ status: 2, stderr: expect.stringContaining('--fast') });
+  });
+});
+
+describe('a run of scripts/gpu-verify', () => {
+  const pack = join(folder, 'build/gpu-pack');
+  const out = join(folder, 'out');
+  const report = join(folder, 'build/gpu-results/verify.json');
+  const ran = join(folder, 'ran');
+  const program = (body: string) => `
+    const fs = require('node:fs');
+    const write = (line) => fs.appendFileSync(process.env.NODE_ATTENTION_TEST_REPORT, JSON.stringify(line) + '\\n');
+    fs.appendFileSync(${JSON.stringify(ran)}, require('node:path').basename(__filename) + ' ');
+    ${body}`;
+  const passes = "write({ name: 'a', state: 'passed', ms: 1 }); write({ end: true });";
+  const verify = (more: NodeJS.ProcessEnv, ...args: string[]) => {
+    writeFileSync(ran, '');
+    rmSync(out, { recursive: true, force: true }); // as before each command there
+    mkdirSync(out);
+    const env = { PATH: `${folder}:${process.env.PATH}`, OUT: out, NODE_ATTENTION_COMMIT: 'a commit', ...more };
+    const { status, stdout } = spawnSync(process.execPath, [join(pack, 'verify.cjs'), ...args], {
+      encoding: 'utf8',
+      env,
+    });
+    return { status, stdout, ran: readFileSync(ran, 'utf8').trim() };
+  };
+  const reported = (file = report) =>
+    JSON.parse(readFileSync(file, 'utf8')) as { missing: string[]; jobs: { job: string; results: TestResult[] }[] };
+
+  beforeAll(async () => {
+    const library = join(pack, 'node_modules/node-attention');
+    mkdirSync(library, { recursive: true });
+    writeFileSync(
+      join(library, 'index.js'),
+      "exports.devices = () => [{ backend: 'cuda', usable: true, device: 'cuda:0', name: 'a GPU' }];",
+    );
+    vi.stubEnv('NODE_ATTENTION_COMMIT', 'a commit'); // which the bundle is of
+    await bundleProgram('test/gpu/verify.ts', join(pack, 'verify.cjs'));
+    vi.unstubAllEnvs();
+    writeFileSync(join(pack, 'tests.txt'), 'cuda/1.test.ts\ncuda/2.test.ts\ncuda/3.test.ts\n');
+    writeFileSync(join(pack, 'cuda-1.cjs'), program(passes));
+    writeFileSync(join(pack, 'cuda-2.cjs'), program(passes));
+    writeFileSync(join(pack, 'cuda-3.cjs'), program("write({ name: 'b', state: 'failed', ms: 1 }); process.abort();"));
+    writeFileSync(join(pack, 'gpu-05.kernels.cjs'), program(passes));
+    const skipTool = `#!/bin/bash\nwhile [ "$1" != "$NODE" ]; do shift; done\n`;
+    writeFileSync(join(folder, 'compute-sanitizer'), `${skipTool}"$@" & echo $! >"$STARTED"; wait $!`, { mode: 0o755 });
+  });
+  const sanitizer = { NODE: process.execPath, STARTED: join(folder, 'started') };
+
+  it('writes its report after each job, and goes on from there', () => {
+    writeFileSync(join(pack, 'cuda-2.cjs'), program('setTimeout(() => {}, 60e3)'));
+    const first = verify(sanitizer, '--filter', 'cuda/', '--seconds', '2');
+    expect(first).toMatchObject({ status: 1, ran: 'cuda-1.cjs cuda-2.cjs' });
+    expect(first.stdout).toContain(
+      'no time was left of 2 s for cuda/2.test.ts\nno time was left of 2 s for cuda/3.test.ts',
+    );
+    expect(reported()).toMatchObject({
+      missing: ['cuda/2.test.ts', 'cuda/3.test.ts'],
+      jobs: [{ job: 'cuda/1.test.ts' }],
+    });
+    expect(reported(join(out, 'verify.json'))).toEqual(reported());
+
+    // Ended from outside in the third job.
+    writeFileSync(join(pack, 'cuda-2.cjs'), program(passes));
+    const third = readFileSync(join(pack, 'cuda-3.cjs'), 'utf8');
+    writeFileSync(join(pack, 'cuda-3.cjs'), program("process.kill(process.ppid, 'SIGKILL')"));
+    expect(verify(sanitizer, '--filter', 'cuda/')).toMatchObject({ status: null, ran: 'cuda-2.cjs cuda-3.cjs' });
+    expect(reported().missing).toEqual(['cuda/3.test.ts']);
+    expect(reported(join(out, 'verify.json'))).toEqual(reported());
+
+    writeFileSync(join(pack, 'cuda-3.cjs'), third);
+    for (const ran of ['cuda-3.cjs', '']) {
+      const last = verify(sanitizer, '--filter', 'cuda/');
+      expect(last, 'a failure counts in every later run').toMatchObject({ status: 1, ran });
+      expect(last.stdout).toMatch(/\n2 passed, 2 failed, 0 skipped\n$/);
+    }
+    expect(reported().missing).toEqual([]);
+  });
+
+  it('begins anew with another commit', () => {
+    const { jobs } = reported();
+    writeFileSync(report, JSON.stringify({ ...reported(), commit: 'another', jobs }));
+    expect(verify(sanitizer, '--filter', 'cuda/').ran).toBe('cuda-1.cjs cuda-2.cjs cuda-3.cjs');
+  });
+
+  it('ends what compute-sanitizer started with it', () => {
+    rmSync(report);
+    writeFileSync(join(pack, 'gpu-05.kernels.cjs'), program('setTimeout(() => {}, 60e3)'));
+    expect(verify(sanitizer, '--filter', 'memcheck', '--seconds', '2').stdout).toContain('for memcheck gpu/05');
+    const pid = Number(readFileSync(sanitizer.STARTED, 'utf8'));
+    expect(pid).toBeGreaterThan(0);
+    const state = existsSync(`/proc/${pid}/stat`)
+      ? readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]![0]
+      : 'gone';
+    expect(['gone', 'Z']).toContain(state);
   });
 });

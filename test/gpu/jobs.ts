@@ -1,4 +1,4 @@
-// What scripts/gpu-verify runs: jobs, a process each, and the parts that they are divided into.
+// What scripts/gpu-verify runs: jobs, a process each.
 
 export interface Job {
   name: string;
@@ -12,13 +12,13 @@ export interface Job {
   sanitizer?: 'memcheck' | 'racecheck' | 'synccheck' | 'initcheck';
 }
 
-/** A part ends before this, whatever its jobs do: less than a device machine grants one command. */
-export const PART_S = 460;
+/** What a call may take: machines with a GPU are lent for minutes. No job has a longer limit. */
+export const BUDGET_S = 460;
 
 const TEST_LIMIT_S = 150;
 const PROBE_LIMIT_S = 60; // one instruction at a time
 const LIMITS: { [file: string]: number } = {
-  'gpu/10.large.test.ts': PART_S,
+  'gpu/10.large.test.ts': BUDGET_S,
   'gpu/20.soak.test.ts': 200,
   'gpu/30.churn.test.ts': 120,
   'gpu/40.sticky.test.ts': 60,
@@ -39,19 +39,4 @@ export function jobsOf(files: readonly string[]): Job[] {
     jobs.push({ name: `${sanitizer} ${SANITIZED}`, bundle: bundleName(SANITIZED), limitS, sanitizer });
   }
   return jobs;
-}
-
-/** Jobs, each in the first part that has room for its limit. */
-export function partsOf(jobs: readonly Job[]): Job[][] {
-  const parts: { jobs: Job[]; left: number }[] = [];
-  for (const job of jobs) {
-    let part = parts.find(({ left }) => left >= job.limitS);
-    if (!part) {
-      part = { jobs: [], left: PART_S };
-      parts.push(part);
-    }
-    part.jobs.push(job);
-    part.left -= job.limitS;
-  }
-  return parts.map(({ jobs }) => jobs);
 }

@@ -2,36 +2,48 @@
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { type Job, jobsOf, PART_S, partsOf } from './jobs';
+import { commit } from '../../bench/commit';
+import { BUDGET_S, type Job, jobsOf } from './jobs';
 import type { TestResult } from './runner';
 
-const HELP = `Usage: scripts/gpu-verify [--part N] [--json FILE] [--dry-run] [--list]
+const HELP = `Usage: scripts/gpu-verify [--filter TEXT] [--seconds N] [--json FILE] [--dry-run] [--list]
 
 Runs every correctness test of the CUDA backend on the first real device, from what scripts/gpu-pack built. No network.
-Divided into parts of less than ${PART_S} seconds each; a part can be run again at any time.
+It ends in time: jobs that no time is left for are named, and the same command makes them, and no other one again.
 
-  --part N     only the N-th part
-  --json FILE  a report of every test (default: gpu-verify.json, or gpu-verify-N.json, in $OUT where that is set)
-  --dry-run    lists exactly what would run, test by test; needs no GPU
-  --list       lists the parts and their jobs
-  --help       this text
+  --filter TEXT  only jobs whose name contains this
+  --seconds N    for all that it does (default: ${BUDGET_S})
+  --json FILE    the report of every test; a run of the same commit goes on from what is there, so carry it along
+                 (default: build/gpu-results/verify.json; a copy goes to $OUT, where that is set)
+  --dry-run      lists exactly what would run, test by test; needs no GPU
+  --list         lists the jobs
+  --help         this text
 
-Exit codes: 0 all passed, 1 something failed, 2 wrong arguments, 3 there is no GPU.`;
+Exit codes: 0 all passed, 1 something failed or is missing, 2 wrong arguments, 3 there is no GPU.`;
 const NO_DEVICE = 3;
 /** What compute-sanitizer ends with when it found something. */
 const SANITIZER_FOUND = 86;
 
 const pack = __dirname;
 const environment: NodeJS.ProcessEnv = { ...process.env, NODE_ATTENTION_TEST_DEVICE: 'real' };
-const { dryRun, list, part, json } = readArguments();
-const jobs = jobsOf(readFileSync(join(pack, 'tests.txt'), 'utf8').trim().split('\n'));
-const parts = partsOf(jobs);
-if (part !== undefined && !(part >= 1 && part <= parts.length)) usage(`--part: there are ${parts.length} parts`);
-const chosen = part === undefined ? parts.map((_, i) => i + 1) : [part];
+const { dryRun, list, filter, seconds, json } = readArguments();
+const jobs = jobsOf(readFileSync(join(pack, 'tests.txt'), 'utf8').trim().split('\n')).filter(({ name }) =>
+  name.includes(filter),
+);
+if (jobs.length === 0) usage(`--filter: no job contains '${filter}'`);
 if (list || dryRun) show();
 else verify().catch((error) => process.exit(console.error(error) ?? 1));
 
@@ -44,17 +56,18 @@ function readArguments() {
   try {
     const { values } = parseArgs({
       options: {
-        part: { type: 'string' },
-        json: { type: 'string' },
+        filter: { type: 'string', default: '' },
+        seconds: { type: 'string', default: String(BUDGET_S) },
+        json: { type: 'string', default: join(pack, '../gpu-results/verify.json') },
         'dry-run': { type: 'boolean', default: false },
         list: { type: 'boolean', default: false },
         help: { type: 'boolean', default: false },
       },
     });
     if (values.help) process.exit(console.log(HELP) ?? 0);
-    const number = values.part === undefined ? undefined : Number(values.part);
-    if (number !== undefined && !Number.isSafeInteger(number)) usage(`--part: '${values.part}' is not a number`);
-    return { dryRun: values['dry-run'], list: values.list, part: number, json: values.json };
+    const seconds = Number(values.seconds);
+    if (!(seconds > 0)) usage(`--seconds: '${values.seconds}' is not a number of seconds`);
+    return { ...values, dryRun: values['dry-run'], seconds };
   } catch (error) {
     return usage((error as Error).message);
   }
@@ -76,17 +89,12 @@ function testsOf(job: Job): { name: string; skipped: boolean }[] {
 
 function show(): void {
   let tests = 0;
-  for (const number of chosen) {
-    const jobs = parts[number - 1]!;
-    const limit = jobs.reduce((sum, { limitS }) => sum + limitS, 0);
-    console.log(`part ${number} of ${parts.length}, at most ${limit} s`);
-    for (const job of jobs) {
-      console.log(`  ${job.name} (at most ${job.limitS} s): ${commandOf(job).join(' ')}`);
-      if (list) continue;
-      for (const { name, skipped } of testsOf(job)) {
-        console.log(`    ${name}${skipped ? ' (skipped)' : ''}`);
-        if (!skipped) tests++;
-      }
+  for (const job of jobs) {
+    console.log(`${job.name} (at most ${job.limitS} s): ${commandOf(job).join(' ')}`);
+    if (list) continue;
+    for (const { name, skipped } of testsOf(job)) {
+      console.log(`  ${name}${skipped ? ' (skipped)' : ''}`);
+      if (!skipped) tests++;
     }
   }
   if (!list) console.log(`${tests} tests would run`);
@@ -101,35 +109,73 @@ function commandOf({ bundle, sanitizer }: Job): string[] {
 interface JobReport {
   job: string;
   command: string;
-  part: number;
   seconds: number;
   results: TestResult[];
 }
 
+interface Report {
+  date: string;
+  commit: string | undefined;
+  command: string;
+  device: string;
+  summary: string;
+  /** Jobs that no time was left for. */
+  missing: string[];
+  jobs: JobReport[];
+}
+
 async function verify(): Promise<void> {
+  const end = performance.now() + 1e3 * seconds;
   const device = probe();
   console.log(device.text);
   if (!device.usable) process.exit(NO_DEVICE);
   const scratch = mkdtempSync(join(tmpdir(), 'gpu-verify-'));
   process.once('exit', () => rmSync(scratch, { recursive: true, force: true }));
-  const reports: JobReport[] = [];
-  for (const number of chosen) {
-    for (const job of parts[number - 1]!) {
-      const report = await runJob(job, number, join(scratch, `${reports.length}.jsonl`));
-      reports.push(report);
-      const counts = countOf([report]);
-      console.log(`${job.name}: ${counts.text}, ${report.seconds.toFixed(1)} s`);
-      for (const { name, state, message } of report.results) {
-        if (state === 'failed') console.log(`  FAILED ${name}\n    ${message?.replaceAll('\n', '\n    ')}`);
-      }
+  const reports = doneBefore(device.text);
+  let missing = jobs.filter(({ name }) => !reports.some(({ job }) => job === name));
+  if (reports.length > 0) console.log(`${reports.length} jobs are in ${json} already`);
+  for (const job of missing) {
+    const left = (end - performance.now()) / 1e3;
+    const report = left > 0 ? await runJob(job, left, join(scratch, `${reports.length}.jsonl`)) : undefined;
+    if (!report) break; // the next call begins with it
+    reports.push(report);
+    missing = missing.filter((each) => each !== job);
+    console.log(`${job.name}: ${countOf([report]).text}, ${report.seconds.toFixed(1)} s`);
+    for (const { name, state, message } of report.results) {
+      if (state === 'failed') console.log(`  FAILED ${name}\n    ${message?.replaceAll('\n', '\n    ')}`);
     }
+    save(device.text, reports, missing);
   }
+  save(device.text, reports, missing);
+  for (const { name } of missing) console.log(`no time was left of ${seconds} s for ${name}`);
+  if (missing.length > 0) console.log(`${missing.length} jobs are missing: the same command makes them`);
   const total = countOf(reports);
-  const file = json ?? join(process.env.OUT ?? '.', part === undefined ? 'gpu-verify.json' : `gpu-verify-${part}.json`);
-  const about = { date: new Date().toISOString(), command: process.argv.slice(1).join(' '), device: device.text };
-  writeFileSync(file, `${JSON.stringify({ ...about, summary: total.text, jobs: reports }, null, 1)}\n`);
   console.log(total.text);
-  process.exitCode = total.failed > 0 ? 1 : 0;
+  process.exitCode = total.failed > 0 || missing.length > 0 ? 1 : 0;
+}
+
+/** What an earlier run of this commit on such a device reported. Which changes a changed tree had, nobody knows. */
+function doneBefore(device: string): JobReport[] {
+  if (!existsSync(json) || commit()?.endsWith('+') !== false) return [];
+  const before = JSON.parse(readFileSync(json, 'utf8')) as Report;
+  return before.commit === commit() && before.device === device ? before.jobs : [];
+}
+
+/** After each job: whatever ends this process takes at most one job along. */
+function save(device: string, reports: readonly JobReport[], missing: readonly Job[]): void {
+  const report: Report = {
+    date: new Date().toISOString(),
+    commit: commit(),
+    command: process.argv.slice(1).join(' '),
+    device,
+    summary: countOf(reports).text,
+    missing: missing.map(({ name }) => name),
+    jobs: [...reports],
+  };
+  mkdirSync(dirname(json), { recursive: true });
+  writeFileSync(`${json}.new`, `${JSON.stringify(report, null, 1)}\n`);
+  renameSync(`${json}.new`, json);
+  if (process.env.OUT) copyFileSync(json, join(process.env.OUT, 'verify.json'));
 }
 
 function countOf(reports: readonly JobReport[]) {
@@ -150,27 +196,30 @@ function probe(): { usable: boolean; text: string } {
   return { usable: true, text: `${found.device}: ${found.name}, ${found.instructionSet}` };
 }
 
-async function runJob(job: Job, number: number, file: string): Promise<JobReport> {
+/** Undefined when the time that is left was over before the job's own limit. */
+async function runJob(job: Job, left: number, file: string): Promise<JobReport | undefined> {
   const [command, ...args] = commandOf(job) as [string, ...string[]];
   const start = performance.now();
   const report = (results: TestResult[]): JobReport => ({
     job: job.name,
     command: [command, ...args].join(' '),
-    part: number,
     seconds: (performance.now() - start) / 1e3,
     results,
   });
   writeFileSync(file, '');
+  // The leader of a group of processes: compute-sanitizer's Node is to end with it.
   const child = spawn(command, args, {
     stdio: ['ignore', 'inherit', 'inherit'],
     env: { ...environment, NODE_ATTENTION_TEST_REPORT: file },
+    detached: true,
   });
-  const ended = await endOf(child, job.limitS);
+  const ended = await endOf(child, Math.min(job.limitS, left));
+  if (ended === 'late' && left < job.limitS) return undefined;
   if (ended === 'missing')
     return report([{ name: job.name, state: 'skipped', ms: 0, message: `there is no ${command}` }]);
   const lines = readFileSync(file, 'utf8')
     .split('\n')
-    .filter(Boolean)
+    .filter((line) => line.endsWith('}')) // the last one may be half a line
     .map((line) => JSON.parse(line));
   const results: TestResult[] = lines.filter(({ end }) => !end);
   const finished = lines.at(-1)?.end === true;
@@ -184,10 +233,23 @@ async function runJob(job: Job, number: number, file: string): Promise<JobReport
 /** The status or signal that it ended with; 'late' when it had to be ended, 'missing' when there is no such program. */
 async function endOf(child: ChildProcess, limitS: number): Promise<number | string> {
   let late = false;
+  const endGroup = () => {
+    try {
+      process.kill(-child.pid!, 'SIGKILL');
+    } catch {
+      // It has ended.
+    }
+  };
+  // In a group of its own it is not told of what ends this process.
+  const stop = () => {
+    endGroup();
+    process.exit(1);
+  };
   const timer = setTimeout(() => {
     late = true;
-    child.kill('SIGKILL');
+    endGroup();
   }, 1e3 * limitS);
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, stop);
   try {
     const [code, signal] = await once(child, 'exit');
     return late ? 'late' : (code ?? signal);
@@ -196,5 +258,6 @@ async function endOf(child: ChildProcess, limitS: number): Promise<number | stri
     throw error;
   } finally {
     clearTimeout(timer);
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.off(signal, stop);
   }
 }
