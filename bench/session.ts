@@ -48,6 +48,8 @@ export interface Suite<Options extends SuiteOptions = SuiteOptions> {
 export interface Progress {
   /** The step of this name begins, and the one before it has ended. */
   begin(name: string): void;
+  /** The result as it is so far, for suites of which nothing is to be lost when something ends the process. */
+  found(result: SuiteResult): void;
 }
 
 /**
@@ -56,7 +58,7 @@ export interface Progress {
  */
 export async function runSteps(
   steps: readonly { name: string; run(): Promise<void> }[],
-  progress: Progress,
+  progress: Pick<Progress, 'begin'>,
 ): Promise<string | undefined> {
   let stopped = false;
   const stop = () => {
@@ -84,7 +86,7 @@ export class NothingToMeasure extends Error {}
 export const WHOLE_SUITE = 'the whole suite';
 
 /**
- * Runs suites one after the other, and hands over the file as it is after each. One that cannot run is in the file with the
+ * Runs suites one after the other, and hands over the file as it is after each, and whenever one has found more. One that cannot run is in the file with the
  * reason; so are those that ^C kept from beginning.
  */
 export async function runSuites(
@@ -120,7 +122,8 @@ export async function runSuites(
     else if (stopped && steps.length > 0) file.suites.push({ ...empty, failure: '(SIGINT): it did not begin' });
     else if (steps.length > 0) {
       try {
-        file.suites.push(await suite.run(options, { begin: (name) => progress.begin(suite.name, name) }));
+        const found = (result: SuiteResult) => onSuite({ ...file, suites: [...file.suites, result] });
+        file.suites.push(await suite.run(options, { begin: (name) => progress.begin(suite.name, name), found }));
       } catch (error) {
         const { message } = error as Error;
         file.suites.push(error instanceof NothingToMeasure ? nothing(message) : { ...empty, failure: message });

@@ -10,12 +10,12 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { buildCutlass, buildDriver, carriedCudaBench, cudaInclude, lacking } from '../bench/cuda/build';
 import {
   allCudaCases,
+  byWant,
   type CudaCase,
   cudaBytes,
   cudaFlops,
   keyBytes,
   makeCudaCase,
-  partOf,
   ROTATE_BYTES,
   setsOf,
 } from '../bench/cuda/cases';
@@ -69,10 +69,14 @@ describe('cases', () => {
     }
   });
 
-  it('are divided into parts', () => {
-    const parts = [1, 2, 3].map((part) => partOf(cases, part, 3));
-    expect(parts.flat().length).toBe(cases.length);
-    expect(new Set(parts.flat()).size).toBe(cases.length);
+  it('have an order in which they are wanted: a few of each kind first', () => {
+    const wanted = byWant(cases);
+    const names = (of: readonly CudaCase[]) => of.map(({ name }) => name).sort();
+    expect(names(wanted)).toEqual(names(cases));
+    const few = allCudaCases(true);
+    expect(names(wanted.slice(0, few.length))).toEqual(names(few));
+    const later = wanted.slice(few.length).map(({ headDim }) => headDim === 128);
+    expect(later.indexOf(false)).toBe(later.lastIndexOf(true) + 1);
   });
 });
 
@@ -482,9 +486,9 @@ describe('npm run bench -- cuda', () => {
     expect(stdout).toMatch(/^npm run bench -- cuda: nothing to measure: .+\n$/);
   });
 
-  it('refuses a part that does not exist, a filter that leaves nothing, a backend that is not there', () => {
-    expect(bench('--part', '4/3').stderr).toContain('such as 1/3');
-    expect(bench('--part', '0/3').stderr).toContain('such as 1/3');
+  it('refuses a baseline and a time that are none, a filter that leaves nothing, a backend that is not there', () => {
+    expect(bench('--without', 'cublas').stderr).toContain('Give cudnn or cutlass.');
+    expect(bench('--seconds', '0').stderr).toContain('Give a number of seconds');
     expect(bench('--filter', 'float8').stderr).toContain("no case contains 'float8'");
     expect(bench('--backend', '/no/such/file').stderr).toContain('there is no file /no/such/file');
   });

@@ -2,14 +2,14 @@
 // that the page is made from without a word on the command line.
 
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { typed } from '../bench/command';
-import { commit } from '../bench/commit';
 import { compare, comparisonText } from '../bench/compare';
-import { merged, PARTS, type RunPart, runParts } from '../bench/cuda/parts';
+import { allCudaCases } from '../bench/cuda/cases';
+import { type Limits, measureInProcess } from '../bench/cuda/process';
+import { casesLeft, earlierResult, joined } from '../bench/cuda/resume';
 import {
   FORMAT,
   fullName,
@@ -23,12 +23,13 @@ import {
 import { chartsOf } from '../bench/html/charts';
 import { page } from '../bench/html/page';
 import { columnsOf, faultLines, tableOf } from '../bench/report';
-import { NothingToMeasure, runSuites, type Suite } from '../bench/session';
+import { NothingToMeasure, runSuites, type Suite, WHOLE_SUITE } from '../bench/session';
 import { factor, pairShares } from '../bench/statistics';
 import { suites } from '../bench/suites';
 import { blocks, newest, update, withBlocks } from '../bench/tables';
 import { uniform } from './support/numbers';
 
+const root = join(__dirname, '..');
 const folder = mkdtempSync(join(tmpdir(), 'node-attention-report-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -547,109 +548,185 @@ describe('the tables of the documentation', () => {
   });
 });
 
-describe('the GPU benchmark in parts', () => {
+describe('the GPU benchmark in several runs', () => {
   beforeAll(() => void vi.stubEnv('NODE_ATTENTION_COMMIT', 'a commit'));
   afterAll(() => void vi.unstubAllEnvs());
 
+  const names = allCudaCases(false).map(({ name }) => name);
+  const rows = (...of: number[]) => of.map((i) => makeRow(measured({ 'node-attention': [1] }, { name: names[i]! })));
   const { suites, ...rest } = fileOf([]);
-  const part = (args: string[], more: object = {}, name = args.at(-1)!): ResultFile => ({
-    ...rest,
-    command: typed(args),
-    commit: commit(),
-    suites: [{ ...suites[0]!, suite: 'cuda', rows: [makeRow(measured({ 'node-attention': [1] }, { name }))], ...more }],
-  });
-  const write = (path: string, file: ResultFile) => writeFileSync(path, JSON.stringify(file));
+  const command = 'npm run bench -- cuda';
+  const suite = { ...suites[0]!, suite: 'cuda', command, device: 'an H200, sm_90a' };
+  const path = join(folder, 'earlier.json');
+  const write = (more: object = {}, of: object = {}) =>
+    writeFileSync(
+      path,
+      JSON.stringify({ ...rest, commit: 'a commit', suites: [{ ...suite, rows: rows(0), ...of }], ...more }),
+    );
 
-  const out = join(folder, 'parts');
-  const jsonOf = (i: number) => join(out, `bench-${i}.json`);
-  /** What the parts that were run were run with, and what they leave behind, unless that is a good file. */
-  const runner = (left: { [part: string]: object | undefined } = {}) => {
-    const ran: string[] = [];
-    const run: RunPart = (args) => {
-      const [name, json] = [args[args.indexOf('--part') + 1]!, args.at(-1)!];
-      ran.push(name);
-      const spoiled = name in left;
-      if (spoiled && left[name] === undefined)
-        writeFileSync(json, ''); // as when it was killed
-      else write(json, part(args, left[name], `case ${name}`));
-      return spoiled ? 7 : 0;
-    };
-    return { ran, run };
-  };
-  const all = (numbers = [1, 2, 3, 4]) => numbers.map((i) => `${i}/${PARTS}`);
-
-  it('makes what is missing, ended early, or is of another commit, and one file of all', () => {
-    const first = runner({ [`2/${PARTS}`]: undefined });
-    const said: string[] = [];
-    expect(runParts(out, [], first.run, (line) => said.push(line))).toBe(7);
-    expect(first.ran, 'what fails takes no other part along').toEqual(all());
-    expect(said.at(-1)).toBe(`1 of ${PARTS} parts are missing: the same command makes them`);
-    const args = (i: number) => ['cuda', '--part', `${i}/${PARTS}`, '--json', jsonOf(i)];
-    write(jsonOf(3), part(args(3), { failure: 'it fell' }));
-    write(jsonOf(4), { ...part(args(4)), commit: 'another' });
-    const second = runner();
-    expect(runParts(out, [], second.run, () => {})).toBe(0);
-    expect(second.ran).toEqual(all([2, 3, 4]));
-    const whole = parseResults(readFileSync(join(out, 'bench.json'), 'utf8'), 'bench.json');
-    expect(whole.suites.map(({ rows }) => rows.map(({ name }) => name))).toEqual([all().map((name) => `case ${name}`)]);
-  });
-
-  it('ends in time: a part gets what is left, and those without any are left for another call', () => {
-    const late = runner();
-    const given: number[] = [];
-    const said: string[] = [];
-    let now = 1000;
-    const slow: RunPart = (args, seconds) => {
-      given.push(seconds);
-      now += 300;
-      return late.run(args, seconds);
-    };
-    const [folder, say] = [join(out, 'late'), (line: string) => said.push(line)];
-    expect(runParts(folder, [], slow, say, () => now)).toBe(1);
-    expect(late.ran).toEqual(all([1, 2]));
-    expect(given).toEqual([460, 160]);
-    expect(said.slice(-3)).toEqual([
-      ...[3, 4].map((i) => `part ${i} of ${PARTS}: no time is left of 460 s`),
-      `2 of ${PARTS} parts are missing: the same command makes them`,
-    ]);
-    expect(runParts(folder, [], slow, say, () => now)).toBe(0);
-    expect(late.ran).toEqual(all());
-  });
-
-  it('makes all of them again for other options, and none twice', () => {
-    const quick = runner();
-    expect(runParts(out, ['--quick'], quick.run, () => {})).toBe(0);
-    expect(quick.ran).toEqual(all());
-    expect(runParts(out, ['--quick'], quick.run, () => {})).toBe(0);
-    expect(quick.ran).toEqual(all());
-  });
-
-  it('makes parts of a changed tree again', () => {
+  it('go on from a file of the same commit, command and device', () => {
+    const rowsOf = (...args: Parameters<typeof earlierResult>) => earlierResult(...args)?.rows.length;
+    expect(rowsOf(undefined, command)).toBeUndefined();
+    expect(rowsOf(join(folder, 'nothing'), command)).toBeUndefined();
+    write();
+    expect(rowsOf(path, command)).toBe(1);
+    expect(rowsOf(path, command, 'an H200')).toBe(1);
+    expect(rowsOf(path, command, 'an A100')).toBeUndefined();
+    expect(rowsOf(path, `${command} --quick`)).toBeUndefined();
+    write({ commit: 'another' });
+    expect(rowsOf(path, command)).toBeUndefined();
+    write({}, { rows: [], notMeasured: [{ what: WHOLE_SUITE, why: 'there is no GPU' }] });
+    expect(rowsOf(path, command), 'where there was nothing to measure').toBeUndefined();
+    write({ commit: 'a commit+' });
     vi.stubEnv('NODE_ATTENTION_COMMIT', 'a commit+');
-    const changed = runner();
-    for (let time = 0; time < 2; time++) expect(runParts(out, ['--quick'], changed.run, () => {})).toBe(0);
-    expect(changed.ran).toEqual([...all(), ...all()]);
+    expect(rowsOf(path, command), 'of a changed tree').toBeUndefined();
     vi.stubEnv('NODE_ATTENTION_COMMIT', 'a commit');
   });
 
-  it('says that an output was wrong, in every run', () => {
-    const wrong = makeRow(measured({}, { name: 'w', faults: [{ contestant: 'cudnn', fault: 'NaN' }] }));
-    const torch = runner({ [`1/${PARTS}`]: { rows: [wrong] } });
-    for (let time = 0; time < 2; time++) {
-      const said: string[] = [];
-      expect(runParts(out, ['--torch', 'python3'], torch.run, (line) => said.push(line))).toBe(1);
-      expect(said.at(-1)).toMatch(/^WRONG OUTPUT: cudnn, w/);
-    }
-    expect(torch.ran).toEqual(all());
+  it('measure what is left, and last what took the process along', () => {
+    const cases = allCudaCases(false).slice(0, 4);
+    const earlier = { ...suite, rows: rows(2), notMeasured: [{ what: names[0]!, why: 'SIGSEGV' }] };
+    expect(casesLeft(cases, earlier).map(({ name }) => name)).toEqual([names[1], names[3], names[0]]);
+    expect(casesLeft(cases, undefined)).toEqual(cases);
   });
 
-  it('counts the best of each peak, and what was found or not, once', () => {
-    const peak = (rate: number) => ({
-      peaks: [{ name: 'copy', rate, unit: 'B/s' }],
-      findings: [{ name: 'a', text: 'b' }],
+  it('are one result: rows in order and judged together, the best of each peak, the last of what was found', () => {
+    const of = (rate: number, text: string, more: object) => ({
+      ...suite,
+      peaks: [{ name: 'copy', rate, unit: 'B/s' } as const],
+      findings: [{ name: 'clocks after', text }],
+      ...more,
     });
-    const [suite] = merged([part(['a'], peak(3)), part(['b'], peak(5))]).suites;
-    expect(suite).toMatchObject({ peaks: [{ rate: 5 }], findings: [{ name: 'a' }] });
-    expect(suite!.notMeasured.length).toBe(1);
+    const failed = [0, 3].map((i) => ({ what: names[i]!, why: 'SIGSEGV' }));
+    const ratio = { cudnn: { median: 2, interval: [2, 2] as [number, number] } };
+    const [first, second] = [rows(5, 1), rows(0)].map((all) => all.map((row) => ({ ...row, ratios: ratio })));
+    const result = joined(
+      of(5, 'old', { rows: first, notMeasured: failed, versions: { cudnn: '9' }, failure: 'early' }),
+      of(3, 'new', { rows: second, notMeasured: [{ what: 'x', why: 'y' }], versions: { cutlass: '4' } }),
+    );
+    expect(result).toMatchObject({ peaks: [{ rate: 5 }], findings: [{ text: 'new' }] });
+    expect(result.failure).toBeUndefined();
+    expect(result.versions).toEqual({ cudnn: '9', cutlass: '4' });
+    expect(result.rows.map(({ name }) => name)).toEqual([0, 1, 5].map((i) => names[i]));
+    expect(result.targets[0]).toMatchObject({ rows: 3, reached: 3 });
+    expect(result.notMeasured, 'but for what was measured since').toEqual([failed[1], { what: 'x', why: 'y' }]);
+  });
+});
+
+describe('the process that measures on a GPU', () => {
+  const child = join(folder, 'suite.cjs');
+  writeFileSync(
+    child,
+    `process.once('message', async ({ cases, javascript }) => {
+      const send = (message) => new Promise((sent) => process.send(message, sent));
+      const ends = {
+        crashes: () => process.abort(),
+        fails: () => send({ fails: 'the context is gone' }).then(() => process.exit(1)),
+        hangs: () => { for (;;); },
+        waits: () => new Promise((resolve) => setTimeout(resolve, 60e3)),
+      };
+      if (cases[0] === 'unusable') return await send({ unusable: 'no device' }), process.disconnect();
+      if (cases[0] === 'falls at once') process.exit(7);
+      await send({ device: { name: 'a GPU' } });
+      for (const name of cases) {
+        await send({ begins: name });
+        await ends[name.split(' ')[0]]?.();
+        await send({ outcome: { test: { name } } });
+      }
+      if (javascript === 'crashes') process.abort();
+      await send({ javascript: { device: javascript } });
+      process.disconnect();
+    });
+    process.once('SIGINT', () => process.exit(1));`,
+  );
+  const measure = async (cases: string[], limits: Partial<Limits> = {}, more: object = {}) => {
+    const begun: string[] = [];
+    let found = 0;
+    const done = await measureInProcess(
+      { cases, javascript: 'cuda', ...more } as never,
+      {},
+      { begin: (name) => begun.push(name), found: (so) => (found = so.outcomes.length) },
+      { step: 20, kill: 1, ...limits },
+      child,
+    );
+    return { ...done, begun, found, outcomes: done.outcomes.map(({ test }) => test.name) };
+  };
+
+  it('is begun again behind a case that took it along', async () => {
+    const cases = ['a', 'crashes', 'b', 'fails', 'c', 'hangs'];
+    const done = await measure(cases, { step: 1.5 });
+    expect(done).toMatchObject({ begun: cases, outcomes: ['a', 'b', 'c'], found: 3, javascript: { device: 'cuda' } });
+    expect(done.failed).toEqual([
+      { what: 'crashes', why: 'SIGABRT' },
+      { what: 'fails', why: 'the context is gone' },
+      { what: 'hangs', why: 'not done after 1.5 s' },
+    ]);
+    expect(done.ended).toBeUndefined();
+  });
+
+  it('is not begun again when it was no case that took it along', async () => {
+    expect(await measure(['falls at once'])).toMatchObject({ begun: [], failed: [], ended: 'status 7' });
+    const unusable = await measure(['unusable']);
+    expect(unusable).toMatchObject({ unusable: 'no device', failed: [] });
+    expect(unusable.ended).toBeUndefined();
+    expect(await measure(['a'], {}, { javascript: 'crashes' })).toMatchObject({ outcomes: ['a'], ended: 'SIGABRT' });
+  });
+
+  it('is ended when time is over, even in a call that does not return, with what there is', async () => {
+    for (const last of ['waits', 'hangs']) {
+      const start = performance.now();
+      const done = await measure(['a', last, 'b'], { all: 1 });
+      expect(done).toMatchObject({ begun: ['a', last], outcomes: ['a'], failed: [], ended: '1 s are over' });
+      expect(performance.now() - start).toBeLessThan(10e3);
+    }
+  });
+});
+
+describe('scripts/gpu-bench', () => {
+  const bare = join(folder, 'bare');
+  const results = join(bare, 'build/gpu-results/bench.json');
+  const out = join(bare, 'out');
+  const bench = (body: string, env: NodeJS.ProcessEnv, ...args: string[]) => {
+    writeFileSync(
+      join(bare, 'build/gpu-pack/bench/command.cjs'),
+      `const { readFileSync, writeFileSync } = require('node:fs');
+      const args = process.argv.slice(2);
+      const of = (name) => args[args.lastIndexOf('--' + name) + 1];
+      ${body}`,
+    );
+    return spawnSync(join(bare, 'scripts/gpu-bench'), args, {
+      encoding: 'utf8',
+      env: { ...process.env, OUT: '', ...env },
+    });
+  };
+  const adds = `
+    const before = require('node:fs').existsSync(of('resume')) ? readFileSync(of('resume'), 'utf8') : '';
+    writeFileSync(of('json'), before + '"samples"');`;
+  beforeAll(() => {
+    for (const name of ['scripts', 'build/gpu', 'build/gpu-pack/bench'])
+      mkdirSync(join(bare, name), { recursive: true });
+    for (const name of ['gpu-bench', 'gpu-node'])
+      copyFileSync(join(root, 'scripts', name), join(bare, 'scripts', name));
+    writeFileSync(join(bare, 'build/gpu/pack.tar.xz'), '');
+    const sum = spawnSync('cksum', { encoding: 'utf8', input: '' }).stdout;
+    writeFileSync(join(bare, 'build/gpu-pack/unpacked'), sum);
+  });
+
+  it('goes on from its results in the tree, wherever they are written', () => {
+    expect(bench(adds, {})).toMatchObject({ status: 0 });
+    expect(readFileSync(results, 'utf8')).toBe('"samples"');
+    mkdirSync(out);
+    expect(bench(`${adds} process.exit(1)`, { OUT: out }).status, 'ended early').toBe(1);
+    for (const file of [results, join(out, 'bench.json')])
+      expect(readFileSync(file, 'utf8')).toBe('"samples""samples"');
+    writeFileSync(join(out, 'carried.json'), 'x');
+    expect(bench(adds, {}, '--resume', join(out, 'carried.json')).status).toBe(0);
+    expect(readFileSync(results, 'utf8')).toBe('x"samples"');
+  });
+
+  it('passes on that there is nothing to measure, and keeps what there is', () => {
+    expect(bench(`writeFileSync(of('json'), '{}'); process.exit(3)`, {}).status).toBe(3);
+    expect(bench('process.exit(1)', {}).status).toBe(1);
+    expect(readFileSync(results, 'utf8')).toBe('x"samples"');
   });
 });

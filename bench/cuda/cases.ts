@@ -92,7 +92,9 @@ export function setsOf(test: CudaCase, rotateBytes: number): number {
   return bytes >= ALONE_BYTES ? 1 : Math.max(2, Math.ceil(rotateBytes / bytes));
 }
 
-/** The i-th of n parts of about equal work. */
-export function partOf<T>(cases: readonly T[], part: number, parts: number): T[] {
-  return cases.filter((_, i) => i % parts === part - 1);
+/** The most wanted first: a few of each kind, then the head dimension of most models, and decoding. */
+export function byWant(cases: readonly CudaCase[]): CudaCase[] {
+  const few = new Set(allCudaCases(true).map(({ name }) => name));
+  const rank = ({ name, headDim }: CudaCase) => (few.has(name) ? 0 : headDim === 128 ? 1 : 2);
+  return [...cases].sort((a, b) => rank(a) - rank(b));
 }

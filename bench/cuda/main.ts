@@ -1,37 +1,47 @@
 // The suite that compares attention on a GPU.
 
-import { execFileSync, fork } from 'node:child_process';
-import { once } from 'node:events';
+import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 import { devices } from 'node-attention';
+import type { SuiteResult } from '../format';
 import type { Plan } from '../measure';
-import { NothingToMeasure, type Progress, type Suite, type SuiteOptions } from '../session';
+import { NothingToMeasure, type Suite, type SuiteOptions } from '../session';
 import { buildCudaBench, carriedCudaBench } from './build';
-import { allCudaCases, partOf } from './cases';
-import type { JavaScriptPath } from './javascript';
+import { allCudaCases, byWant } from './cases';
+import { BASELINES, type BaselineName } from './driver';
 import { findLibraries } from './libraries';
-import { suiteResult } from './report';
-import type { Outcome } from './run';
-import type { DeviceReport, Message, Task } from './suite';
+import { type Done, LIMITS, measureInProcess } from './process';
+import { FROM_JAVASCRIPT, suiteResult } from './report';
+import { casesLeft, earlierResult, joined } from './resume';
+import type { Task } from './suite';
 
 interface CudaOptions extends SuiteOptions {
-  part: { part: number; parts: number };
   javascript: boolean;
   backend?: string;
   carried?: string;
+  without: BaselineName[];
+  resume?: string;
+  seconds?: number;
 }
 
 const FULL: Plan = { rounds: 9, batchMs: 40, settleMs: 0 };
 const QUICK: Plan = { rounds: 3, batchMs: 10, settleMs: 0 };
 
-const chosen = ({ quick, filter, part }: CudaOptions) =>
-  partOf(
-    allCudaCases(quick).filter(({ name }) => name.includes(filter)),
-    part.part,
-    part.parts,
-  );
+const chosen = ({ quick, filter }: CudaOptions) =>
+  byWant(allCudaCases(quick).filter(({ name }) => name.includes(filter)));
+
+const gpu = () => devices().find((device) => device.backend === 'cuda');
+
+/** What repeats the measurement of a row. */
+const commandOf = ({ quick, torch, backend }: CudaOptions) =>
+  [
+    'npm run bench -- cuda',
+    ...(quick ? ['--quick'] : []),
+    ...(torch ? ['--torch'] : []),
+    ...(backend === undefined ? [] : ['--backend', basename(backend)]),
+  ].join(' ');
 
 const ABOUT =
   "Attention on a GPU against cuDNN, CUTLASS's example and (--torch) the flash attention of PyTorch and of flash_attn: " +
@@ -43,7 +53,9 @@ export const cuda: Suite<CudaOptions> = {
   about: ABOUT,
   extend(command) {
     command
-      .option('--part <i/n>', 'only the i-th of n parts of about equal work', parsePart, { part: 1, parts: 1 })
+      .option('--seconds <n>', 'end after so many seconds; what was measured until then counts', parseSeconds)
+      .option('--resume <file>', 'go on from the results in this file, if it is of this commit and by these options')
+      .option('--without <name>', `leave out ${BASELINES.join(' or ')}; several times`, parseBaseline, [])
       .option('--no-javascript', 'leave out the calls from JavaScript')
       .option('--backend <file>', 'the backend library (default: the one beside the addon)')
       .option(
@@ -54,46 +66,84 @@ export const cuda: Suite<CudaOptions> = {
   caseNames: () => allCudaCases(false).map(({ name }) => name),
   obstacle({ backend }) {
     if (backend !== undefined && !existsSync(backend)) throw new Error(`--backend: there is no file ${backend}`);
-    const gpu = devices().find((device) => device.backend === 'cuda');
-    if (backend !== undefined || gpu?.usable) return undefined;
-    return gpu?.message ?? 'there is no CUDA backend';
+    if (backend !== undefined || gpu()?.usable) return undefined;
+    return gpu()?.message ?? 'there is no CUDA backend';
   },
   steps: (options) => chosen(options).map(({ name }) => ({ name, seconds: options.quick ? 2 : 4 })),
   async run(options, progress) {
-    const { quick, torch, part, javascript, backend, carried } = options;
-    const built = carried === undefined ? buildCudaBench([]) : carriedCudaBench(carried, []);
+    const { quick, torch, javascript, backend, carried, without, resume, seconds } = options;
+    const command = commandOf(options);
+    const earlier = earlierResult(resume, command, backend === undefined ? gpu()?.name : undefined);
+    const built = carried === undefined ? buildCudaBench(without) : carriedCudaBench(carried, without);
     const libraries = findLibraries();
+    const wanted = chosen(options);
+    const told = earlier?.findings?.some(({ name }) => FROM_JAVASCRIPT.includes(name)) ?? false;
     const task: Task = {
       quick,
-      cases: chosen(options).map(({ name }) => name),
+      cases: casesLeft(wanted, earlier).map(({ name }) => name),
       plan: quick ? QUICK : FULL,
       ...built,
       backend: backend ?? ownBackend(),
       cudart: libraries.cudart,
       cudnn: libraries.cudnn,
       torch: torch?.python,
-      // Only through the addon's own backend, and in one part.
-      javascript: javascript && backend === undefined && part.part === 1 ? 'cuda' : undefined,
+      // Only through the addon's own backend, and once.
+      javascript: javascript && backend === undefined && !told ? 'cuda' : undefined,
     };
     const clocks = [readClocks()];
-    const done = await runSuite(task, libraries.environment, progress);
+    /** All that there is, if there is anything. */
+    const resultOf = (done: Done): SuiteResult | undefined => {
+      if (!done.device) return earlier;
+      const { device, outcomes, failed } = done;
+      const result = suiteResult(device, outcomes, done.javascript, clocks);
+      const now = { ...result, about: ABOUT, command, notMeasured: [...result.notMeasured, ...failed] };
+      return joined(earlier, now);
+    };
+    if (earlier && task.cases.length === 0 && task.javascript === undefined) return { ...earlier, failure: undefined };
+    const done = await measureInProcess(
+      task,
+      libraries.environment,
+      {
+        begin: (name) => progress.begin(name),
+        found: (done) => {
+          const result = resultOf(done);
+          if (result) progress.found(result);
+        },
+      },
+      { ...LIMITS, all: seconds },
+    );
     clocks.push(readClocks());
-    if (done.unusable !== undefined) throw new NothingToMeasure(done.unusable);
-    if (!done.device) throw new Error(done.failure ?? 'the measuring process said nothing');
+    if (done.unusable !== undefined && !done.device) throw new NothingToMeasure(done.unusable);
+    const result = resultOf(done);
+    if (!result) throw new Error(done.ended ?? 'the measuring process said nothing');
     return {
-      ...suiteResult(done.device, done.outcomes, done.javascript, clocks),
-      about: ABOUT,
-      command: `npm run bench -- cuda${torch ? ' --torch' : ''}`,
-      failure: done.failure,
+      ...result,
+      failure: failureOf(
+        done,
+        casesLeft(wanted, result).map(({ name }) => name),
+      ),
     };
   },
 };
 
-function parsePart(text: string): { part: number; parts: number } {
-  const [, part, parts] = (/^(\d+)\/(\d+)$/.exec(text) ?? []).map(Number);
-  if (!part || !parts || part > parts)
-    throw new InvalidArgumentError('Give a part and the number of parts, such as 1/3.');
-  return { part, parts };
+/** Why a measurement ended early, and what is missing for that; undefined when it did not. */
+function failureOf({ ended, unusable, failed }: Done, missing: readonly string[]): string | undefined {
+  const why = [ended, unusable, ...failed.map(({ what, why }) => `${what}: ${why}`)].filter(Boolean);
+  if (why.length === 0) return undefined;
+  const rest = missing.length === 0 ? '' : `: ${missing.length} cases are missing: ${missing.join(', ')}`;
+  return `(${why.join('; ')})${rest}`;
+}
+
+function parseSeconds(text: string): number {
+  const seconds = Number(text);
+  if (!(seconds > 0)) throw new InvalidArgumentError('Give a number of seconds, such as 460.');
+  return seconds;
+}
+
+function parseBaseline(text: string, others: BaselineName[]): BaselineName[] {
+  const name = BASELINES.find((each) => each === text);
+  if (!name) throw new InvalidArgumentError(`Give ${BASELINES.join(' or ')}.`);
+  return [...others, name];
 }
 
 /** The library that the addon opens: beside itself. */
@@ -114,33 +164,4 @@ function readClocks(): string {
   } catch (error) {
     return `not known: ${(error as Error).message.split('\n')[0]}`;
   }
-}
-
-interface Done {
-  device?: DeviceReport;
-  outcomes: Outcome[];
-  javascript?: JavaScriptPath;
-  unusable?: string;
-  /** Why it ended early, if it did. */
-  failure?: string;
-}
-
-/** The first ^C ends the measurement only. */
-async function runSuite(task: Task, environment: NodeJS.ProcessEnv, progress: Progress): Promise<Done> {
-  // Beside this file: as TypeScript in a checkout, bundled where it was carried.
-  const suite = ['suite.ts', 'suite.cjs'].map((name) => join(__dirname, name)).find((path) => existsSync(path))!;
-  const child = fork(suite, { env: { ...process.env, ...environment } });
-  const interrupt = () => child.kill('SIGINT');
-  process.once('SIGINT', interrupt);
-  const done: Done = { outcomes: [] };
-  child.on('message', (message: Message) => {
-    if ('begins' in message) progress.begin(message.begins);
-    else if ('outcome' in message) done.outcomes.push(message.outcome);
-    else Object.assign(done, message);
-  });
-  child.send(task);
-  const [code, signal] = await once(child, 'exit');
-  process.off('SIGINT', interrupt);
-  if (code !== 0) done.failure = `(${signal ?? `status ${code}`}): later cases are missing`;
-  return done;
 }

@@ -92,6 +92,9 @@ const targets: Target<Row>[] = [
 
 export const judgeCuda = (rows: readonly Row[]): Verdict[] => judgeBy(targets, rows, fullName);
 
+/** The names of what was found there. */
+export const FROM_JAVASCRIPT = ['calls from JavaScript', 'a step from JavaScript'];
+
 /** All that the suite found, but for what its reader is told about it. */
 export function suiteResult(
   device: DeviceReport,
@@ -108,7 +111,7 @@ export function suiteResult(
     rows,
     targets: judgeCuda(rows),
     findings: [
-      ...(javascript ? javascriptLines(javascript).map((text) => ({ name: 'from JavaScript', text })) : []),
+      ...(javascript ? javascriptLines(javascript).map((text, i) => ({ name: FROM_JAVASCRIPT[i]!, text })) : []),
       ...clocks.map((text, i) => ({ name: i === 0 ? 'clocks before' : 'clocks after', text })),
     ],
     notMeasured: device.notes.map((note) => {

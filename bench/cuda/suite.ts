@@ -11,7 +11,7 @@ import { TorchCuda } from './torch';
 
 export interface Task extends Built {
   quick: boolean;
-  /** Names of the cases to run. */
+  /** Names of the cases to run, in this order. */
   cases: string[];
   plan: Plan;
   backend: string;
@@ -19,7 +19,7 @@ export interface Task extends Built {
   cudnn: string;
   /** The Python to run PyTorch with, if it is a contestant. */
   torch?: string;
-  /** Instead of the cases: measures calls from JavaScript, on this device of the addon. */
+  /** After the cases: measures calls from JavaScript, on this device of the addon. */
   javascript?: string;
 }
 
@@ -44,9 +44,12 @@ export type Message =
   | { begins: string }
   | { outcome: Outcome }
   | { javascript: JavaScriptPath }
-  | { unusable: string };
+  | { unusable: string }
+  /** What it ends with. */
+  | { fails: string };
 
 const COPY_BYTES = 2 ** 31;
+const ALIVE_BYTES = 2 ** 12;
 const NAMES = { cudnn: 'cuDNN', cutlass: "CUTLASS's example" };
 
 function report(driver: Driver, task: Task, torch: TorchCuda | undefined): DeviceReport {
@@ -89,8 +92,9 @@ function report(driver: Driver, task: Task, torch: TorchCuda | undefined): Devic
   };
 }
 
+const send = (message: Message) => new Promise((sent) => process.send!(message, sent));
+
 async function main(task: Task): Promise<void> {
-  const send = (message: Message) => new Promise((sent) => process.send!(message, sent));
   const driver = new Driver(task.driver);
   try {
     driver.open(task.backend);
@@ -103,23 +107,26 @@ async function main(task: Task): Promise<void> {
     const device = report(driver, task, torch);
     if (torch) device.torchMatrixRate = await torch.matrixRate();
     await send({ device });
-    if (task.javascript !== undefined) await send({ javascript: await measureJavaScript(task.javascript, task.quick) });
     const setting = { driver, block: makeBlock(), rotateBytes: ROTATE_BYTES, plan: task.plan, rates: device };
-    for (const test of allCudaCases(task.quick)) {
-      if (!task.cases.includes(test.name)) continue;
-      await send({ begins: test.name });
-      await send({ outcome: await runCase(test, { ...setting, torch }) });
+    const cases = new Map(allCudaCases(task.quick).map((test) => [test.name, test]));
+    for (const name of task.cases) {
+      await send({ begins: name });
+      const outcome = await runCase(cases.get(name)!, { ...setting, torch });
+      driver.copy(ALIVE_BYTES, 1); // throws when a contestant took the context of all along
+      await send({ outcome });
     }
+    if (task.javascript !== undefined) await send({ javascript: await measureJavaScript(task.javascript, task.quick) });
   } finally {
     await torch?.close();
   }
   process.disconnect();
 }
 
-process.once('SIGINT', () => process.exit(1)); // main.ts reports what there is
+process.once('SIGINT', () => process.exit(1)); // process.ts reports what there is
 process.once('message', (task: Task) => {
-  main(task).catch((error: Error) => {
+  main(task).catch(async (error: Error) => {
     console.error(error);
+    await send({ fails: sentence(error) });
     process.exit(1);
   });
 });
