@@ -457,6 +457,21 @@ describe('a run of suites', () => {
     expect(parseResults(JSON.stringify(file), 'x')).toEqual(JSON.parse(JSON.stringify(file)));
   });
 
+  it('hands over what a suite has found so far', async () => {
+    const after: (string | undefined)[][] = [];
+    const adds: Partial<Suite> = {
+      run: async (_, { found }) => {
+        const result = { ...fileOf([]).suites[0]!, suite: 'adds' };
+        found({ ...result, text: 'some' });
+        return { ...result, text: 'all' };
+      },
+    };
+    await runSuites([suite('works'), suite('adds', adds)], 'npm run bench --', ({ suites }) =>
+      after.push(suites.map(({ text }) => text)),
+    );
+    expect(after).toEqual([[undefined], [undefined, 'some'], [undefined, 'all']]);
+  });
+
   it('ends with the first ^C, and says what did not begin', async () => {
     const interrupted = suite('interrupted', {
       async run(options, progress) {
