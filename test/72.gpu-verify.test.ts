@@ -213,6 +213,18 @@ describe('scripts/gpu-verify', () => {
     expect(stdout).toMatch(/^gpu-verify: nothing to verify: .+\n$/);
   });
 
+  it('loads the library that was packed, not that of a checkout which is not built', () => {
+    const bare = join(folder, 'unbuilt');
+    const [pack, copied] = [root, bare].map((place) => join(place, 'build/gpu-pack')) as [string, string];
+    mkdirSync(copied, { recursive: true });
+    copyFileSync(join(root, 'package.json'), join(bare, 'package.json'));
+    for (const { name } of readdirSync(pack, { withFileTypes: true }).filter((each) => each.isFile()))
+      copyFileSync(join(pack, name), join(copied, name));
+    symlinkSync(join(pack, 'node_modules'), join(copied, 'node_modules'));
+    const { status, stdout } = run('gpu-node', join(copied, 'verify.cjs'));
+    expect([status, stdout]).toEqual([3, expect.stringMatching(/^gpu-verify: nothing to verify: /)]);
+  });
+
   it('refuses arguments that it does not know', () => {
     expect(verify('--filter', 'x/y')).toMatchObject({
       status: 2,

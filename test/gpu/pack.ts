@@ -88,6 +88,8 @@ async function bundleTests(): Promise<void> {
 function packModules(): void {
   const modules = join(pack, 'node_modules');
   rmSync(modules, { recursive: true, force: true });
+  // The checkout around it has the package's own name: without this its unbuilt files would be loaded for the packed ones.
+  writeFileSync(join(pack, 'package.json'), '{}\n');
   const own = join(modules, 'node-attention');
   for (const name of ['package.json', 'dist', 'bin']) cpSync(join(root, name), join(own, name), { recursive: true });
   for (const name of ['node_attention.node', 'libnode_attention_cuda.so']) {

@@ -190,7 +190,7 @@ function probe(): { usable: boolean; text: string } {
   const script = `const { devices } = require('node-attention');
     console.log(JSON.stringify(devices().find((device) => device.backend === 'cuda') ?? { message: 'there is no CUDA backend' }))`;
   const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], { cwd: pack, encoding: 'utf8' });
-  if (!stdout.startsWith('{')) return { usable: false, text: `gpu-verify: the library cannot be loaded: ${stderr}` };
+  if (!stdout.startsWith('{')) throw new Error(`the library cannot be loaded: ${stderr}`);
   const found = JSON.parse(stdout);
   if (!found.usable) return { usable: false, text: `gpu-verify: nothing to verify: ${found.message}` };
   return { usable: true, text: `${found.device}: ${found.name}, ${found.instructionSet}` };
