@@ -23,6 +23,7 @@ import { expectedRows, faultOf, largestDifference } from '../bench/cuda/check';
 import { BASELINES, Driver, phaseOf } from '../bench/cuda/driver';
 import { makeBlock } from '../bench/cuda/inputs';
 import { measureJavaScript } from '../bench/cuda/javascript';
+import { LIMITS, measureInProcess } from '../bench/cuda/process';
 import { judgeCuda, rowOf, suiteResult } from '../bench/cuda/report';
 import { type Outcome, runCase } from '../bench/cuda/run';
 import type { DeviceReport } from '../bench/cuda/suite';
@@ -255,6 +256,35 @@ describe.skipIf(noCompiler)(`driver${noCompiler ? ' (skipped: nvcc is missing)' 
       ['pytorch', 'flash-attn'].map((contestant) => ({ contestant, fault: 'out of memory' })),
     );
     await torch.close();
+  });
+
+  it('leaves nothing out when the device fails: a process begins behind that case', async () => {
+    const names = allCudaCases(true)
+      .slice(0, 3)
+      .map(({ name }) => name);
+    const missing = { missing: 'left out' };
+    const done = await measureInProcess(
+      {
+        quick: true,
+        cases: names,
+        plan: setting.plan,
+        driver: buildDriver(),
+        peak: '/no/such/kernel',
+        baselines: { cudnn: missing, cutlass: missing },
+        backend: standIn.library,
+        cudart: '/no/such/libcudart.so',
+        cudnn: '',
+      },
+      { NODE_OPTIONS: '--import tsx', FAKE_DELAY: '0', FAKE_MEMORY: String(2 ** 20), FAKE_OPERATIONS: '50' },
+      { begin() {}, found() {} },
+      LIMITS,
+    );
+    const failed = done.failed.map(({ what }) => what);
+    expect(failed.length).toBeGreaterThan(0);
+    for (const { why } of done.failed) expect(why).toContain('illegal address');
+    expect([...done.outcomes.map(({ test }) => test.name), ...failed].sort()).toEqual([...names].sort());
+    expect(done.outcomes.at(-1)?.test.name, 'which the second process measured').toBe(names.at(-1));
+    expect(done.ended).toBeUndefined();
   });
 
   it('goes on after a case that does not fit', async () => {
