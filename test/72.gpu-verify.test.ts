@@ -141,7 +141,7 @@ describe('what is carried', () => {
     for (const name of ['bash', 'cat', 'chmod', 'cksum', 'dirname', 'mkdir', 'mv', 'rm', 'tar', 'xz'])
       symlinkSync(execFileSync('which', [name], { encoding: 'utf8' }).trim(), join(bare, 'bin', name));
     const run = () =>
-      spawnSync(join(bare, 'scripts/gpu-verify'), ['--part', '1'], {
+      spawnSync(join(bare, 'scripts/gpu-verify'), ['--list'], {
         encoding: 'utf8',
         env: { PATH: join(bare, 'bin'), TMPDIR: join(bare, 'tmp') },
       });
@@ -160,12 +160,12 @@ describe('what is carried', () => {
     compress('cat node', made, join(bare, 'build/gpu/node.xz'));
     rmSync(join(made, 'node'));
     packed('the first');
-    expect(run()).toMatchObject({ status: 0, stdout: 'the first --part 1\n' });
+    expect(run()).toMatchObject({ status: 0, stdout: 'the first --list\n' });
     writeFileSync(join(bare, 'build/gpu-pack/left'), 'what a run leaves there');
     expect(run().status).toBe(0);
     expect(readdirSync(join(bare, 'build/gpu-pack')).sort()).toEqual(['left', 'unpacked', 'verify.cjs']);
     packed('another');
-    expect(run().stdout).toBe('another --part 1\n');
+    expect(run().stdout).toBe('another --list\n');
     expect(readdirSync(join(bare, 'build/gpu-pack')).sort()).toEqual(['unpacked', 'verify.cjs']);
   });
 });
