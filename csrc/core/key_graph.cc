@@ -110,8 +110,8 @@ Status KeyGraph::create(KvCache* cache, Tensor* queries, const KeyGraphShape& sh
   }
   NA_TRY(stream->room());
   Ref<Tensor> samples;
-  const bool pinned = cache->page_device != cache->device;
-  NA_TRY(Tensor::allocate(cache->page_device, queries->view.dtype, shape_of(queries->view), pinned, false, &samples));
+  NA_TRY(Tensor::allocate(cache->page_device, queries->view.dtype, shape_of(queries->view), cache->shape.resident.any(),
+                          false, &samples));
   NA_TRY(stream->run(new CopyOperation(queries, samples.get())));
   *graph = Ref<KeyGraph>(new KeyGraph(shape, std::move(samples), static_cast<size_t>(cache->shape.batch)));
   return {};

@@ -28,8 +28,6 @@ int64_t page_bytes(const CacheShape& s) {
   return value_offset(s) + aligned(s.page_tokens * s.kv_heads * s.row_bytes(s.value_dim));
 }
 
-int64_t number_of(const void* address) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(address)); }
-
 // The tokens of k or v from the first one on.
 Ref<Tensor> tokens_from(const Tensor& tensor, int64_t first) {
   na_tensor view = tensor.view;

@@ -309,7 +309,7 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
   }
   NA_TRY(stream->check_device(cache->device, "the cache"));
   NA_TRY(search->check_device(cache->page_device, "the memory of the cache"));
-  const bool apart = cache->page_device != cache->device;
+  const bool apart = cache->shape.resident.any();
   if (search != stream && (stream->capturing() || search->capturing())) {
     return error(
         NA_ERR_OPTION,

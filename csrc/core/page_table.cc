@@ -47,7 +47,7 @@ Operation* DeviceTables::make_list(const std::vector<int64_t>& lengths, const Ad
     const int64_t first = static_cast<int64_t>(b) * row;
     if (listed_[b].length != lengths[b]) say(first, lengths[b]);
     for (int64_t i = listed_[b].pages; i < pages_for(lengths[b]); i++) {
-      say(first + 1 + i, static_cast<int64_t>(reinterpret_cast<intptr_t>(address_of(b, i))));
+      say(first + 1 + i, number_of(address_of(b, i)));
     }
   }
   return places.empty() ? nullptr : new PutOperation(tensor_.get(), std::move(places), std::move(values));

@@ -25,6 +25,9 @@ class PageTable : public RefCounted {
   const std::unique_ptr<void*[]> entries_;
 };
 
+// An address as tables on a device hold it.
+inline int64_t number_of(const void* address) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(address)); }
+
 // Writes addresses, and what else tables hold, to a table on a device.
 class PutOperation final : public Operation {
  public:

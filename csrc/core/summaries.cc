@@ -53,6 +53,11 @@ DeviceTables CacheSummaries::empty_list() const {
   return DeviceTables(device_, shape_.batch, 1, shape_.capacity / kSegmentTokens);
 }
 
+Status CacheSummaries::allocate(const SummaryKind& kind, int64_t blocks, Ref<Tensor>* rest) const {
+  const Shape rows{shape_.batch, blocks, shape_.kv_heads, kind.spec.features(columns(kind))};
+  return Tensor::allocate(device_, kind.spec.dtype, rows, false, false, rest);
+}
+
 Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call,
                             Ref<Summaries>* summaries) {
   Kept& kept = kept_of(kind);
@@ -65,9 +70,7 @@ Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view,
   }
   const int64_t blocks = kSegmentTokens / kind.spec.block;
   Ref<Tensor> rest;
-  NA_TRY(Tensor::allocate(device_, kind.spec.dtype,
-                          {shape_.batch, blocks, shape_.kv_heads, kind.spec.features(columns(kind))}, false, false,
-                          &rest));
+  NA_TRY(allocate(kind, blocks, &rest));
   NA_TRY(kept.pool->reserve(missing));
   NA_TRY(kept.list.reserve(counts));
   Ref<Summaries> made(new Summaries(std::move(rest)));
@@ -109,9 +112,7 @@ Status CacheSummaries::make_whole(const SummaryKind& kind, const Ref<CacheView>&
                                   Ref<Summaries>* summaries) const {
   const int64_t blocks = ceil_div(view->k()->view.shape[1], kind.spec.block);
   Ref<Tensor> rest;
-  NA_TRY(Tensor::allocate(device_, kind.spec.dtype,
-                          {shape_.batch, blocks, shape_.kv_heads, kind.spec.features(columns(kind))}, false, false,
-                          &rest));
+  NA_TRY(allocate(kind, blocks, &rest));
   call->add(new ZeroOperation(rest.get()));
   Ref<Summaries> made(new Summaries(std::move(rest)));
   pool_cache(view, kind.values, kind.spec, made, call);

@@ -71,6 +71,8 @@ class CacheSummaries {
 
   Kept& kept_of(const SummaryKind& kind);
   DeviceTables empty_list() const;
+  // For so many blocks of each sequence that no segment holds.
+  Status allocate(const SummaryKind& kind, int64_t blocks, Ref<Tensor>* rest) const;
   int64_t columns(const SummaryKind& kind) const { return kind.values ? shape_.value_dim : shape_.head_dim; }
 
   Device* const device_;

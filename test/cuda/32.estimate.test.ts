@@ -23,7 +23,7 @@ import { decode, type Float, normal, uniform, type Values } from '../support/num
 import type { PlanSpec, Problem } from '../support/oracle';
 import { estimateCase, estimateProblem, randomPlan, withMeans } from '../support/plans';
 import { refused } from '../support/refusal';
-import { append, change, emptyTwin, lengthsOf, type Sizes } from '../support/twin';
+import { append, change, emptyTwin, lengthsOf, type Sizes, smallSizes } from '../support/twin';
 import { interpreted, launches, missing, schedule, schedules, title } from './support/device';
 import { CAUSAL, problemOf, type Spec } from './support/problems';
 
@@ -216,15 +216,7 @@ describe.skipIf(missing)(title('plans that estimate'), () => {
   });
 });
 
-const sizesOf = fc.record({
-  batch: fc.integer({ min: 1, max: 3 }),
-  kvHeads: fc.integer({ min: 1, max: 2 }),
-  group: fc.integer({ min: 1, max: 3 }),
-  headDim: fc.integer({ min: 1, max: 40 }),
-  valueDim: fc.integer({ min: 1, max: 40 }),
-  pageSize: fc.constantFrom(1, 3, 16, 64, 300),
-  dtype: fc.constantFrom(...TYPES),
-});
+const sizesOf = smallSizes([1, 3, 16, 64, 300], TYPES);
 
 describe.skipIf(missing)(title('plans over a cache that estimate'), () => {
   it('are those of the oracle, whatever was appended, truncated and forked', async () => {

@@ -25,7 +25,17 @@ import { expectedOn, expectResult, tensorOf } from '../support/library';
 import { decode, type Float, normal, uniform, type Values } from '../support/numbers';
 import { code, refused } from '../support/refusal';
 import { scoresOf } from '../support/searches';
-import { append, lengthsOf, randomTokens, rowsOf, type Sizes, type Twin, truncate } from '../support/twin';
+import {
+  append,
+  emptyTwin,
+  lengthsOf,
+  randomTokens,
+  rowsOf,
+  type Sizes,
+  smallSizes,
+  type Twin,
+  truncate,
+} from '../support/twin';
 import { interpreted, launches, missing, poisonPinned, schedule, schedules, title } from './support/device';
 
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
@@ -38,24 +48,16 @@ interface Pair {
   plain: KvCache;
 }
 
-const sizesOf = fc.record({
-  batch: fc.integer({ min: 1, max: 3 }),
-  kvHeads: fc.integer({ min: 1, max: 2 }),
-  group: fc.integer({ min: 1, max: 3 }),
-  headDim: fc.integer({ min: 1, max: 40 }),
-  valueDim: fc.integer({ min: 1, max: 40 }),
-  pageSize: fc.constantFrom(1, 3, 8, 13, 64),
-  dtype: fc.constantFrom(...FLOATS),
-});
+const sizesOf = smallSizes([1, 3, 8, 13, 64], FLOATS);
 const residentOf = fc.record({ sink: fc.integer({ min: 0, max: 20 }), window: fc.integer({ min: 1, max: 50 }) });
 
 const optionsOf = ({ group, storage, ...sizes }: Sizes) => ({ ...sizes, capacity: CAPACITY, device: 'cuda' as const });
 
 function emptyPair(sizes: Sizes, resident: ResidentOptions, more: Partial<KvCacheOptions> = {}): Pair {
-  const options = { ...optionsOf(sizes), ...more };
-  const none = (columns: number): Values => ({ shape: [1, 0, sizes.kvHeads, columns], data: new Float64Array(0) });
-  const sequences = Array.from({ length: sizes.batch }, () => ({ k: none(sizes.headDim), v: none(sizes.valueDim) }));
-  return { resident: { cache: new KvCache({ ...options, resident }), sequences }, plain: new KvCache(options) };
+  return {
+    resident: emptyTwin(sizes, CAPACITY, 'cuda', { ...more, resident }),
+    plain: new KvCache({ ...optionsOf(sizes), ...more }),
+  };
 }
 
 /** Bytes of a page, whose keys and values begin at multiples of 64. */

@@ -1,6 +1,7 @@
 // A KvCache and the plain arrays that it must hold, under the same appends, truncations and forks.
 
-import { type Device, KvCache, type Stream } from 'node-attention';
+import fc from 'fast-check';
+import { type Device, KvCache, type KvCacheOptions, type Stream } from 'node-attention';
 import { tensorOf } from './library';
 import { count, type Float, normal, round, type Values } from './numbers';
 
@@ -52,13 +53,31 @@ function quantised({ shape, data }: Values, dtype: Float): Values {
   return { shape, data: held };
 }
 
-export function emptyTwin(sizes: Sizes, capacity: number, device: Device = 'cpu'): Twin {
+/** Random sizes that an interpreter of kernels is fast at. */
+export const smallSizes = (pageSizes: readonly number[], dtypes: readonly Float[]) =>
+  fc.record({
+    batch: fc.integer({ min: 1, max: 3 }),
+    kvHeads: fc.integer({ min: 1, max: 2 }),
+    group: fc.integer({ min: 1, max: 3 }),
+    headDim: fc.integer({ min: 1, max: 40 }),
+    valueDim: fc.integer({ min: 1, max: 40 }),
+    pageSize: fc.constantFrom(...pageSizes),
+    dtype: fc.constantFrom(...dtypes),
+  });
+
+export function emptyTwin(
+  sizes: Sizes,
+  capacity: number,
+  device: Device = 'cpu',
+  more: Partial<KvCacheOptions> = {},
+): Twin {
   const { storage, batch, kvHeads, headDim, valueDim, pageSize, dtype } = sizes;
   const none = (columns: number): Values => ({ shape: [1, 0, kvHeads, columns], data: new Float64Array(0) });
   return {
     cache: new KvCache({
       ...{ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, device },
       ...(storage && { storage }),
+      ...more,
     }),
     sequences: Array.from({ length: batch }, () => ({ k: none(headDim), v: none(valueDim) })),
   };
