@@ -29,7 +29,7 @@ that crashes, never ends or leaves the device unusable has failed; those behind 
 
   --filter TEXT  only jobs whose name contains this
   --seconds N    for all that it does (default: ${BUDGET_S})
-  --step N       for each test, after which it is taken to never end (default: ${STEP_S})
+  --step N       for each test at most, or a quarter of its job's time (default: ${STEP_S})
   --json FILE    the report of every test; a run of the same commit goes on from what is there, so carry it along
                  (default: build/gpu-results/verify.json; a copy goes to $OUT, where that is set)
   --dry-run      lists exactly what would run, test by test; needs no GPU
@@ -42,7 +42,11 @@ const NO_DEVICE = 3;
 const SANITIZER_FOUND = 86;
 
 const pack = __dirname;
-const environment: NodeJS.ProcessEnv = { ...process.env, NODE_ATTENTION_TEST_DEVICE: 'real' };
+const environment: NodeJS.ProcessEnv = {
+  ...process.env,
+  PATH: `${process.env.PATH}:/usr/local/cuda/bin`, // where compute-sanitizer is, if not on the PATH
+  NODE_ATTENTION_TEST_DEVICE: 'real',
+};
 const { dryRun, list, filter, seconds, step, json } = readArguments();
 const jobs = jobsOf(readFileSync(join(pack, 'tests.txt'), 'utf8').trim().split('\n')).filter(({ name }) =>
   name.includes(filter),
@@ -208,6 +212,7 @@ async function runJob(job: Job, left: number, file: string): Promise<JobReport |
   const [command, ...args] = commandOf(job) as [string, ...string[]];
   const start = performance.now();
   const limitS = Math.min(job.limitS, left);
+  const stepS = Math.min(step, job.limitS / 4); // several that never end leave time for others
   const passedS = () => (performance.now() - start) / 1e3;
   const failures: TestResult[] = [];
   const fail = (name: string, message: string) => failures.push({ name, state: 'failed', ms: 0, message });
@@ -225,7 +230,7 @@ async function runJob(job: Job, left: number, file: string): Promise<JobReport |
       env: { ...environment, NODE_ATTENTION_TEST_REPORT: file, NODE_ATTENTION_TEST_FIRST: String(first) },
       detached: true,
     });
-    const ended = await endOf(child, limitS - passedS(), file);
+    const ended = await endOf(child, limitS - passedS(), stepS, file);
     if (ended === 'late' && left < job.limitS) return undefined;
     if (ended === 'missing')
       return report([{ name: job.name, state: 'skipped', ms: 0, message: `there is no ${command}` }]);
@@ -243,7 +248,7 @@ async function runJob(job: Job, left: number, file: string): Promise<JobReport |
     }
     const began = lines.filter((line) => 'begins' in line).at(-1);
     const open = last === began ? began?.begins : undefined;
-    const why = { late: `not done after ${job.limitS} s`, stuck: `not done after ${step} s` }[ended] ?? ended;
+    const why = { late: `not done after ${job.limitS} s`, stuck: `not done after ${stepS} s` }[ended] ?? ended;
     if (open !== undefined || (ended !== LOST && !found)) fail(open ?? job.name, `ended early: ${why}`);
     if (ended === 'late' || began === undefined || began.number < first) return report(results);
     first = began.number + 1;
@@ -252,10 +257,10 @@ async function runJob(job: Job, left: number, file: string): Promise<JobReport |
 }
 
 /**
- * The status or signal that it ended with; 'late' when it had to be ended after so many seconds, 'stuck' when its report
- * did not grow for the time that a test may take, 'missing' when there is no such program.
+ * The status or signal that it ended with; 'late' when it had to be ended after limitS seconds, 'stuck' when its report
+ * did not grow for stepS of them, 'missing' when there is no such program.
  */
-async function endOf(child: ChildProcess, limitS: number, file: string): Promise<number | string> {
+async function endOf(child: ChildProcess, limitS: number, stepS: number, file: string): Promise<number | string> {
   let reason: string | undefined;
   const endGroup = () => {
     try {
@@ -277,7 +282,7 @@ async function endOf(child: ChildProcess, limitS: number, file: string): Promise
   const look = () => {
     const now = statSync(file).size;
     if (now !== size) [size, since] = [now, performance.now()];
-    else if (performance.now() - since > 1e3 * step) end('stuck');
+    else if (performance.now() - since > 1e3 * stepS) end('stuck');
   };
   const [timer, looking] = [setTimeout(() => end('late'), 1e3 * limitS), setInterval(look, 200)];
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, stop);
