@@ -123,7 +123,10 @@ export class Tensor<D extends DType = DType> {
   static {
     tensorHandle = (value, name) => {
       if (!isObject(value) || !(#handle in value)) {
-        throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a Tensor`);
+        const shown = show(value);
+        // One of two copies of the package in a process, or what becomes of a tensor that is posted to another thread.
+        const whose = ['a Tensor', 'an Object'].includes(shown) ? ', made in this thread by this copy of the package' : '';
+        throw new AttentionError('ERR_OPTION', `${name} is ${shown}; it must be a Tensor${whose}`);
       }
       return value.#use(name);
     };
