@@ -125,7 +125,9 @@ export class Tensor<D extends DType = DType> {
       if (!isObject(value) || !(#handle in value)) {
         const shown = show(value);
         // One of two copies of the package in a process, or what becomes of a tensor that is posted to another thread.
-        const whose = ['a Tensor', 'an Object'].includes(shown) ? ', made in this thread by this copy of the package' : '';
+        const whose = ['a Tensor', 'an Object'].includes(shown)
+          ? ', made in this thread by this copy of the package'
+          : '';
         throw new AttentionError('ERR_OPTION', `${name} is ${shown}; it must be a Tensor${whose}`);
       }
       return value.#use(name);
