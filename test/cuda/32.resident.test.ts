@@ -257,6 +257,25 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
     }
   });
 
+  it('a long prompt beside a short one is written once: what is resident of it is copied from its pages', async () => {
+    const sizes: Sizes = { batch: 3, kvHeads: 1, group: 1, headDim: 16, valueDim: 16, pageSize: 8, dtype: 'float16' };
+    for (const [lengths, copied] of [
+      [[110, 110, 0], 0], // as many before each window
+      [[110, 96, 110], 0], // nearly so: some are written twice
+      [[110, 1, 0], 1],
+      [[40, 9, 110], 1],
+    ] as const) {
+      const pair = emptyPair(sizes, { window: 20 });
+      const before = launches('copy_pages');
+      grow(pair, sizes, [...lengths], 1);
+      await expectSame(pair, sizes, 3, uniform(2), 0, true);
+      if (interpreted) expect([lengths, launches('copy_pages') - before]).toEqual([lengths, copied]);
+      grow(pair, sizes, [1, 0, 1], 3);
+      await expectSame(pair, sizes, 1, uniform(4), 2, true);
+      disposed(pair);
+    }
+  });
+
   it('is saved and loaded, and selected from', async () => {
     const folder = mkdtempSync(path.join(tmpdir(), 'node-attention-'));
     const sizes: Sizes = { batch: 2, kvHeads: 1, group: 2, headDim: 5, valueDim: 7, pageSize: 3, dtype: 'float16' };
