@@ -1,5 +1,6 @@
 import type { AttentionResult } from './attention';
 import { cacheHandle, type KvCache } from './cache';
+import type { DType } from './dtype';
 import { AttentionError } from './errors';
 import { type NativeIndex, type NativeIndexOptions, native } from './native';
 import { boolean, entries, finite, integer, isArray, oneOf, options, show } from './options';
@@ -91,13 +92,13 @@ export interface RetrievalOptions extends SearchOptions {
 /** What {@link KvIndex.search} returns. */
 export interface SearchResult {
   /** int32 `[batch, heads, topK]`: positions of keys in their sequence, the best first; -1 where there are no more. */
-  ids: Tensor;
+  ids: Tensor<'int32'>;
   /** float32 `[batch, heads, topK]`: their scaled scores; -Infinity where there are no more. */
-  scores: Tensor;
+  scores: Tensor<'float32'>;
 }
 
 /** What {@link KvIndex.attend} returns. */
-export interface RetrievalResult extends AttentionResult {
+export interface RetrievalResult<D extends DType = DType> extends AttentionResult<D> {
   /**
    * The share of cached keys whose own vector or 8-bit copy was scored; 0 when there are none. Inside `capture` each
    * access asks anew, about the last launch before it; 0 before the first.
@@ -199,7 +200,7 @@ export class KvIndex {
     const counts = { top: integer('search', 'topK', topK, 1), sink: 0, window: 0 };
     const made = this.#retrieve('search', q, counts, given);
     native.tensorDispose(made.touched);
-    return { ids: makeTensor(made.ids!), scores: makeTensor(made.scores!) };
+    return { ids: makeTensor(made.ids!) as Tensor<'int32'>, scores: makeTensor(made.scores!) as Tensor<'float32'> };
   }
 
   /**
@@ -210,7 +211,7 @@ export class KvIndex {
    * @throws AttentionError before anything is enqueued, but for what the index takes up of the cache; ERR_OPTION for
    * `estimate` with 'scan' and 'graph'.
    */
-  attend(q: Tensor, opts: RetrievalOptions): RetrievalResult {
+  attend<D extends DType>(q: Tensor<D>, opts: RetrievalOptions): RetrievalResult<D> {
     const given = options('attend', opts, ['topK', 'sink', 'window', 'estimate', 'scale', 'stream']);
     const counts = {
       top: isArray(given.topK)
@@ -221,7 +222,10 @@ export class KvIndex {
     };
     const keys = this.cache.lengths.reduce((sum, length) => sum + length, 0) * this.cache.kvHeads;
     const made = this.#retrieve('attend', q, counts, given);
-    const result = { out: makeTensor(made.out!), lse: makeTensor(made.lse!) };
+    const result: AttentionResult<D> = {
+      out: makeTensor(made.out!) as Tensor<D>,
+      lse: makeTensor(made.lse!) as Tensor<'float32'>,
+    };
     const touched = makeTensor(made.touched);
     if (!made.keys) {
       const share = shareOf(touched, keys);
