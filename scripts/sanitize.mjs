@@ -2,6 +2,7 @@
 // build, and runs the tests that reach native code on it. Whatever the sanitizer reports fails the run.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 
 const sanitizers = {
@@ -32,7 +33,9 @@ showReports();
 
 function build() {
   // node-gyp-build's own override looks for build/Release under the folder it is given.
-  const args = ['build', '--out', join(folder, 'build'), `--CDNODE_ATTENTION_SANITIZE=${flags}`];
+  const jobs = String(availableParallelism());
+  const define = `--CDNODE_ATTENTION_SANITIZE=${flags}`;
+  const args = ['build', '--parallel', jobs, '--out', join(folder, 'build'), define];
   const { status, stdout, stderr } = spawnSync('node_modules/.bin/cmake-js', args, { encoding: 'utf8' });
   if (status === 0) return;
   console.error(stdout, stderr);
@@ -65,7 +68,6 @@ async function test() {
     // timing; packaging and programs; what has builds of its own
     exclude: ['test/42.*', 'test/[5-9]*', 'test/cuda/**', 'test/pack/**', 'test/ptx/**'],
     typecheck: { enabled: false },
-    fileParallelism: true, // slow, and nothing here measures time
     testTimeout: 600_000,
   });
 }

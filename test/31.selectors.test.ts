@@ -1,17 +1,6 @@
-// Selectors: the plans that they make, against their definitions in test/support/selection.ts; what they find, and what
-// they cost.
+// Selectors: the plans that they make, against their definitions in test/support/selection.ts, and what they find.
 
-import {
-  attention,
-  causal,
-  hipPlan,
-  pagePlan,
-  pooledPlan,
-  Stream,
-  streamingPlan,
-  Tensor,
-  window,
-} from 'node-attention';
+import { attention, causal, hipPlan, pagePlan, pooledPlan, Stream, streamingPlan, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { instructionSets, itAgrees } from './support/instruction-sets';
 import { uniform } from './support/numbers';
@@ -217,47 +206,6 @@ describe('pooledPlan', () => {
     expect(await listsOf(plan)).toEqual([[5, 6, 7]]);
     using few = pooledPlan(q, k, { topP: 0.999, budget: 32, keyBlock: 16, always });
     expect(await listsOf(few)).toEqual([[6, 7]]);
-  });
-});
-
-describe('what hipPlan costs', () => {
-  const sizes = [4096, 8192, 16384, 32768, 65536];
-  /** The slope of the logarithms: the power of the size that costs grow with. */
-  const exponent = (costs: number[]) => {
-    const points = sizes.map((size, i) => [Math.log(size), Math.log(costs[i]!)] as const);
-    const mid = (axis: 0 | 1) => points.reduce((sum, point) => sum + point[axis], 0) / points.length;
-    const [x, y] = [mid(0), mid(1)];
-    const over = points.reduce((sum, [a, b]) => sum + (a - x) * (b - y), 0);
-    return over / points.reduce((sum, [a]) => sum + (a - x) ** 2, 0);
-  };
-
-  it('memory in proportion to the tokens', () => {
-    const bytes = sizes.map((tokens) => {
-      using q = Tensor.zeros([1, tokens, 1, 1]);
-      using plan = hipPlan(q, q, { budget: 256, causal: true });
-      return plan.bytes;
-    });
-    expect(exponent(bytes)).toBeGreaterThan(0.98);
-    expect(exponent(bytes)).toBeLessThan(1.05); // the first rows have less to see, and are fewer the longer the text
-  });
-
-  it('time of T log T for the tree over all keys', async () => {
-    const times: number[] = [];
-    for (const tokens of sizes) {
-      using q = Tensor.randn([1, tokens, 1, 8], { seed: 1 });
-      const own: number[] = [];
-      for (let run = 0; run < 3; run++) {
-        const from = process.cpuUsage();
-        using plan = hipPlan(q, q, { budget: 64, causal: true, variant: 'hip1', queryTile: 128 });
-        using report = attention(q, q, q, { mask: [plan, window({ left: 0, right: 0 })] }).lse;
-        await report.read();
-        const { user, system } = process.cpuUsage(from);
-        own.push(user + system);
-      }
-      times.push(Math.min(...own));
-    }
-    // T log T has 1.1 over these sizes, T squared 2.
-    expect(exponent(times)).toBeLessThan(1.4);
   });
 });
 

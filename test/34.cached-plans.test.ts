@@ -413,33 +413,6 @@ describe('what is kept', () => {
     expect(memoryStats('cpu').bytes - others).toBeLessThan(4096);
     for (const tensor of [tokens, q]) tensor.dispose();
   });
-
-  it('makes selection much cheaper than from tensors', async () => {
-    const tokens = 65536;
-    using cache = new KvCache({ batch: 1, kvHeads: 2, headDim: 64, capacity: tokens + 100, dtype: 'bfloat16' });
-    using k = Tensor.randn([1, tokens, 2, 64], { seed: 1, dtype: 'bfloat16' });
-    using q = Tensor.randn([1, 1, 8, 64], { seed: 2, dtype: 'bfloat16' });
-    using one = Tensor.randn([1, 1, 2, 64], { seed: 3, dtype: 'bfloat16' });
-    cache.append(k, k);
-    for (const make of [pagePlan, pooledPlan]) {
-      /** Processor time of three selections, the least of some. */
-      const cost = async (of: Tensor | KvCache) => {
-        let least = Number.POSITIVE_INFINITY;
-        for (let run = 0; run < 4; run++) {
-          const from = process.cpuUsage();
-          for (let step = 0; step < 3; step++) {
-            if (of === cache) cache.append(one, one);
-            using plan = make(q, of, { budget: 1000, causal: true });
-            await plan.density();
-          }
-          const { user, system } = process.cpuUsage(from);
-          least = Math.min(least, user + system);
-        }
-        return least;
-      };
-      expect(await cost(cache)).toBeLessThan((await cost(k)) / 3);
-    }
-  });
 });
 
 describe('refused', () => {

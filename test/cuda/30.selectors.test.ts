@@ -211,9 +211,9 @@ describe.skipIf(missing)(title('selectors on a device'), () => {
 
     it('follows its inputs in a graph, and is the same under every schedule', async () => {
       using stream = new Stream('cuda');
-      const options = { budget: 40, causal: true, keyBlock: 8, queryTile: 32, always: { sink: 0, window: 8 } };
+      const options = { budget: 40, causal: true, keyBlock: 8, queryTile: 16, always: { sink: 0, window: 8 } };
       const shape = [1, 300, 2, 16];
-      const q = packed(1, [1, 40, 2, 16], 'float16');
+      const q = packed(1, [1, 20, 2, 16], 'float16');
       const v = Tensor.randn(shape, { seed: 5, dtype: 'float16', device: 'cuda' });
       const given = Tensor.empty(shape, { dtype: 'float16', pinned: true });
       const qd = q.to('cuda');
