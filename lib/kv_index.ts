@@ -1,5 +1,6 @@
 import { type AttentionResult, attention, merge } from './attention';
 import { cacheHandle, type KvCache } from './cache';
+import type { DType } from './dtype';
 import { AttentionError } from './errors';
 import { window as lastKeys } from './masks';
 import { type NativeIndex, type NativeIndexOptions, type NativeTensor, native } from './native';
@@ -92,13 +93,13 @@ export interface RetrievalOptions extends SearchOptions {
 /** What {@link KvIndex.search} returns. */
 export interface SearchResult {
   /** int32 `[batch, heads, topK]`: positions of keys in their sequence, the best first; -1 where there are no more. */
-  ids: Tensor;
+  ids: Tensor<'int32'>;
   /** float32 `[batch, heads, topK]`: their scaled scores; -Infinity where there are no more. */
-  scores: Tensor;
+  scores: Tensor<'float32'>;
 }
 
 /** What {@link KvIndex.attend} returns. */
-export interface RetrievalResult extends AttentionResult {
+export interface RetrievalResult<D extends DType = DType> extends AttentionResult<D> {
   /**
    * The share of cached keys whose own vector or 8-bit copy was scored; 0 when there are none. Inside `capture` each
    * access asks anew, about the last launch before it; 0 before the first.
@@ -191,8 +192,8 @@ export class KvIndex {
   }
 
   /** What was found, on the device of the cache. */
-  #found(made: NativeTensor, stream: Stream | undefined): Tensor {
-    const tensor = makeTensor(made);
+  #found<D extends DType>(made: NativeTensor, stream: Stream | undefined): Tensor<D> {
+    const tensor = makeTensor(made) as Tensor<D>;
     if (!this.#search) return tensor;
     const there = tensor.to({ device: this.cache.device, ...(stream && { stream }) });
     tensor.dispose();
@@ -222,7 +223,7 @@ export class KvIndex {
    * @throws AttentionError before anything is enqueued, unless memory runs out for what follows when what retrieves has
    * been (then its result is dropped); ERR_OPTION for `estimate` with 'scan' and 'graph'.
    */
-  attend(q: Tensor, opts: RetrievalOptions): RetrievalResult {
+  attend<D extends DType>(q: Tensor<D>, opts: RetrievalOptions): RetrievalResult<D> {
     const given = options('attend', opts, ['topK', 'sink', 'window', 'estimate', 'scale', 'stream']);
     const window = integer('attend', 'window', given.window ?? 64, 0);
     const counts = {
@@ -235,8 +236,11 @@ export class KvIndex {
     const keys = this.cache.lengths.reduce((sum, length) => sum + length, 0) * this.cache.kvHeads;
     const made = this.#retrieve('attend', q, counts, given);
     const stream = given.stream as Stream | undefined;
-    const found = () => ({ out: this.#found(made.out!, stream), lse: this.#found(made.lse!, stream) });
-    let result: AttentionResult;
+    const found = (): AttentionResult<D> => ({
+      out: this.#found(made.out!, stream),
+      lse: this.#found(made.lse!, stream),
+    });
+    let result: AttentionResult<D>;
     if (window === 0) {
       result = found();
     } else {

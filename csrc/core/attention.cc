@@ -178,6 +178,7 @@ Status check_cached(const AttentionArguments& a) {
     return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",
                  shape_text(q).c_str());
   }
+  NA_TRY(a.cache->check_queries(*a.q));
   if (a.cu_q || a.cu_k) {
     return error(NA_ERR_OPTION, "cuSeqlens cannot be used with a KvCache, which has a length for each sequence");
   }

@@ -285,6 +285,20 @@ KvCache::~KvCache() {
   }
 }
 
+Status KvCache::check_queries(const Tensor& q) const {
+  if (q.view.dtype != shape.dtype) {
+    const char* const wanted = dtype_name(shape.dtype);
+    return error(NA_ERR_DTYPE, "q is %s but the cache is %s; convert q with to('%s')", dtype_name(q.view.dtype), wanted,
+                 wanted);
+  }
+  if (q.device() != device) {
+    const char* const wanted = device->name.c_str();
+    return error(NA_ERR_DEVICE, "q is on %s but the cache is on %s; move q with to('%s')", q.device()->name.c_str(),
+                 wanted, wanted);
+  }
+  return {};
+}
+
 Status KvCache::check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const {
   const na_tensor& view = tensor.view;
   if (view.rank != 4 || view.shape[0] != shape.batch || view.shape[2] != shape.kv_heads || view.shape[3] != last_axis) {

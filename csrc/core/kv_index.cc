@@ -130,14 +130,7 @@ Status check_query(const Tensor& q, const KvCache& cache) {
     return error(NA_ERR_SHAPE, "q has shape %s; this index takes [%lld, 1, heads, %lld], heads a multiple of %lld",
                  shape_text(view).c_str(), Count(s.batch), Count(s.head_dim), Count(s.kv_heads));
   }
-  if (view.dtype != s.dtype) {
-    return error(NA_ERR_DTYPE, "q is %s but the cache is %s; convert it with to()", dtype_name(view.dtype),
-                 dtype_name(s.dtype));
-  }
-  if (q.device() != cache.device) {
-    return error(NA_ERR_DEVICE, "q is on %s but the cache is on %s; move it with to()", q.device()->name.c_str(),
-                 cache.device->name.c_str());
-  }
+  NA_TRY(cache.check_queries(q));
   if (view.stride[3] != 1 && view.shape[3] > 1) {
     return error(NA_ERR_SHAPE, "q has stride %lld on its last axis; it must be 1: copy it with to()",
                  Count(view.stride[3]));
