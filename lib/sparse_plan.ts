@@ -221,8 +221,8 @@ const breakEven = 0.8;
  *
  * Time and memory of attention are in proportion to the blocks that the plan lists. A row without blocks sees nothing:
  * its result is 0, its lse -Infinity. With `estimate` the other blocks count by their means, which are made anew in each
- * call, and each of them costs as much as one key; then the plan has to be the only mask, and there is neither bias nor
- * softcap.
+ * call unless a cache keeps them, and each of them costs as much as one key; then the plan has to be the only mask, and
+ * there is neither bias nor softcap.
  *
  * Plans are made, combined and looked at by the CPU. On a GPU they are attended over, and made by selectors: what else is
  * asked of such a plan is done with a copy on the CPU, and what comes of it goes back.

@@ -410,8 +410,7 @@ Status attention(const AttentionArguments& arguments, Submission* all, Attention
   if (estimating) {
     const SummarySpec spec{NA_POOL_MEAN, estimating->view.key_block, qv.dtype};
     const auto means = [&](bool values, Ref<Summaries>* made) {
-      if (cached && device->host) return a.cache->summaries().make({spec, values}, cached, all, made);
-      if (cached) return a.cache->summaries().make_whole({spec, values}, cached, all, made);
+      if (cached) return a.cache->summaries().make({spec, values}, cached, all, made);
       return pool(values ? a.v : a.k, spec, all, made);
     };
     NA_TRY(means(false, &attached.pooled_k));

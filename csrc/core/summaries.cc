@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "core/ceil_div.h"
-
 namespace na {
 namespace {
 
@@ -53,11 +51,6 @@ DeviceTables CacheSummaries::empty_list() const {
   return DeviceTables(device_, shape_.batch, 1, shape_.capacity / kSegmentTokens);
 }
 
-Status CacheSummaries::allocate(const SummaryKind& kind, int64_t blocks, Ref<Tensor>* rest) const {
-  const Shape rows{shape_.batch, blocks, shape_.kv_heads, kind.spec.features(columns(kind))};
-  return Tensor::allocate(device_, kind.spec.dtype, rows, false, false, rest);
-}
-
 Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call,
                             Ref<Summaries>* summaries) {
   Kept& kept = kept_of(kind);
@@ -69,8 +62,9 @@ Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view,
     missing += counts[b] - static_cast<int64_t>(kept.sequences[b].segments.size());
   }
   const int64_t blocks = kSegmentTokens / kind.spec.block;
+  const Shape rows{shape_.batch, blocks, shape_.kv_heads, kind.spec.features(columns(kind))};
   Ref<Tensor> rest;
-  NA_TRY(allocate(kind, blocks, &rest));
+  NA_TRY(Tensor::allocate(device_, kind.spec.dtype, rows, false, false, &rest));
   NA_TRY(kept.pool->reserve(missing));
   NA_TRY(kept.list.reserve(counts));
   Ref<Summaries> made(new Summaries(std::move(rest)));
@@ -104,18 +98,6 @@ Status CacheSummaries::make(const SummaryKind& kind, const Ref<CacheView>& view,
     }
     if (enqueued) kept.list.note_listed(counts);
   });
-  *summaries = std::move(made);
-  return {};
-}
-
-Status CacheSummaries::make_whole(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call,
-                                  Ref<Summaries>* summaries) const {
-  const int64_t blocks = ceil_div(view->k()->view.shape[1], kind.spec.block);
-  Ref<Tensor> rest;
-  NA_TRY(allocate(kind, blocks, &rest));
-  call->add(new ZeroOperation(rest.get()));
-  Ref<Summaries> made(new Summaries(std::move(rest)));
-  pool_cache(view, kind.values, kind.spec, made, call);
   *summaries = std::move(made);
   return {};
 }

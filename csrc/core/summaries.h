@@ -49,10 +49,6 @@ class CacheSummaries {
   // enqueued. Operations that it takes: kMaking at most.
   Status make(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call, Ref<Summaries>* summaries);
   static constexpr uint64_t kMaking = 2;
-  // The same in one tensor and for that call alone, which is how attention on a device takes the means that it
-  // estimates by. Blocks without keys, of sequences that are shorter than others, are zero. Operations: kMaking.
-  Status make_whole(const SummaryKind& kind, const Ref<CacheView>& view, Submission* call,
-                    Ref<Summaries>* summaries) const;
   void truncate(const std::vector<int64_t>& lengths);
   std::unique_ptr<CacheSummaries> fork() const;
   int64_t bytes() const;  // of all that forks hold together, and of this one's lists
@@ -71,8 +67,6 @@ class CacheSummaries {
 
   Kept& kept_of(const SummaryKind& kind);
   DeviceTables empty_list() const;
-  // For so many blocks of each sequence that no segment holds.
-  Status allocate(const SummaryKind& kind, int64_t blocks, Ref<Tensor>* rest) const;
   int64_t columns(const SummaryKind& kind) const { return kind.values ? shape_.value_dim : shape_.head_dim; }
 
   Device* const device_;

@@ -246,7 +246,7 @@ class Planner {
     if (!call_.pages || !call_.pages->device_tables) return;  // the latter where a call is but checked
     const na_pages& pages = *call_.pages;
     p->pages = {static_cast<const int64_t*>(pages.device_tables->data), pages.device_tables->stride[0],
-                pages.value_offset, divisor_of(static_cast<int32_t>(pages.page_tokens))};
+                pages.value_offset, divisor_of(static_cast<int32_t>(pages.page_tokens)), 0};
   }
 
   // Of a sequence; of packed ones the average, since their lengths are not known to the host.

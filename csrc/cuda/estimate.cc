@@ -4,7 +4,9 @@
 
 #include "attention/plan.h"
 #include "core/ceil_div.h"
+#include "core/dtype.h"
 #include "cuda/plan.h"
+#include "tile/divisor.h"
 
 namespace na::cuda {
 namespace {
@@ -23,6 +25,11 @@ struct Layout {
         blocks(ceil_div(plan.keys, plan.key_block)),
         room(ceil_div(blocks, 2)) {}
 };
+
+CachedMeans cached_means(const na_summaries& means) {
+  const na_tensor& rest = *means.rest;
+  return {segments_of(means), static_cast<const char*>(rest.data), rest.stride[0] * dtype_size(rest.dtype)};
+}
 
 }  // namespace
 
@@ -43,20 +50,21 @@ Estimate make_estimate(const na_attention& call, const na_plan& plan, const Prob
   const int64_t most = std::min(int64_t{INT32_MAX}, kMostPairBytes / int64_t{sizeof(PlanBlock)}) / of.room;
   const int64_t together = std::clamp<int64_t>(std::min(kRounds * places, most) / heads, 1, of.tiles);
   const int64_t words = kPairBitmaps * 2 * ceil_div(plan.query_tile, 32);
-  Estimate estimate{
-      listed,
-      {PlanShape(plan), listed.plan, listed.pages, static_cast<int32_t>(of.batch), static_cast<int32_t>(of.blocks),
-       static_cast<int32_t>(of.room), static_cast<PlanRow*>(take(heads * of.tiles * int64_t{sizeof(PlanRow)})),
-       static_cast<PlanBlock*>(take(heads * together * of.room * int64_t{sizeof(PlanBlock)})),
-       static_cast<uint32_t*>(take(words * int64_t{sizeof(uint32_t)})),
-       static_cast<float*>(take(of.batch * of.blocks * int64_t{sizeof(float)}))},
-      static_cast<int32_t>(together)};
-  const Unlisted& unlisted = estimate.unlisted;
+  Estimate estimate{listed,
+                    {PlanShape(plan),
+                     listed.plan,
+                     listed.pages,
+                     static_cast<int32_t>(of.batch),
+                     static_cast<int32_t>(of.blocks),
+                     static_cast<int32_t>(of.room),
+                     static_cast<PlanRow*>(take(heads * of.tiles * int64_t{sizeof(PlanRow)})),
+                     static_cast<PlanBlock*>(take(heads * together * of.room * int64_t{sizeof(PlanBlock)})),
+                     static_cast<uint32_t*>(take(words * int64_t{sizeof(uint32_t)})),
+                     static_cast<float*>(take(of.batch * of.blocks * int64_t{sizeof(float)})),
+                     {}},
+                    static_cast<int32_t>(together)};
+  Unlisted& unlisted = estimate.unlisted;
   Problem& means = estimate.means;
-  if (call.pooled_k) {  // not where a call is but checked
-    means.k = call.pooled_k->rest->data;
-    means.v = call.pooled_v->rest->data;
-  }
   means.keys = unlisted.blocks;
   const auto strides = [&](int64_t columns) {
     const int64_t token = means.kv_heads * columns;
@@ -66,6 +74,18 @@ Estimate make_estimate(const na_attention& call, const na_plan& plan, const Prob
   means.v_strides = strides(means.value_dim);
   means.left = means.right = kUnlimited;
   means.pages = {};
+  if (call.pooled_k && call.pooled_k->segments) {
+    const int64_t each = call.pooled_k->segment_blocks, room = ceil_div(of.blocks, each);
+    auto* const tables = static_cast<int64_t*>(take(of.batch * (1 + 2 * room) * int64_t{sizeof(int64_t)}));
+    unlisted.means = {cached_means(*call.pooled_k), cached_means(*call.pooled_v), tables, static_cast<int32_t>(room),
+                      exponent(each)};
+    means.k = means.v = nullptr;
+    means.k_strides.batch = means.v_strides.batch = 0;
+    means.pages = {tables, 1 + 2 * room, 0, divisor_of(each), room};
+  } else if (call.pooled_k) {  // not where a call is but checked
+    means.k = call.pooled_k->rest->data;
+    means.v = call.pooled_v->rest->data;
+  }
   means.plan.rows = unlisted.rows;
   means.plan.blocks = unlisted.pairs;
   means.plan.bitmaps = unlisted.bitmaps;
@@ -83,7 +103,7 @@ Estimate make_estimate(const na_attention& call, const na_plan& plan, const Prob
 
 cudaError_t attention_over_means(const Estimate& estimate, Element element, cudaStream_t stream) {
   const int32_t tiles = estimate.means.plan.tiles;
-  cudaError_t result = count_keys(estimate.unlisted, stream);
+  cudaError_t result = describe_means(estimate.unlisted, stream);
   for (int32_t first = 0; first < tiles && result == cudaSuccess; first += estimate.tiles_together) {
     const int32_t end = std::min(first + estimate.tiles_together, tiles);
     result = list_unlisted(estimate.unlisted, first, end, stream);

@@ -7,8 +7,8 @@
 
 namespace na::cuda {
 
-constexpr int kCountThreads = 256, kUnlistedWarps = 4;
-constexpr int64_t kMostCountGroups = 1 << 12, kMostUnlistedGroups = 1 << 14;  // of threads
+constexpr int kDescribeThreads = 256, kUnlistedWarps = 4;
+constexpr int64_t kMostDescribeGroups = 1 << 12, kMostUnlistedGroups = 1 << 14;  // of threads
 constexpr int32_t kMarkedBlocks = 1 << 14;  // that a warp looks at together, a bit for each
 constexpr uint32_t kWholeWarp = 0xffffffff;
 
@@ -17,12 +17,25 @@ __device__ inline PlanShape shape_of(const Unlisted& a, int32_t batch) {
   return a.pages.tables ? a.shape.with_keys(cached_keys(a.pages, batch)) : a.shape;
 }
 
-__global__ void __launch_bounds__(kCountThreads) count_keys_kernel(const __grid_constant__ Unlisted a) {
-  const int64_t thread = int64_t{blockIdx.x} * kCountThreads + threadIdx.x, step = int64_t{gridDim.x} * kCountThreads;
+__device__ inline int64_t address_of_page(const CachedMeans& means, int32_t batch, int32_t page) {
+  const int64_t* const segments = means.segments.tables + batch * means.segments.pitch;
+  return page < segments[0] ? segments[1 + page] : reinterpret_cast<int64_t>(means.rest + batch * means.rest_bytes);
+}
+
+__global__ void __launch_bounds__(kDescribeThreads) describe_means_kernel(const __grid_constant__ Unlisted a) {
+  const int64_t thread = int64_t{blockIdx.x} * kDescribeThreads + threadIdx.x;
+  const int64_t step = int64_t{gridDim.x} * kDescribeThreads;
   for (int64_t n = thread; n < int64_t{a.batch} * a.blocks; n += step) {
-    const PlanShape shape = shape_of(a, static_cast<int32_t>(n / a.blocks));
-    const int64_t block = n % a.blocks, count = shape.end_key(block) - block * shape.key_block;
+    const auto batch = static_cast<int32_t>(n / a.blocks), block = static_cast<int32_t>(n % a.blocks);
+    const PlanShape shape = shape_of(a, batch);
+    const int64_t count = shape.end_key(block) - block * shape.key_block;
     a.log_counts[n] = count > 0 ? logf(static_cast<float>(count)) : 0;
+    const int32_t page = block >> a.means.each;
+    if (!a.means.tables || block != page << a.means.each) continue;
+    int64_t* const table = a.means.tables + batch * (1 + 2 * int64_t{a.means.room});
+    if (page == 0) table[0] = a.blocks;
+    table[1 + page] = address_of_page(a.means.keys, batch, page);
+    table[1 + a.means.room + page] = address_of_page(a.means.values, batch, page);
   }
   const int32_t words = ((1 << a.plan.query_tile) + 31) / 32;
   if (thread < kPairBitmaps * 2 * words) a.bitmaps[thread] = thread / (2 * words) == thread / words % 2 ? ~0u : 0;
@@ -43,8 +56,8 @@ __device__ inline void mark_listed(uint32_t* bits, const SparseRows& plan, const
 
 // A warp has a row at a time, and a lane two blocks that follow each other. It goes through the row twice: pairs of
 // which both blocks are estimated come first, and so have to be counted. The block beside one that is alone is one that
-// all queries of the row may see whole, if there is any: nobody but them is to meet its values, which may not be
-// numbers.
+// all queries of the row may see whole, since others are not to meet its values, which may not be numbers. Where there
+// is none, it is the place before the first block, where nothing is.
 __global__ void __launch_bounds__(32 * kUnlistedWarps)
     list_unlisted_kernel(const __grid_constant__ Unlisted a, int32_t first_tile, int32_t end_tile) {
   __shared__ uint32_t marks[kUnlistedWarps][kMarkedBlocks / 32];
@@ -79,7 +92,7 @@ __global__ void __launch_bounds__(32 * kUnlistedWarps)
           const int32_t block = first + at;
           if (even && odd) a.pairs[begin + fulls + __popc(both & before)] = {block, -1};
           if (even != odd) {
-            const bool last = even && block + 1 >= whole && block > 0;
+            const bool last = even && block + 1 >= whole;
             a.pairs[begin + full + others + __popc(one & before)] = {last ? block - 1 : block, odd ? 1 : 0};
           }
           fulls += __popc(both);
@@ -91,10 +104,10 @@ __global__ void __launch_bounds__(32 * kUnlistedWarps)
   }
 }
 
-cudaError_t count_keys(const Unlisted& unlisted, cudaStream_t stream) {
-  const int64_t needed = ceil_div(int64_t{unlisted.batch} * unlisted.blocks, kCountThreads);
-  return enqueue_kernel(count_keys_kernel, dim3(static_cast<unsigned>(std::min(needed, kMostCountGroups))),
-                        kCountThreads, stream, unlisted);
+cudaError_t describe_means(const Unlisted& unlisted, cudaStream_t stream) {
+  const int64_t needed = ceil_div(int64_t{unlisted.batch} * unlisted.blocks, kDescribeThreads);
+  return enqueue_kernel(describe_means_kernel, dim3(static_cast<unsigned>(std::min(needed, kMostDescribeGroups))),
+                        kDescribeThreads, stream, unlisted);
 }
 
 cudaError_t list_unlisted(const Unlisted& unlisted, int32_t first, int32_t end, cudaStream_t stream) {

@@ -77,7 +77,8 @@ struct Grid {
   int32_t first_head, heads;
 };
 
-// A block of keys that a row of a sparse plan lists: its first key, and the index of its bitmap, or -1.
+// A block of keys that a row of a sparse plan lists: its first key, and the index of its bitmap, or -1. Keys below 0
+// are none.
 struct PlanBlock {
   int32_t key, bitmap;
 };
@@ -102,7 +103,8 @@ struct SparseRows {
 struct Pages {
   const int64_t* tables;  // [batch, pitch]: of each entry how many tokens it has, then the addresses of its pages
   int64_t pitch, value_offset;
-  Divisor tokens;  // in a page
+  Divisor tokens;       // in a page
+  int64_t value_pages;  // of plans alone: places in a table from that of a page to that of the page with its values
 };
 
 constexpr int kMostBiases = 4;

@@ -5,6 +5,7 @@
 #include "core/backend.h"
 #include "core/narrow.h"
 #include "tile/pages.h"
+#include "tile/segments.h"
 
 namespace na::cuda {
 
@@ -41,13 +42,6 @@ __device__ inline int64_t row_in_pages(const ElementRows& rows, const Pages& pag
                                  pages.value_offset, rows.token * bytes);
   return reinterpret_cast<int64_t>(at) / bytes + head * rows.head;
 }
-
-// The segments of summaries that a cache keeps (na_summaries).
-struct Segments {
-  const int64_t* tables;  // of each batch entry their number, and then these; nullptr: there are none
-  int64_t pitch;
-  int32_t blocks;  // in one, as an exponent
-};
 
 // What was pooled of a block: in a segment, or behind them all in `rest`, whose tokens are blocks. Rows are counted
 // from its data.

@@ -182,13 +182,7 @@ ElementRows element_rows(const na_tensor& tensor) {
 Pages pages_of(const na_pages* pages, int64_t offset) {
   if (!pages || !pages->device_tables) return {};
   const na_tensor& tables = *pages->device_tables;
-  return {static_cast<const int64_t*>(tables.data), tables.stride[0], offset, divisor_of(pages->page_tokens)};
-}
-
-Segments segments_of(const na_summaries& summaries) {
-  if (!summaries.segments) return {};
-  const na_tensor& tables = *summaries.device_tables;
-  return {static_cast<const int64_t*>(tables.data), tables.stride[0], exponent(summaries.segment_blocks)};
+  return {static_cast<const int64_t*>(tables.data), tables.stride[0], offset, divisor_of(pages->page_tokens), 0};
 }
 
 cudaError_t pool(const na_pool& pool, cudaStream_t stream) {

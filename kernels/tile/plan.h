@@ -8,7 +8,7 @@ namespace na::cuda {
 
 // What a column of a tile and the next one, which are neighbours in the sequence, stand for.
 struct PlanSpot {
-  int32_t key;  // -1: nothing
+  int32_t key;  // from 0 on
   int32_t bitmap;
 };
 
@@ -40,7 +40,7 @@ class PlanTiles {
   // Of the n-th key that is listed.
   __device__ PlanSpot spot(int64_t n) const {
     const int64_t index = n >> key_block_;
-    if (index >= block_count_) return {-1, -1};
+    if (index >= block_count_) return {-2, -1};  // there is no key next to it, either
     const PlanBlock block = blocks_[index];
     return {block.key + within(n), block.bitmap};
   }
@@ -75,8 +75,8 @@ __device__ inline void modify_spots(float (&scores)[kColumns][4], const Problem&
 #pragma unroll
       for (int i = 0; i < kColumns; i++) {
         const int32_t key = spots[i].key;
-        if (key < 0) continue;
-        if (key < sequence.keys) scores[i][2 * r] += from[key * bias.key];
+        if (key < -1) continue;  // to ask this of both takes more registers
+        if (static_cast<uint32_t>(key) < static_cast<uint32_t>(sequence.keys)) scores[i][2 * r] += from[key * bias.key];
         if (key + 1 < sequence.keys) scores[i][2 * r + 1] += from[(key + 1) * bias.key];
       }
     }
@@ -94,9 +94,8 @@ __device__ inline void mask_spots(float (&scores)[kColumns][4], const Problem& p
     const int32_t to = min(KeyTiles::to(problem, position), sequence.keys);
 #pragma unroll
     for (int i = 0; i < 2 * kColumns; i++) {
-      const PlanSpot& first = spots[i / 2];
-      const PlanSpot spot = {first.key + i % 2, first.bitmap};
-      bool sees = first.key >= 0 && spot.key >= from && spot.key < to;
+      const PlanSpot spot = {spots[i / 2].key + i % 2, spots[i / 2].bitmap};
+      bool sees = spot.key >= from && spot.key < to;
       if (sees && spot.bitmap >= 0) sees = bitmap_words(plan, spot)[bit / 32] >> (bit % 32) & 1;
       if (!sees) scores[i / 2][2 * r + i % 2] = -kInfinity;
     }

@@ -18,7 +18,8 @@ const root = join(__dirname, '../..');
  */
 async function run(body: string, more: Record<string, string> = {}): Promise<unknown> {
   const program = `
-    const { attention, KvCache, KvIndex, memoryStats, merge, pagePlan, Stream, Tensor } = require('node-attention');
+    const { attention, KvCache, KvIndex, memoryStats, merge, pagePlan, Stream, streamingPlan, Tensor } =
+      require('node-attention');
     const driver = require('koffi').load(${JSON.stringify(join(root, 'build/ptx/libcuda.so.1'))});
     const fail = driver.func('void standin_fail_next()');
     const lastKernel = driver.func('const char *standin_last_kernel()');
@@ -194,7 +195,13 @@ describe.skipIf(missing || !interpreted)(title('a launch that fails'), () => {
     expect(got).toEqual(new Array(30).fill(error));
   });
 
-  test('takes with it what a cache was to keep of its keys, which later calls make anew', async () => {
+  test.each([
+    ['a selector', '(k, stream) => pagePlan(x, k, { budget: 64, causal: true, stream }).to("cpu").toDense()'],
+    [
+      'an estimate',
+      '(k, stream) => (k === keys ? attention(x, k, k, { mask }) : attention(x, k, { mask, stream })).out',
+    ],
+  ])('takes with it what a cache was to keep for %s, which later calls make anew', async (_, made) => {
     const got = await run(
       `
       const x = Tensor.randn([1, 4, 1, 16], { seed: 1, device });
@@ -202,20 +209,20 @@ describe.skipIf(missing || !interpreted)(title('a launch that fails'), () => {
       const keys = Tensor.randn([1, 600, 1, 16], { seed: 2, device });
       const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 16, capacity: 1000, device });
       cache.append(keys, keys);
-      const read = async (k, options) => {
-        const plan = pagePlan(x, k, { budget: 64, causal: true, ...options });
-        return Array.from(await plan.toDense().read());
-      };
+      const mask = streamingPlan({ queries: 4, keys: 600, window: 9, causal: true, estimate: true, device });
+      const make = ${made};
+      const read = async (k) => Array.from(await make(k).read());
       const want = await read(keys);
       await part.out.read();
       const fork = cache.fork();
       const [stream, other] = [new Stream(device), new Stream(device)];
-      const select = (of, on) =>
-        outcome(() => pagePlan(x, of, { budget: 64, causal: true, stream: on }).to('cpu').toDense().read());
       // First, so that the failure behind it is not known yet when the next calls are made.
       attention(keys, keys, keys, { stream });
       merge([part, part], { stream });
-      const [first, across] = [select(cache, stream), select(fork, other)];
+      const [first, across] = [
+        outcome(() => make(cache, stream).read()),
+        outcome(() => make(fork, other).read()),
+      ];
       const failed = [await first];
       await across;
       const same = [];
@@ -417,6 +424,38 @@ describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), 
     expect(right).toBe(true);
     expect(refusals.length).toBeGreaterThan(0);
     expect(refusals).toEqual(refusals.map(() => ['ERR_OUT_OF_MEMORY', true]));
+  });
+
+  test('an estimate that is refused room for means has enqueued nothing', async () => {
+    const got = await run(
+      `${fill}
+      const cache = new KvCache({ batch: 1, kvHeads: 4, headDim: 16, capacity: 4096, device });
+      const keys = Tensor.randn([1, 600, 4, 16], { seed: 1, device });
+      const q = Tensor.randn([1, 1, 4, 16], { seed: 2, device });
+      const mask = streamingPlan({ queries: 1, keys: 600, window: 9, keyBlock: 16, estimate: true, device });
+      const [estimate, want] = [() => attention(q, cache, { mask }), await attention(q, keys, keys, { mask }).out.read()];
+      cache.append(keys, keys);
+      await attention(q, cache).out.read();
+      const before = lastKernel();
+      fill(2 ** 20);
+      fill(2 ** 11); // less than a segment takes
+      const [codes, held] = [new Set(), new Set()];
+      let made;
+      while (!made) {
+        try {
+          made = estimate();
+        } catch (error) {
+          codes.add(lastKernel() === before ? error.code : 'enqueued');
+          held.add(cache.bytes);
+          fillers.pop().dispose();
+        }
+      }
+      const got = await made.out.read();
+      // Room was refused for mean keys, and for mean values once there were these.
+      return { codes: [...codes], held: held.size > 1, right: got.every((x, i) => x === want[i]) };`,
+      memory,
+    );
+    expect(got).toEqual({ codes: ['ERR_OUT_OF_MEMORY'], held: true, right: true });
   });
 
   /** A cache has used all of its first slab, and the device has next to nothing left. */

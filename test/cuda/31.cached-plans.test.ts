@@ -16,13 +16,13 @@ import {
   Tensor,
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-import type { Addon, NativeCache, NativeTensor } from '../../lib/native';
 import { checkAttention, checkSelection, makes } from '../support/cached';
 import { tensorOf } from '../support/library';
 import { type Float, normal, uniform, type Values } from '../support/numbers';
 import { randomPlan } from '../support/plans';
 import { append, change, emptyTwin, lengthsOf, rowsOf, type Sizes, type Twin, truncate } from '../support/twin';
 import { missing, schedule, schedules, title } from './support/device';
+import { overwrite } from './support/overwrite';
 
 const TYPES: Float[] = ['float32', 'float16', 'bfloat16'];
 
@@ -398,23 +398,6 @@ describe.skipIf(missing)(title('selectors over a cache'), () => {
     for (const cache of both.caches) cache.dispose();
   });
 });
-
-const { native } = require('../../dist/native.js') as { native: Addon };
-const { cacheHandle } = require('../../dist/cache.js') as { cacheHandle(cache: KvCache): NativeCache };
-const { tensorHandle } = require('../../dist/tensor.js') as {
-  tensorHandle(tensor: Tensor, name: string): NativeTensor;
-};
-
-/** Writes large numbers over the first keys of a sequence, behind the back of all that is kept of them. */
-function overwrite({ cache }: Twin, { kvHeads, headDim, dtype }: Sizes, sequence: number, tokens: number): void {
-  const count = tokens * kvHeads;
-  const size = count * headDim * (dtype === 'float32' ? 4 : 2);
-  using bytes = Tensor.from(new Uint8Array(size).fill(0x4f), [size]);
-  const rows = { sequence, first: 0, count, values: false, units: false };
-  const stream = native.streamCreate(cache.device);
-  native.kvCacheCopyRows(cacheHandle(cache), rows, true, tensorHandle(bytes, 'bytes'), stream);
-  native.streamDispose(stream);
-}
 
 describe.skipIf(missing)(title('what a cache keeps of its keys'), () => {
   const pooling = makes.filter(([name]) => !name.startsWith('hipPlan'));

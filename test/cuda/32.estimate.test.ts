@@ -23,8 +23,9 @@ import { decode, type Float, normal, uniform, type Values } from '../support/num
 import type { PlanSpec, Problem } from '../support/oracle';
 import { estimateCase, estimateProblem, randomPlan, withMeans } from '../support/plans';
 import { refused } from '../support/refusal';
-import { append, change, emptyTwin, lengthsOf, type Sizes, smallSizes } from '../support/twin';
+import { append, change, emptyTwin, lengthsOf, type Sizes, smallSizes, type Twin, truncate } from '../support/twin';
 import { interpreted, launches, missing, schedule, schedules, title } from './support/device';
+import { overwrite } from './support/overwrite';
 import { CAUSAL, problemOf, type Spec } from './support/problems';
 
 type Pattern = Partial<Omit<PlanSpec, 'lists'>> & { share?: number };
@@ -151,6 +152,26 @@ describe.skipIf(missing)(title('plans that estimate'), () => {
           expect(estimated).toBeLessThan(missed / 2);
         }
       }
+    }
+  });
+
+  it('have nothing to do with values beside a first block that is alone', async () => {
+    // The second block of 24 keys is cut by the causal border of 8 queries, and not listed: nobody sees it.
+    using mask = SparsePlan.fromBlocks([[]], {
+      ...{ queries: 8, keys: 24, keyBlock: 16, causal: true, estimate: true, device: 'cuda' },
+    });
+    for (const dtype of TYPES) {
+      next();
+      const random = uniform(9);
+      const [q, k, v] = [8, 24, 24].map((tokens) => normal(random, dtype, [1, tokens, 2, 8]));
+      const poisoned = { ...v!, data: v!.data.map((x, i) => (i < 20 * 2 * 8 ? x : Number.NaN)) };
+      const [qd, kd, vd, bad] = [q, k, v, poisoned].map((values) => tensorOf(values!, dtype, 'cuda'));
+      using cache = new KvCache({ batch: 1, kvHeads: 2, headDim: 8, capacity: 24, dtype, device: 'cuda' });
+      cache.append(kd!, bad!);
+      const want = await read(attention(qd!, kd!, vd!, { mask }));
+      expect(decode(dtype, want[0]).every(Number.isFinite)).toBe(true);
+      expect(await read(attention(qd!, kd!, bad!, { mask }))).toEqual(want);
+      expect(await read(attention(qd!, cache, { mask }))).toEqual(want);
     }
   });
 
@@ -288,6 +309,23 @@ describe.skipIf(missing)(title('plans over a cache that estimate'), () => {
     }
   });
 
+  it.each(TYPES)('of one block of few columns, %s', async (dtype) => {
+    const random = uniform(6);
+    for (const [headDim, valueDim] of [
+      [3, 5],
+      [6, 4],
+    ] as const) {
+      next();
+      const sizes: Sizes = { batch: 3, kvHeads: 1, group: 2, headDim, valueDim, pageSize: 16, dtype };
+      const twin = emptyTwin(sizes, 300, 'cuda');
+      append(twin, sizes, [5, 1, 7], random);
+      const geometry = { batch: 1, heads: 1, queries: 1, keys: 7, queryTile: 16, keyBlock: 128, causal: true };
+      const q = normal(random, dtype, [3, 1, 2, headDim]);
+      await checkAttention(twin, q, dtype, { ...randomPlan(1, geometry, 0), estimate: true });
+      twin.cache.dispose();
+    }
+  });
+
   it.each([
     ['hipPlan', hipPlan],
     ['pagePlan', pagePlan],
@@ -317,5 +355,67 @@ describe.skipIf(missing)(title('plans over a cache that estimate'), () => {
         expect(Math.abs(x - here![n]![i]!)).toBeLessThan(1e-4);
       });
     });
+  });
+});
+
+describe.skipIf(missing)(title('means that a cache keeps'), () => {
+  it.each(TYPES)('%s: only what is new is pooled', async (dtype) => {
+    const random = uniform(11);
+    const sizes: Sizes = { batch: 2, kvHeads: 1, group: 2, headDim: 6, valueDim: 5, pageSize: 24, dtype };
+    const twin = emptyTwin(sizes, 2000, 'cuda');
+    // Lists nothing of what is overwritten.
+    const check = async (of: Twin, keyBlock = 32) => {
+      next();
+      const keys = Math.max(...lengthsOf(of));
+      const geometry = { batch: 1, heads: 1, queries: 2, keys, queryTile: 16, keyBlock, causal: true };
+      const plan = randomPlan(3, geometry, 0.5);
+      const lists = plan.lists.map((list) => list.filter((block) => block * keyBlock >= 512));
+      const q = normal(random, dtype, [2, 2, 2, 6]);
+      await checkAttention(of, q, dtype, { ...plan, lists, estimate: true });
+    };
+    append(twin, sizes, [700, 256], random);
+    await check(twin);
+    overwrite(twin, sizes, 0, 512);
+    overwrite(twin, sizes, 1, 256);
+    append(twin, sizes, [1, 300], random);
+    await check(twin);
+    truncate(twin, [600, 511]);
+    const fork: Twin = { cache: twin.cache.fork(), sequences: twin.sequences };
+    append(fork, sizes, [3, 2], random);
+    append(twin, sizes, [200, 1], random);
+    for (const each of [fork, twin]) await check(each);
+    // Whoever pools those keys now finds what they have become.
+    await expect(check(twin, 8)).rejects.toThrow();
+    for (const { cache } of [fork, twin]) cache.dispose();
+  });
+
+  it('are counted, with the lists of them, and shared by forks and with selectors', () => {
+    const size = { batch: 1, kvHeads: 2, headDim: 16, valueDim: 8, capacity: 4096, device: 'cuda' } as const;
+    using cache = new KvCache(size);
+    const [k, v] = [16, 8].map((columns) => Tensor.randn([1, 2000, 2, columns], { seed: columns, device: 'cuda' }));
+    const q = Tensor.randn([1, 1, 4, 16], { seed: 2, device: 'cuda' });
+    cache.append(k!, v!);
+    const pages = cache.bytes;
+    const estimate = (of: KvCache, keyBlock: number) => {
+      next();
+      const geometry = { queries: 1, keys: of.length, window: 9, keyBlock, estimate: true, device: 'cuda' } as const;
+      using mask = streamingPlan(geometry);
+      for (const tensor of Object.values(attention(q, of, { mask }))) tensor.dispose();
+    };
+    // A pool of few bytes has all segments that the cache may have; a list tells of 16, and of how many there are.
+    const segments = (keyBlock: number, columns: number) => 16 * ((256 / keyBlock) * 2 * columns * 4) + 17 * 8;
+    estimate(cache, 16);
+    let bytes = pages + segments(16, 16) + segments(16, 8);
+    expect(cache.bytes).toBe(bytes);
+    using fork = cache.fork();
+    for (const each of [cache, fork]) estimate(each, 16);
+    for (const each of [cache, fork]) expect(each.bytes).toBe(bytes);
+    // The mean keys of a selector are those of an estimate, if they have the same type.
+    pooledPlan(q, cache, { budget: 100, causal: true, keyBlock: 64 }).dispose();
+    bytes += segments(64, 16);
+    expect(cache.bytes).toBe(bytes);
+    estimate(cache, 64);
+    bytes += segments(64, 8);
+    expect(cache.bytes).toBe(bytes);
   });
 });

@@ -106,7 +106,7 @@ TileShape shape_of(const Problem& problem, Element element, const Entry& entry) 
 
 // The widest access that the alignment of every row allows. `axes` are the strides on a grid.
 int32_t width_of(const void* data, const Strides& strides, const int64_t (&axes)[kMostAxes], const Problem& problem,
-                 int32_t tokens, int32_t heads, int bytes) {
+                 bool several_tokens, int32_t heads, int bytes) {
   int64_t bits = reinterpret_cast<intptr_t>(data);
   if (problem.batch > 1) bits |= strides.batch * bytes;
   if (heads > 1) bits |= strides.head * bytes;
@@ -114,7 +114,7 @@ int32_t width_of(const void* data, const Strides& strides, const int64_t (&axes)
     for (int a = 0; a < kMostAxes; a++) {
       if (problem.grid.extent[a] > 1) bits |= axes[a] * bytes;
     }
-  } else if (tokens > 1) {
+  } else if (several_tokens) {
     bits |= strides.token * bytes;
   }
   return bits % 16 == 0 ? 16 : bits % 4 == 0 ? 4 : 2;
@@ -147,14 +147,13 @@ cudaError_t run(const Problem& problem, Element element, bool tf32, int32_t firs
     launch.head_tiles = (group + launch.packed - 1) / launch.packed;
     launch.query_slots = tile_slots(problem, shape.rows / launch.packed);
   }
-  launch.q_width =
-      width_of(problem.q, problem.q_strides, problem.grid.q, problem, problem.queries, problem.heads, bytes);
-  launch.k_width =
-      width_of(problem.k, problem.k_strides, problem.grid.k, problem, problem.keys, problem.kv_heads, bytes);
-  launch.v_width =
-      width_of(problem.v, problem.v_strides, problem.grid.v, problem, problem.keys, problem.kv_heads, bytes);
-  launch.out_width = problem.parts == 0 ? width_of(problem.out, problem.out_strides, problem.grid.out, problem,
-                                                   problem.queries, problem.heads, bytes)
+  const bool queries = problem.queries > 1;
+  const bool keys = problem.keys > 1 || is_paged(problem);  // pages of means begin at any multiple of a row
+  launch.q_width = width_of(problem.q, problem.q_strides, problem.grid.q, problem, queries, problem.heads, bytes);
+  launch.k_width = width_of(problem.k, problem.k_strides, problem.grid.k, problem, keys, problem.kv_heads, bytes);
+  launch.v_width = width_of(problem.v, problem.v_strides, problem.grid.v, problem, keys, problem.kv_heads, bytes);
+  launch.out_width = problem.parts == 0 ? width_of(problem.out, problem.out_strides, problem.grid.out, problem, queries,
+                                                   problem.heads, bytes)
                      : (reinterpret_cast<intptr_t>(problem.part_out) | problem.value_dim * intptr_t{4}) % 16 == 0 ? 16
                                                                                                                   : 4;
   const int32_t runs = is_sparse(problem) ? problem.heads / launch.plan_heads : problem.kv_heads;  // that share keys

@@ -72,7 +72,8 @@ class PlanKeys {
       const int32_t key = tiles_.spot(first + row).key;
       if (key < tiles_.first_key() || key >= tiles_.end_key()) return nullptr;
       if (!table_) return from + key * pitch;
-      return in_page(table_, problem_.pages.tokens, key, reinterpret_cast<int64_t>(from), pitch);
+      const int64_t* const table = table_ + (kValues ? problem_.pages.value_pages : 0);
+      return in_page(table, problem_.pages.tokens, key, reinterpret_cast<int64_t>(from), pitch);
     };
   }
 
