@@ -149,10 +149,11 @@ cudaError_t run(const Problem& problem, Element element, bool tf32, int32_t firs
   }
   launch.q_width =
       width_of(problem.q, problem.q_strides, problem.grid.q, problem, problem.queries, problem.heads, bytes);
+  const int step = is_paged(problem) ? 1 : bytes;
   launch.k_width =
-      width_of(problem.k, problem.k_strides, problem.grid.k, problem, problem.keys, problem.kv_heads, bytes);
+      width_of(problem.k, problem.k_strides, problem.grid.k, problem, problem.keys, problem.kv_heads, step);
   launch.v_width =
-      width_of(problem.v, problem.v_strides, problem.grid.v, problem, problem.keys, problem.kv_heads, bytes);
+      width_of(problem.v, problem.v_strides, problem.grid.v, problem, problem.keys, problem.kv_heads, step);
   launch.out_width = problem.parts == 0 ? width_of(problem.out, problem.out_strides, problem.grid.out, problem,
                                                    problem.queries, problem.heads, bytes)
                      : (reinterpret_cast<intptr_t>(problem.part_out) | problem.value_dim * intptr_t{4}) % 16 == 0 ? 16
