@@ -116,51 +116,54 @@ const disposed = ({ resident, plain }: Pair) => {
 
 describe.skipIf(missing)(title('KvCache with a resident part'), () => {
   // First, while no other test has left tensors to be collected.
-  it.each([undefined, 'int8'] as const)('memory of the GPU does not grow with the context, but for 8 bytes a page, storage %s', async (storage) => {
-    const [before, host] = [memoryStats('cuda').bytes, memoryStats('cpu').bytes];
-    const sizes: Sizes = {
-      ...{ batch: 2, kvHeads: 2, group: 1, headDim: 16, valueDim: 8, pageSize: 16 },
-      dtype: 'float16',
-      storage,
-    };
-    const [sink, last] = [20, 100];
-    const cache = new KvCache({
-      ...optionsOf(sizes),
-      capacity: 8192,
-      device: 'cuda',
-      resident: { sink, window: last },
-    });
-    const copies = 2 * (Math.ceil(sink / 16) + Math.ceil((last - 1) / 16) + 1) * pageBytes(sizes);
-    const random = uniform(1);
-    const twin: Twin = { cache, sequences: [] };
-    let most = 0;
-    for (const lengths of [
-      [1, 0],
-      [300, 40],
-      [1, 1],
-      [2000, 1],
-      [0, 700],
-      ...new Array(40).fill([7, 9]),
-      [3000, 5000],
-    ]) {
-      append(twin, sizes, lengths, random);
-      most = Math.max(most, cache.length);
-      // Room for twice the pages that there are, or 16, and the length.
-      const list = 2 * 8 * (1 + Math.max(16, 2 * Math.ceil(most / 16)));
-      expect(cache.deviceBytes).toBeGreaterThanOrEqual(copies);
-      expect(cache.deviceBytes).toBeLessThanOrEqual(copies + list);
-      expect(cache.bytes - cache.deviceBytes).toBeGreaterThanOrEqual(
-        cache.lengths.reduce((sum, length) => sum + Math.ceil(length / 16), 0) * pageBytes(sizes),
-      );
-    }
-    const q = Tensor.zeros([2, 1, 2, 16], { dtype: 'float16', device: 'cuda' });
-    await bits(attention(q, cache)); // what was appended is then written, and its tensors are gone
-    q.dispose();
-    expect(memoryStats('cuda').bytes - before).toBe(cache.deviceBytes);
-    expect(memoryStats('cpu').bytes - host).toBe(cache.bytes - cache.deviceBytes);
-    cache.dispose();
-    expect([memoryStats('cuda').bytes, memoryStats('cpu').bytes]).toEqual([before, host]);
-  });
+  it.each([undefined, 'int8'] as const)(
+    'memory of the GPU does not grow with the context, but for 8 bytes a page, storage %s',
+    async (storage) => {
+      const [before, host] = [memoryStats('cuda').bytes, memoryStats('cpu').bytes];
+      const sizes: Sizes = {
+        ...{ batch: 2, kvHeads: 2, group: 1, headDim: 16, valueDim: 8, pageSize: 16 },
+        dtype: 'float16',
+        storage,
+      };
+      const [sink, last] = [20, 100];
+      const cache = new KvCache({
+        ...optionsOf(sizes),
+        capacity: 8192,
+        device: 'cuda',
+        resident: { sink, window: last },
+      });
+      const copies = 2 * (Math.ceil(sink / 16) + Math.ceil((last - 1) / 16) + 1) * pageBytes(sizes);
+      const random = uniform(1);
+      const twin: Twin = { cache, sequences: [] };
+      let most = 0;
+      for (const lengths of [
+        [1, 0],
+        [300, 40],
+        [1, 1],
+        [2000, 1],
+        [0, 700],
+        ...new Array(40).fill([7, 9]),
+        [3000, 5000],
+      ]) {
+        append(twin, sizes, lengths, random);
+        most = Math.max(most, cache.length);
+        // Room for twice the pages that there are, or 16, and the length.
+        const list = 2 * 8 * (1 + Math.max(16, 2 * Math.ceil(most / 16)));
+        expect(cache.deviceBytes).toBeGreaterThanOrEqual(copies);
+        expect(cache.deviceBytes).toBeLessThanOrEqual(copies + list);
+        expect(cache.bytes - cache.deviceBytes).toBeGreaterThanOrEqual(
+          cache.lengths.reduce((sum, length) => sum + Math.ceil(length / 16), 0) * pageBytes(sizes),
+        );
+      }
+      const q = Tensor.zeros([2, 1, 2, 16], { dtype: 'float16', device: 'cuda' });
+      await bits(attention(q, cache)); // what was appended is then written, and its tensors are gone
+      q.dispose();
+      expect(memoryStats('cuda').bytes - before).toBe(cache.deviceBytes);
+      expect(memoryStats('cpu').bytes - host).toBe(cache.bytes - cache.deviceBytes);
+      cache.dispose();
+      expect([memoryStats('cuda').bytes, memoryStats('cpu').bytes]).toEqual([before, host]);
+    },
+  );
 
   it('gives what a cache on the GPU gives, bit by bit, whatever is appended, truncated and forked', async () => {
     const step = fc.tuple(
@@ -508,7 +511,10 @@ describe.skipIf(missing)(title('KvIndex over a cache with a resident part'), () 
     for (const each of [result!, onCpu!]) for (const tensor of [each.out, each.lse]) tensor.dispose();
   }
 
-  it.each<Pick<Sizes, 'dtype' | 'storage'>>([...FLOATS.map((dtype) => ({ dtype })), { dtype: 'float32', storage: 'int8' }])(
+  it.each<Pick<Sizes, 'dtype' | 'storage'>>([
+    ...FLOATS.map((dtype) => ({ dtype })),
+    { dtype: 'float32', storage: 'int8' },
+  ])(
     '$dtype as $storage: attends to the first, the last and the best of the others; all of them are all keys',
     async (stored) => {
       const { dtype } = stored;

@@ -2,7 +2,8 @@
 // is not waited for, and once they have come widen() makes elements of them, in place.
 //
 // A row may begin at any address, and copies are of whole words: what it lies behind in its first word is its skew.
-// Until they are widened rows lie at the end of the tile, one after the other, each behind a word that tells its skew.
+// Until they are widened rows lie at the end of the tile, one after the other, each behind a word that tells its skew
+// or that the row is to be zero.
 #pragma once
 
 #include "arch/sm80.h"
@@ -14,22 +15,20 @@ namespace na::cuda {
 template <Element kElement, int kThreads, int kRows, int kRowBytes>
 class ByteTile {
  public:
-  // `address` tells where each row is, or nullptr where it is to be zero; `base` is any address that is never read.
+  // `address` tells where each row is, or nullptr where it is to be zero.
   template <typename Address>
-  __device__ static void load(uint32_t tile, const void* base, int columns, int thread, const Address& address) {
+  __device__ static void load(uint32_t tile, int columns, int thread, const Address& address) {
     constexpr int kLanes = 8;  // for a row, whose address is looked up once
 #pragma unroll 1
     for (int row = thread / kLanes; row < kRows; row += kThreads / kLanes) {
-      const char* const from = address(row);
-      const int skew = static_cast<int>(reinterpret_cast<intptr_t>(from) & 3);
-      const char* const first = from ? from - skew : static_cast<const char*>(base);
-      const int words = (skew + columns + NA_UNIT_BYTES + 3) / 4, step = from ? 4 : 0;
-      const uint32_t to = row_at(tile, row);
-      if (thread % kLanes == 0) store_shared(to, static_cast<uint32_t>(skew));
+      const char* from = address(row);
+      const uint32_t to = row_at(tile, row), skew = from ? reinterpret_cast<uintptr_t>(from) % 4 : kZero;
+      if (thread % kLanes == 0) store_shared(to, skew);
+      if (!from) continue;
+      from -= skew;
+      const int end = static_cast<int>(skew) + columns + NA_UNIT_BYTES;
 #pragma unroll 1
-      for (int word = thread % kLanes; word < words; word += kLanes) {
-        copy_async<4>(to + 4 + word * 4, first + word * step, step);
-      }
+      for (int at = thread % kLanes * 4; at < end; at += kLanes * 4) copy_async<4>(to + 4 + at, from + at, 4);
     }
   }
 
@@ -42,8 +41,8 @@ class ByteTile {
       const int row = n / kChunks, chunk = n % kChunks, column = chunk * kColumns;
       uint32_t steps[kColumns / 4] = {}, words[4];
       float unit = 0;
-      if (column < columns) {
-        const uint32_t at = row_at(tile, row), from = at + 4 + load_shared_word(at);
+      const uint32_t at = row_at(tile, row), skew = load_shared_word(at), from = at + 4 + skew;
+      if (column < columns && skew != kZero) {
 #pragma unroll
         for (int i = 0; i < kColumns; i += 4) steps[i / 4] = load_shared_word(from + column + i);
         unit = __uint_as_float(load_shared_word(from + columns));
@@ -65,6 +64,7 @@ class ByteTile {
   }
 
  private:
+  static constexpr uint32_t kZero = 0xffffffff;
   using Shared = SharedRows<kRowBytes>;
   static constexpr int kChunks = Shared::kChunks, kColumns = kElement == Element::kFloat32 ? 4 : 8;  // of a chunk
   static constexpr int kPitch = 4 + kChunks * kColumns + NA_UNIT_BYTES + 4;  // the last for the bytes of a skew

@@ -167,13 +167,12 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     if (load_visit < end) {
       const auto rows = keys.template rows<kValues>(load_visit);
       const uint32_t to = ring + load_slot * T::kSlotBytes;
-      const void* const base = keys.template base<kValues>();
       const int columns = kValues ? problem.value_dim : problem.head_dim;
       if constexpr (kMayBeInt8) {
-        if (int8) BytesOf<T, kValues>::load(to, base, columns, member, rows);
+        if (int8) BytesOf<T, kValues>::load(to, columns, member, rows);
       }
       if (!int8) {
-        load_rows<T::kTeamThreads, T::kTeamKeys, kRowBytes>(to, base, columns * T::kBytes,
+        load_rows<T::kTeamThreads, T::kTeamKeys, kRowBytes>(to, keys.template base<kValues>(), columns * T::kBytes,
                                                             kValues ? launch.v_width : launch.k_width, member, rows);
       }
     }
