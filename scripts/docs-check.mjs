@@ -11,9 +11,10 @@ const executablePath = candidates.find(existsSync);
 if (!executablePath) throw new Error('no browser is installed; install Chromium (Debian: apt-get install chromium)');
 
 const pages = [
-  ['index.html', ['Attention for Node.js', 'Streams, events, graphs']],
+  ['index.html', ['Attention for Node.js', 'Tensors and streams']],
   ['documents/Documentation.html', ['Getting started', 'Performance']],
   ['documents/How_it_is_built.html', ['Streams and timelines']],
+  ['documents/KV_cache.html', ['Decoding appends one token', 'safetensors']],
   ['functions/index.attention.html', ['Scaled dot-product attention', 'kvHeads', 'AttentionError']],
   ['interfaces/index.AttentionOptions.html', ['softcap', 'cuSeqlens']],
   ['classes/index.Tensor.html', ['A typed, strided array on a device', 'ERR_PENDING']],

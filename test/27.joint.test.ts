@@ -1,4 +1,4 @@
-// The README's joint layer of text and image, as it stands there, against the oracle.
+// The joint layer of text and image of docs/guide/attention.md, as it stands there, against the oracle.
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,10 +13,10 @@ import { type Expected, expected } from './support/tolerance';
 type Tokens<T> = { q: T; k: T; v: T };
 type Joint = (text: Tokens<Tensor>, image: Tokens<Tensor>, mask: Mask) => { text: Tensor; image: Tensor };
 
-/** The function of the README's example. */
-function readmeFunction(): Joint {
-  const readme = readFileSync(join(__dirname, '../README.md'), 'utf8');
-  const section = readme.slice(readme.indexOf('## Joint layers of text and image'));
+/** The function of the guide's example. */
+function guideFunction(): Joint {
+  const guide = readFileSync(join(__dirname, '../docs/guide/attention.md'), 'utf8');
+  const section = guide.slice(guide.indexOf('## Joint layers of text and image'));
   const [, code] = /^```ts\n(.*?)^const make = /ms.exec(section)!;
   const { outputText } = ts.transpileModule(`${code}\nexport { jointAttention };`, {
     compilerOptions: { module: ts.ModuleKind.CommonJS, target: ts.ScriptTarget.ES2022 },
@@ -65,7 +65,7 @@ describe.each<Float>(['float32', 'float16', 'bfloat16'])('joint layer of text an
       k: tensorOf(k, dtype),
       v: tensorOf(v, dtype),
     });
-    const made = readmeFunction()(tensors(text), tensors(image), neighborhood({ window, stride }));
+    const made = guideFunction()(tensors(text), tensors(image), neighborhood({ window, stride }));
 
     // Image queries: their window of the image and all of the text, in one softmax.
     const masks = [{ heads: [window.map((w, a) => axis(w, stride[a]!))] }];

@@ -29,7 +29,7 @@ function runBundle(bundle: string, env: NodeJS.ProcessEnv = {}): (TestResult & {
   const report = `${bundle}.jsonl`;
   execFileSync(process.execPath, [bundle], { env: { ...process.env, ...env, NODE_ATTENTION_TEST_REPORT: report } });
   const lines = readFileSync(report, 'utf8').trim().split('\n');
-  return lines.map((line) => JSON.parse(line));
+  return lines.map((line) => JSON.parse(line)).filter(({ begins }) => begins === undefined);
 }
 
 describe('jobs', () => {
@@ -273,7 +273,8 @@ describe('a run of scripts/gpu-verify', () => {
     vi.stubEnv('NODE_ATTENTION_COMMIT', 'a commit'); // which the bundle is of
     await bundleProgram('test/gpu/verify.ts', join(pack, 'verify.cjs'));
     vi.unstubAllEnvs();
-    writeFileSync(join(pack, 'tests.txt'), 'cuda/1.test.ts\ncuda/2.test.ts\ncuda/3.test.ts\n');
+    writeFileSync(join(pack, 'tests.txt'), 'cuda/1.test.ts\ncuda/2.test.ts\ncuda/3.test.ts\ngpu/9.faults.test.ts\n');
+    await bundleTest('faults.ts', join(pack, 'gpu-9.faults.cjs'), join(root, 'test/fixtures'));
     writeFileSync(join(pack, 'cuda-1.cjs'), program(passes));
     writeFileSync(join(pack, 'cuda-2.cjs'), program(passes));
     writeFileSync(join(pack, 'cuda-3.cjs'), program("write({ name: 'b', state: 'failed', ms: 1 }); process.abort();"));
@@ -311,6 +312,23 @@ describe('a run of scripts/gpu-verify', () => {
       expect(last.stdout).toMatch(/\n2 passed, 2 failed, 0 skipped\n$/);
     }
     expect(reported().missing).toEqual([]);
+  });
+
+  it('goes on behind a test that crashes, never ends or leaves the device unusable', () => {
+    const file = join(folder, 'faults.json');
+    expect(verify({}, '--filter', 'gpu/9', '--step', '2', '--json', file).status).toBe(1);
+    const { results } = reported(file).jobs[0]!;
+    const told = results.map(({ name, state, message }) => [name, state, ...(state === 'failed' ? [message] : [])]);
+    expect(told.sort()).toEqual([
+      ['a group > crashes', 'failed', 'ended early: SIGABRT'],
+      ['a group > fails', 'failed', expect.stringMatching(/expected 1 to be 2/)],
+      ['a group > is left out', 'skipped'],
+      ['a group > loses the device', 'failed', expect.stringMatching(/^an illegal address/)],
+      ['a group > never ends', 'failed', 'ended early: not done after 2 s'],
+      ['a group > passes', 'passed'],
+      ['another group > loses the context of the driver', 'failed', 'cuCtxSynchronize gave 700'],
+      ['another group > passes', 'passed'],
+    ]);
   });
 
   it('begins anew with another commit', () => {

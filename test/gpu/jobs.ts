@@ -12,6 +12,12 @@ export interface Job {
   sanitizer?: 'memcheck' | 'racecheck' | 'synccheck' | 'initcheck';
 }
 
+/** What a job's process ends with behind a test that left the device unusable: every later one would fail, too. */
+export const LOST = 87;
+
+/** How long a test may take at most. */
+export const STEP_S = 60;
+
 /** What a call may take: machines with a GPU are lent for minutes. No job has a longer limit. */
 export const BUDGET_S = 460;
 

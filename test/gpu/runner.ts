@@ -14,6 +14,7 @@ import {
   JestExtend,
   setState,
 } from '@vitest/expect';
+import { LOST } from './jobs';
 
 export interface TestResult {
   name: string;
@@ -23,6 +24,11 @@ export interface TestResult {
   message?: string;
 }
 
+/** A line of the report: that a test begins, what became of it, or that all are done. `number` counts all tests of a file. */
+export type ReportLine = { begins: string; number: number } | TestResult | { end: true };
+
+const isLost = (message: string) => /can do nothing more in this process|^cu\w+ gave 7\d\d$/.test(message);
+
 type Body = (...args: never[]) => unknown;
 
 interface Test {
@@ -30,6 +36,7 @@ interface Test {
   body: Body;
   skipped: boolean;
   group: Group;
+  number: number;
 }
 
 class Group {
@@ -65,6 +72,7 @@ let replaying = false;
 
 const top = new Group('', false);
 let current = top;
+let declared = 0; // tests
 
 function addGroup(name: string, body: Body, skipped: boolean): void {
   const group = new Group(name, skipped || current.skipped, current);
@@ -75,7 +83,7 @@ function addGroup(name: string, body: Body, skipped: boolean): void {
 }
 
 function addTest(name: string, body: Body, skipped: boolean): void {
-  current.parts.push({ name, body, skipped: skipped || current.skipped, group: current });
+  current.parts.push({ name, body, skipped: skipped || current.skipped, group: current, number: declared++ });
 }
 
 /** A title of vitest: %s, %d, %i, %j, %o, %# and $name of the values it is for. */
@@ -180,8 +188,8 @@ async function runTest(one: Test): Promise<void> {
   }
 }
 
-async function runGroup(group: Group, report: (result: TestResult) => void): Promise<void> {
-  const wanted = [...testsOf(group)].some(({ skipped }) => !skipped);
+async function runGroup(group: Group, first: number, report: (line: ReportLine) => void): Promise<void> {
+  const wanted = [...testsOf(group)].some(({ skipped, number }) => !skipped && number >= first);
   const attempt = async (name: string, body: () => unknown): Promise<boolean> => {
     const start = performance.now();
     try {
@@ -191,21 +199,24 @@ async function runGroup(group: Group, report: (result: TestResult) => void): Pro
       const { stack, message } = error as Error;
       const state = error instanceof LeftOut ? 'skipped' : 'failed';
       report({ name, state, ms: performance.now() - start, message: message || stack });
+      if (state === 'failed' && isLost(message)) process.exit(LOST);
       return false;
     }
   };
   const ready = !wanted || (await attempt(`${group.name} (before all)`, () => runHooks(group.hooks.beforeAll)));
   for (const part of group.parts) {
     if (part instanceof Group) {
-      await runGroup(part, report);
+      await runGroup(part, first, report);
       continue;
     }
+    if (part.number < first) continue;
     const name = nameOf(part);
     if (part.skipped || !ready) {
       report({ name, state: 'skipped', ms: 0 });
       continue;
     }
     const start = performance.now();
+    report({ begins: name, number: part.number });
     if (await attempt(name, () => runTest(part))) report({ name, state: 'passed', ms: performance.now() - start });
   }
   if (wanted) await attempt(`${group.name} (after all)`, () => runHooks(group.hooks.afterAll));
@@ -216,8 +227,8 @@ async function runHooks(hooks: Body[]): Promise<void> {
 }
 
 /**
- * `--list` prints the names of the tests, a line of JSON each. Otherwise they run, and a line for each is appended to the
- * file that NODE_ATTENTION_TEST_REPORT names, so that a crash loses nothing.
+ * `--list` prints the names of the tests, a line of JSON each. Otherwise they run, from NODE_ATTENTION_TEST_FIRST on, and
+ * lines of JSON are appended to the file that NODE_ATTENTION_TEST_REPORT names, so that a crash loses nothing.
  */
 export async function run({ replay = false } = {}): Promise<void> {
   replaying = replay;
@@ -226,8 +237,8 @@ export async function run({ replay = false } = {}): Promise<void> {
     process.exit(0);
   }
   const file = process.env.NODE_ATTENTION_TEST_REPORT!;
-  const write = (line: object) => appendFileSync(file, `${JSON.stringify(line)}\n`);
-  await runGroup(top, write);
+  const write = (line: ReportLine) => appendFileSync(file, `${JSON.stringify(line)}\n`);
+  await runGroup(top, Number(process.env.NODE_ATTENTION_TEST_FIRST ?? 0), write);
   write({ end: true });
   process.exit(0);
 }

@@ -3,6 +3,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  appendFileSync,
   copyFileSync,
   existsSync,
   mkdirSync,
@@ -10,22 +11,25 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { commit } from '../../bench/commit';
-import { BUDGET_S, type Job, jobsOf } from './jobs';
-import type { TestResult } from './runner';
+import { BUDGET_S, type Job, jobsOf, LOST, STEP_S } from './jobs';
+import type { ReportLine, TestResult } from './runner';
 
-const HELP = `Usage: scripts/gpu-verify [--filter TEXT] [--seconds N] [--json FILE] [--dry-run] [--list]
+const HELP = `Usage: scripts/gpu-verify [--filter TEXT] [--seconds N] [--step N] [--json FILE] [--dry-run] [--list]
 
 Runs every correctness test of the CUDA backend on the first real device, from what scripts/gpu-pack built. No network.
-It ends in time: jobs that no time is left for are named, and the same command makes them, and no other one again.
+It ends in time: jobs that no time is left for are named, and the same command makes them, and no other one again. A test
+that crashes, never ends or leaves the device unusable has failed; those behind it run in another process.
 
   --filter TEXT  only jobs whose name contains this
   --seconds N    for all that it does (default: ${BUDGET_S})
+  --step N       for each test at most, or a quarter of its job's time (default: ${STEP_S})
   --json FILE    the report of every test; a run of the same commit goes on from what is there, so carry it along
                  (default: build/gpu-results/verify.json; a copy goes to $OUT, where that is set)
   --dry-run      lists exactly what would run, test by test; needs no GPU
@@ -38,8 +42,12 @@ const NO_DEVICE = 3;
 const SANITIZER_FOUND = 86;
 
 const pack = __dirname;
-const environment: NodeJS.ProcessEnv = { ...process.env, NODE_ATTENTION_TEST_DEVICE: 'real' };
-const { dryRun, list, filter, seconds, json } = readArguments();
+const environment: NodeJS.ProcessEnv = {
+  ...process.env,
+  PATH: `${process.env.PATH}:/usr/local/cuda/bin`, // where compute-sanitizer is, if not on the PATH
+  NODE_ATTENTION_TEST_DEVICE: 'real',
+};
+const { dryRun, list, filter, seconds, step, json } = readArguments();
 const jobs = jobsOf(readFileSync(join(pack, 'tests.txt'), 'utf8').trim().split('\n')).filter(({ name }) =>
   name.includes(filter),
 );
@@ -58,6 +66,7 @@ function readArguments() {
       options: {
         filter: { type: 'string', default: '' },
         seconds: { type: 'string', default: String(BUDGET_S) },
+        step: { type: 'string', default: String(STEP_S) },
         json: { type: 'string', default: join(pack, '../gpu-results/verify.json') },
         'dry-run': { type: 'boolean', default: false },
         list: { type: 'boolean', default: false },
@@ -65,9 +74,11 @@ function readArguments() {
       },
     });
     if (values.help) process.exit(console.log(HELP) ?? 0);
-    const seconds = Number(values.seconds);
-    if (!(seconds > 0)) usage(`--seconds: '${values.seconds}' is not a number of seconds`);
-    return { ...values, dryRun: values['dry-run'], seconds };
+    const secondsOf = (name: 'seconds' | 'step') => {
+      const seconds = Number(values[name]);
+      return seconds > 0 ? seconds : usage(`--${name}: '${values[name]}' is not a number of seconds`);
+    };
+    return { ...values, dryRun: values['dry-run'], seconds: secondsOf('seconds'), step: secondsOf('step') };
   } catch (error) {
     return usage((error as Error).message);
   }
@@ -200,39 +211,57 @@ function probe(): { usable: boolean; text: string } {
 async function runJob(job: Job, left: number, file: string): Promise<JobReport | undefined> {
   const [command, ...args] = commandOf(job) as [string, ...string[]];
   const start = performance.now();
+  const limitS = Math.min(job.limitS, left);
+  const stepS = Math.min(step, job.limitS / 4); // several that never end leave time for others
+  const passedS = () => (performance.now() - start) / 1e3;
+  const failures: TestResult[] = [];
+  const fail = (name: string, message: string) => failures.push({ name, state: 'failed', ms: 0, message });
   const report = (results: TestResult[]): JobReport => ({
     job: job.name,
     command: [command, ...args].join(' '),
-    seconds: (performance.now() - start) / 1e3,
-    results,
+    seconds: passedS(),
+    results: [...results, ...failures],
   });
   writeFileSync(file, '');
-  // The leader of a group of processes: compute-sanitizer's Node is to end with it.
-  const child = spawn(command, args, {
-    stdio: ['ignore', 'inherit', 'inherit'],
-    env: { ...environment, NODE_ATTENTION_TEST_REPORT: file },
-    detached: true,
-  });
-  const ended = await endOf(child, Math.min(job.limitS, left));
-  if (ended === 'late' && left < job.limitS) return undefined;
-  if (ended === 'missing')
-    return report([{ name: job.name, state: 'skipped', ms: 0, message: `there is no ${command}` }]);
-  const lines = readFileSync(file, 'utf8')
-    .split('\n')
-    .filter((line) => line.endsWith('}')) // the last one may be half a line
-    .map((line) => JSON.parse(line));
-  const results: TestResult[] = lines.filter(({ end }) => !end);
-  const finished = lines.at(-1)?.end === true;
-  const fail = (message: string) => results.push({ name: job.name, state: 'failed', ms: 0, message });
-  if (ended === SANITIZER_FOUND && job.sanitizer) fail(`${job.sanitizer} found errors; they are above`);
-  else if (ended !== 0 || !finished)
-    fail(`ended early: ${ended === 'late' ? `not done after ${job.limitS} s` : ended}`);
-  return report(results);
+  for (let first = 0; ; ) {
+    // The leader of a group of processes: compute-sanitizer's Node is to end with it.
+    const child = spawn(command, args, {
+      stdio: ['ignore', 'inherit', 'inherit'],
+      env: { ...environment, NODE_ATTENTION_TEST_REPORT: file, NODE_ATTENTION_TEST_FIRST: String(first) },
+      detached: true,
+    });
+    const ended = await endOf(child, limitS - passedS(), stepS, file);
+    if (ended === 'late' && left < job.limitS) return undefined;
+    if (ended === 'missing')
+      return report([{ name: job.name, state: 'skipped', ms: 0, message: `there is no ${command}` }]);
+    const lines = readFileSync(file, 'utf8')
+      .split('\n')
+      .filter((line) => line.endsWith('}')) // one may be half a line
+      .map((line): ReportLine => JSON.parse(line));
+    const results = lines.filter((line) => 'state' in line);
+    const last = lines.at(-1);
+    const found = ended === SANITIZER_FOUND && job.sanitizer !== undefined;
+    if (found) fail(job.name, `${job.sanitizer} found errors; they are above`);
+    if (last && 'end' in last) {
+      if (ended !== 0 && !found) fail(job.name, `ended early: ${ended}`);
+      return report(results);
+    }
+    const began = lines.filter((line) => 'begins' in line).at(-1);
+    const open = last === began ? began?.begins : undefined;
+    const why = { late: `not done after ${job.limitS} s`, stuck: `not done after ${stepS} s` }[ended] ?? ended;
+    if (open !== undefined || (ended !== LOST && !found)) fail(open ?? job.name, `ended early: ${why}`);
+    if (ended === 'late' || began === undefined || began.number < first) return report(results);
+    first = began.number + 1;
+    appendFileSync(file, '\n');
+  }
 }
 
-/** The status or signal that it ended with; 'late' when it had to be ended, 'missing' when there is no such program. */
-async function endOf(child: ChildProcess, limitS: number): Promise<number | string> {
-  let late = false;
+/**
+ * The status or signal that it ended with; 'late' when it had to be ended after limitS seconds, 'stuck' when its report
+ * did not grow for stepS of them, 'missing' when there is no such program.
+ */
+async function endOf(child: ChildProcess, limitS: number, stepS: number, file: string): Promise<number | string> {
+  let reason: string | undefined;
   const endGroup = () => {
     try {
       process.kill(-child.pid!, 'SIGKILL');
@@ -245,19 +274,27 @@ async function endOf(child: ChildProcess, limitS: number): Promise<number | stri
     endGroup();
     process.exit(1);
   };
-  const timer = setTimeout(() => {
-    late = true;
+  const end = (why: string) => {
+    reason ??= why;
     endGroup();
-  }, 1e3 * limitS);
+  };
+  let [size, since] = [0, performance.now()];
+  const look = () => {
+    const now = statSync(file).size;
+    if (now !== size) [size, since] = [now, performance.now()];
+    else if (performance.now() - since > 1e3 * stepS) end('stuck');
+  };
+  const [timer, looking] = [setTimeout(() => end('late'), 1e3 * limitS), setInterval(look, 200)];
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, stop);
   try {
     const [code, signal] = await once(child, 'exit');
-    return late ? 'late' : (code ?? signal);
+    return reason ?? code ?? signal;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return 'missing';
     throw error;
   } finally {
     clearTimeout(timer);
+    clearInterval(looking);
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.off(signal, stop);
   }
 }

@@ -1,6 +1,6 @@
 // ld and st in every state space, and the faults of bad accesses.
 import { describe, expect, it } from 'vitest';
-import { allocate, kernel, Ptx } from './support/interpreter';
+import { allocate, kernel, type LaunchOptions, Ptx } from './support/interpreter';
 
 const OUT = '.param .u64 out';
 const HEAD = `.reg .b64 %d<12>; .reg .b32 %r<12>; .reg .b16 %h<4>; .reg .f32 %f<4>; .reg .pred %p<4>;
@@ -13,9 +13,10 @@ function run(
   threads = 1,
   parameters = OUT,
   more: Parameters<Ptx['launch']>[1] = [],
+  options: LaunchOptions = {},
 ): number[] {
   const out = allocate(4 * words).fill(0xcc);
-  new Ptx(kernel(parameters, HEAD + body)).launch('test', [out, ...more], { block: [threads] });
+  new Ptx(kernel(parameters, HEAD + body)).launch('test', [out, ...more], { block: [threads], ...options });
   return Array.from({ length: words }, (_, i) => out.readUInt32LE(4 * i));
 }
 
@@ -110,9 +111,9 @@ describe('spaces', () => {
   });
 
   it('shared and local memory start as ones in every bit', () => {
-    expect(run('ld.shared.b64 %d1, [tile+8]; ld.local.b64 %d2, [own]; st.global.v2.b64 [%d0], {%d1, %d2};', 4)).toEqual(
-      Array(4).fill(0xffffffff),
-    );
+    const body = 'ld.shared.b64 %d1, [tile+8]; ld.local.b64 %d2, [own]; st.global.v2.b64 [%d0], {%d1, %d2};';
+    const interpreted: LaunchOptions = { asynchrony: 'immediate' }; // what a device has there is its own affair
+    expect(run(body, 4, 1, OUT, [], interpreted)).toEqual(Array(4).fill(0xffffffff));
   });
 
   it('hints and orders of memory are taken', () => {
@@ -121,9 +122,9 @@ describe('spaces', () => {
         `ld.global.nc.L1::no_allocate.L2::128B.b32 %r1, [%d0]; ld.volatile.global.b32 %r2, [%d0]; ld.relaxed.gpu.global.b32 %r3, [%d0];
          ld.acquire.sys.b32 %r4, [%d0]; st.release.cta.shared.b32 [tile], %r4; st.global.cs.b32 [%d0+4], %r1;
          createpolicy.fractional.L2::evict_first.b64 %d1, 1.0; ld.global.L2::cache_hint.b32 %r5, [%d0], %d1;
-         prefetch.global.L2 [%d0]; discard.global.L2 [%d0], 128; st.global.b32 [%d0+8], %r5;`,
-        3,
-      ),
+         prefetch.global.L2 [%d0]; discard.global.L2 [%d0+128], 128; st.global.b32 [%d0+8], %r5;`,
+        64,
+      ).slice(0, 3),
     ).toEqual([0xcccccccc, 0xcccccccc, 0xcccccccc]);
   });
 });

@@ -11,9 +11,10 @@ const IMMEDIATE = { asynchrony: 'immediate' as Asynchrony };
 const next = words(4);
 const memory = Buffer.from(Uint32Array.from({ length: BYTES / 4 }, next).buffer);
 
-/** %r0: where the lane's 16 bytes are in shared memory; %rd0: in global memory. */
-const ADDRESSES = `mov.u32 %r1, sm; shl.b32 %r2, %lane, 4; add.u32 %r0, %r1, %r2;
-  cvt.u64.u32 %rd0, %r2; add.u64 %rd0, %rd0, %global;`;
+/** %r0: where the lane's 16 bytes are in shared memory, which is POISON; %rd0: in global memory. */
+const ADDRESSES = `mov.u32 %r1, sm; shl.b32 %r2, %lane, 4; add.u32 %r0, %r1, %r2; mov.u32 %r9, ${POISON};
+  ${[0, 512, 1024, 1536].map((at) => `st.shared.v4.b32 [%r0+${at}], {%r9, %r9, %r9, %r9};`).join('\n')}
+  bar.warp.sync -1; cvt.u64.u32 %rd0, %r2; add.u64 %rd0, %rd0, %global;`;
 /** The lane's 16 bytes as four words, from word `first` of its outputs on. */
 const READ = (at = 0, first = 0) =>
   [0, 1, 2, 3].map((i) => `ld.shared.b32 %d${first + i}, [%r0+${at + 4 * i}];`).join('\n');
@@ -49,11 +50,11 @@ describe('a copy', () => {
     for (const hint of ['.L2::64B', '.L2::128B', '.L2::256B']) {
       const plain = `cp.async.cg.shared.global${hint} [%r0], [%rd0], 16;\n${WAIT}${READ()}`;
       expect(run(plain)).toEqual(lanes((lane) => expected(lane, 16)));
-      const policy = `mov.u64 %rd2, 0x1234; mov.u32 %r5, 4;
+      const policy = `createpolicy.fractional.L2::evict_first.b64 %rd2, 1.0; mov.u32 %r5, 4;
         cp.async.ca.shared.global.L2::cache_hint${hint} [%r0], [%rd0], 8, %r5, %rd2;\n${WAIT}${READ()}`;
       expect(run(policy)).toEqual(lanes((lane) => expected(lane, 8, 4)));
     }
-    const policy = `mov.u64 %rd2, 0x1234; cp.async.ca.shared.global.L2::cache_hint [%r0], [%rd0], 8, %rd2;\n${WAIT}${READ()}`;
+    const policy = `createpolicy.fractional.L2::evict_first.b64 %rd2, 1.0; cp.async.ca.shared.global.L2::cache_hint [%r0], [%rd0], 8, %rd2;\n${WAIT}${READ()}`;
     expect(run(policy)).toEqual(lanes((lane) => expected(lane, 8)));
   });
 

@@ -24,6 +24,8 @@ function run(body: string, input: Uint8Array, outBytes: number, options: LaunchO
 const INIT = 'mbarrier.init.shared::cta.b64 [%r2], 1; fence.mbarrier_init.release.cluster; fence.proxy.async;';
 const WAIT = 'wait: mbarrier.try_wait.parity.shared::cta.b64 %p1, [%r2], 0; @!%p1 bra wait;';
 const expecting = (bytes: number) => `mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], ${bytes};`;
+/** In %d3. */
+const POLICY = 'createpolicy.fractional.L2::evict_first.b64 %d3, 1.0;';
 const STORED = 'cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;';
 /** Shared memory to the output with plain instructions, word by word. */
 const copyOut = (words: number, at = 0) =>
@@ -71,7 +73,7 @@ describe.each(SCHEDULES)('copies, seed $seed $asynchrony', (schedule) => {
     const input = bytes(256);
     const out = run(
       `${INIT} ${expecting(112)} mov.u32 %r3, 32; mov.b16 %h1, 1;
-       createpolicy.fractional.L2::evict_first.b64 %d3, 1.0;
+       ${POLICY}
        cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%r1], [%d0], %r3, [%r2], %d3;
        cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%r1+32], [%d0+128], 16, [%r2], %h1;
        cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [%r1+48], [%d0+64], 64, [%r2];
@@ -100,7 +102,7 @@ describe.each(SCHEDULES)('copies, seed $seed $asynchrony', (schedule) => {
   it('shared to global memory, in groups', () => {
     const input = bytes(128);
     const out = run(
-      `${copyIn(32)} fence.proxy.async;
+      `${copyIn(32)} fence.proxy.async; ${POLICY}
        cp.async.bulk.global.shared::cta.bulk_group [%d1+16], [%r1], 64;
        cp.async.bulk.commit_group;
        cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%d1+96], [%r1+64], 32, %d3;
@@ -256,7 +258,7 @@ describe('reductions into global memory', () => {
 describe('prefetches', () => {
   it('change nothing', () => {
     const out = run(
-      `cp.async.bulk.prefetch.L2.global [%d0], 32;
+      `${POLICY} cp.async.bulk.prefetch.L2.global [%d0], 32;
        cp.async.bulk.prefetch.L2.global.L2::cache_hint [%d0+16], 16, %d3;`,
       bytes(32),
       16,
