@@ -192,13 +192,13 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
   }
   // The next item that is there for the whole team, and whose slot's predecessor is refilled.
   const auto next_item = [&](auto is_values, auto loads_values) {
-    constexpr bool kValues = decltype(is_values)::value;
     copy_async_wait<T::kStages - 2>();
     team_meets();
     load_item(loads_values);
     const uint32_t address = ring + slot * T::kSlotBytes;
     slot = next_slot(slot);
     if constexpr (kMayBeInt8) {
+      constexpr bool kValues = decltype(is_values)::value;
       if (int8) {
         BytesOf<T, kValues>::widen(address, kValues ? problem.value_dim : problem.head_dim, member, team_meets);
         team_meets();
