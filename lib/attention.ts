@@ -1,5 +1,6 @@
 import { type Bias, nativeBias } from './biases';
 import { cacheHandle, type KvCache } from './cache';
+import type { DType } from './dtype';
 import { AttentionError } from './errors';
 import { type Mask, nativeMask } from './masks';
 import { type NativeResult, type NativeTensor, native } from './native';
@@ -46,11 +47,11 @@ export interface AttentionOptions {
 }
 
 /** What {@link attention} and {@link merge} return. */
-export interface AttentionResult {
+export interface AttentionResult<D extends DType = DType> {
   /** `[batch, tokens…, heads, headDim of v]`, in the element type of q. */
-  out: Tensor;
+  out: Tensor<D>;
   /** float32 `[batch, tokens…, heads]`: natural logarithm of the sum of exponentials of the scores. */
-  lse: Tensor;
+  lse: Tensor<'float32'>;
 }
 
 /** What `each` makes of an option that is absent, a value or a list of them. */
@@ -71,8 +72,9 @@ function pair<K extends string>(value: unknown, name: string, keys: readonly [K,
   return result;
 }
 
-function result(made: NativeResult, out: unknown): AttentionResult {
-  return { out: made.out ? makeTensor(made.out) : (out as Tensor), lse: makeTensor(made.lse) };
+function result<D extends DType>(made: NativeResult, out: unknown): AttentionResult<D> {
+  const lse = makeTensor(made.lse) as Tensor<'float32'>;
+  return { out: (made.out ? makeTensor(made.out) : out) as Tensor<D>, lse };
 }
 
 /**
@@ -87,7 +89,11 @@ function result(made: NativeResult, out: unknown): AttentionResult {
  * and neighborhood masks, and inside `capture` for sparse plans and for biases other than {@link alibi}; on CUDA, biases
  * other than {@link keyBias} and {@link denseBias}.
  */
-export function attention(q: Tensor, cache: KvCache, opts?: Omit<AttentionOptions, 'cuSeqlens'>): AttentionResult;
+export function attention<D extends DType>(
+  q: Tensor<D>,
+  cache: KvCache,
+  opts?: Omit<AttentionOptions, 'cuSeqlens'>,
+): AttentionResult<D>;
 /**
  * Scaled dot-product attention: out = softmax(mask(softcap(scale · q kᵀ) + bias)) v, one pass, without a score matrix.
  *
@@ -102,13 +108,18 @@ export function attention(q: Tensor, cache: KvCache, opts?: Omit<AttentionOption
  * @see Milakov and Gimelshein 2018 (online softmax); Dao 2023 (FlashAttention-2); Hassani et al. 2025 (GNA); Xiao et al.
  * 2023 (sinks); Gemma Team 2024, Gemma 2 (softcap).
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, opts?: AttentionOptions): AttentionResult;
-export function attention(
-  q: Tensor,
+export function attention<D extends DType>(
+  q: Tensor<D>,
+  k: Tensor,
+  v: Tensor,
+  opts?: AttentionOptions,
+): AttentionResult<D>;
+export function attention<D extends DType>(
+  q: Tensor<D>,
   keys: Tensor | KvCache,
   third?: Tensor | AttentionOptions,
   fourth?: AttentionOptions,
-): AttentionResult {
+): AttentionResult<D> {
   const cache = cacheHandle(keys);
   if (cache && fourth !== undefined) {
     throw new AttentionError(
@@ -155,7 +166,12 @@ export function attention(
 }
 
 /** One result of {@link attention}, over some of the keys. */
-export type Part = Pick<AttentionResult, 'out' | 'lse'>;
+export interface Part<D extends DType = DType> {
+  /** The output of {@link attention}. */
+  out: Tensor<D>;
+  /** Its float32 `lse`. */
+  lse: Tensor;
+}
 
 /**
  * The result of attention over the union of disjoint sets of keys, from the results over each. Exact up to rounding.
@@ -167,7 +183,10 @@ export type Part = Pick<AttentionResult, 'out' | 'lse'>;
  * that has failed.
  * @see Milakov and Gimelshein 2018 (online softmax), whose parallel form this is.
  */
-export function merge(parts: readonly Part[], opts?: { out?: Tensor; stream?: Stream }): AttentionResult {
+export function merge<D extends DType>(
+  parts: readonly Part<D>[],
+  opts?: { out?: Tensor; stream?: Stream },
+): AttentionResult<D> {
   const given = options('merge', opts, ['out', 'stream']);
   if (!isArray(parts) || parts.length === 0) {
     throw new AttentionError('ERR_OPTION', `merge: parts is ${show(parts)}; it must be a list of { out, lse }`);

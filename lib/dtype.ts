@@ -32,6 +32,17 @@ export type DType = keyof DTypeMap;
 /** Arrays that tensors are made of and read into. */
 export type TypedArray = DTypeMap[DType];
 
+/** The element type that an array says itself; a Uint16Array holds either half type. */
+export type DTypeOf<A extends TypedArray> = A extends Float32Array
+  ? 'float32'
+  : A extends Int32Array
+    ? 'int32'
+    : A extends Uint8Array
+      ? 'uint8'
+      : A extends BigInt64Array
+        ? 'int64'
+        : DType;
+
 /** In the order of na_dtype in csrc/core/backend.h. */
 export const dtypes: readonly DType[] = ['float32', 'float16', 'bfloat16', 'int32', 'uint8', 'int64'];
 

@@ -19,6 +19,7 @@ export { type DeviceInfo, type DeviceReason, devices, type MemoryStats, memorySt
 export {
   type DType,
   type DTypeMap,
+  type DTypeOf,
   type Float16Elements,
   fromBfloat16,
   fromFloat16,

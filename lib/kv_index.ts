@@ -1,8 +1,8 @@
-import { type AttentionResult, attention, merge } from './attention';
+import type { AttentionResult } from './attention';
 import { cacheHandle, type KvCache } from './cache';
+import type { DType } from './dtype';
 import { AttentionError } from './errors';
-import { window as lastKeys } from './masks';
-import { type NativeIndex, type NativeIndexOptions, type NativeTensor, native } from './native';
+import { type NativeIndex, type NativeIndexOptions, native } from './native';
 import { boolean, entries, finite, integer, isArray, oneOf, options, show } from './options';
 import { optionalStream, Stream, streamHandle } from './stream';
 import { makeTensor, type Tensor, tensorHandle } from './tensor';
@@ -92,13 +92,13 @@ export interface RetrievalOptions extends SearchOptions {
 /** What {@link KvIndex.search} returns. */
 export interface SearchResult {
   /** int32 `[batch, heads, topK]`: positions of keys in their sequence, the best first; -1 where there are no more. */
-  ids: Tensor;
+  ids: Tensor<'int32'>;
   /** float32 `[batch, heads, topK]`: their scaled scores; -Infinity where there are no more. */
-  scores: Tensor;
+  scores: Tensor<'float32'>;
 }
 
 /** What {@link KvIndex.attend} returns. */
-export interface RetrievalResult extends AttentionResult {
+export interface RetrievalResult<D extends DType = DType> extends AttentionResult<D> {
   /**
    * The share of cached keys whose own vector or 8-bit copy was scored; 0 when there are none. Inside `capture` each
    * access asks anew, about the last launch before it; 0 before the first.
@@ -190,28 +190,17 @@ export class KvIndex {
     });
   }
 
-  /** What was found, on the device of the cache. */
-  #found(made: NativeTensor, stream: Stream | undefined): Tensor {
-    const tensor = makeTensor(made);
-    if (!this.#search) return tensor;
-    const there = tensor.to({ device: this.cache.device, ...(stream && { stream }) });
-    tensor.dispose();
-    return there;
-  }
-
   /**
    * The topK keys of the highest scores of each query head; q is `[batch, 1, heads, headDim]`, of the cache's type.
    *
-   * @throws AttentionError before anything is enqueued; with `resident` memory of the GPU may run out for the results when
-   * the search has been.
+   * @throws AttentionError before anything is enqueued, but for what the index takes up of the cache.
    */
   search(q: Tensor, topK: number, opts?: SearchOptions): SearchResult {
     const given = options('search', opts, ['scale', 'stream']);
     const counts = { top: integer('search', 'topK', topK, 1), sink: 0, window: 0 };
     const made = this.#retrieve('search', q, counts, given);
     native.tensorDispose(made.touched);
-    const stream = given.stream as Stream | undefined;
-    return { ids: this.#found(made.ids!, stream), scores: this.#found(made.scores!, stream) };
+    return { ids: makeTensor(made.ids!), scores: makeTensor(made.scores!) } as SearchResult;
   }
 
   /**
@@ -219,35 +208,21 @@ export class KvIndex {
    * last `window` keys and the `topK` others of the highest scores of each query head, and with `estimate` over all
    * others as well as their means tell. A topK of Infinity, or of the length or more, gives attention over all keys.
    *
-   * @throws AttentionError before anything is enqueued, unless memory runs out for what follows when what retrieves has
-   * been (then its result is dropped); ERR_OPTION for `estimate` with 'scan' and 'graph'.
+   * @throws AttentionError before anything is enqueued, but for what the index takes up of the cache; ERR_OPTION for
+   * `estimate` with 'scan' and 'graph'.
    */
-  attend(q: Tensor, opts: RetrievalOptions): RetrievalResult {
+  attend<D extends DType>(q: Tensor<D>, opts: RetrievalOptions): RetrievalResult<D> {
     const given = options('attend', opts, ['topK', 'sink', 'window', 'estimate', 'scale', 'stream']);
-    const window = integer('attend', 'window', given.window ?? 64, 0);
     const counts = {
       top: isArray(given.topK)
         ? entries('attend', 'topK', given.topK, (entry, i) => wanted(`topK[${i}]`, entry))
         : wanted('topK', given.topK),
       sink: integer('attend', 'sink', given.sink ?? 4, 0),
-      window,
+      window: integer('attend', 'window', given.window ?? 64, 0),
     };
     const keys = this.cache.lengths.reduce((sum, length) => sum + length, 0) * this.cache.kvHeads;
     const made = this.#retrieve('attend', q, counts, given);
-    const stream = given.stream as Stream | undefined;
-    const found = () => ({ out: this.#found(made.out!, stream), lse: this.#found(made.lse!, stream) });
-    let result: AttentionResult;
-    if (window === 0) {
-      result = found();
-    } else {
-      const mask = lastKeys({ left: window - 1, right: 0 });
-      const scale = given.scale as number | undefined;
-      // Before what brings up what is found: a stream is in order, and this need not wait for the search.
-      const near = attention(q, this.cache, { mask, ...(scale !== undefined && { scale }), ...(stream && { stream }) });
-      const parts = [found(), near];
-      result = merge(parts, stream && { stream });
-      for (const { out, lse } of parts) for (const part of [out, lse]) part.dispose();
-    }
+    const result = { out: makeTensor(made.out!), lse: makeTensor(made.lse!) } as AttentionResult<D>;
     const touched = makeTensor(made.touched);
     if (!made.keys) {
       const share = shareOf(touched, keys);

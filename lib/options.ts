@@ -20,7 +20,7 @@ const clipped = (text: string) => (text.length > 80 ? `${text.slice(0, 80)}...` 
 function showObject(value: object, depth: number): string {
   if (!Array.isArray(value)) {
     const name: unknown = value.constructor?.name;
-    return typeof name === 'string' ? `a ${clipped(name)}` : 'an object';
+    return typeof name === 'string' ? `${/^[AEIO]/.test(name) ? 'an' : 'a'} ${clipped(name)}` : 'an object';
   }
   if (depth > 2) return '[...]';
   const shown = value.slice(0, 8).map((entry) => show(entry, depth + 1));

@@ -5,6 +5,7 @@ import {
   checkDType,
   type DType,
   type DTypeMap,
+  type DTypeOf,
   dtypeIndex,
   dtypeNames,
   dtypes,
@@ -122,7 +123,12 @@ export class Tensor<D extends DType = DType> {
   static {
     tensorHandle = (value, name) => {
       if (!isObject(value) || !(#handle in value)) {
-        throw new AttentionError('ERR_OPTION', `${name} is ${show(value)}; it must be a Tensor`);
+        const shown = show(value);
+        // One of two copies of the package in a process, or what becomes of a tensor that is posted to another thread.
+        const whose = ['a Tensor', 'an Object'].includes(shown)
+          ? ', made in this thread by this copy of the package'
+          : '';
+        throw new AttentionError('ERR_OPTION', `${name} is ${shown}; it must be a Tensor${whose}`);
       }
       return value.#use(name);
     };
@@ -161,11 +167,17 @@ export class Tensor<D extends DType = DType> {
    *
    * @throws AttentionError ERR_SHAPE when `data` does not fit `shape`, ERR_DTYPE when it cannot be of `dtype`.
    */
-  static from<D extends DType = DType>(
+  static from<A extends TypedArray>(
+    data: A,
+    shape: readonly number[],
+    opts?: { dtype?: undefined; device?: Device },
+  ): Tensor<DTypeOf<A>>;
+  static from<D extends DType>(
     data: TypedArray,
     shape: readonly number[],
-    opts?: { dtype?: D; device?: Device },
-  ): Tensor<D> {
+    opts: { dtype?: D; device?: Device },
+  ): Tensor<D>;
+  static from(data: TypedArray, shape: readonly number[], opts?: { dtype?: DType; device?: Device }): Tensor {
     const { dtype: wanted, device = 'cpu' } = options('Tensor.from', opts, ['dtype', 'device']);
     const given = wanted === undefined ? undefined : checkDType('Tensor.from', wanted);
     const own = arrayDType('Tensor.from', data, given);
@@ -180,7 +192,7 @@ export class Tensor<D extends DType = DType> {
     const lengths = checkShape('Tensor.from', shape);
     const place = checkDevice('Tensor.from', device);
     const onCpu = native.tensorFrom(data, dtypeIndex(own), lengths, dtypeIndex(dtype));
-    return makeTensor(moved(onCpu, dtype, place)) as Tensor<D>;
+    return makeTensor(moved(onCpu, dtype, place));
   }
 
   /**
@@ -191,11 +203,17 @@ export class Tensor<D extends DType = DType> {
    * @throws AttentionError ERR_OPTION for an array over an ArrayBuffer, ERR_SHAPE when `data` does not fit `shape`, ERR_DTYPE
    * when it does not hold `dtype`, ERR_DEVICE for another device than the CPU.
    */
-  static wrap<D extends DType = DType>(
+  static wrap<A extends TypedArray>(
+    data: A,
+    shape: readonly number[],
+    opts?: { dtype?: undefined; device?: 'cpu' },
+  ): Tensor<DTypeOf<A>>;
+  static wrap<D extends DType>(
     data: TypedArray,
     shape: readonly number[],
-    opts?: { dtype?: D; device?: 'cpu' },
-  ): Tensor<D> {
+    opts: { dtype?: D; device?: 'cpu' },
+  ): Tensor<D>;
+  static wrap(data: TypedArray, shape: readonly number[], opts?: { dtype?: DType; device?: 'cpu' }): Tensor {
     const { dtype: wanted, device = 'cpu' } = options('Tensor.wrap', opts, ['dtype', 'device']);
     if (checkDevice('Tensor.wrap', device) !== 'cpu') {
       throw new AttentionError(
@@ -209,7 +227,7 @@ export class Tensor<D extends DType = DType> {
       throw new AttentionError('ERR_DTYPE', `Tensor.wrap: data holds ${dtype}, not dtype '${given}'; use Tensor.from`);
     }
     const handle = native.tensorWrap(data, checkShape('Tensor.wrap', shape), dtypeIndex(dtype));
-    return new Tensor<D>(handle, { buffer: arrayProperty(data, 'buffer') });
+    return new Tensor(handle, { buffer: arrayProperty(data, 'buffer') });
   }
 
   /**
@@ -333,8 +351,9 @@ export class Tensor<D extends DType = DType> {
    * @throws AttentionError ERR_DEVICE for a device that is not there or a stream that cannot copy, ERR_DTYPE for an element
    * type that there is not, ERR_OUT_OF_MEMORY.
    */
-  to<E extends DType>(target: E | ToOptions<E>): Tensor<E>;
-  to(target: Device | ToOptions): Tensor<D>;
+  to<E extends DType>(target: E | (ToOptions<E> & { dtype: E })): Tensor<E>;
+  to(target: Device | (ToOptions & { dtype?: undefined })): Tensor<D>;
+  to(target: ToOptions): Tensor;
   to(target: Device | DType | ToOptions): Tensor {
     const handle = this.#use();
     const wanted = typeof target === 'string' ? targetOf(target) : target;

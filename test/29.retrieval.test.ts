@@ -1,13 +1,14 @@
 // KvIndex: what is found against a plain sort of float64 scores, under appends, truncations and hostile values.
 import fc from 'fast-check';
-import { attention, KvCache, KvIndex, Stream, Tensor } from 'node-attention';
+import { attention, KvCache, KvIndex, type KvIndexOptions, Stream, Tensor } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { itAgrees } from './support/instruction-sets';
 import { expectResult, tensorOf } from './support/library';
 import { decode, type Float, normal, uniform, type Values } from './support/numbers';
 import { code } from './support/refusal';
-import { expectExact, heldKeys, scoresOf, structured } from './support/searches';
+import { expectBest, expectExact, heldKeys, scoresOf, structured } from './support/searches';
 import { expected } from './support/tolerance';
+import { change, emptyTwin, join, rowsOf, type Twin } from './support/twin';
 
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
 type Storage = 'int8' | undefined;
@@ -522,6 +523,121 @@ describe('KvIndex: pages', () => {
     expect(await result.touched).toBe((16 + 1024 + Math.ceil(0.25 * 191) * 16) / 4096);
     expect(index.bytes).toBe(Math.floor(2 ** 20 / segment) * segment);
     index.dispose();
+  });
+});
+
+describe('KvIndex: calls in flight', () => {
+  // What looks at all keys, so that all methods find the same; sequences with none, and fewer than are wanted, included.
+  const exact: KvIndexOptions[] = [
+    { method: 'scan' },
+    { method: 'pages', pageSize: 4, probe: 1 },
+    { method: 'clusters', probe: 1 },
+    { method: 'graph', effort: 1 << 20 },
+  ];
+
+  it('find what the cache held at the call, whatever is appended, truncated, forked and disposed of since', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.record({
+          batch: fc.integer({ min: 1, max: 3 }),
+          kvHeads: fc.integer({ min: 1, max: 2 }),
+          group: fc.integer({ min: 1, max: 3 }),
+          headDim: fc.integer({ min: 1, max: 20 }),
+          valueDim: fc.integer({ min: 1, max: 20 }),
+          pageSize: fc.constantFrom(3, 64, 1000),
+          dtype: fc.constantFrom(...FLOATS),
+        }),
+        fc.constantFrom(...exact),
+        fc.integer(),
+        fc.array(
+          fc.tuple(
+            fc.constantFrom('append', 'append', 'token', 'truncate', 'fork', 'search', 'attend', 'index', 'drop'),
+            fc.nat(),
+          ),
+          { minLength: 4, maxLength: 16 },
+        ),
+        async (sizes, how, seed, steps) => {
+          const { batch, kvHeads, group, headDim, dtype } = sizes;
+          const random = uniform(seed);
+          const streams = [undefined, new Stream(), new Stream()];
+          const checks: Promise<void>[] = [];
+          const twins = [emptyTwin(sizes, 2600)];
+          const indexes = new Map<Twin, KvIndex>();
+          const indexOf = (twin: Twin) => {
+            const queries = how.method === 'graph' && tensorOf(normal(random, dtype, [1, 3, kvHeads, headDim]), dtype);
+            const index = indexes.get(twin) ?? new KvIndex(twin.cache, { ...how, ...(queries && { queries }) });
+            indexes.set(twin, index);
+            return index;
+          };
+          const appended = (room: number) => (random() < 0.3 ? 0 : Math.floor(random() * Math.min(1300, room)));
+          for (const [step, pick] of steps) {
+            const twin = twins[pick % twins.length]!;
+            const stream = streams[pick % streams.length];
+            if (change(twins, twin, step, { sizes, capacity: 2600, forks: 3, appended, random, stream })) continue;
+            const { sequences } = twin;
+            const q = normal(random, dtype, [batch, 1, kvHeads * group, headDim]);
+            const query = tensorOf(q, dtype);
+            const topK = 1 + (pick % 90);
+            if (step === 'search') {
+              const { ids, scores } = indexOf(twin).search(query, topK, { ...(stream && { stream }) });
+              checks.push(
+                Promise.all([ids.read(), scores.read()]).then(([id, score]) => {
+                  sequences.forEach(({ k }, b) => {
+                    for (let head = 0; head < kvHeads * group; head++) {
+                      const at = (b * kvHeads * group + head) * topK;
+                      const own = rowsOf(q, b, 0, 1);
+                      const { scores: want, off } = scoresOf(own, k, 0, head, k.shape[1]!);
+                      const found = (id as Int32Array).subarray(at, at + topK);
+                      expectBest(found, (score as Float32Array).subarray(at, at + topK), want, off);
+                    }
+                  });
+                }),
+              );
+              for (const tensor of [ids, scores]) tensor.dispose();
+            } else if (step === 'attend') {
+              // All keys, or the first and the last: what else there is does not hang on a tie.
+              const [sink, last] = [pick % 7, pick % 40];
+              const all = pick % 2 === 0;
+              const options = { topK: all ? 2600 : 0, sink, window: last, ...(stream && { stream }) };
+              const { out, lse, touched } = indexOf(twin).attend(query, options);
+              checks.push(
+                Promise.all([out.read(), lse.read(), touched]).then(([outs, lses, share]) => {
+                  const got = { out: decode(dtype, outs), lse: decode('float32', lses) };
+                  const tokens = sequences.reduce((sum, { k }) => sum + k.shape[1]!, 0);
+                  if (all) expect(share).toBe(tokens === 0 ? 0 : 1);
+                  sequences.forEach(({ k, v }, b) => {
+                    const length = k.shape[1]!;
+                    const from = Math.max(sink, length - last);
+                    const seen = (x: Values) =>
+                      all || from <= sink ? x : join(rowsOf(x, 0, 0, sink), rowsOf(x, 0, from, length));
+                    const want = expected({ q: rowsOf(q, b, 0, 1), k: seen(k), v: seen(v) }, dtype);
+                    const half = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype];
+                    want.tolerance.out += 4 * half * largest(v); // parts are rounded before they are merged
+                    const part = (x: Float64Array) =>
+                      x.slice((x.length / batch) * b, (x.length / batch) * (b + 1)) as Float64Array;
+                    expectResult({ out: part(got.out), lse: part(got.lse) }, want);
+                  });
+                }),
+              );
+              for (const tensor of [out, lse]) tensor.dispose();
+            } else if (step === 'index') {
+              indexes.get(twin)?.dispose();
+              indexes.delete(twin);
+            } else if (step === 'drop' && twins.length > 1) {
+              twins.splice(twins.indexOf(twin), 1);
+              twin.cache.dispose(); // the index need not go first
+              indexes.get(twin)?.dispose();
+            }
+            query.dispose();
+          }
+          for (const twin of twins) twin.cache.dispose();
+          for (const index of indexes.values()) index.dispose();
+          await Promise.all(checks);
+          for (const stream of streams) stream?.dispose();
+        },
+      ),
+      { numRuns: 60, seed: 31 },
+    );
   });
 });
 

@@ -149,6 +149,7 @@ const kinds: Row[] = [
   ['q that is no tensor', 'ERR_OPTION', ['q', '5', 'Tensor'], withQkv(5)],
   ['k that is an array', 'ERR_OPTION', ['k', 'Float32Array', 'Tensor'], withQkv(q, new Float32Array(3))],
   ['v missing', 'ERR_OPTION', ['v', 'undefined', 'Tensor'], () => attention(q, k, undefined as Wrong)],
+  ['a posted q', 'ERR_OPTION', ['q is an Object', 'made in this thread'], withQkv(structuredClone(q) as Wrong)],
   ['integer q', 'ERR_DTYPE', ['q', 'int32', 'float32'], withQkv(Tensor.zeros([2, 5, 4, 8], { dtype: 'int32' }))],
   ['k of another type', 'ERR_DTYPE', ['k', 'bfloat16', 'float32', 'to('], withQkv(q, half(2, 7, 2, 8))],
   ['v of another type', 'ERR_DTYPE', ['v', 'bfloat16', 'float32', 'to('], withQkv(q, k, half(2, 7, 2, 6))],

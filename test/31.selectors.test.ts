@@ -83,6 +83,32 @@ describe.each(selectors)('%s', (_, make) => {
   });
 });
 
+describe('the best of many blocks, ties to the lower,', () => {
+  const random = uniform(31);
+  it.each<[string, (block: number) => number]>([
+    ['of random scores', () => random()],
+    ['of few scores', () => Math.floor(3 * random())],
+    ['that ascend', (block) => block],
+    ['that descend', (block) => -block],
+    ['that are equal', () => 1],
+    ['that are high where a sample looks', (block) => (block % 16 === 0 ? 1 : Math.floor(8 * random()) / 16)],
+    ['that are low where a sample looks', (block) => (block % 16 === 0 ? -1 : Math.floor(8 * random()) / 16)],
+  ])('%s', async (_, scoreOf) => {
+    const [blocks, keyBlock] = [1000, 16];
+    const scores = Float32Array.from({ length: blocks }, (_, block) => scoreOf(block));
+    using q = Tensor.from(new Float32Array([1]), [1, 1, 1, 1]);
+    using k = Tensor.from(
+      Float32Array.from({ length: blocks * keyBlock }, (_, key) => scores[Math.floor(key / keyBlock)]!),
+      [1, blocks * keyBlock, 1, 1],
+    );
+    for (const count of [1, 7, 100, 500, 999]) {
+      using plan = pagePlan(q, k, { budget: count * keyBlock, keyBlock, always: { sink: 0, window: 0 } });
+      const best = [...scores.keys()].sort((a, b) => scores[b]! - scores[a]! || a - b).slice(0, count);
+      expect(await listsOf(plan)).toEqual([best.sort((a, b) => a - b)]);
+    }
+  });
+});
+
 describe('a needle in 64K keys', () => {
   const [tokens, dim] = [65536, 16];
   /** Keys of noise, and a hump along the query of so many tokens at half its height. */

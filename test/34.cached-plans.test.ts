@@ -476,7 +476,7 @@ describe('refused', () => {
     [
       'another type',
       'ERR_DTYPE',
-      /the cache is float32 but q is bfloat16/,
+      /q is bfloat16 but the cache is float32; convert q with to\('float32'\)/,
       () => hipPlan(q.to('bfloat16'), cache, { budget: 8 }),
     ],
     [

@@ -270,7 +270,7 @@ describe('errors', () => {
     [-1, `attend: topK is -1; ${fix}`],
     [Number.NaN, `attend: topK is NaN; ${fix}`],
     [1.5, `attend: topK is 1.5; ${fix}`],
-    [Int32Array.of(5, 5), `attend: topK is a Int32Array; ${fix}`],
+    [Int32Array.of(5, 5), `attend: topK is an Int32Array; ${fix}`],
   ])('topK: %o', (topK, text) => {
     const call = () => index.attend(q, { topK } as never);
     expect(call).toThrow(text);

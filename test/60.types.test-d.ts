@@ -51,6 +51,8 @@ import {
   sphereBias,
   streamingPlan,
   Tensor,
+  type ToOptions,
+  type TypedArray,
   toBfloat16,
   toFloat16,
   verticalSlashPlan,
@@ -72,9 +74,18 @@ describe('tensors', () => {
     expectTypeOf(Tensor.zeros([1])).toEqualTypeOf<Tensor<'float32'>>();
     expectTypeOf(Tensor.randn([1], { seed: 1 })).toEqualTypeOf<Tensor<'float32'>>();
     expectTypeOf(Tensor.from(new Float32Array(1), [1], { dtype: 'float16' })).toEqualTypeOf<Tensor<'float16'>>();
+    expectTypeOf(Tensor.from(new Float32Array(1), [1])).toEqualTypeOf<Tensor<'float32'>>();
+    expectTypeOf(Tensor.from(new Int32Array(1), [1], { device: 'cpu' })).toEqualTypeOf<Tensor<'int32'>>();
+    expectTypeOf(Tensor.from(new BigInt64Array(1), [1])).toEqualTypeOf<Tensor<'int64'>>();
+    expectTypeOf(Tensor.wrap(new Uint8Array(new SharedArrayBuffer(1)), [1])).toEqualTypeOf<Tensor<'uint8'>>();
+    const bits = new Uint16Array(new SharedArrayBuffer(2));
+    expectTypeOf(Tensor.wrap(bits, [1], { dtype: 'bfloat16' })).toEqualTypeOf<Tensor<'bfloat16'>>();
+    expectTypeOf(Tensor.from(bits as TypedArray, [1])).toEqualTypeOf<Tensor>();
     expectTypeOf(t.to('uint8').dtype).toEqualTypeOf<'uint8'>();
     expectTypeOf(t.to('cuda:1')).toEqualTypeOf<Tensor<'float32'>>();
-    expectTypeOf(t.to({ device: 'cpu', stream: new Stream() })).toExtend<Tensor>();
+    expectTypeOf(t.to({ device: 'cpu', stream: new Stream() })).toEqualTypeOf<Tensor<'float32'>>();
+    expectTypeOf(t.to({ dtype: 'uint8', device: 'cpu' })).toEqualTypeOf<Tensor<'uint8'>>();
+    expectTypeOf(t.to({} as ToOptions)).toEqualTypeOf<Tensor>();
   });
 
   it('keep it in views', () => {
@@ -114,6 +125,24 @@ describe('attention', () => {
   it('gives out and lse', () => {
     expectTypeOf(attention(t, t, t)).toExtend<{ out: Tensor; lse: Tensor }>();
     expectTypeOf(merge([attention(t, t, t)])).toExtend<{ out: Tensor; lse: Tensor }>();
+  });
+
+  it('gives arrays of the element type of q, and lse in float32', () => {
+    const half = Tensor.zeros([1, 1, 1, 8], { dtype: 'bfloat16' });
+    const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 8, capacity: 8, dtype: 'bfloat16' });
+    const found = new KvIndex(cache).search(half, 1);
+    for (const { out, lse } of [
+      attention(half, half, half),
+      attention(half, cache),
+      merge([attention(half, half, half)]),
+      new KvIndex(cache).attend(half, { topK: 1 }),
+    ]) {
+      expectTypeOf(out.read()).resolves.toEqualTypeOf<Uint16Array>();
+      expectTypeOf(lse.read()).resolves.toEqualTypeOf<Float32Array>();
+    }
+    expectTypeOf(found.ids.read()).resolves.toEqualTypeOf<Int32Array>();
+    expectTypeOf(found.scores.read()).resolves.toEqualTypeOf<Float32Array>();
+    expectTypeOf(attention(t as Tensor, t, t).out).toEqualTypeOf<Tensor>();
   });
 
   it('takes masks and biases, one or several, and every option', () => {
@@ -232,7 +261,7 @@ describe('KvIndex', () => {
   it('is made on a cache', () => {
     const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 10 });
     const index = new KvIndex(cache, { method: 'pages', probe: 0.1 });
-    expectTypeOf(index.search(t, 5)).toEqualTypeOf<{ ids: Tensor; scores: Tensor }>();
+    expectTypeOf(index.search(t, 5)).toEqualTypeOf<{ ids: Tensor<'int32'>; scores: Tensor<'float32'> }>();
     expectTypeOf(index.attend(t, { topK: 5 }).touched).toEqualTypeOf<Promise<number>>();
     expectTypeOf(index.attend(t, { topK: 5, sink: 1, window: 2 })).toExtend<{ out: Tensor; lse: Tensor }>();
     expectTypeOf(index.attend(t, { topK: 5, estimate: true }).touched).toEqualTypeOf<Promise<number>>();

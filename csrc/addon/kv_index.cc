@@ -53,7 +53,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
 
 // kvIndexRetrieve(index, cache, { q, top, sink, window, scale, attend, estimate, stream, search }): { ids, scores,
 // touched } or, to attend, { out, lse, touched }, inside capture with keys; `top` may then be a list, of each key head.
-// `search` is the stream of the CPU for a cache with a resident part, all of which is then made in pinned memory
+// `search` is the stream of the CPU for a cache with a resident part
 Napi::Value retrieve(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<KvIndex> index;

@@ -26,13 +26,15 @@ Napi::Value call_merge(const Napi::CallbackInfo& info) {
     held.insert(held.end(), {out, lse});
   }
   if (parts.empty()) return refuse(env, error(NA_ERR_OPTION, "parts is empty; merge needs at least one { out, lse }"));
-  Ref<Tensor> out;
   Ref<Stream> stream;
-  if (!info[1].IsUndefined()) NA_REFUSE(env, unwrap<Tensor>(info[1], "out", &out));
-  NA_REFUSE(env, stream_of(env, info[2], parts[0].out->device(), &stream));
   AttentionResult result;
-  NA_REFUSE(env, merge(parts, out.get(), stream.get(), &result));
-  return wrap_result(env, std::move(result), static_cast<bool>(out));
+  if (!info[1].IsUndefined()) NA_REFUSE(env, unwrap<Tensor>(info[1], "out", &result.out));
+  const bool given = static_cast<bool>(result.out);
+  NA_REFUSE(env, stream_of(env, info[2], parts[0].out->device(), &stream));
+  Submission all(stream.get());
+  NA_REFUSE(env, merge(parts, &all, &result));
+  NA_REFUSE(env, all.run());
+  return wrap_result(env, std::move(result), given);
 }
 
 }  // namespace

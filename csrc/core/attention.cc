@@ -178,6 +178,7 @@ Status check_cached(const AttentionArguments& a) {
     return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",
                  shape_text(q).c_str());
   }
+  NA_TRY(a.cache->check_queries(*a.q));
   if (a.cu_q || a.cu_k) {
     return error(NA_ERR_OPTION, "cuSeqlens cannot be used with a KvCache, which has a length for each sequence");
   }
@@ -288,6 +289,13 @@ Status check_out(Tensor* out, const Shape& shape, int32_t dtype, const Device* d
 }
 
 Status attention(const AttentionArguments& arguments, Stream* stream, AttentionResult* result) {
+  Submission all(stream);
+  NA_TRY(attention(arguments, &all, result));
+  return all.run();
+}
+
+Status attention(const AttentionArguments& arguments, Submission* all, AttentionResult* result) {
+  Stream* const stream = all->stream;
   AttentionArguments a = arguments;
   Ref<CacheView> cached;
   if (a.cache) {
@@ -398,14 +406,13 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
     stream->record(std::make_unique<CachedAttention>(arguments, *result));
     return {};
   }
-  Submission all(stream);
-  if (cached) NA_TRY(a.cache->list_pages(cached.get(), &all));
+  if (cached) NA_TRY(a.cache->list_pages(cached.get(), all));
   if (estimating) {
     const SummarySpec spec{NA_POOL_MEAN, estimating->view.key_block, qv.dtype};
     const auto means = [&](bool values, Ref<Summaries>* made) {
-      if (cached && device->host) return a.cache->summaries().make({spec, values}, cached, &all, made);
-      if (cached) return a.cache->summaries().make_whole({spec, values}, cached, &all, made);
-      return pool(values ? a.v : a.k, spec, &all, made);
+      if (cached && device->host) return a.cache->summaries().make({spec, values}, cached, all, made);
+      if (cached) return a.cache->summaries().make_whole({spec, values}, cached, all, made);
+      return pool(values ? a.v : a.k, spec, all, made);
     };
     NA_TRY(means(false, &attached.pooled_k));
     NA_TRY(means(true, &attached.pooled_v));
@@ -414,12 +421,12 @@ Status attention(const AttentionArguments& arguments, Stream* stream, AttentionR
   }
   Ref<Tensor> rotated;
   if (cached) {
-    NA_TRY(a.cache->rotate_queries(a.q, &all, &rotated));
+    NA_TRY(a.cache->rotate_queries(a.q, all, &rotated));
     call.q = &rotated->view;
     call.pages = &cached->pages();
   }
-  all.add(new AttentionOperation(call, attached));
-  return all.run();
+  all->add(new AttentionOperation(call, attached));
+  return {};
 }
 
 }  // namespace na

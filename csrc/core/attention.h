@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/score_mod.h"
-#include "core/stream.h"
+#include "core/submission.h"
 
 namespace na {
 
@@ -28,6 +28,8 @@ struct AttentionResult {
 
 // Refuses before anything is allocated or enqueued.
 Status attention(const AttentionArguments& arguments, Stream* stream, AttentionResult* result);
+// As a part of another call.
+Status attention(const AttentionArguments& arguments, Submission* all, AttentionResult* result);
 
 // The factor of scores as kernels want it: `scale`, or 1/sqrt(head_dim) where none was given.
 Status scale_of(bool given, double scale, int64_t head_dim, float* result);

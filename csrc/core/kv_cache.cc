@@ -281,6 +281,20 @@ KvCache::~KvCache() {
   }
 }
 
+Status KvCache::check_queries(const Tensor& q) const {
+  if (q.view.dtype != shape.dtype) {
+    const char* const wanted = dtype_name(shape.dtype);
+    return error(NA_ERR_DTYPE, "q is %s but the cache is %s; convert q with to('%s')", dtype_name(q.view.dtype), wanted,
+                 wanted);
+  }
+  if (q.device() != device) {
+    const char* const wanted = device->name.c_str();
+    return error(NA_ERR_DEVICE, "q is on %s but the cache is on %s; move q with to('%s')", q.device()->name.c_str(),
+                 wanted, wanted);
+  }
+  return {};
+}
+
 Status KvCache::check_tokens(const Tensor& tensor, const char* name, int64_t last_axis) const {
   const na_tensor& view = tensor.view;
   if (view.rank != 4 || view.shape[0] != shape.batch || view.shape[2] != shape.kv_heads || view.shape[3] != last_axis) {
@@ -450,24 +464,28 @@ void KvCache::drop_copy(size_t b, int64_t page) {
 
 // The tokens of the window are written to their copies as to their pages. A copy that lacks tokens before these is made
 // of the page as it is by then: so whatever a truncation, a fork or a prefill longer than the window left without a
-// copy gets one here.
+// copy gets one here. And where a sequence has so many more tokens before its window than another that to write these
+// again, to their pages, would take longer, its copies are made of the pages as well.
 Operation* KvCache::append_copies(Tensor* k, Tensor* v, const std::vector<Ref<PageTable>>& tables,
                                   const std::vector<int64_t>& grown, std::vector<Growth>* growths) {
+  const auto before_window = [&](size_t b) {  // of the tokens that are appended
+    return std::max<int64_t>(0, window_page(grown[b]) * shape.page_tokens - sequences_[b].length);
+  };
   int64_t skipped = k->view.shape[1];  // tokens before the window of every sequence
   for (size_t b = 0; b < grown.size(); b++) {
-    const int64_t length = sequences_[b].length;
-    if (grown[b] == length) continue;
-    skipped = std::min(skipped, std::max<int64_t>(0, window_page(grown[b]) * shape.page_tokens - length));
+    if (grown[b] > sequences_[b].length) skipped = std::min(skipped, before_window(b));
   }
   const Ref<Tensor> keys = tokens_from(*k, skipped), values = tokens_from(*v, skipped);
   auto* const operation = new AppendOperation(keys.get(), values.get(), all_slabs());
   for (size_t b = 0; b < grown.size(); b++) {
     Sequence& sequence = sequences_[b];
     const bool grows = grown[b] > sequence.length;
+    const bool written = grows && before_window(b) - skipped <= grown[b] - window_page(grown[b]) * shape.page_tokens;
     operation->tables.push_back(tables[b]);
     operation->lengths.push_back(sequence.length + skipped);
-    operation->counts.push_back(grows ? grown[b] - sequence.length - skipped : 0);
+    operation->counts.push_back(written ? grown[b] - sequence.length - skipped : 0);
     if (!grows) continue;
+    const int64_t first = written ? sequence.length + skipped : grown[b];  // that is written
     sequence.copies.resize(static_cast<size_t>(pages_for(grown[b])), -1);
     each_resident(grown[b], [&](int64_t i) {
       int32_t& copy = sequence.copies[static_cast<size_t>(i)];
@@ -475,10 +493,10 @@ Operation* KvCache::append_copies(Tensor* k, Tensor* v, const std::vector<Ref<Pa
         copy = copies_->take();
         device_tables_.forget(b, i);
         (*growths)[b].copied.push_back(i);
-      } else if (skipped == 0 || i != sequence.length / shape.page_tokens) {
+      } else if (first == sequence.length || i != sequence.length / shape.page_tokens) {
         return;  // it lacks none of the tokens before those
       }
-      if (i * shape.page_tokens >= sequence.length + skipped) return;
+      if (i * shape.page_tokens >= first) return;
       operation->copies.push_back({tables[b]->entries()[i], copies_->address(copy), copies_->page_bytes()});
     });
   }

@@ -148,6 +148,8 @@ class KvCache : public RefCounted {
   // that it takes: kListing at most.
   Status list_pages(CacheView* view, Submission* call);
   static constexpr uint64_t kListing = 1;
+  // Whether queries are of its type and on its device.
+  Status check_queries(const Tensor& q) const;
   // q with the rotary embedding of the positions at which the queries of a call stand; q itself if there is none.
   Status rotate_queries(Tensor* q, Submission* call, Ref<Tensor>* rotated) const;
 

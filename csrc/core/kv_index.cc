@@ -1,7 +1,9 @@
 #include "core/kv_index.h"
 
 #include <algorithm>
+#include <array>
 
+#include "core/merge.h"
 #include "core/mirror.h"
 
 namespace na {
@@ -130,14 +132,7 @@ Status check_query(const Tensor& q, const KvCache& cache) {
     return error(NA_ERR_SHAPE, "q has shape %s; this index takes [%lld, 1, heads, %lld], heads a multiple of %lld",
                  shape_text(view).c_str(), Count(s.batch), Count(s.head_dim), Count(s.kv_heads));
   }
-  if (view.dtype != s.dtype) {
-    return error(NA_ERR_DTYPE, "q is %s but the cache is %s; convert it with to()", dtype_name(view.dtype),
-                 dtype_name(s.dtype));
-  }
-  if (q.device() != cache.device) {
-    return error(NA_ERR_DEVICE, "q is on %s but the cache is on %s; move it with to()", q.device()->name.c_str(),
-                 cache.device->name.c_str());
-  }
+  NA_TRY(cache.check_queries(q));
   if (view.stride[3] != 1 && view.shape[3] > 1) {
     return error(NA_ERR_SHAPE, "q has stride %lld on its last axis; it must be 1: copy it with to()",
                  Count(view.stride[3]));
@@ -193,6 +188,37 @@ class RecordedRetrieve final : public RecordedCall {
   const Ref<Tensor> q_;
   RetrieveArguments arguments_;
 };
+
+// What a search writes.
+struct Output {
+  Ref<Tensor> RetrieveResult::* tensor;
+  const na_tensor* na_retrieve::* view;
+  int32_t dtype;
+  Shape shape;
+};
+
+std::array<Output, 2> outputs_of(const RetrieveArguments& a, const CacheShape& s) {
+  const int64_t heads = a.q->view.shape[2];
+  if (a.attend) {
+    return {Output{&RetrieveResult::out, &na_retrieve::out, s.dtype, {s.batch, 1, heads, s.value_dim}},
+            Output{&RetrieveResult::lse, &na_retrieve::lse, NA_FLOAT32, {s.batch, 1, heads}}};
+  }
+  return {Output{&RetrieveResult::ids, &na_retrieve::ids, NA_INT32, {s.batch, heads, a.top}},
+          Output{&RetrieveResult::scores, &na_retrieve::scores, NA_FLOAT32, {s.batch, heads, a.top}}};
+}
+
+// Attention over the last keys.
+Status attend_to_window(KvCache* cache, const RetrieveArguments& a, Submission* call, AttentionResult* result) {
+  AttentionArguments near;
+  near.q = a.q;
+  near.cache = cache;
+  near.scale = a.scale;
+  near.has_scale = a.has_scale;
+  MaskSpec& last_keys = near.masks.emplace_back();
+  last_keys.left = a.window - 1;
+  last_keys.right = 0;
+  return attention(near, call, result);
+}
 
 // Has a launch say how many keys there are by then. Its number is written here, since what is recorded is of the CPU.
 Status tell_keys(const KvCache& cache, Tensor* keys, Submission* call) {
@@ -336,24 +362,20 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
         "attend: estimate is for the methods 'pages' and 'clusters'; a scan looks at every key, and a graph has "
         "no means, so make an index of one of these");
   }
-  // To attend: what is below, attention over the window, copies of what is found, to merge and to read `touched`.
-  for (const Stream* each : {stream, search}) NA_TRY(each->room(8));
+  for (const Stream* each : {stream, search}) NA_TRY(each->room(RecordedCall::kMostOperations));
   const CacheShape& s = cache->shape;
-  const int64_t heads = a.q->view.shape[2];
-  na_retrieve call{};
-  RetrieveResult made = a.into;
-  const auto make = [&](int32_t dtype, const Shape& shape, Ref<Tensor>* tensor, const na_tensor** view) -> Status {
-    if (!*tensor) NA_TRY(Tensor::allocate(search->device, dtype, shape, apart, false, tensor));
-    *view = &(*tensor)->view;
+  const std::array<Output, 2> outputs = outputs_of(a, s);
+  const auto make = [&](Device* device, RetrieveResult* into) -> Status {
+    for (const Output& output : outputs) {
+      Ref<Tensor>& tensor = into->*output.tensor;
+      if (!tensor) NA_TRY(Tensor::allocate(device, output.dtype, output.shape, apart && device->host, false, &tensor));
+    }
     return {};
   };
-  NA_TRY(make(NA_INT64, {s.batch, s.kv_heads}, &made.touched, &call.touched));
-  if (a.attend) {
-    NA_TRY(make(s.dtype, {s.batch, 1, heads, s.value_dim}, &made.out, &call.out));
-    NA_TRY(make(NA_FLOAT32, {s.batch, 1, heads}, &made.lse, &call.lse));
-  } else {
-    NA_TRY(make(NA_INT32, {s.batch, heads, a.top}, &made.ids, &call.ids));
-    NA_TRY(make(NA_FLOAT32, {s.batch, heads, a.top}, &made.scores, &call.scores));
+  RetrieveResult made = a.into;
+  NA_TRY(make(cache->device, &made));
+  if (!made.touched) {
+    NA_TRY(Tensor::allocate(search->device, NA_INT64, {s.batch, s.kv_heads}, apart, false, &made.touched));
   }
   if (stream->capturing()) {
     // Zero until the first launch.
@@ -362,17 +384,31 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
     *result = std::move(made);
     return {};
   }
-  Ref<Tensor> here(a.q);  // where keys are searched
-  if (apart) NA_TRY(Tensor::allocate(search->device, s.dtype, shape_of(a.q->view), true, false, &here));
+  // What is found where keys are searched, and on the device of the cache, where it may have to be merged yet.
+  const bool near = a.attend && a.window > 0;
+  RetrieveResult found, there;
+  Ref<Tensor> q(a.q);
+  if (!near) there = made;
+  NA_TRY(make(cache->device, &there));
+  if (!apart) found = there;
+  NA_TRY(make(search->device, &found));
+  if (apart) NA_TRY(Tensor::allocate(search->device, s.dtype, shape_of(a.q->view), true, false, &q));
+
+  // In this order: the search begins as soon as q is there, and the GPU attends to the window before it waits for the
+  // search.
+  Submission bring(stream), look(search), end(stream);
+  if (apart) bring.add(new CopyOperation(a.q, q.get()));
   const Ref<CacheView> cached = cache->view();
   const bool searching = searches(a, cache->lengths());
   if (searching) {
     NA_TRY(graph_ ? graph_->follow(cache, cached, mark_.get(), search) : follow(cache, cached, a.estimate, search));
   }
-  Ref<Tensor> q;
-  Submission all(search);
-  NA_TRY(cache->rotate_queries(here.get(), &all, &q));
-  call.q = &q->view;
+  Ref<Tensor> rotated;
+  NA_TRY(cache->rotate_queries(q.get(), &look, &rotated));
+  na_retrieve call{};
+  call.q = &rotated->view;
+  for (const Output& output : outputs) call.*output.view = &(found.*output.tensor)->view;
+  call.touched = &made.touched->view;
   call.sink = a.sink;
   call.window = a.window;
   call.top = a.top;
@@ -384,11 +420,20 @@ Status KvIndex::retrieve(KvCache* cache, const RetrieveArguments& a, Stream* str
     graph = graph_->view();
     call.effort = graph_->shape.effort;
   }
-  all.add(new RetrieveOperation(cached, mirror_.view(), std::move(means), std::move(graph), call,
-                                a.tops.value_or(std::vector<int64_t>()), segment_rows_, shape_));
-  if (made.keys) NA_TRY(tell_keys(*cache, made.keys.get(), &all));
-  if (apart) NA_TRY(stream->run(new CopyOperation(a.q, here.get())));
-  NA_TRY(all.run());
+  look.add(new RetrieveOperation(cached, mirror_.view(), std::move(means), std::move(graph), call,
+                                 a.tops.value_or(std::vector<int64_t>()), segment_rows_, shape_));
+  if (made.keys) NA_TRY(tell_keys(*cache, made.keys.get(), &look));
+  AttentionResult last;
+  if (near) NA_TRY(attend_to_window(cache, a, &end, &last));
+  for (const Output& output : outputs) {
+    if (apart) end.add(new CopyOperation((found.*output.tensor).get(), (there.*output.tensor).get()));
+  }
+  if (near) {
+    AttentionResult merged{made.out, made.lse};
+    NA_TRY(merge({{there.out.get(), there.lse.get()}, {last.out.get(), last.lse.get()}}, &end, &merged));
+  }
+  for (Submission* each : {&bring, &look, &end}) NA_TRY(each->prepare());
+  for (Submission* each : {&bring, &look, &end}) each->enqueue();
   *result = std::move(made);
   return {};
 }

@@ -20,9 +20,11 @@ struct MirrorShape {
   double probe = 1;       // share of the rows whose tokens are looked at, unless a row is a token
 };
 
+// On the device of the cache, but for what is to be read at once.
 struct RetrieveResult {
-  Ref<Tensor> ids, scores, out, lse, touched;
-  Ref<Tensor> keys;  // to attend inside capture: int64 [1], the keys of which `touched` counts some
+  Ref<Tensor> ids, scores, out, lse;
+  Ref<Tensor> touched;  // int64 [batch, kv_heads], on the CPU
+  Ref<Tensor> keys;     // to attend inside capture: int64 [1], the keys of which `touched` counts some
 };
 
 struct RetrieveArguments {
@@ -77,7 +79,8 @@ class KvIndex : public RefCounted {
   static Status create(KvCache* cache, Ref<KeyGraph> graph, Ref<KvIndex>* index);
 
   // `cache` is the one that the index was made for. `search` is `stream` unless the cache has a resident part: then it
-  // is one of the CPU, where keys are searched once `stream`, on the GPU, has brought q; results are in pinned memory.
+  // is one of the CPU, where keys are searched once `stream`, on the GPU, has brought q. All that a call asks for is
+  // enqueued or, but for what the index takes up of the cache, nothing.
   Status retrieve(KvCache* cache, const RetrieveArguments& arguments, Stream* stream, Stream* search,
                   RetrieveResult* result);
   int64_t bytes() const { return mirror_.bytes() + means_.bytes() + (graph_ ? graph_->bytes() : 0); }

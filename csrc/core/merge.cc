@@ -43,12 +43,12 @@ class MergeOperation final : public Operation {
 
 }  // namespace
 
-Status merge(const std::vector<MergePart>& parts, Tensor* out, Stream* stream, AttentionResult* result) {
+Status merge(const std::vector<MergePart>& parts, Submission* all, AttentionResult* result) {
   if (parts.empty()) return error(NA_ERR_OPTION, "parts is empty; merge needs at least one { out, lse }");
   const na_tensor& first = parts[0].out->view;
   Device* device = parts[0].out->device();
-  NA_TRY(stream->check_device(device, "parts[0].out"));
-  NA_TRY(stream->room());
+  NA_TRY(all->stream->check_device(device, "parts[0].out"));
+  NA_TRY(all->stream->room());
   if (!dtype_is_float(first.dtype)) {
     return error(NA_ERR_DTYPE, "parts[0].out is %s; merge takes float32, float16 or bfloat16", dtype_name(first.dtype));
   }
@@ -81,11 +81,12 @@ Status merge(const std::vector<MergePart>& parts, Tensor* out, Stream* stream, A
       inputs.push_back(tensor);
     }
   }
-  if (out) NA_TRY(check_out(out, out_shape, first.dtype, device, inputs));
-  result->out = Ref<Tensor>(out);
-  if (!out) NA_TRY(Tensor::allocate(device, first.dtype, out_shape, false, false, &result->out));
-  NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &result->lse));
-  return stream->run(new MergeOperation(parts, result->out.get(), result->lse.get()));
+  Ref<Tensor>&out = result->out, &lse = result->lse;
+  if (out) NA_TRY(check_out(out.get(), out_shape, first.dtype, device, inputs));
+  if (!out) NA_TRY(Tensor::allocate(device, first.dtype, out_shape, false, false, &out));
+  if (!lse) NA_TRY(Tensor::allocate(device, NA_FLOAT32, lse_shape, false, false, &lse));
+  all->add(new MergeOperation(parts, out.get(), lse.get()));
+  return {};
 }
 
 }  // namespace na

@@ -9,6 +9,7 @@ struct MergePart {
   Tensor *out, *lse;
 };
 
-Status merge(const std::vector<MergePart>& parts, Tensor* out, Stream* stream, AttentionResult* result);
+// Refuses before anything is allocated or enqueued. Of the result, what is given is written; the rest is made.
+Status merge(const std::vector<MergePart>& parts, Submission* all, AttentionResult* result);
 
 }  // namespace na

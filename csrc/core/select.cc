@@ -273,6 +273,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
     return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",
                  shape_text(q).c_str());
   }
+  if (a.cache) NA_TRY(a.cache->check_queries(*a.q));
   NA_TRY(check_rows(name, *a.k));
   if (a.k->device() != device) {
     return error(NA_ERR_DEVICE, "%s is on %s but q is on %s; move one with to()", name, a.k->device()->name.c_str(),

@@ -58,18 +58,20 @@ Status Stream::room(uint64_t operations) const {
   return {};
 }
 
-Status Stream::run(Operation* const* operations, size_t count) {
-  Status status;
-  for (size_t i = 0; i < count && status.ok(); i++) {
-    status = operations[i]->prepare(device);
-    if (status.ok() && makes_graph()) status = check_capture(*operations[i]);
-  }
+Status Stream::prepare(Operation* const* operations, size_t count) const {
   for (size_t i = 0; i < count; i++) {
-    if (status.ok()) {
-      enqueue(operations[i]);
-    } else {
-      operations[i]->destroy();
-    }
+    NA_TRY(operations[i]->prepare(device));
+    if (makes_graph()) NA_TRY(check_capture(*operations[i]));
+  }
+  return {};
+}
+
+Status Stream::run(Operation* operation) {
+  const Status status = prepare(&operation, 1);
+  if (status.ok()) {
+    enqueue(operation);
+  } else {
+    operation->destroy();
   }
   return status;
 }

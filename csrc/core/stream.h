@@ -24,12 +24,13 @@ class Stream : public RefCounted {
   // and the like when the device has failed.
   Status room(uint64_t operations = 1) const;
 
-  // Takes the operations over: enqueues all of them, or none if the backend cannot run one.
-  Status run(Operation* const* operations, size_t count);
-  Status run(Operation* operation) { return run(&operation, 1); }
+  // Whether the backend can run all of the operations, with the memory that they need.
+  Status prepare(Operation* const* operations, size_t count) const;
+  // Takes the operation over: enqueues it unless it is refused.
+  Status run(Operation* operation);
 
-  // For operations that cannot be refused. They wait for the last writes of what they read, and for the last write and
-  // all readers of what they write, wherever these are queued, and for `extra`.
+  // For operations that cannot be refused, or were prepared. They wait for the last writes of what they read, and for
+  // the last write and all readers of what they write, wherever these are queued, and for `extra`.
   void enqueue(Operation* operation, const Point& extra = {});
 
   // From here to end_capture() or abandon_capture(), operations are recorded instead of submitted.

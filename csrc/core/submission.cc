@@ -3,10 +3,20 @@
 namespace na {
 
 Status Submission::run() {
-  const std::vector<Operation*> operations = std::exchange(operations_, {});
-  const Status status = stream->run(operations.data(), operations.size());
-  settle(status.ok());
+  const Status status = prepare();
+  if (status.ok()) {
+    enqueue();
+  } else {
+    settle(false);
+  }
   return status;
+}
+
+Status Submission::prepare() { return stream->prepare(operations_.data(), operations_.size()); }
+
+void Submission::enqueue() {
+  for (Operation* operation : std::exchange(operations_, {})) stream->enqueue(operation);
+  settle(true);
 }
 
 void Submission::settle(bool enqueued) {

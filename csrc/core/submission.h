@@ -24,6 +24,9 @@ class Submission {
 
   // Enqueues all of them, or none if one is refused.
   Status run();
+  // The two halves of it, for a call on several streams: once all of its submissions are prepared, none is refused.
+  Status prepare();
+  void enqueue();
 
   Stream* const stream;
 

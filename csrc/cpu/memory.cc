@@ -6,8 +6,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 
+#include "core/host_memory.h"
 #include "core/pool.h"
 
 namespace na::cpu {
@@ -52,13 +52,7 @@ void give_back(void* data, int64_t size) {
 }  // namespace
 
 int64_t physical_memory() {
-  static const int64_t limit = [] {
-    int64_t bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
-    std::ifstream group("/sys/fs/cgroup/memory.max");  // "max" does not parse as a number
-    int64_t group_bytes = 0;
-    if (group >> group_bytes && group_bytes > 0 && group_bytes < bytes) bytes = group_bytes;
-    return bytes;
-  }();
+  static const int64_t limit = host_memory().total;
   return limit;
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -83,7 +84,22 @@ Scoring scoring_of(Isa isa) {
 }
 
 // What is no number counts for nothing.
-float sane(float score) { return score == score ? score : -kInfinity; }
+float sane(float score) { return std::max(-kInfinity, score); }
+
+// Rows of keys of one head.
+struct HeadKeys {
+  const char* data;    // without pages: of the first token
+  void* const* pages;  // or NULL
+  uint32_t page_tokens;
+  int64_t token, offset;  // bytes; the offset from the beginning of a page
+
+  // A division of 32 bits takes less: tokens are 2^30 at most.
+  const char* row(int64_t at) const {
+    if (!pages) return data + at * token;
+    const auto index = static_cast<uint32_t>(at);
+    return static_cast<const char*>(pages[index / page_tokens]) + offset + index % page_tokens * token;
+  }
+};
 
 // Rows of keys, of tokens that are evenly spaced or lie in pages.
 class KeyRows {
@@ -92,10 +108,12 @@ class KeyRows {
     if (pages) paged_.emplace(k, *pages, 0);
   }
 
-  const char* row(int64_t batch, int64_t token, int64_t head) const {
-    if (paged_) return paged_->row(batch, token, head);
-    return plain_.data + batch * plain_.batch + token * plain_.token + head * plain_.head;
+  HeadKeys of(int64_t batch, int64_t head) const {
+    if (!paged_) return {plain_.data + batch * plain_.batch + head * plain_.head, nullptr, 1, plain_.token, 0};
+    const na_pages& pages = paged_->pages;
+    return {nullptr, pages.tables[batch], static_cast<uint32_t>(pages.page_tokens), paged_->token, head * paged_->head};
   }
+  const char* row(int64_t batch, int64_t token, int64_t head) const { return of(batch, head).row(token); }
   bool int8() const { return paged_ && paged_->int8; }
   int64_t row_bytes() const { return paged_ ? paged_->head : plain_.head_dim * dtype_size(plain_.dtype); }
 
@@ -168,17 +186,41 @@ class Scorer {
   BestScores call_;
 };
 
+// What about as many of `scores` reach as are among the `count` highest, rather more, by a sample of them.
+float about_reached(const std::vector<float>& scores, size_t count) {
+  constexpr size_t kEvery = 16;
+  std::vector<float> sample;
+  for (size_t i = 0; i < scores.size(); i += kEvery) sample.push_back(scores[i]);
+  const double expected = static_cast<double>(count) / kEvery;
+  const auto rank = static_cast<size_t>(expected + 3 * std::sqrt(expected) + 2);
+  if (rank >= sample.size()) return -kInfinity;
+  std::nth_element(sample.begin(), sample.begin() + static_cast<int64_t>(rank), sample.end(), std::greater<float>());
+  return sample[rank];
+}
+
 // Which of `scores` are the `count` highest, ties to the earlier; ascending.
 std::vector<int64_t> highest(const std::vector<float>& scores, int64_t count) {
-  std::vector<int64_t> order(scores.size());
-  for (size_t i = 0; i < order.size(); i++) order[i] = static_cast<int64_t>(i);
-  if (count >= static_cast<int64_t>(order.size())) return order;
+  const size_t all = scores.size(), wanted = std::min(all, static_cast<size_t>(count));
+  std::vector<int64_t> order(all);
+  const auto list = [&](float least) {
+    size_t listed = 0;
+    // Without a branch, which nobody could predict.
+    for (size_t i = 0; i < all; i++) {
+      order[listed] = static_cast<int64_t>(i);
+      listed += scores[i] >= least;
+    }
+    return listed;
+  };
+  size_t listed = wanted < all ? list(about_reached(scores, wanted)) : 0;
+  if (listed < wanted) listed = list(-kInfinity);
+  if (wanted == all) return order;
+  order.resize(listed);
   const auto before = [&](int64_t a, int64_t b) {
     const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
     return x != y ? x > y : a < b;
   };
   std::nth_element(order.begin(), order.begin() + count, order.end(), before);
-  order.resize(static_cast<size_t>(count));
+  order.resize(wanted);
   std::sort(order.begin(), order.end());
   return order;
 }
@@ -364,8 +406,6 @@ class SelectJob final : public Job {
   // InfiniteHiP: in each stage every chunk finds its best key by itself, going down into the better half, and the best
   // chunks are cut into those of the next stage.
   std::vector<int64_t> hip(const Row& row) const {
-    constexpr size_t kChunksTogether =
-        16;  // that one head after the other goes down, while their keys are in the cache
     const int64_t limit = row.shape.visible_keys(row.shape.end_query(row.tile) - 1), block = shape_.key_block;
     std::vector<int64_t> chunks;
     const int32_t first_stage = select_.kept ? select_.refreshed_from : 0;
@@ -388,15 +428,8 @@ class SelectJob final : public Job {
         keep_chunks(row, stage, chunks);
         continue;
       }
-      std::vector<float> scores(parts.size(), -kInfinity);
       std::vector<Scorer> scorers = scorers_of(row, last ? 1 : kHipTogether);
-      for (size_t begin = 0; begin < parts.size(); begin += kChunksTogether) {
-        const size_t end = std::min(begin + kChunksTogether, parts.size());
-        for (size_t i = 0; i < scorers.size(); i++) {
-          descend(row, first_head(row.pattern) + static_cast<int64_t>(i), scorers[i], parts.data() + begin, end - begin,
-                  size, limit, scores.data() + begin);
-        }
-      }
+      const std::vector<float> scores = descend(row, {parts, size, limit}, scorers);
       for (int64_t index : highest(scores, keep)) chunks.push_back(parts[static_cast<size_t>(index)]);
       keep_chunks(row, stage, chunks);
     }
@@ -443,44 +476,99 @@ class SelectJob final : public Job {
     return row.budget * hip_keep_times(select_, stage);
   }
 
-  // Raises the score of each chunk to that of the best representative on its way down.
-  void descend(const Row& row, int64_t head, Scorer& scorer, const int64_t* chunks, size_t count, int64_t size,
-               int64_t limit, float* scores) const {
-    std::vector<BlockRange> ranges;  // of keys
-    for (size_t i = 0; i < count; i++) ranges.push_back({chunks[i], std::min(chunks[i] + size, limit)});
-    const int64_t row_bytes = k_.row_bytes();
-    std::vector<size_t> active;
-    for (bool once = true;; once = false) {
-      active.clear();
-      scorer.keys.clear();
-      for (size_t i = 0; i < ranges.size(); i++) {
-        const BlockRange& range = ranges[i];
-        if (range.end - range.begin < 2 && !once) continue;
-        const int64_t middle = (range.begin + range.end) / 2;
-        active.push_back(i);
-        for (const BlockRange half : {BlockRange{range.begin, std::max(middle, range.begin + 1)},
-                                      BlockRange{std::min(middle, range.end - 1), range.end}}) {
-          const int64_t stands = select_.first ? half.begin : (half.begin + half.end) / 2;
-          const char* key = k_.row(row.batch, stands, kv_head(head));
-          // Before all are known, and to the second cache: they are more than the first one fetches at once.
-          for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(key + at, 0, 2);
-          scorer.keys.push_back(key);
-        }
-      }
-      if (active.empty()) return;
-      scorer.run();
-      for (size_t i = 0; i < active.size(); i++) {
-        const float left = scorer[2 * i], right = scorer[2 * i + 1];
-        scores[active[i]] = std::max({scores[active[i]], left, right});
-        BlockRange& range = ranges[active[i]];
-        const int64_t middle = (range.begin + range.end) / 2;
-        if (left >= right) {
-          range.end = std::max(middle, range.begin + 1);
-        } else {
-          range.begin = std::min(middle, range.end - 1);
-        }
+  // The chunks of a stage, by their first keys.
+  struct Chunks {
+    const std::vector<int64_t>& begins;
+    const int64_t size, limit;
+  };
+
+  // Some chunks on their way down, for one head.
+  struct Descent {
+    Scorer& scorer;
+    HeadKeys rows;
+    size_t first;                    // of the chunks
+    std::vector<BlockRange> ranges;  // of keys, where each of them has come to
+    std::vector<const char*> keys;   // that stand for both halves of each
+  };
+
+  // The score of each chunk: that of the best representative on its way down, for any head. Several descents take
+  // turns, level by level: the keys of one, which lie anywhere, come from memory while those of others are scored. All
+  // heads go down the same chunks at about the same time, while their keys are in the cache.
+  std::vector<float> descend(const Row& row, const Chunks& chunks, std::vector<Scorer>& scorers) const {
+    constexpr size_t kTogether = kStrip, kTurns = 4;  // chunks of a descent, descents at least
+    const size_t count = chunks.begins.size(), turns = (kTurns + scorers.size() - 1) / scorers.size();
+    std::vector<float> scores(count, -kInfinity);
+    std::vector<Descent> descents;
+    for (size_t turn = 0; turn < turns; turn++) {
+      for (size_t i = 0; i < scorers.size(); i++) {
+        const int64_t head = kv_head(first_head(row.pattern) + static_cast<int64_t>(i));
+        descents.push_back({scorers[i], k_.of(row.batch, head), turn * kTogether, {}, {}});
       }
     }
+    const auto begin = [&](Descent& descent) {
+      descent.ranges.clear();
+      for (size_t i = descent.first; i < std::min(descent.first + kTogether, count); i++) {
+        descent.ranges.push_back({chunks.begins[i], std::min(chunks.begins[i] + chunks.size, chunks.limit)});
+      }
+      find_keys(descent);
+    };
+    for (Descent& descent : descents) begin(descent);
+    for (bool more = true; more;) {
+      more = false;
+      for (Descent& descent : descents) {
+        if (descent.ranges.empty()) continue;
+        if (halve(descent, scores.data() + descent.first)) {
+          find_keys(descent);
+        } else {
+          descent.first += turns * kTogether;
+          begin(descent);
+        }
+        more = true;
+      }
+    }
+    return scores;
+  }
+
+  void find_keys(Descent& descent) const {
+    const int64_t row_bytes = k_.row_bytes();
+    descent.keys.resize(2 * descent.ranges.size());
+    const char** to = descent.keys.data();
+    for (const BlockRange& range : descent.ranges) {
+      for (const BlockRange& half : {first_half(range), second_half(range)}) {
+        *to = descent.rows.row(select_.first ? half.begin : (half.begin + half.end) / 2);
+        // To the second cache: they are more than the first one fetches at once.
+        for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(*to + at, 0, 2);
+        to++;
+      }
+    }
+  }
+
+  // Goes down into the better halves, and raises the scores of their chunks. Whether any has halves still; to score a
+  // single key once more changes nothing.
+  static bool halve(Descent& descent, float* scores) {
+    Scorer& scorer = descent.scorer;
+    std::swap(scorer.keys, descent.keys);
+    scorer.run();
+    bool more = false;
+    for (size_t i = 0; i < descent.ranges.size(); i++) {
+      const float first = scorer[2 * i], second = scorer[2 * i + 1];
+      scores[i] = std::max(scores[i], std::max(first, second));
+      BlockRange& range = descent.ranges[i];
+      // Without a branch, which nobody could predict.
+      const BlockRange one = first_half(range), other = second_half(range);
+      range.begin = first >= second ? one.begin : other.begin;
+      range.end = first >= second ? one.end : other.end;
+      more |= range.end - range.begin > 1;
+    }
+    return more;
+  }
+
+  // A single key is both.
+  static BlockRange first_half(const BlockRange& range) {
+    return {range.begin, std::max((range.begin + range.end) / 2, range.begin + 1)};
+  }
+  static BlockRange second_half(const BlockRange& range) {
+    return {std::min((range.begin + range.end) / 2, range.end - 1), range.end};
   }
 
   // HiP: as many nodes as blocks are wanted, of which each is bisected and the better half of all is kept.
@@ -556,7 +644,6 @@ class SelectJob final : public Job {
 
   // By the products of queries with pooled keys; with bounds, by what no key of the block exceeds.
   std::vector<int64_t> pooled(const Row& row) const {
-    constexpr int64_t kBlocksTogether = 256;  // that one head after the other looks at, while they are in the cache
     const SummaryRows table(*select_.pooled);
     const int64_t count = row.open.open_count(), end_head = first_head(row.pattern + 1);
     std::vector<float> scores(static_cast<size_t>(count), -kInfinity);
@@ -566,23 +653,13 @@ class SelectJob final : public Job {
     for (int64_t head = first_head(row.pattern); head < end_head; head = (kv_head(head) + 1) * group) {
       scorers.emplace_back(scoring_, pooled_queries(row, head, std::min(end_head, (kv_head(head) + 1) * group)));
     }
-    std::vector<const char*> rows;
-    for (int64_t first = 0; first < count; first += kBlocksTogether) {
-      const int64_t end = std::min(first + kBlocksTogether, count);
-      rows.clear();
-      for (int64_t index = first; index < end; index++) {
-        rows.push_back(table.row(row.batch, row.open.open_block(index)));
+    for (size_t i = 0; i < scorers.size(); i++) {
+      const int64_t head = first_kv_head + static_cast<int64_t>(i);
+      for (const BlockRange& range : row.open.open) {
+        table.add_rows(row.batch, head, range.begin, range.end, &scorers[i].keys);
       }
-      for (size_t i = 0; i < scorers.size(); i++) {
-        const int64_t head = first_kv_head + static_cast<int64_t>(i);
-        scorers[i].keys.clear();
-        for (const char* at : rows) scorers[i].keys.push_back(at + head * table.head);
-        scorers[i].run();
-        for (int64_t index = first; index < end; index++) {
-          float& score = scores[static_cast<size_t>(index)];
-          score = std::max(score, scorers[i][static_cast<size_t>(index - first)]);
-        }
-      }
+      scorers[i].run();
+      for (size_t index = 0; index < scores.size(); index++) scores[index] = std::max(scores[index], scorers[i][index]);
     }
     std::vector<int64_t> chosen = highest(scores, row.budget);
     if (select_.top_p < 1 || select_.threshold > 0) keep_shares(scores, chosen);

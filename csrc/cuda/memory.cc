@@ -1,17 +1,38 @@
 #include "cuda/memory.h"
 
+#include <algorithm>
+
+#include "core/host_memory.h"
+
 namespace na::cuda {
 namespace {
 
 // Above this, classes are steps of the granularity of device memory: a quarter would be too much to waste.
 constexpr int64_t kLarge = int64_t{1} << 30, kLargeStep = int64_t{1} << 25;
 constexpr int64_t kPinnedLimit = int64_t{1} << 28;  // what is kept of the host's memory beside a block that none fits
+constexpr int64_t kWeighed = int64_t{1} << 21;      // of pinned memory; what copies are staged in is less
+constexpr int64_t kOthersShare = 32;                // of the host's memory: what is not pinned
 
 int64_t block_size(int64_t bytes) {
   return bytes <= kLarge ? size_class(bytes) : (bytes + kLargeStep - 1) / kLargeStep * kLargeStep;
 }
 
+// Pinned memory is taken from all others until it is freed: where nothing is left the system does not refuse, but
+// stands still. So it is not asked for more than that.
+int64_t pinnable(const HostMemory& host) { return std::max<int64_t>(0, host.available - host.total / kOthersShare); }
+
+Status refusal_of_pinned(int64_t size) {
+  const HostMemory host = host_memory();
+  const int64_t left = pinnable(host);
+  if (size <= left) return error(NA_ERR_OUT_OF_MEMORY, "the system grants no more pinned memory");
+  return error(NA_ERR_OUT_OF_MEMORY,
+               "of the %s that the machine or the control group has, %s can be pinned now: ask for less, or end what "
+               "uses the others",
+               bytes_text(host.total).c_str(), bytes_text(left).c_str());
+}
+
 cudaError_t fresh(int64_t size, bool pinned, void** data) {
+  if (pinned && size >= kWeighed && size > pinnable(host_memory())) return cudaErrorMemoryAllocation;
   const cudaError_t result = pinned ? cudaHostAlloc(data, static_cast<size_t>(size), cudaHostAllocPortable)
                                     : cudaMalloc(data, static_cast<size_t>(size));
   if (result == cudaErrorMemoryAllocation) cudaGetLastError();
@@ -38,8 +59,9 @@ Status allocate(Device& device, int64_t bytes, bool pinned, void** data) {
   if (result == cudaErrorMemoryAllocation) {
     *data = nullptr;
     size_t free = 0, total = 0;
-    if (pinned || cudaMemGetInfo(&free, &total) != cudaSuccess) {
-      return error(NA_ERR_OUT_OF_MEMORY, "the system grants no more %s memory", pinned ? "pinned" : "device");
+    if (pinned) return refusal_of_pinned(size);
+    if (cudaMemGetInfo(&free, &total) != cudaSuccess) {
+      return error(NA_ERR_OUT_OF_MEMORY, "the system grants no more device memory");
     }
     return error(NA_ERR_OUT_OF_MEMORY, "it has %s free of %s", bytes_text(static_cast<int64_t>(free)).c_str(),
                  bytes_text(static_cast<int64_t>(total)).c_str());

@@ -18,6 +18,10 @@ constexpr int64_t kSmall = int64_t{1} << 16;
 // Pinned memory that a stream may have in pieces: one piece is on its way while the host is at another.
 constexpr int64_t kMostPieceBytes = int64_t{1} << 22;
 
+// CUDA holds about a thousand launches and events for a stream, and a call that finds no room waits. So no more of what
+// is pending is given to it: more than a device is through with before the next wake-up, and far from what CUDA holds.
+constexpr size_t kMostIssued = 128;
+
 bool cancelled(const na_operation& operation) {
   return operation.cancelled && __atomic_load_n(operation.cancelled, __ATOMIC_RELAXED) != 0;
 }
@@ -107,7 +111,7 @@ void na_stream::destroy() {
 
 // Whether nothing stands before it and nobody need be waited for. The mutex is held.
 bool na_stream::can_issue_now(const Copy* pageable, const na_wait* waits, int32_t wait_count) const {
-  if (issuing_ || !waiting_.empty()) return false;
+  if (issuing_ || !waiting_.empty() || issued_.size() >= kMostIssued) return false;
   for (int32_t i = 0; i < wait_count; i++) {
     if (waits[i].stream->issued_up_to_.load(std::memory_order_acquire) < waits[i].sequence) return false;
   }
@@ -266,7 +270,7 @@ void na_stream::push(Issued issued) {
 void na_stream::issue_waiting() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
-    issuer_.wait(lock, [&] { return ending_ || (!waiting_.empty() && !issuing_); });
+    issuer_.wait(lock, [&] { return ending_ || (!waiting_.empty() && !issuing_ && issued_.size() < kMostIssued); });
     if (waiting_.empty()) return;
     Waiting next = std::move(waiting_.front());
     waiting_.pop_front();
@@ -296,6 +300,7 @@ void na_stream::wait_for_issued() {
     lock.lock();
     Issued issued = std::move(first);
     issued_.pop_front();
+    if (!waiting_.empty()) issuer_.notify_one();
     piece_bytes_ -= issued.piece_bytes;
     if (issued.piece_bytes) progress_.notify_all();
     lock.unlock();

@@ -8,7 +8,9 @@
 // pageable memory, gives memory back, and may submit what waited for the operation.
 //
 // Copies from or to pageable memory are cut into pieces. Where there is more than a little to gather, or no room for a
-// piece, a second thread enqueues them as room becomes free, and whatever was submitted behind them meanwhile.
+// piece, a second thread enqueues them as room becomes free, and whatever was submitted behind them meanwhile. It also
+// enqueues what is submitted while CUDA has much of the stream already, since a launch waits once there is no room for
+// it.
 //
 // Behind an operation that could not be enqueued, none of the stream is: each ends with the first one's error, as the
 // stream has anyway. Kernels would read what was never written, and a list of pages leads them to addresses.

@@ -1,6 +1,7 @@
 // Memory of the device: zeros, pools, running out of it, pinned memory of the host.
 import './support/little-memory';
 import './support/device'; // before node-attention
+import { totalmem } from 'node:os';
 import { AttentionError, memoryStats, Tensor } from 'node-attention';
 import { describe, expect, test } from 'vitest';
 import { interpreted, missing, title } from './support/device';
@@ -66,6 +67,20 @@ describe.skipIf(missing)(title('memory of the device'), () => {
     const there = pinned.to('cuda');
     expect(((await there.permute(1, 0).read()) as Float32Array)[1]).toBe(64);
     expect(await there.read()).toEqual(await pinned.read());
+  });
+
+  test('pinned memory that the host does not have is refused before the host is asked', () => {
+    const before = memoryStats('cpu');
+    const error = caught(() => Tensor.empty([totalmem()], { dtype: 'uint8', pinned: true }));
+    expect(error).toBeInstanceOf(AttentionError);
+    expect(error).toMatchObject({
+      code: 'ERR_OUT_OF_MEMORY',
+      message: expect.stringMatching(
+        /allocate [\d.]+ GiB of host memory pinned for cuda:0: of the [\d.]+ [KMGT]iB that the machine or the control group has, [\d.]+ [KMGT]?i?B can be pinned now: ask for less, .*dispose\(\)/,
+      ),
+    });
+    const { live, bytes } = memoryStats('cpu');
+    expect({ live, bytes }).toEqual({ live: before.live, bytes: before.bytes });
   });
 
   test('there is no pinned memory of the device', () => {

@@ -2,6 +2,7 @@
 import './support/device'; // before node-attention
 import { attention, Stream, Tensor } from 'node-attention';
 import { describe, expect, test } from 'vitest';
+import { uniform } from '../support/numbers';
 import { interpreted, missing, title } from './support/device';
 
 const ramp = (count: number, first = 0) => Float32Array.from({ length: count }, (_, i) => first + i);
@@ -79,6 +80,20 @@ describe.skipIf(missing)(title('streams'), () => {
     expect(await at.read()).toEqual(ramp(8));
   });
 
+  test('thousands of operations on streams that wait for each other', async () => {
+    const streams = Array.from({ length: 3 }, () => new Stream('cuda'));
+    const random = uniform(7);
+    const pick = () => streams[Math.floor(random() * streams.length)]!;
+    let at = Tensor.from(ramp(8), [8], { device: 'cuda' });
+    for (let i = 0; i < 3000; i++) {
+      const next = at.to({ device: 'cuda', stream: pick() });
+      if (i % 50 === 0) pick().wait(pick().record());
+      at.dispose();
+      at = next;
+    }
+    expect(await at.read()).toEqual(ramp(8));
+  });
+
   test('the event loop goes on while the device works and copies', async () => {
     const stream = new Stream('cuda');
     let turns = 0;
@@ -92,6 +107,22 @@ describe.skipIf(missing)(title('streams'), () => {
     }
     clearInterval(count);
     expect(turns).toBeGreaterThan(1);
+  });
+
+  test('the event loop goes on however much is queued behind an operation', async () => {
+    // CUDA holds about a thousand launches for a stream that is at work, and makes the next one wait.
+    const stream = new Stream('cuda');
+    const [tokens, heads] = interpreted ? [512, 2] : [65536, 64];
+    const x = Tensor.zeros([1, tokens, heads, 128], { dtype: 'bfloat16', device: 'cuda' });
+    const small = Tensor.from(ramp(8), [8], { device: 'cuda' });
+    const begun = performance.now();
+    for (let i = 0; i < 2; i++) attention(x, x, x, { stream });
+    const working = stream.record().done();
+    for (let i = 0; i < 3000; i++) small.to({ device: 'cuda', stream }).dispose();
+    const enqueued = performance.now() - begun;
+    await working;
+    expect(enqueued).toBeLessThan((performance.now() - begun) / 2);
+    expect(await small.to({ device: 'cuda', stream }).read()).toEqual(ramp(8));
   });
 
   test('dispose ends nothing that is queued', async () => {

@@ -13,15 +13,16 @@ import { interpreted, missing, standInEnvironment, title } from './support/devic
 const root = join(__dirname, '../..');
 
 /**
- * What a program prints, as JSON; it has `fail`, which makes the next kernel fault, `lastKernel`, and `leaveError`,
- * which makes a call of CUDA that fails, as any code of the process may.
+ * What a program prints, as JSON; it has `fail`, which makes the next kernel fault, `lastKernel`, `launches`, and
+ * `leaveError`, which makes a call of CUDA that fails, as any code of the process may.
  */
 async function run(body: string, more: Record<string, string> = {}): Promise<unknown> {
   const program = `
-    const { attention, KvCache, memoryStats, merge, pagePlan, Stream, Tensor } = require('node-attention');
+    const { attention, KvCache, KvIndex, memoryStats, merge, pagePlan, Stream, Tensor } = require('node-attention');
     const driver = require('koffi').load(${JSON.stringify(join(root, 'build/ptx/libcuda.so.1'))});
     const fail = driver.func('void standin_fail_next()');
     const lastKernel = driver.func('const char *standin_last_kernel()');
+    const launches = driver.func('uint64_t standin_launches(const char *part)');
     const eventQuery = driver.func('int cudaEventQuery(void *event)');
     const leaveError = () => eventQuery(null);
     const device = 'cuda:0';
@@ -35,7 +36,11 @@ async function run(body: string, more: Record<string, string> = {}): Promise<unk
     };
     (async () => { ${body} })().then((result) => console.log(JSON.stringify(result)));`;
   const env = { ...process.env, ...standInEnvironment, NODE_ATTENTION_STANDIN_DEVICES: '2', ...more };
-  const { stdout } = await promisify(execFile)(process.execPath, ['-e', program], { cwd: root, env, timeout: 60_000 });
+  const { stdout } = await promisify(execFile)(process.execPath, ['--expose-gc', '-e', program], {
+    cwd: root,
+    env,
+    timeout: 60_000,
+  });
   return JSON.parse(stdout);
 }
 
@@ -104,15 +109,15 @@ describe.skipIf(missing || !interpreted)(title('a launch that fails'), () => {
     for (const folder of folders) rmSync(folder, { recursive: true });
   });
 
-  /** Under which the kernels of one source cannot be launched. */
-  function without(source: string): Record<string, string> {
+  /** Under which the kernels of some sources cannot be launched. */
+  function without(...sources: string[]): Record<string, string> {
     const products = standInEnvironment.NODE_ATTENTION_STANDIN_PTX!;
     const folder = mkdtempSync(join(tmpdir(), 'node-attention-'));
     folders.push(folder);
     for (const architecture of ['compute_80', 'compute_90a']) {
       mkdirSync(join(folder, architecture));
       for (const file of readdirSync(join(products, architecture))) {
-        if (file === `${source}.ptx`) continue;
+        if (sources.some((source) => file === `${source}.ptx`)) continue;
         symlinkSync(join(products, architecture, file), join(folder, architecture, file));
       }
     }
@@ -222,6 +227,47 @@ describe.skipIf(missing || !interpreted)(title('a launch that fails'), () => {
     expect(got).toEqual({ failed: [error], same: [true, true, true] });
   });
 
+  test('of a search leaves the index to later ones, and to those that are queued', async () => {
+    const got = await run(
+      `
+      const part = attention(...Array(3).fill(Tensor.randn([1, 1, 4, 64], { seed: 1, device })));
+      await part.out.read();
+      const keys = Tensor.randn([1, 1500, 1, 64], { seed: 2, device });
+      const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 2000, device, resident: { window: 64 } });
+      cache.append(keys, keys);
+      const index = new KvIndex(cache, { method: 'pages' });
+      const q = Tensor.randn([1, 1, 4, 64], { seed: 3, device });
+      // Copied to the host by a kernel, which is not there.
+      const strided = Tensor.randn([1, 4, 2, 64], { seed: 4, device }).permute(0, 2, 1, 3).slice([0, 1], [0, 1]);
+      const want = String(await new KvIndex(cache, { method: 'pages' }).search(q, 5).ids.read());
+      const good = async (stream) => {
+        const found = index.search(q, 5, { stream }).ids.read();
+        const { out, touched } = index.attend(q, { topK: 5, window: 0, stream });
+        return [String(await found) === want, await outcome(() => out.read()), await touched];
+      };
+      const bad = [];
+      const later = [];
+      const queued = [];
+      for (const call of [
+        (stream) => index.search(strided, 5, { stream }).ids,
+        (stream) => index.attend(strided, { topK: 5, stream }).out,
+        (stream) => index.search(merge([part, part], { stream: new Stream(device) }).out, 5, { stream }).ids,
+      ]) {
+        const [a, b] = [new Stream(device), new Stream(device)];
+        const failing = call(a);
+        queued.push(good(b));
+        bad.push(await outcome(() => failing.read()));
+        later.push(await good(b));
+      }
+      return { bad, later, queued: await Promise.all(queued) };`,
+      { ...without('kernels.copy.copy', 'kernels.merge.merge') },
+    );
+    const error = (what: RegExp) => ({ code: 'ERR_CUDA', message: expect.stringMatching(what) });
+    const [copy, merge] = [error(/copy on cuda:0: no kernel image/), error(/merge on cuda:0: no kernel image/)];
+    const fine = new Array(3).fill([true, 'fine', expect.any(Number)]);
+    expect(got).toEqual({ bad: [copy, copy, merge], later: fine, queued: fine });
+  });
+
   test('is not one that a call before has left', async () => {
     const got = await run(`
       const x = Tensor.randn([2, 4, 1, 64], { seed: 1, device });
@@ -328,6 +374,49 @@ describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), 
       before: expect.stringContaining('copy_kernel'),
       right: true,
     });
+  });
+
+  test.each([
+    ['attend', 'index.attend(q, { topK: 10, stream })'],
+    ['attend without a window', 'index.attend(q, { topK: 10, window: 0, stream })'],
+    ['search', 'index.search(q, 500, { stream })'],
+  ])('%s of an index is enqueued as a whole or not at all, however much memory there is', async (_, call) => {
+    const got = await run(
+      `${fill}
+      const resident = { window: 64 };
+      const cache = new KvCache({ batch: 1, kvHeads: 1, headDim: 64, capacity: 2048, rope: {}, device, resident });
+      const keys = Tensor.randn([1, 1500, 1, 64], { seed: 1, device });
+      const q = Tensor.randn([1, 1, 8, 64], { seed: 2, device });
+      cache.append(keys, keys);
+      const stream = new Stream(device);
+      const index = new KvIndex(cache);
+      const call = () => ${call};
+      const read = async ({ out, lse, ids, scores }) => String([...(await (out ?? ids).read()), ...(await (lse ?? scores).read())]);
+      const wanted = await read(call());
+      gc();
+      fill(2 ** 20);
+      fill(2 ** 11);
+      const rows = fillers.length;
+      fill(2 ** 6);
+      for (const filler of fillers.splice(rows)) filler.dispose(); // what rows of one number need, and less than 2 KiB
+      await stream.synchronize();
+      const state = () => [memoryStats(device).live, memoryStats('cpu').live, Number(launches(''))].join();
+      const refusals = [];
+      for (;;) {
+        const before = state();
+        let result;
+        const refusal = await outcome(() => { result = call(); });
+        if (result) return { refusals, right: (await read(result)) === wanted };
+        await stream.synchronize();
+        refusals.push([refusal.code, state() === before]);
+        fillers.pop().dispose();
+      }`,
+      memory,
+    );
+    const { refusals, right } = got as { refusals: unknown[]; right: boolean };
+    expect(right).toBe(true);
+    expect(refusals.length).toBeGreaterThan(0);
+    expect(refusals).toEqual(refusals.map(() => ['ERR_OUT_OF_MEMORY', true]));
   });
 
   /** A cache has used all of its first slab, and the device has next to nothing left. */

@@ -268,6 +268,25 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
     }
   });
 
+  it('a long prompt beside a short one is written once: what is resident of it is copied from its pages', async () => {
+    const sizes: Sizes = { batch: 3, kvHeads: 1, group: 1, headDim: 16, valueDim: 16, pageSize: 8, dtype: 'float16' };
+    for (const [lengths, copied] of [
+      [[110, 110, 0], 0], // as many before each window
+      [[110, 96, 110], 0], // nearly so: some are written twice
+      [[110, 1, 0], 1],
+      [[40, 9, 110], 1],
+    ] as const) {
+      const pair = emptyPair(sizes, { window: 20 });
+      const before = launches('copy_pages');
+      grow(pair, sizes, [...lengths], 1);
+      await expectSame(pair, sizes, 3, uniform(2), 0, true);
+      if (interpreted) expect([lengths, launches('copy_pages') - before]).toEqual([lengths, copied]);
+      grow(pair, sizes, [1, 0, 1], 3);
+      await expectSame(pair, sizes, 1, uniform(4), 2, true);
+      disposed(pair);
+    }
+  });
+
   it.each([undefined, 'int8'] as const)('is saved and loaded, and selected from, storage %s', async (storage) => {
     const folder = mkdtempSync(path.join(tmpdir(), 'node-attention-'));
     const sizes: Sizes = {
@@ -395,46 +414,74 @@ class Searched {
     return want![0] as Int32Array;
   }
 
+  /** That both attend alike, to the last bit: without a window the same thread code does it. */
+  async expectAttendedAlike(q: Values, options: Omit<RetrievalOptions, 'window'>, stream?: Stream): Promise<void> {
+    const [want, got] = await Promise.all(
+      this.indexes.map(async (index, i) => {
+        const query = tensorOf(q, this.cpu.dtype, index.cache.device);
+        const on = i === 1 && stream && { stream };
+        const { out, lse, touched } = index.attend(query, { ...options, window: 0, ...on });
+        query.dispose();
+        return [...(await bits({ out, lse })), await touched];
+      }),
+    );
+    expect(got).toEqual(want);
+  }
+
+  /** Of the same tokens, with indexes of its own. */
+  fork(): Searched {
+    const [cpu, cuda] = [this.cpu.fork(), this.cuda.fork()];
+    return new Searched(cpu, cuda, [new KvIndex(cpu), new KvIndex(cuda)]);
+  }
+
   dispose(): void {
     for (const each of [...this.indexes, this.cpu, this.cuda]) each.dispose();
   }
 }
 
 describe.skipIf(missing)(title('KvIndex over a cache with a resident part'), () => {
-  it('finds what the index of a cache on the CPU finds, whatever is appended and truncated', async () => {
+  it('finds what the index of a cache on the CPU finds, whatever is appended, truncated and forked', async () => {
+    const step = fc.constantFrom('append', 'append', 'truncate', 'fork', 'search', 'attend');
     await fc.assert(
       fc.asyncProperty(
         sizesOf,
         residentOf,
         fc.integer(),
-        fc.array(fc.tuple(fc.constantFrom('append', 'append', 'truncate', 'search', 'search'), fc.nat()), {
-          maxLength: 8,
-        }),
+        fc.array(fc.tuple(step, fc.nat()), { maxLength: 8 }),
         async (sizes, resident, seed, steps) => {
           const random = uniform(seed);
           const capacity = 2500;
-          const both = Searched.of({ ...optionsOf(sizes), capacity }, resident);
+          let both = Searched.of({ ...optionsOf(sizes), capacity }, resident);
           const streams = [undefined, new Stream('cuda')];
+          const checks: Promise<unknown>[] = [];
           for (const [step, pick] of [...steps, ['search', 0] as const]) {
             schedule(schedules[pick % schedules.length]!);
             const stream = streams[pick % 2];
+            const q = normal(random, sizes.dtype, [sizes.batch, 1, sizes.kvHeads * sizes.group, sizes.headDim]);
             if (step === 'append') {
               const lengths = both.cpu.lengths.map((length) =>
-                Math.floor(random() * Math.min(1300, capacity - length)),
+                random() < 0.3 ? 0 : Math.floor(random() * Math.min(1300, capacity - length)),
               );
               both.append(...randomTokens(sizes, lengths, random), lengths, stream);
             } else if (step === 'truncate') {
               both.truncate(both.cpu.lengths.map((length) => Math.floor(random() * (length + 1))));
+            } else if (step === 'fork') {
+              const fork = both.fork();
+              both.dispose(); // with calls that are queued
+              both = fork;
+            } else if (step === 'search') {
+              checks.push(both.expectFound(q, 1 + (pick % 60), stream));
             } else {
-              const q = normal(random, sizes.dtype, [sizes.batch, 1, sizes.kvHeads * sizes.group, sizes.headDim]);
-              await both.expectFound(q, 1 + (pick % 60), stream);
+              const topK = pick % 3 === 0 ? Number.POSITIVE_INFINITY : pick % 40;
+              checks.push(both.expectAttendedAlike(q, { topK, sink: pick % 9 }, stream));
             }
           }
           both.dispose();
+          await Promise.all(checks);
           for (const stream of streams) stream?.dispose();
         },
       ),
-      { numRuns: 8, seed: 25 },
+      { numRuns: 12, seed: 25 },
     );
   });
 
@@ -541,6 +588,18 @@ describe.skipIf(missing)(title('KvIndex over a cache with a resident part'), () 
       both.dispose();
     },
   );
+
+  it('attends to what there is of sequences that are empty, or shorter than the window', async () => {
+    const random = uniform(14);
+    const lengths = [0, 30, 66];
+    const both = Searched.of({ batch: 3, kvHeads: 1, headDim: 16, capacity: 100 }, { window: 8 });
+    const [k, v] = [0, 1].map(() => normal(random, 'float32', [3, 66, 1, 16])) as [Values, Values];
+    both.append(k, v, lengths);
+    for (const [i, options] of [{ topK: 10 }, { topK: 200 }, { topK: 1, sink: 0, window: 65 }].entries()) {
+      await expectAttended(both, k, v, options, i);
+    }
+    both.dispose();
+  });
 
   it('estimates as an index of a cache on the CPU does', async () => {
     const random = uniform(9);

@@ -123,6 +123,14 @@ ${more}`;
     expect(judge(log(256), 128)).toEqual(['k needs 256 registers; its launch bound allows 255']);
   });
 
+  it('refuse fewer registers than setmaxnreg hands on to those that wait for them', () => {
+    const changes = 'setmaxnreg.dec.sync.aligned.u32 40;\nsetmaxnreg.inc.sync.aligned.u32 232;';
+    expect(judge(log(168), 384, changes)).toEqual([]);
+    expect(judge(log(160), 384, changes)).toEqual([
+      'k waits for ever: 160 registers of 384 threads are 61440, and after setmaxnreg it wants 64512',
+    ]);
+  });
+
   it.each([
     'ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to ...',
     'ptxas info    : (C7519) Potential Performance Loss: warpgroup.arrive is injected in around line 1 ...',

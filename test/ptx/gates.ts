@@ -11,6 +11,7 @@ const ROOT = join(__dirname, '../..');
 const DISASSEMBLER = 'nvidia-cuda-nvdisasm==13.5.37'; // on PyPI
 const REGISTERS = 65536; // of a multiprocessor
 const MOST_REGISTERS = 255; // of a thread
+const WARPGROUP = 128; // threads
 
 /** Instructions of PTX that must reach the machine code in the same number, and their names there. */
 const COUNTED = [
@@ -26,6 +27,8 @@ const COUNTED = [
 export interface Counts {
   name: string;
   threads?: number;
+  /** Of a thread, after setmaxnreg: of the warpgroup that gives some away, and of each of the others. */
+  changed?: { given: number; taken: number };
   counts: number[];
 }
 
@@ -39,7 +42,11 @@ export function readPtx(text: string): Counts[] {
     // Threads that must fit on a multiprocessor at once.
     const [, blocks] = /\.minnctapersm\s+(\d+)/.exec(body) ?? [];
     const threads = block && block * Number(blocks ?? 1);
-    return { name: name!, threads, counts: COUNTED.map(({ ptx }) => body.match(ptx)?.length ?? 0) };
+    const registersAfter = (how: string) =>
+      Number(new RegExp(`\\bsetmaxnreg\\.${how}\\.sync\\.aligned\\.u32\\s+(\\d+)`).exec(body)?.[1]);
+    const [given, taken] = [registersAfter('dec'), registersAfter('inc')];
+    const changed = given && taken ? { given, taken } : undefined;
+    return { name: name!, threads, changed, counts: COUNTED.map(({ ptx }) => body.match(ptx)?.length ?? 0) };
   });
 }
 
@@ -67,13 +74,20 @@ interface Judged {
 export function violations({ log, ptx, sass, spills: allowed = 0 }: Judged): string[] {
   const problems = log.messages.map((line) => `ptxas: ${line.trim()}`);
   for (const { name, registers, spills } of log.kernels) {
-    const { threads } = ptx.find((kernel) => kernel.name === name) ?? {};
+    const { threads, changed } = ptx.find((kernel) => kernel.name === name) ?? {};
     const most = threads ? Math.min(MOST_REGISTERS, Math.floor(REGISTERS / threads / 8) * 8) : MOST_REGISTERS;
     if (!ptx.some((kernel) => kernel.name === name))
       problems.push(`${name} is in the log of ptxas, but not in the PTX`);
     if (spills > allowed) {
       const may = allowed === 0 ? 'it must keep everything in registers' : `${allowed} are allowed`;
       problems.push(`${name} spills ${spills} bytes; ${may}`);
+    }
+    if (threads && changed) {
+      const needed = WARPGROUP * changed.given + (threads - WARPGROUP) * changed.taken;
+      if (needed > registers * threads) {
+        const text = `${registers} registers of ${threads} threads are ${registers * threads}`;
+        problems.push(`${name} waits for ever: ${text}, and after setmaxnreg it wants ${needed}`);
+      }
     }
     if (registers > most) problems.push(`${name} needs ${registers} registers; its launch bound allows ${most}`);
   }
@@ -152,7 +166,7 @@ export function checkAll(folder: string, ptxFolder: string, nvdisasm: string): {
 function main() {
   const program = new Command('tsx test/ptx/gates.ts')
     .description(
-      'Checks what ptxas made of kernels: no spills beyond what kernels/spills.json allows, no C75xx message, registers within the launch bound, and as many tensor-core and copy instructions as the PTX has.',
+      'Checks what ptxas made of kernels: no spills beyond what kernels/spills.json allows, no C75xx message, registers within the launch bound and as many as setmaxnreg hands on, and as many tensor-core and copy instructions as the PTX has.',
     )
     .argument('[folder]', '<source>_<architecture>.cubin and .log files', join(ROOT, 'build/ptx/gates'))
     .option('--ptx <folder>', 'compute_<architecture>/<source>.ptx files', join(ROOT, 'build/ptx/ptx'))

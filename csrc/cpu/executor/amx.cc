@@ -724,7 +724,7 @@ void best_of_tiles(const BestScores& wanted) {
   alignas(64) float scores[2][kChunk * kLanes];
   configure_tiles();
   for (int first = 0; first < wanted.key_count; first += kChunk) {
-    for (int strip = 0; strip < kChunk; strip += kStrip) fetch_keys(wanted, first + kStripsAhead * kStrip + strip);
+    fetch_keys(wanted, first + kKeysAhead, kChunk);
     for (int key = 0; key < kChunk; key++) {
       const char* row = wanted.keys[smaller(first + key, wanted.key_count - 1)];
       for (int d = 0; d < wanted.head_dim; d += kDeep) {

@@ -13,13 +13,14 @@ constexpr int kFewQueries = kWidth / 4;
 // Vectors of lanes and keys whose sums are in registers at once.
 constexpr int kBestVectors = kWidth == 16 ? 4 : 2, kBestKeys = 4;
 
-// Strips of keys that are fetched before they are needed.
-constexpr int kStripsAhead = 2;
+// How many keys before they are needed they are fetched.
+constexpr int kKeysAhead = 2 * kStrip;
 
-NA_INLINE void fetch_keys(const BestScores& wanted, int first) {
+// To the second cache: they are more than the first one fetches at once.
+NA_INLINE void fetch_keys(const BestScores& wanted, int first, int count) {
   const int bytes = wanted.head_dim * (wanted.dtype == NA_FLOAT32 ? 4 : 2);
-  for (int key = first; key < smaller(first + kStrip, wanted.key_count); key++) {
-    for (int at = 0; at < bytes; at += 64) __builtin_prefetch(wanted.keys[key] + at);
+  for (int key = first; key < smaller(first + count, wanted.key_count); key++) {
+    for (int at = 0; at < bytes; at += 64) __builtin_prefetch(wanted.keys[key] + at, 0, 2);
   }
 }
 
@@ -87,7 +88,7 @@ void best_of_lanes(const BestScores& wanted) {
   const int vectors = (wanted.query_count + kWidth - 1) / kWidth, pitch = packed_pitch(wanted.head_dim);
   float* const rows = wanted.packed + static_cast<int64_t>(vectors) * kWidth * wanted.head_dim;
   for (int key = 0; key < wanted.key_count; key += kStrip) {
-    fetch_keys(wanted, key + kStripsAhead * kStrip);
+    fetch_keys(wanted, key + kKeysAhead, kStrip);
     for (int i = 0; i < kStrip; i++) widen(wanted.dtype, wanted.keys[key + i], wanted.head_dim, rows + i * pitch);
     Vector top[kStrip];
     for (Vector& vector : top) vector = broadcast(-kInfinity);
@@ -116,14 +117,18 @@ template <int kType>
 void best_of_rows(const BestScores& wanted) {
   const int pitch = packed_pitch(wanted.head_dim);
   for (int key = 0; key < wanted.key_count; key += kStrip) {
-    fetch_keys(wanted, key + kStripsAhead * kStrip);
     Vector best[kStrip / kWidth];
     for (Vector& vector : best) vector = broadcast(-kInfinity);
     by_queries<kTogether>(0, wanted.query_count, [&](auto together, int query) {
       constexpr int kCount = decltype(together)::kCount;
       float scores[kTogether * kStrip];
-      score_queries<kType, kCount>(wanted.keys + key, 0, kStrip, wanted.packed + static_cast<int64_t>(query) * pitch,
-                                   pitch, wanted.head_dim, scores, kStrip);
+      constexpr int kKeys = kWidth / kCount;
+      for (int at = 0; at < kStrip; at += kKeys) {
+        // At the pace at which they are read.
+        if (query == 0) fetch_keys(wanted, key + at + kKeysAhead, kKeys);
+        score_keys<kType, kCount>(wanted.keys + key + at, 0, wanted.packed + static_cast<int64_t>(query) * pitch, pitch,
+                                  wanted.head_dim, scores + at, kStrip);
+      }
       for (int i = 0; i < kCount; i++) {
         for (int v = 0; v < kStrip / kWidth; v++) best[v] = larger(load(scores + i * kStrip + v * kWidth), best[v]);
       }

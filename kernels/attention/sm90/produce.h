@@ -113,8 +113,8 @@ __device__ inline void clean(const Shared<T>& shared, const Problem& problem, co
           }
         }
         fence_async();
-        __syncwarp();
       }
+      __syncwarp();  // all lanes have looked at the stage
       if (leads) {
         barrier_arrive(shared.values_clean(values.stage));
         barrier_arrive(shared.values_empty(values.stage));

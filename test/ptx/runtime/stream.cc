@@ -27,6 +27,9 @@ CUstream_st& default_stream() {
   return *stream;
 }
 
+// Whoever submits more than that waits, as for a device.
+constexpr size_t kMostPending = 1024;
+
 double now() {
   using namespace std::chrono;
   return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
@@ -64,7 +67,8 @@ void CUstream_st::run() {
 
 void CUstream_st::submit(Work work) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return queue_.size() < kMostPending; });
     queue_.push_back(std::move(work));
   }
   changed_.notify_all();

@@ -1,0 +1,76 @@
+#include "core/host_memory.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+
+namespace na {
+namespace {
+
+// Files of a control group, of either version of these. What it uses counts files that were read, which are given up
+// when memory is asked for: a process that has read a model would seem to have used it up.
+struct GroupFiles {
+  const char *folder, *limit, *used, *inactive, *active;
+};
+constexpr GroupFiles kFirst = {"/sys/fs/cgroup/memory", "/memory.limit_in_bytes", "/memory.usage_in_bytes",
+                               "total_inactive_file", "total_active_file"};
+constexpr GroupFiles kSecond = {"/sys/fs/cgroup", "/memory.max", "/memory.current", "inactive_file", "active_file"};
+
+// The number that a file begins with; -1 where it does not, as with "max", or is missing.
+int64_t number_in(const std::string& file) {
+  std::ifstream in(file);
+  int64_t number = 0;
+  return in >> number ? number : -1;
+}
+
+// The number behind a word of a file, or -1.
+int64_t number_after(const std::string& name, const std::string& file) {
+  std::ifstream in(file);
+  int64_t number = 0;
+  for (std::string word; in >> word;) {
+    if (word == name) return in >> number ? number : -1;
+  }
+  return -1;
+}
+
+// The limits of a group and of all that it is part of. A container may see its own group as the first.
+void heed_groups(const std::string& root, const GroupFiles& files, std::string group, HostMemory* memory) {
+  for (;; group.erase(group.rfind('/'))) {
+    const std::string folder = root + files.folder + group, stat = folder + "/memory.stat";
+    const int64_t limit = number_in(folder + files.limit);
+    if (limit >= 0) {
+      const int64_t cached = std::max<int64_t>(0, number_after(files.inactive, stat)) +
+                             std::max<int64_t>(0, number_after(files.active, stat));
+      const int64_t used = std::max<int64_t>(0, number_in(folder + files.used) - cached);
+      memory->total = std::min(memory->total, limit);
+      memory->available = std::min(memory->available, std::max<int64_t>(0, limit - used));
+    }
+    if (group.empty()) return;
+  }
+}
+
+}  // namespace
+
+HostMemory host_memory(const std::string& root) {
+  HostMemory memory;
+  const int64_t total = number_after("MemTotal:", root + "/proc/meminfo");
+  const int64_t available = number_after("MemAvailable:", root + "/proc/meminfo");
+  memory.total = total >= 0 ? total * 1024 : static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  memory.available = available >= 0 ? available * 1024 : memory.total;
+  // Lines are number:controllers:group; those of the second version name no controllers.
+  std::ifstream groups(root + "/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    std::string group = line.substr(second + 1);
+    if (group.empty() || group.front() != '/') continue;
+    if (group == "/") group.clear();
+    if (controllers == ",,") heed_groups(root, kSecond, std::move(group), &memory);
+    if (controllers.find(",memory,") != std::string::npos) heed_groups(root, kFirst, std::move(group), &memory);
+  }
+  return memory;
+}
+
+}  // namespace na
