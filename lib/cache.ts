@@ -48,7 +48,7 @@ export interface KvCacheOptions {
    * above 1.5e-36 zero. Default: as `dtype`, exactly.
    */
   storage?: 'int8';
-  /** 'cpu' unless given. On CUDA `headDim` and `valueDim` are 256 at most, and `storage` is not supported yet. */
+  /** 'cpu' unless given. On CUDA `headDim` and `valueDim` are 256 at most. */
   device?: Device;
   /** Rotates keys when they are appended, and the queries of {@link attention}, by their positions. Default: not. */
   rope?: RopeOptions;

@@ -215,10 +215,6 @@ Status KvCache::create(Device* device, const CacheShape& shape, Ref<KvCache>* ca
   NA_TRY(check_range("kvHeads", shape.kv_heads, 1, kMostHeads));
   NA_TRY(check_range("headDim", shape.head_dim, 1, kMostHeadDim));
   NA_TRY(check_range("valueDim", shape.value_dim, 1, kMostHeadDim));
-  if (!device->host && shape.int8) {
-    return error(NA_ERR_OPTION, "KvCache: storage 'int8' does not run on %s yet; leave it out, or use device 'cpu'",
-                 device->name.c_str());
-  }
   if (!device->host && std::max(shape.head_dim, shape.value_dim) > kMostDeviceHeadDim) {
     return error(NA_ERR_SHAPE, "KvCache: %s is %lld; CUDA takes 1 to %lld, device 'cpu' more",
                  shape.head_dim > kMostDeviceHeadDim ? "headDim" : "valueDim",

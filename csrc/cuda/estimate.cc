@@ -66,22 +66,22 @@ Estimate make_estimate(const na_attention& call, const na_plan& plan, const Prob
   Unlisted& unlisted = estimate.unlisted;
   Problem& means = estimate.means;
   means.keys = unlisted.blocks;
+  const bool paged = call.pooled_k && call.pooled_k->segments;
   const auto strides = [&](int64_t columns) {
-    const int64_t token = means.kv_heads * columns;
-    return Strides{of.blocks * token, token, columns};
+    const int64_t head = columns * (paged ? dtype_size(call.k->dtype) : 1), token = means.kv_heads * head;
+    return Strides{paged ? 0 : of.blocks * token, token, head};
   };
   means.k_strides = strides(means.head_dim);
   means.v_strides = strides(means.value_dim);
   means.left = means.right = kUnlimited;
   means.pages = {};
-  if (call.pooled_k && call.pooled_k->segments) {
+  if (paged) {
     const int64_t each = call.pooled_k->segment_blocks, room = ceil_div(of.blocks, each);
     auto* const tables = static_cast<int64_t*>(take(of.batch * (1 + 2 * room) * int64_t{sizeof(int64_t)}));
     unlisted.means = {cached_means(*call.pooled_k), cached_means(*call.pooled_v), tables, static_cast<int32_t>(room),
                       exponent(each)};
     means.k = means.v = nullptr;
-    means.k_strides.batch = means.v_strides.batch = 0;
-    means.pages = {tables, 1 + 2 * room, 0, divisor_of(each), room};
+    means.pages = {tables, 1 + 2 * room, 0, divisor_of(each), room, false};
   } else if (call.pooled_k) {  // not where a call is but checked
     means.k = call.pooled_k->rest->data;
     means.v = call.pooled_v->rest->data;

@@ -40,10 +40,22 @@ __device__ inline void store_shared(uint32_t to, const uint32_t (&x)[4]) {
                : "memory");
 }
 
+__device__ inline void store_shared(uint32_t to, uint32_t x) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
+}
+
 __device__ inline float load_shared(uint32_t from) {
   float x;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(from) : "memory");
   return x;
+}
+
+// Four bytes at any address; reads the words that they lie in, and the next one.
+__device__ inline uint32_t load_shared_word(uint32_t from) {
+  uint32_t low, high;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(low) : "r"(from & ~3u) : "memory");
+  asm volatile("ld.shared.b32 %0, [%1 + 4];" : "=r"(high) : "r"(from & ~3u) : "memory");
+  return __funnelshift_r(low, high, from % 4 * 8);
 }
 
 // --- ldmatrix: four matrices of eight rows of 16 bytes, the rows of matrix n at the addresses of lanes 8 n ... 8 n + 7

@@ -99,12 +99,14 @@ struct SparseRows {
 };
 
 // Keys and values in pages of memory. A page holds the keys of its tokens, with the strides of a problem's k, and
-// value_offset bytes from its beginning their values. Tokens of a batch entry fill its pages in turn.
+// value_offset bytes from its beginning their values. Tokens of a batch entry fill its pages in turn. These strides
+// count bytes, since a row of int8 need not be a multiple of any element.
 struct Pages {
   const int64_t* tables;  // [batch, pitch]: of each entry how many tokens it has, then the addresses of its pages
   int64_t pitch, value_offset;
   Divisor tokens;       // in a page
   int64_t value_pages;  // of plans alone: places in a table from that of a page to that of the page with its values
+  bool int8;  // rows are of int8, with the unit that they count behind them (na_pages), not of the problem's element
 };
 
 constexpr int kMostBiases = 4;

@@ -1,9 +1,10 @@
-// Tokens of a tensor into the pages of a cache: a warp copies all heads of a token, lanes the vectors of its rows.
-// Before that, copies of pages that others have too.
+// Tokens of a tensor into the pages of a cache: a warp copies all heads of a token, lanes the vectors of its rows. To
+// int8 a warp rounds one head of it, lanes its columns. Before that, copies of pages that others have too.
 #include <algorithm>
 
 #include "arch/enqueue.h"
 #include "core/dtype.h"
+#include "core/narrow.h"
 #include "kv/kv.h"
 #include "tile/pages.h"
 
@@ -14,7 +15,7 @@ constexpr int64_t kMostAppendBlocks = 1 << 16;       // warps go on with further
 constexpr int kPageThreads = 256, kMostPages = 255;
 constexpr int64_t kMostPageBlocks = 256;  // of a page
 
-// Of keys or of values; strides and pitches in bytes, rows in vectors.
+// Of keys or of values; strides and pitches in bytes, rows in vectors, or to int8 in elements.
 struct AppendArguments {
   const char* source;
   int64_t batch, token, head;
@@ -57,18 +58,77 @@ __global__ void __launch_bounds__(32 * kAppendWarps) append_kernel(const __grid_
   }
 }
 
+// Rows of int8 with their units, as na_append says: the same bytes as on the CPU.
+template <class Type>
+__global__ void __launch_bounds__(32 * kAppendWarps) quantise_kernel(const __grid_constant__ AppendArguments a) {
+  constexpr float kLeastNormal = 0x1p-126f, kLargest = 0x1.fffffep127f;
+  constexpr unsigned kAllLanes = 0xffffffff;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t all = int64_t{a.entries} * a.tokens * a.heads, step = int64_t{gridDim.x} * kAppendWarps;
+  for (int64_t n = int64_t{blockIdx.x} * kAppendWarps + threadIdx.x / 32; n < all; n += step) {
+    const auto head = static_cast<int32_t>(n % a.heads), token = static_cast<int32_t>(n / a.heads % a.tokens);
+    const auto entry = static_cast<int32_t>(n / a.heads / a.tokens);
+    if (token >= a.counts[entry]) continue;
+    const auto* const from =
+        reinterpret_cast<const Type*>(a.source + entry * a.batch + token * a.token + head * a.head);
+    float most = 0;
+    bool finite = true;
+    for (int32_t d = lane; d < a.vectors; d += 32) {
+      const float size = fabsf(widen(from[d]));
+      finite &= size <= kLargest;
+      most = fmaxf(most, size);
+    }
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+      most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, distance));
+    }
+    finite = __all_sync(kAllLanes, finite);
+    float unit = most / 127;
+    if (unit < kLeastNormal) unit = 0;
+    if (unit * 127 > kLargest) unit = __uint_as_float(__float_as_uint(unit) - 1);  // the largest element stays a number
+    if (!finite) unit = __int_as_float(0x7fc00000);
+    char* const to =
+        in_page(a.tables + entry * a.pitch, a.page_tokens, a.firsts[entry] + token, a.offset, a.page_pitch) +
+        int64_t{head} * (a.vectors + NA_UNIT_BYTES);
+    for (int32_t d = lane; d < a.vectors; d += 32) {
+      const float steps = unit > 0 ? widen(from[d]) / unit : 0;
+      to[d] = static_cast<char>(__float2int_rn(fminf(fmaxf(steps, -127), 127)));
+    }
+    if (lane < NA_UNIT_BYTES) to[a.vectors + lane] = static_cast<char>(__float_as_uint(unit) >> 8 * lane);
+  }
+}
+
+cudaError_t launch_rows(void (*kernel)(AppendArguments), const AppendArguments& arguments, int64_t warps,
+                        cudaStream_t stream) {
+  const int64_t blocks = std::min((warps + kAppendWarps - 1) / kAppendWarps, kMostAppendBlocks);
+  return enqueue_kernel(kernel, dim3(static_cast<unsigned>(blocks)), 32 * kAppendWarps, stream, arguments);
+}
+
 template <class Vector>
 cudaError_t launch_append(AppendArguments arguments, int64_t row_bytes, cudaStream_t stream) {
   arguments.vectors = static_cast<int32_t>(row_bytes / static_cast<int64_t>(sizeof(Vector)));
-  const int64_t all = int64_t{arguments.entries} * arguments.tokens;
-  const int64_t blocks = std::min((all + kAppendWarps - 1) / kAppendWarps, kMostAppendBlocks);
-  return enqueue_kernel(append_kernel<Vector>, dim3(static_cast<unsigned>(blocks)), 32 * kAppendWarps, stream,
-                        arguments);
+  return launch_rows(append_kernel<Vector>, arguments, int64_t{arguments.entries} * arguments.tokens, stream);
+}
+
+template <class Type>
+cudaError_t launch_quantise(AppendArguments arguments, int64_t columns, cudaStream_t stream) {
+  arguments.vectors = static_cast<int32_t>(columns);
+  const int64_t warps = int64_t{arguments.entries} * arguments.tokens * arguments.heads;
+  return launch_rows(quantise_kernel<Type>, arguments, warps, stream);
+}
+
+cudaError_t quantise(const AppendArguments& arguments, int32_t dtype, int64_t columns, cudaStream_t stream) {
+  switch (dtype) {
+    case NA_FLOAT32: return launch_quantise<float>(arguments, columns, stream);
+    case NA_FLOAT16: return launch_quantise<Half>(arguments, columns, stream);
+    default: return launch_quantise<Brain>(arguments, columns, stream);
+  }
 }
 
 cudaError_t append_rows(const na_append& append, const na_tensor& rows, int64_t offset, cudaStream_t stream) {
   const na_pages& pages = append.pages;
-  const int64_t bytes = dtype_size(rows.dtype), row_bytes = rows.shape[3] * bytes;
+  const int64_t bytes = dtype_size(rows.dtype), columns = rows.shape[3];
+  const int64_t row_bytes = pages.int8 ? columns + NA_UNIT_BYTES : columns * bytes;
   AppendArguments arguments{};
   arguments.batch = rows.stride[0] * bytes;
   arguments.token = rows.stride[1] * bytes;
@@ -89,9 +149,10 @@ cudaError_t append_rows(const na_append& append, const na_tensor& rows, int64_t 
     std::copy_n(append.counts + first, arguments.entries, arguments.counts);
     arguments.tokens = *std::max_element(arguments.counts, arguments.counts + arguments.entries);
     if (arguments.tokens == 0) continue;
-    const cudaError_t status = bits % 16 == 0  ? launch_append<uint4>(arguments, row_bytes, stream)
-                               : bits % 4 == 0 ? launch_append<uint32_t>(arguments, row_bytes, stream)
-                                               : launch_append<uint16_t>(arguments, row_bytes, stream);
+    const cudaError_t status = pages.int8       ? quantise(arguments, rows.dtype, columns, stream)
+                               : bits % 16 == 0 ? launch_append<uint4>(arguments, row_bytes, stream)
+                               : bits % 4 == 0  ? launch_append<uint32_t>(arguments, row_bytes, stream)
+                                                : launch_append<uint16_t>(arguments, row_bytes, stream);
     if (status != cudaSuccess) return status;
   }
   return cudaSuccess;

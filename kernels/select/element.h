@@ -9,11 +9,21 @@
 
 namespace na::cuda {
 
+// To the type and back.
+__device__ inline float rounded(float value, int32_t dtype) {
+  switch (dtype) {
+    case NA_FLOAT32: return value;
+    case NA_FLOAT16: return widen(narrow<Half>(value));
+    default: return widen(narrow<Brain>(value));
+  }
+}
+
 // Rows of elements side by side; strides in elements.
 struct ElementRows {
   void* data;
   int64_t batch, token, head;
   int32_t dtype;
+  int32_t int8;  // columns, of rows of int8 (na_pages) that become the type when they are read; else 0
 
   __device__ int64_t row(int64_t of_batch, int64_t of_token, int64_t of_head) const {
     return of_batch * batch + of_token * token + of_head * head;
@@ -25,6 +35,16 @@ struct ElementRows {
       default: return widen(static_cast<const Brain*>(data)[at]);
     }
   }
+  // A column of the row at `row`, however it is held.
+  __device__ float read(int64_t row, int32_t column) const {
+    if (int8 == 0) return (*this)[row + column];
+    const auto* const bytes = static_cast<const uint8_t*>(data) + row;
+    uint32_t unit = 0;
+#pragma unroll
+    for (int i = 0; i < NA_UNIT_BYTES; i++) unit |= static_cast<uint32_t>(bytes[int8 + i]) << 8 * i;
+    return rounded(__uint_as_float(unit) * static_cast<float>(static_cast<int8_t>(bytes[column])), dtype);
+  }
+  __device__ int64_t element_bytes() const { return int8 ? 1 : dtype == NA_FLOAT32 ? 4 : 2; }
   __device__ void store(int64_t at, float value) const {
     switch (dtype) {
       case NA_FLOAT32: static_cast<float*>(data)[at] = value; break;
@@ -37,7 +57,7 @@ struct ElementRows {
 // The same in pages, `value_offset` bytes into each. Rows have no data then, but are counted from address 0.
 __device__ inline int64_t row_in_pages(const ElementRows& rows, const Pages& pages, int64_t batch, int64_t token,
                                        int64_t head) {
-  const int64_t bytes = rows.dtype == NA_FLOAT32 ? 4 : 2;
+  const int64_t bytes = rows.element_bytes();
   const char* const at = in_page(pages.tables + batch * pages.pitch, pages.tokens, static_cast<int32_t>(token),
                                  pages.value_offset, rows.token * bytes);
   return reinterpret_cast<int64_t>(at) / bytes + head * rows.head;
@@ -54,15 +74,6 @@ __device__ inline int64_t row_in_segments(const ElementRows& rest, const Segment
   const int64_t bytes = table[1 + (block >> segments.blocks)] - reinterpret_cast<int64_t>(rest.data);
   const int64_t first = bytes >> (rest.dtype == NA_FLOAT32 ? 2 : 1);
   return first + (block & ((int64_t{1} << segments.blocks) - 1)) * rest.token + head * rest.head;
-}
-
-// To the type and back.
-__device__ inline float rounded(float value, int32_t dtype) {
-  switch (dtype) {
-    case NA_FLOAT32: return value;
-    case NA_FLOAT16: return widen(narrow<Half>(value));
-    default: return widen(narrow<Brain>(value));
-  }
 }
 
 }  // namespace na::cuda

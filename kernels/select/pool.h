@@ -35,12 +35,13 @@ __global__ void __launch_bounds__(kPoolThreads, 1) pool_kernel(const __grid_cons
     const bool paged = a.pages.tables != nullptr;
     const int32_t end = min(first + a.block, paged ? cached_keys(a.pages, batch) : a.tokens);
     if (first >= end) continue;  // another entry has more
-    const int64_t base = a.k.row(batch, 0, head) + column;
+    const int64_t base = a.k.row(batch, 0, head);
     int32_t z = first % a.extent[2], y = first / a.extent[2] % a.extent[1], x = first / a.extent[2] / a.extent[1];
     float sum = 0, most = -kInfinity, least = kInfinity;
     for (int32_t token = first; token < end; token++) {
-      const float value = a.k[paged ? row_in_pages(a.k, a.pages, batch, token, head) + column
-                                    : base + x * a.along[0] + y * a.along[1] + z * a.along[2]];
+      const int64_t at = paged ? row_in_pages(a.k, a.pages, batch, token, head)
+                               : base + x * a.along[0] + y * a.along[1] + z * a.along[2];
+      const float value = a.k.read(at, column);
       sum += value * share;
       if (value > most) most = value;
       if (value < least) least = value;

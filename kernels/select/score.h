@@ -17,7 +17,7 @@ struct KeyColumns {
 
   __device__ void load(const ElementRows& rows, int64_t row, int32_t features, int lane) {
 #pragma unroll
-    for (int i = 0; i < kColumnVectors; i++) at[i] = 32 * i + lane < features ? rows[row + 32 * i + lane] : 0;
+    for (int i = 0; i < kColumnVectors; i++) at[i] = 32 * i + lane < features ? rows.read(row, 32 * i + lane) : 0;
   }
 };
 

@@ -175,7 +175,17 @@ __global__ void __launch_bounds__(kChooseThreads)
 
 ElementRows element_rows(const na_tensor& tensor) {
   const int32_t rank = tensor.rank;
-  return {tensor.data, tensor.stride[0], tensor.stride[rank - 3], tensor.stride[rank - 2], tensor.dtype};
+  return {tensor.data, tensor.stride[0], tensor.stride[rank - 3], tensor.stride[rank - 2], tensor.dtype, 0};
+}
+
+// Of keys or values, which may lie in pages.
+ElementRows key_rows(const na_tensor& tensor, const na_pages* pages) {
+  ElementRows rows = element_rows(tensor);
+  if (!pages || !pages->int8) return rows;
+  rows.int8 = static_cast<int32_t>(tensor.shape[3]);
+  rows.head = rows.int8 + NA_UNIT_BYTES;
+  rows.token = tensor.shape[2] * rows.head;
+  return rows;
 }
 
 // Not listed yet where a call is but checked.
@@ -189,7 +199,7 @@ cudaError_t pool(const na_pool& pool, cudaStream_t stream) {
   const na_tensor &k = *pool.k, &rest = *pool.out.rest;
   const int32_t axes = k.rank - 3;
   PoolArguments arguments{};
-  arguments.k = element_rows(k);
+  arguments.k = key_rows(k, pool.pages);
   arguments.pages = pages_of(pool.pages, pool.page_offset);
   arguments.rest = element_rows(rest);
   arguments.segments = segments_of(pool.out);
@@ -271,7 +281,7 @@ class Selecting {
     auto* const entries = static_cast<uint32_t*>(select_.out->entries->data);
     auto* const offsets = static_cast<int32_t*>(select_.out->offsets->data);
     a_.cuts = shares() ? reinterpret_cast<Cut*>(memory(cuts_)) : nullptr;
-    a_.k = element_rows(select_.pooled ? *select_.pooled->rest : *select_.k);
+    a_.k = select_.pooled ? element_rows(*select_.pooled->rest) : key_rows(*select_.k, select_.pages);
     if (select_.pooled) a_.segments = segments_of(*select_.pooled);
     a_.queries = reinterpret_cast<float*>(memory(queries_));
     a_.scores = reinterpret_cast<uint32_t*>(memory(scores_));

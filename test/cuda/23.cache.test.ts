@@ -23,11 +23,12 @@ import { decode, type Float, normal, round, uniform, type Values } from '../supp
 import type { MaskSpec, Problem } from '../support/oracle';
 import { code } from '../support/refusal';
 import { rotate } from '../support/rotary';
-import { join, randomTokens, rowsOf, type Sizes } from '../support/twin';
+import { heldOf, join, optionsOf, randomTokens, rowsOf, type Sizes } from '../support/twin';
 import { interpreted, launches, missing, schedule, schedules, title } from './support/device';
 
 const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
 const CAUSAL: MaskSpec = { left: -1, right: 0 };
+const STORED = FLOATS.flatMap((dtype) => [undefined, 'int8' as const].map((storage) => ({ dtype, storage })));
 
 /** A cache on the device, one on the CPU, and what both must hold. */
 class Twin {
@@ -39,8 +40,7 @@ class Twin {
   ) {}
 
   static empty(sizes: Sizes, capacity: number): Twin {
-    const { group, ...options } = sizes;
-    const make = (device: 'cuda' | 'cpu') => new KvCache({ ...options, capacity, device });
+    const make = (device: 'cuda' | 'cpu') => new KvCache({ ...optionsOf(sizes), capacity, device });
     const none = (columns: number): Values => ({ shape: [1, 0, sizes.kvHeads, columns], data: new Float64Array(0) });
     const sequences = Array.from({ length: sizes.batch }, () => ({ k: none(sizes.headDim), v: none(sizes.valueDim) }));
     return new Twin(sizes, make('cuda'), make('cpu'), sequences);
@@ -63,8 +63,8 @@ class Twin {
       for (const tensor of tensors) tensor.dispose();
     }
     this.sequences = this.sequences.map((old, b) => ({
-      k: join(old.k, rowsOf(k, b, 0, lengths[b]!)),
-      v: join(old.v, rowsOf(v, b, 0, lengths[b]!)),
+      k: join(old.k, heldOf(this.sizes, rowsOf(k, b, 0, lengths[b]!))),
+      v: join(old.v, heldOf(this.sizes, rowsOf(v, b, 0, lengths[b]!))),
     }));
   }
 
@@ -134,6 +134,7 @@ const sizesOf = fc.record({
   valueDim: fc.integer({ min: 1, max: 70 }),
   pageSize: fc.constantFrom(1, 3, 8, 13, 64),
   dtype: fc.constantFrom(...FLOATS),
+  storage: fc.constantFrom(undefined, 'int8' as const),
 });
 
 const MASKS: MaskSpec[][] = [[], [CAUSAL], [{ left: 9, right: 0 }], [{ left: 20, right: 3 }]];
@@ -207,13 +208,13 @@ describe.skipIf(missing)(title('KvCache'), () => {
           for (const stream of streams) stream?.dispose();
         },
       ),
-      { numRuns: 8, seed: 23 },
+      { numRuns: 12, seed: 23 },
     );
   });
 
-  it.each(FLOATS.flatMap((dtype) => [100, 128, 256].map((headDim) => [dtype, headDim] as const)))(
-    '%s, headDim %i: many and few rows, plain and modified scores, unaligned rows',
-    async (dtype, headDim) => {
+  it.each(STORED.flatMap((stored) => [100, 128, 256].map((headDim) => ({ ...stored, headDim }))))(
+    '$dtype as $storage, headDim $headDim: many and few rows, plain and modified scores, unaligned rows',
+    async ({ headDim, ...stored }) => {
       const random = uniform(headDim);
       for (const [less, pageSize] of [
         [0, 16],
@@ -226,7 +227,7 @@ describe.skipIf(missing)(title('KvCache'), () => {
           headDim: headDim - less,
           valueDim: headDim - 2 * less,
           pageSize,
-          dtype,
+          ...stored,
         };
         const twin = Twin.empty(sizes, 200);
         twin.append([70, 0, 33], random);
@@ -253,9 +254,10 @@ describe.skipIf(missing)(title('KvCache'), () => {
     twin.dispose();
   });
 
-  it.each(FLOATS)('%s: prefill in chunks and token by token is attention over all', async (dtype) => {
+  it.each(STORED)('$dtype as $storage: prefill in chunks and token by token is attention over all', async (stored) => {
     const random = uniform(7);
-    const twin = Twin.empty({ batch: 2, kvHeads: 2, group: 4, headDim: 64, valueDim: 48, pageSize: 32, dtype }, 600);
+    const sizes: Sizes = { batch: 2, kvHeads: 2, group: 4, headDim: 64, valueDim: 48, pageSize: 32, ...stored };
+    const twin = Twin.empty(sizes, 600);
     for (const n of [70, 31, 1, 1]) {
       twin.append([n, n], random);
       await twin.check(n, random, { masks: [CAUSAL] });
@@ -273,8 +275,10 @@ describe.skipIf(missing)(title('KvCache'), () => {
 
   it('ignores what truncated tokens and the rest of a page hold', async () => {
     const random = uniform(3);
-    for (const dtype of FLOATS) {
-      const twin = Twin.empty({ batch: 1, kvHeads: 1, group: 1, headDim: 16, valueDim: 16, pageSize: 16, dtype }, 64);
+    for (const stored of STORED) {
+      const { dtype } = stored;
+      const sizes: Sizes = { batch: 1, kvHeads: 1, group: 1, headDim: 16, valueDim: 16, pageSize: 16, ...stored };
+      const twin = Twin.empty(sizes, 64);
       twin.append([5], random);
       const poison = Tensor.from(new Float32Array(40 * 16).fill(Number.NaN), [1, 40, 1, 16], { dtype, device: 'cuda' });
       twin.cuda.append(poison, poison);
@@ -347,10 +351,10 @@ describe.skipIf(missing)(title('KvCache'), () => {
     expect(code(() => attention(row, cache, { bias: alibi() }))).toBe('ERR_OPTION');
   });
 
-  it('is saved and loaded bit by bit, on either device', async () => {
+  it.each(STORED)('$dtype as $storage: is saved and loaded bit by bit, on either device', async (stored) => {
     const folder = mkdtempSync(path.join(tmpdir(), 'node-attention-'));
     const random = uniform(17);
-    const sizes: Sizes = { batch: 3, kvHeads: 2, group: 1, headDim: 5, valueDim: 7, pageSize: 3, dtype: 'float16' };
+    const sizes: Sizes = { batch: 3, kvHeads: 2, group: 1, headDim: 5, valueDim: 7, pageSize: 3, ...stored };
     const twin = Twin.empty(sizes, 64);
     twin.append([40, 0, 17], random);
     twin.truncate([11, 0, 17]);
@@ -371,6 +375,53 @@ describe.skipIf(missing)(title('KvCache'), () => {
     await back.check(2, random);
     for (const each of [twin, back]) each.dispose();
     rmSync(folder, { recursive: true });
+  });
+
+  it.each(FLOATS)(
+    '%s as int8: the same bytes as on the CPU, of zeros, ties, the largest numbers and none',
+    async (dtype) => {
+      const largest = { float32: 3.4028234663852886e38, float16: 65504, bfloat16: 3.3895313892515355e38 }[dtype];
+      const [D, rows] = [37, 40];
+      const random = uniform(21);
+      const values = normal(random, dtype, [1, rows, 2, D]);
+      const row = (n: number, fill: (d: number, x: number) => number) => {
+        for (let d = 0; d < D; d++) values.data[n * D + d] = round(dtype, fill(d, values.data[n * D + d]!));
+      };
+      row(0, () => 0);
+      row(1, (d) => (d === 30 ? -largest : (largest / 37) * d));
+      row(2, (d) => (d === 0 ? 127 : d - 18.5)); // a unit of 1: halves of a step
+      row(3, (d) => (d === 36 ? -63.5 : (d - 18) / 4)); // of 1/2
+      row(4, (d) => (d + 1) * 2 ** -140);
+      row(5, (d) => (d + 1) * 2 ** -122);
+      row(6, (d, x) => (d === 33 ? Number.NaN : x));
+      row(7, (d, x) => (d === 5 ? Number.POSITIVE_INFINITY : x));
+      row(8, (d) => (d === 36 ? Number.NEGATIVE_INFINITY : d === 0 ? Number.NaN : 0));
+      row(9, (_, x) => x * 2 ** -12);
+      const folder = mkdtempSync(path.join(tmpdir(), 'node-attention-'));
+      const size = { batch: 1, kvHeads: 2, headDim: D, capacity: rows, pageSize: 7, dtype, storage: 'int8' as const };
+      const files: Buffer[] = [];
+      for (const device of ['cpu', 'cuda'] as const) {
+        using cache = new KvCache({ ...size, device });
+        using tokens = tensorOf(values, dtype, device);
+        cache.append(tokens, tokens);
+        await cache.save(path.join(folder, device));
+        files.push(readFileSync(path.join(folder, device)));
+      }
+      expect(files[1]!.equals(files[0]!)).toBe(true);
+      rmSync(folder, { recursive: true });
+    },
+  );
+
+  it('int8 takes a byte for an element and four for a row', () => {
+    const size = { batch: 1, kvHeads: 2, headDim: 60, capacity: 1 << 20, pageSize: 1 << 14, device: 'cuda' as const };
+    const [int8, exact] = [{ storage: 'int8' as const }, {}].map((stored) => {
+      using cache = new KvCache({ ...size, ...stored });
+      using one = Tensor.zeros([1, 1, 2, 60], { device: 'cuda' });
+      cache.append(one, one);
+      return cache.bytes;
+    });
+    // Beside one page each has the same list of pages.
+    expect(exact! - int8!).toBe(2 * 2 * (60 * 4 - (60 + 4)) * 2 ** 14);
   });
 
   it('is saved and loaded by few kernels, however its pages lie', async () => {
@@ -407,31 +458,35 @@ describe.skipIf(missing)(title('KvCache'), () => {
     rmSync(folder, { recursive: true });
   });
 
-  it('a recorded step of decoding appends and attends anew with each launch', async () => {
-    const size = { batch: 2, kvHeads: 2, headDim: 16, pageSize: 4, capacity: 40, rope: {}, device: 'cuda' } as const;
-    const make = (seed: number, heads = 2) => Tensor.randn([2, 1, heads, 16], { seed, device: 'cuda' });
-    const [plain, cache] = [new KvCache(size), new KvCache(size)];
-    for (const each of [plain, cache]) each.append(make(1), make(2), { lengths: [1, 0] });
-    const [k, v, q] = [make(3), make(4), make(5, 4)];
-    const options = { mask: causal(), sinks: Tensor.zeros([4], { device: 'cuda' }) };
-    using stream = new Stream('cuda');
-    let result: ReturnType<typeof attention> | undefined;
-    using graph = stream.capture(() => {
-      cache.append(k, v, { stream });
-      result = attention(q, cache, { ...options, stream });
-    });
-    expect(cache.lengths).toEqual([1, 0]);
-    for (let step = 0; step < 12; step++) {
-      plain.append(k, v);
-      const wanted = attention(q, plain, options);
-      graph.launch();
-      expect(cache.lengths).toEqual(plain.lengths);
-      expect(await result!.out.read()).toEqual(await wanted.out.read());
-      expect(await result!.lse.read()).toEqual(await wanted.lse.read());
-      if (step % 8 === 5) for (const each of [plain, cache]) each.truncate(each.lengths.map((n) => n - 3));
-    }
-    for (const each of [plain, cache]) each.dispose();
-  });
+  it.each([{}, { storage: 'int8' as const }])(
+    'a recorded step of decoding appends and attends anew with each launch: %o',
+    async (stored) => {
+      const base = { batch: 2, kvHeads: 2, headDim: 16, pageSize: 4, capacity: 40, rope: {} };
+      const size = { ...base, ...stored, device: 'cuda' as const };
+      const make = (seed: number, heads = 2) => Tensor.randn([2, 1, heads, 16], { seed, device: 'cuda' });
+      const [plain, cache] = [new KvCache(size), new KvCache(size)];
+      for (const each of [plain, cache]) each.append(make(1), make(2), { lengths: [1, 0] });
+      const [k, v, q] = [make(3), make(4), make(5, 4)];
+      const options = { mask: causal(), sinks: Tensor.zeros([4], { device: 'cuda' }) };
+      using stream = new Stream('cuda');
+      let result: ReturnType<typeof attention> | undefined;
+      using graph = stream.capture(() => {
+        cache.append(k, v, { stream });
+        result = attention(q, cache, { ...options, stream });
+      });
+      expect(cache.lengths).toEqual([1, 0]);
+      for (let step = 0; step < 12; step++) {
+        plain.append(k, v);
+        const wanted = attention(q, plain, options);
+        graph.launch();
+        expect(cache.lengths).toEqual(plain.lengths);
+        expect(await result!.out.read()).toEqual(await wanted.out.read());
+        expect(await result!.lse.read()).toEqual(await wanted.lse.read());
+        if (step % 8 === 5) for (const each of [plain, cache]) each.truncate(each.lengths.map((n) => n - 3));
+      }
+      for (const each of [plain, cache]) each.dispose();
+    },
+  );
 
   it('says what does not run on CUDA', async () => {
     const base: KvCacheOptions = { batch: 1, kvHeads: 1, headDim: 16, capacity: 64, device: 'cuda' };
@@ -439,7 +494,6 @@ describe.skipIf(missing)(title('KvCache'), () => {
     const tokens = Tensor.randn([1, 8, 1, 16], { device: 'cuda', seed: 1 });
     cache.append(tokens, tokens);
     const cases: [string, () => unknown][] = [
-      ['ERR_OPTION', () => new KvCache({ ...base, storage: 'int8' })],
       ['ERR_SHAPE', () => new KvCache({ ...base, headDim: 257 })],
       ['ERR_SHAPE', () => new KvCache({ ...base, valueDim: 257 })],
       ['ERR_OPTION', () => new KvIndex(cache, { method: 'scan' })],

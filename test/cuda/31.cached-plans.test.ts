@@ -37,6 +37,7 @@ const sizesOf = fc.record({
   valueDim: fc.oneof(fc.integer({ min: 1, max: 70 }), fc.constantFrom(64, 128)),
   pageSize: fc.constantFrom(1, 3, 16, 64, 300),
   dtype: fc.constantFrom(...TYPES),
+  storage: fc.constantFrom(undefined, 'int8' as const),
 });
 
 const CAPACITY = 300;
@@ -94,27 +95,31 @@ describe.skipIf(missing)(title('attention over a cache and a plan'), () => {
     );
   });
 
-  it.each(TYPES)('%s: every kernel, aligned or not, many and few queries, holes', async (dtype) => {
-    const random = uniform(3);
-    for (const [headDim, pageSize] of [
-      [64, 16],
-      [61, 5],
-      [128, 7],
-      [126, 300],
-      [256, 32],
-    ] as const) {
-      const sizes: Sizes = { batch: 3, kvHeads: 2, group: 2, headDim, valueDim: headDim - 2, pageSize, dtype };
-      const twin = emptyTwin(sizes, 300, 'cuda');
-      append(twin, sizes, [141, 0, 67], random);
-      for (const queries of [1, 37]) {
-        next();
-        const q = normal(random, dtype, [3, queries, 4, headDim]);
-        const geometry = { batch: 1, heads: 2, queries, keys: 141, queryTile: 32, keyBlock: 16, causal: true };
-        await checkAttention(twin, q, dtype, randomPlan(headDim + queries, geometry, 0.6, queries > 1));
+  it.each(TYPES.flatMap((dtype) => [undefined, 'int8' as const].map((storage) => ({ dtype, storage }))))(
+    '$dtype as $storage: every kernel, aligned or not, many and few queries, holes',
+    async (stored) => {
+      const { dtype } = stored;
+      const random = uniform(3);
+      for (const [headDim, pageSize] of [
+        [64, 16],
+        [61, 5],
+        [128, 7],
+        [126, 300],
+        [256, 32],
+      ] as const) {
+        const sizes: Sizes = { batch: 3, kvHeads: 2, group: 2, headDim, valueDim: headDim - 2, pageSize, ...stored };
+        const twin = emptyTwin(sizes, 300, 'cuda');
+        append(twin, sizes, [141, 0, 67], random);
+        for (const queries of [1, 37]) {
+          next();
+          const q = normal(random, dtype, [3, queries, 4, headDim]);
+          const geometry = { batch: 1, heads: 2, queries, keys: 141, queryTile: 32, keyBlock: 16, causal: true };
+          await checkAttention(twin, q, dtype, randomPlan(headDim + queries, geometry, 0.6, queries > 1));
+        }
+        twin.cache.dispose();
       }
-      twin.cache.dispose();
-    }
-  });
+    },
+  );
 
   it('sees nothing of what was truncated, nor of the rest of a page, even NaN', async () => {
     const random = uniform(5);

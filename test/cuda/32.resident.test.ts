@@ -28,7 +28,9 @@ import { scoresOf } from '../support/searches';
 import {
   append,
   emptyTwin,
+  heldOf,
   lengthsOf,
+  optionsOf,
   randomTokens,
   rowsOf,
   type Sizes,
@@ -51,19 +53,17 @@ interface Pair {
 const sizesOf = smallSizes([1, 3, 8, 13, 64], FLOATS);
 const residentOf = fc.record({ sink: fc.integer({ min: 0, max: 20 }), window: fc.integer({ min: 1, max: 50 }) });
 
-const optionsOf = ({ group, storage, ...sizes }: Sizes) => ({ ...sizes, capacity: CAPACITY, device: 'cuda' as const });
-
 function emptyPair(sizes: Sizes, resident: ResidentOptions, more: Partial<KvCacheOptions> = {}): Pair {
   return {
     resident: emptyTwin(sizes, CAPACITY, 'cuda', { ...more, resident }),
-    plain: new KvCache({ ...optionsOf(sizes), ...more }),
+    plain: new KvCache({ ...optionsOf(sizes), capacity: CAPACITY, device: 'cuda', ...more }),
   };
 }
 
 /** Bytes of a page, whose keys and values begin at multiples of 64. */
-function pageBytes({ pageSize, kvHeads, headDim, valueDim, dtype }: Sizes): number {
-  const aligned = (columns: number) =>
-    Math.ceil((pageSize * kvHeads * columns * (dtype === 'float32' ? 4 : 2)) / 64) * 64;
+function pageBytes({ pageSize, kvHeads, headDim, valueDim, dtype, storage }: Sizes): number {
+  const row = (columns: number) => (storage ? columns + 4 : columns * (dtype === 'float32' ? 4 : 2));
+  const aligned = (columns: number) => Math.ceil((pageSize * kvHeads * row(columns)) / 64) * 64;
   return aligned(headDim) + aligned(valueDim);
 }
 
@@ -116,43 +116,54 @@ const disposed = ({ resident, plain }: Pair) => {
 
 describe.skipIf(missing)(title('KvCache with a resident part'), () => {
   // First, while no other test has left tensors to be collected.
-  it('memory of the GPU does not grow with the context, but for 8 bytes a page', async () => {
-    const [before, host] = [memoryStats('cuda').bytes, memoryStats('cpu').bytes];
-    const sizes: Sizes = { batch: 2, kvHeads: 2, group: 1, headDim: 16, valueDim: 8, pageSize: 16, dtype: 'float16' };
-    const [sink, last] = [20, 100];
-    const capacity = 8192;
-    const cache = new KvCache({ ...optionsOf(sizes), capacity, resident: { sink, window: last } });
-    const copies = 2 * (Math.ceil(sink / 16) + Math.ceil((last - 1) / 16) + 1) * pageBytes(sizes);
-    const random = uniform(1);
-    const twin: Twin = { cache, sequences: [] };
-    let most = 0;
-    for (const lengths of [
-      [1, 0],
-      [300, 40],
-      [1, 1],
-      [2000, 1],
-      [0, 700],
-      ...new Array(40).fill([7, 9]),
-      [3000, 5000],
-    ]) {
-      append(twin, sizes, lengths, random);
-      most = Math.max(most, cache.length);
-      // Room for twice the pages that there are, or 16, and the length.
-      const list = 2 * 8 * (1 + Math.max(16, 2 * Math.ceil(most / 16)));
-      expect(cache.deviceBytes).toBeGreaterThanOrEqual(copies);
-      expect(cache.deviceBytes).toBeLessThanOrEqual(copies + list);
-      expect(cache.bytes - cache.deviceBytes).toBeGreaterThanOrEqual(
-        cache.lengths.reduce((sum, length) => sum + Math.ceil(length / 16), 0) * pageBytes(sizes),
-      );
-    }
-    const q = Tensor.zeros([2, 1, 2, 16], { dtype: 'float16', device: 'cuda' });
-    await bits(attention(q, cache)); // what was appended is then written, and its tensors are gone
-    q.dispose();
-    expect(memoryStats('cuda').bytes - before).toBe(cache.deviceBytes);
-    expect(memoryStats('cpu').bytes - host).toBe(cache.bytes - cache.deviceBytes);
-    cache.dispose();
-    expect([memoryStats('cuda').bytes, memoryStats('cpu').bytes]).toEqual([before, host]);
-  });
+  it.each([undefined, 'int8'] as const)(
+    'memory of the GPU does not grow with the context, but for 8 bytes a page, storage %s',
+    async (storage) => {
+      const [before, host] = [memoryStats('cuda').bytes, memoryStats('cpu').bytes];
+      const sizes: Sizes = {
+        ...{ batch: 2, kvHeads: 2, group: 1, headDim: 16, valueDim: 8, pageSize: 16 },
+        dtype: 'float16',
+        storage,
+      };
+      const [sink, last] = [20, 100];
+      const cache = new KvCache({
+        ...optionsOf(sizes),
+        capacity: 8192,
+        device: 'cuda',
+        resident: { sink, window: last },
+      });
+      const copies = 2 * (Math.ceil(sink / 16) + Math.ceil((last - 1) / 16) + 1) * pageBytes(sizes);
+      const random = uniform(1);
+      const twin: Twin = { cache, sequences: [] };
+      let most = 0;
+      for (const lengths of [
+        [1, 0],
+        [300, 40],
+        [1, 1],
+        [2000, 1],
+        [0, 700],
+        ...new Array(40).fill([7, 9]),
+        [3000, 5000],
+      ]) {
+        append(twin, sizes, lengths, random);
+        most = Math.max(most, cache.length);
+        // Room for twice the pages that there are, or 16, and the length.
+        const list = 2 * 8 * (1 + Math.max(16, 2 * Math.ceil(most / 16)));
+        expect(cache.deviceBytes).toBeGreaterThanOrEqual(copies);
+        expect(cache.deviceBytes).toBeLessThanOrEqual(copies + list);
+        expect(cache.bytes - cache.deviceBytes).toBeGreaterThanOrEqual(
+          cache.lengths.reduce((sum, length) => sum + Math.ceil(length / 16), 0) * pageBytes(sizes),
+        );
+      }
+      const q = Tensor.zeros([2, 1, 2, 16], { dtype: 'float16', device: 'cuda' });
+      await bits(attention(q, cache)); // what was appended is then written, and its tensors are gone
+      q.dispose();
+      expect(memoryStats('cuda').bytes - before).toBe(cache.deviceBytes);
+      expect(memoryStats('cpu').bytes - host).toBe(cache.bytes - cache.deviceBytes);
+      cache.dispose();
+      expect([memoryStats('cuda').bytes, memoryStats('cpu').bytes]).toEqual([before, host]);
+    },
+  );
 
   it('gives what a cache on the GPU gives, bit by bit, whatever is appended, truncated and forked', async () => {
     const step = fc.tuple(
@@ -276,9 +287,13 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
     }
   });
 
-  it('is saved and loaded, and selected from', async () => {
+  it.each([undefined, 'int8'] as const)('is saved and loaded, and selected from, storage %s', async (storage) => {
     const folder = mkdtempSync(path.join(tmpdir(), 'node-attention-'));
-    const sizes: Sizes = { batch: 2, kvHeads: 1, group: 2, headDim: 5, valueDim: 7, pageSize: 3, dtype: 'float16' };
+    const sizes: Sizes = {
+      ...{ batch: 2, kvHeads: 1, group: 2, headDim: 5, valueDim: 7, pageSize: 3 },
+      dtype: 'float16',
+      storage,
+    };
     const resident = { sink: 4, window: 10 };
     const pair = emptyPair(sizes, resident);
     grow(pair, sizes, [70, 31], 1);
@@ -329,7 +344,6 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
     expect(made({ device: 'cpu', resident: { window: 8 } })).toMatch(
       /^ERR_OPTION .*leave it out, or use device 'cuda'/,
     );
-    expect(made({ storage: 'int8', resident: { window: 8 } })).toMatch(/^ERR_OPTION .*int8/);
     for (const resident of [{}, { window: 0 }, { window: 1.5 }, { sink: -1, window: 1 }, { window: 8, pages: 2 }, 8]) {
       expect(made({ resident })).toMatch(/^ERR_OPTION KvCache: resident/);
     }
@@ -434,16 +448,16 @@ describe.skipIf(missing)(title('KvIndex over a cache with a resident part'), () 
         residentOf,
         fc.integer(),
         fc.array(fc.tuple(step, fc.nat()), { maxLength: 8 }),
-        async ({ group, ...sizes }, resident, seed, steps) => {
+        async (sizes, resident, seed, steps) => {
           const random = uniform(seed);
           const capacity = 2500;
-          let both = Searched.of({ ...sizes, capacity }, resident);
+          let both = Searched.of({ ...optionsOf(sizes), capacity }, resident);
           const streams = [undefined, new Stream('cuda')];
           const checks: Promise<unknown>[] = [];
           for (const [step, pick] of [...steps, ['search', 0] as const]) {
             schedule(schedules[pick % schedules.length]!);
             const stream = streams[pick % 2];
-            const q = normal(random, sizes.dtype, [sizes.batch, 1, sizes.kvHeads * group, sizes.headDim]);
+            const q = normal(random, sizes.dtype, [sizes.batch, 1, sizes.kvHeads * sizes.group, sizes.headDim]);
             if (step === 'append') {
               const lengths = both.cpu.lengths.map((length) =>
                 random() < 0.3 ? 0 : Math.floor(random() * Math.min(1300, capacity - length)),
@@ -544,13 +558,17 @@ describe.skipIf(missing)(title('KvIndex over a cache with a resident part'), () 
     for (const each of [result!, onCpu!]) for (const tensor of [each.out, each.lse]) tensor.dispose();
   }
 
-  it.each(FLOATS)(
-    '%s: attends to the first, the last and the best of the others; all of them are all keys',
-    async (dtype) => {
+  it.each<Pick<Sizes, 'dtype' | 'storage'>>([
+    ...FLOATS.map((dtype) => ({ dtype })),
+    { dtype: 'float32', storage: 'int8' },
+  ])(
+    '$dtype as $storage: attends to the first, the last and the best of the others; all of them are all keys',
+    async (stored) => {
+      const { dtype } = stored;
       const random = uniform(8);
       const lengths = [1500, 70];
       const both = Searched.of(
-        { batch: 2, kvHeads: 2, headDim: 16, valueDim: 9, capacity: 1500, pageSize: 48, dtype },
+        { batch: 2, kvHeads: 2, headDim: 16, valueDim: 9, capacity: 1500, pageSize: 48, ...stored },
         { sink: 4, window: 64 },
       );
       const [k, v] = [16, 9].map((columns) => normal(random, dtype, [2, 1500, 2, columns])) as [Values, Values];
@@ -565,7 +583,7 @@ describe.skipIf(missing)(title('KvIndex over a cache with a resident part'), () 
         { topK: Number.POSITIVE_INFINITY, window: 0, sink: 0 },
       ].entries()) {
         schedule(schedules[i % schedules.length]!);
-        await expectAttended(both, k, v, options, i);
+        await expectAttended(both, heldOf(stored, k), heldOf(stored, v), options, i);
       }
       both.dispose();
     },

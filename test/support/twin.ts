@@ -53,6 +53,13 @@ function quantised({ shape, data }: Values, dtype: Float): Values {
   return { shape, data: held };
 }
 
+/** What a cache holds of appended rows. */
+export const heldOf = ({ dtype, storage }: Pick<Sizes, 'dtype' | 'storage'>, values: Values): Values =>
+  storage ? quantised(values, dtype) : values;
+
+/** Of a cache with rows of these sizes. */
+export const optionsOf = ({ group, ...sizes }: Sizes) => sizes;
+
 /** Random sizes that an interpreter of kernels is fast at. */
 export const smallSizes = (pageSizes: readonly number[], dtypes: readonly Float[]) =>
   fc.record({
@@ -63,6 +70,7 @@ export const smallSizes = (pageSizes: readonly number[], dtypes: readonly Float[
     valueDim: fc.integer({ min: 1, max: 40 }),
     pageSize: fc.constantFrom(...pageSizes),
     dtype: fc.constantFrom(...dtypes),
+    storage: fc.constantFrom(undefined, 'int8' as const),
   });
 
 export function emptyTwin(
@@ -71,14 +79,10 @@ export function emptyTwin(
   device: Device = 'cpu',
   more: Partial<KvCacheOptions> = {},
 ): Twin {
-  const { storage, batch, kvHeads, headDim, valueDim, pageSize, dtype } = sizes;
+  const { batch, kvHeads, headDim, valueDim } = sizes;
   const none = (columns: number): Values => ({ shape: [1, 0, kvHeads, columns], data: new Float64Array(0) });
   return {
-    cache: new KvCache({
-      ...{ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, device },
-      ...(storage && { storage }),
-      ...more,
-    }),
+    cache: new KvCache({ ...optionsOf(sizes), capacity, device, ...more }),
     sequences: Array.from({ length: batch }, () => ({ k: none(headDim), v: none(valueDim) })),
   };
 }
@@ -102,10 +106,9 @@ export function randomTokens(
 
 /** Appends random tokens. */
 export function append(twin: Twin, sizes: Sizes, lengths: number[], random: () => number, stream?: Stream): void {
-  const { dtype, storage } = sizes;
-  const held = (values: Values) => (storage ? quantised(values, dtype) : values);
+  const held = (values: Values) => heldOf(sizes, values);
   const [k, v] = randomTokens(sizes, lengths, random);
-  const { device } = twin.cache;
+  const { device, dtype } = twin.cache;
   const tensors = [tensorOf(k, dtype, device), tensorOf(v, dtype, device)] as const;
   twin.cache.append(...tensors, { lengths, stream });
   for (const tensor of tensors) tensor.dispose();

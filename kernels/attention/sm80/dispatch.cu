@@ -149,9 +149,10 @@ cudaError_t run(const Problem& problem, Element element, bool tf32, int32_t firs
   }
   const bool queries = problem.queries > 1;
   const bool keys = problem.keys > 1 || is_paged(problem);  // pages of means begin at any multiple of a row
+  const int step = is_paged(problem) ? 1 : bytes;
   launch.q_width = width_of(problem.q, problem.q_strides, problem.grid.q, problem, queries, problem.heads, bytes);
-  launch.k_width = width_of(problem.k, problem.k_strides, problem.grid.k, problem, keys, problem.kv_heads, bytes);
-  launch.v_width = width_of(problem.v, problem.v_strides, problem.grid.v, problem, keys, problem.kv_heads, bytes);
+  launch.k_width = width_of(problem.k, problem.k_strides, problem.grid.k, problem, keys, problem.kv_heads, step);
+  launch.v_width = width_of(problem.v, problem.v_strides, problem.grid.v, problem, keys, problem.kv_heads, step);
   launch.out_width = problem.parts == 0 ? width_of(problem.out, problem.out_strides, problem.grid.out, problem, queries,
                                                    problem.heads, bytes)
                      : (reinterpret_cast<intptr_t>(problem.part_out) | problem.value_dim * intptr_t{4}) % 16 == 0 ? 16

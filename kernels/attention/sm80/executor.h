@@ -4,11 +4,12 @@
 // Who waits for whom: keys and values of the visited tiles are items 0, 1, 2 ... of a team's ring, copied by all of its
 // threads. Before an item is used each thread waits for its own copies of it, then for the team. That same meeting says
 // that everybody is done with the item before, whose slot is refilled right away. So there is one meeting for each
-// item, and while one is multiplied, kStages - 1 are under way.
+// item, and while one is multiplied, kStages - 1 are under way. Items of int8 take further ones, see byte_tile.h.
 #pragma once
 
 #include <type_traits>
 
+#include "attention/sm80/byte_tile.h"
 #include "attention/sm80/keys.h"
 #include "attention/sm80/load.h"
 #include "attention/sm80/multiply.h"
@@ -115,6 +116,10 @@ __device__ inline void store_tile(const Problem& problem, const Launch& launch, 
   }
 }
 
+template <typename T, bool kValues>
+using BytesOf =
+    ByteTile<T::kElement, T::kTeamThreads, T::kTeamKeys, (kValues ? T::kValueDim : T::kHeadDim) * T::kBytes>;
+
 template <typename T>
 using KeysOf =
     std::conditional_t<T::kGrid, GridKeys<T>,
@@ -152,6 +157,8 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
   }
 
   const KeysOf<T> keys(problem, work, tiles, team);
+  constexpr bool kMayBeInt8 = T::kPaged || T::kPlan;
+  const bool int8 = kMayBeInt8 && problem.pages.int8;
   int32_t load_visit = visit, load_slot = 0, slot = 0;
   const auto next_slot = [](int32_t n) { return n + 1 == T::kStages ? 0 : n + 1; };
   const auto load_item = [&](auto is_values) {
@@ -159,10 +166,15 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     constexpr int kRowBytes = (kValues ? T::kValueDim : T::kHeadDim) * T::kBytes;
     if (load_visit < end) {
       const auto rows = keys.template rows<kValues>(load_visit);
-      load_rows<T::kTeamThreads, T::kTeamKeys, kRowBytes>(ring + load_slot * T::kSlotBytes,
-                                                          keys.template base<kValues>(),
-                                                          (kValues ? problem.value_dim : problem.head_dim) * T::kBytes,
-                                                          kValues ? launch.v_width : launch.k_width, member, rows);
+      const uint32_t to = ring + load_slot * T::kSlotBytes;
+      const int columns = kValues ? problem.value_dim : problem.head_dim;
+      if constexpr (kMayBeInt8) {
+        if (int8) BytesOf<T, kValues>::load(to, columns, member, rows);
+      }
+      if (!int8) {
+        load_rows<T::kTeamThreads, T::kTeamKeys, kRowBytes>(to, keys.template base<kValues>(), columns * T::kBytes,
+                                                            kValues ? launch.v_width : launch.k_width, member, rows);
+      }
     }
     copy_async_commit();  // also when there is nothing, so that groups and items keep in step
     load_slot = next_slot(load_slot);
@@ -179,12 +191,19 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     }
   }
   // The next item that is there for the whole team, and whose slot's predecessor is refilled.
-  const auto next_item = [&](auto loads_values) {
+  const auto next_item = [&](auto is_values, auto loads_values) {
     copy_async_wait<T::kStages - 2>();
     team_meets();
     load_item(loads_values);
     const uint32_t address = ring + slot * T::kSlotBytes;
     slot = next_slot(slot);
+    if constexpr (kMayBeInt8) {
+      constexpr bool kValues = decltype(is_values)::value;
+      if (int8) {
+        BytesOf<T, kValues>::widen(address, kValues ? problem.value_dim : problem.head_dim, member, team_meets);
+        team_meets();
+      }
+    }
     return address;
   };
 
@@ -221,7 +240,7 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
 #pragma unroll 1
   for (; visit < end; visit++) {
     float scores[T::kRowSets][T::kTeamKeys / 8][4] = {};
-    const uint32_t key_tile = next_item(std::integral_constant<bool, T::kStages % 2 == 0>());
+    const uint32_t key_tile = next_item(IsKeys(), std::integral_constant<bool, T::kStages % 2 == 0>());
     if (works) {
       multiply_keys<T>(scores, query, key_tile, lane);
       const auto at = keys.at(visit, modified);
@@ -239,7 +258,7 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
         }
       }
     }
-    const uint32_t value_tile = next_item(std::integral_constant<bool, T::kStages % 2 == 1>());
+    const uint32_t value_tile = next_item(IsValues(), std::integral_constant<bool, T::kStages % 2 == 1>());
     if (works) multiply_values<T>(out, scores, value_tile, lane);
   }
 

@@ -52,9 +52,11 @@ class PlanKeys {
       : problem_(problem), work_(work), tiles_(tiles) {
     const int64_t batch = work.sequence.batch;
     table_ = is_paged(problem) ? problem.pages.tables + batch * problem.pages.pitch : nullptr;
-    keys_ = element_at<T>(problem.k, batch * problem.k_strides.batch + work.kv_head * problem.k_strides.head);
-    values_ = element_at<T>(problem.v, batch * problem.v_strides.batch + work.kv_head * problem.v_strides.head) +
-              problem.pages.value_offset;
+    const auto first = [&](const void* tensor, const Strides& strides) {
+      return static_cast<const char*>(tensor) + (batch * strides.batch + work.kv_head * strides.head) * step();
+    };
+    keys_ = first(problem.k, problem.k_strides);
+    values_ = first(problem.v, problem.v_strides) + problem.pages.value_offset;
   }
 
   template <bool kValues>
@@ -67,7 +69,7 @@ class PlanKeys {
   __device__ auto rows(int32_t visit) const {
     const int64_t first = int64_t{visit} * T::kKeys;
     const char* const from = kValues ? values_ : keys_;
-    const int64_t pitch = (kValues ? problem_.v_strides.token : problem_.k_strides.token) * T::kBytes;
+    const int64_t pitch = (kValues ? problem_.v_strides.token : problem_.k_strides.token) * step();
     return [this, first, from, pitch](int row) -> const char* {
       const int32_t key = tiles_.spot(first + row).key;
       if (key < tiles_.first_key() || key >= tiles_.end_key()) return nullptr;
@@ -91,6 +93,9 @@ class PlanKeys {
   }
 
  private:
+  // Bytes that a stride counts.
+  __device__ int step() const { return table_ ? 1 : T::kBytes; }
+
   const Problem& problem_;
   const PlanWork<T>& work_;
   const PlanTiles& tiles_;
