@@ -68,12 +68,6 @@ __device__ inline void named_barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// --- ordinary stores to shared memory
-
-__device__ inline void store_shared(uint32_t to, uint32_t x) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
-}
-
 // --- tensor copies of rank 4 and 5
 
 __device__ inline void copy_tensor(uint32_t to, const CUtensorMap* map, uint32_t barrier, int32_t column, int32_t head,

@@ -192,7 +192,12 @@ ElementRows key_rows(const na_tensor& tensor, const na_pages* pages) {
 Pages pages_of(const na_pages* pages, int64_t offset) {
   if (!pages || !pages->device_tables) return {};
   const na_tensor& tables = *pages->device_tables;
-  return {static_cast<const int64_t*>(tables.data), tables.stride[0], offset, divisor_of(pages->page_tokens), 0};
+  return {static_cast<const int64_t*>(tables.data),
+          tables.stride[0],
+          offset,
+          divisor_of(pages->page_tokens),
+          0,
+          pages->int8 != 0};
 }
 
 cudaError_t pool(const na_pool& pool, cudaStream_t stream) {
