@@ -25,7 +25,9 @@ const settings = {
   setupFiles: ['test/cuda/support/setup.ts'],
   pool: 'forks' as const, // the addon on the main thread of its own process, with --expose-gc for the lifetime tests
   execArgv: ['--expose-gc'],
-  testTimeout: 300_000, // for what hangs; a slow machine interprets kernels for a minute
+  // For what hangs; a slow machine interprets kernels for a minute.
+  testTimeout: 300_000,
+  hookTimeout: 300_000,
 };
 
 export default defineConfig({
