@@ -49,33 +49,26 @@ template <typename T>
 class PlanKeys {
  public:
   __device__ PlanKeys(const Problem& problem, const PlanWork<T>& work, const PlanTiles& tiles, int)
-      : problem_(problem), work_(work), tiles_(tiles) {
-    const int64_t batch = work.sequence.batch;
-    table_ = is_paged(problem) ? problem.pages.tables + batch * problem.pages.pitch : nullptr;
-    const auto first = [&](const void* tensor, const Strides& strides) {
-      return static_cast<const char*>(tensor) + (batch * strides.batch + work.kv_head * strides.head) * step();
-    };
-    keys_ = first(problem.k, problem.k_strides);
-    values_ = first(problem.v, problem.v_strides) + problem.pages.value_offset;
-  }
+      : problem_(problem), work_(work), tiles_(tiles) {}
 
   template <bool kValues>
   __device__ const void* base() const {
-    if (table_) return problem_.pages.tables;  // the beginning of an allocation: aligned
-    return kValues ? values_ : keys_;
+    if (is_paged(problem_)) return problem_.pages.tables;  // the beginning of an allocation: aligned
+    return from<kValues>();
   }
 
   template <bool kValues>
   __device__ auto rows(int32_t visit) const {
     const int64_t first = int64_t{visit} * T::kKeys;
-    const char* const from = kValues ? values_ : keys_;
+    const char* const begin = from<kValues>();
     const int64_t pitch = (kValues ? problem_.v_strides.token : problem_.k_strides.token) * step();
-    return [this, first, from, pitch](int row) -> const char* {
+    return [this, first, begin, pitch](int row) -> const char* {
       const int32_t key = tiles_.spot(first + row).key;
       if (key < tiles_.first_key() || key >= tiles_.end_key()) return nullptr;
-      if (!table_) return from + key * pitch;
-      const int64_t* const table = table_ + (kValues ? problem_.pages.value_pages : 0);
-      return in_page(table, problem_.pages.tokens, key, reinterpret_cast<int64_t>(from), pitch);
+      if (!is_paged(problem_)) return begin + key * pitch;
+      const int64_t* const table = problem_.pages.tables + work_.sequence.batch * problem_.pages.pitch +
+                                   (kValues ? problem_.pages.value_pages : 0);
+      return in_page(table, problem_.pages.tokens, key, reinterpret_cast<int64_t>(begin), pitch);
     };
   }
 
@@ -94,13 +87,21 @@ class PlanKeys {
 
  private:
   // Bytes that a stride counts.
-  __device__ int step() const { return table_ ? 1 : T::kBytes; }
+  __device__ int step() const { return is_paged(problem_) ? 1 : T::kBytes; }
+
+  // The first row; what lies in pages has no data, and so counts from address 0. To compute it for each tile takes fewer
+  // registers than to keep it.
+  template <bool kValues>
+  __device__ const char* from() const {
+    const Strides& strides = kValues ? problem_.v_strides : problem_.k_strides;
+    const int64_t row = work_.sequence.batch * strides.batch + work_.kv_head * strides.head;
+    return static_cast<const char*>(kValues ? problem_.v : problem_.k) + row * step() +
+           (kValues ? problem_.pages.value_offset : 0);
+  }
 
   const Problem& problem_;
   const PlanWork<T>& work_;
   const PlanTiles& tiles_;
-  const int64_t* table_;        // nullptr: there are no pages
-  const char *keys_, *values_;  // the first row; what lies in pages has no data, and so counts from address 0
 };
 
 }  // namespace na::cuda
