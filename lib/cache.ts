@@ -54,7 +54,8 @@ export interface KvCacheOptions {
   rope?: RopeOptions;
   /**
    * On CUDA: keeps all keys and values in pinned memory of the host, and copies of the pages with these tokens on the GPU,
-   * so that memory of the GPU does not grow with the context. Results are the same. The GPU reads what is resident from its
+   * so that memory of the GPU does not grow with the context, but for 8 bytes a page and what selectors and estimates
+   * keep. Results are the same. The GPU reads what is resident from its
    * own memory, and all else over the bus: so attend with masks that stay within it, or by a {@link KvIndex}. After
    * `truncate` and {@link KvCache.load} the next append brings what is missing of it. Default: all is on the GPU.
    */
@@ -204,14 +205,14 @@ export class KvCache {
   }
 
   /**
-   * Bytes of the pages that this cache and its forks hold together, in use or kept for reuse, and of what is kept to
-   * select from them: see {@link pagePlan} and {@link pooledPlan}. On CUDA also those of this cache's lists of either.
+   * Bytes of the pages that this cache and its forks hold together, in use or kept for reuse, and of what {@link pagePlan},
+   * {@link pooledPlan} and estimates keep of them. On CUDA also those of this cache's lists of either.
    */
   get bytes(): number {
     return native.kvCacheBytes(this.#use());
   }
 
-  /** Of `bytes`, those in memory of the GPU: with `resident` the copies and the list of pages; 0 on the CPU. */
+  /** Of `bytes`, those in memory of the GPU: with `resident` the copies, what selectors and estimates keep, and the lists; 0 on the CPU. */
   get deviceBytes(): number {
     return native.kvCacheDeviceBytes(this.#use());
   }

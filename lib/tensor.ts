@@ -172,10 +172,10 @@ export class Tensor<D extends DType = DType> {
     shape: readonly number[],
     opts?: { dtype?: undefined; device?: Device },
   ): Tensor<DTypeOf<A>>;
-  static from<D extends DType>(
+  static from<D extends DType = DType>(
     data: TypedArray,
     shape: readonly number[],
-    opts: { dtype?: D; device?: Device },
+    opts?: { dtype?: D; device?: Device },
   ): Tensor<D>;
   static from(data: TypedArray, shape: readonly number[], opts?: { dtype?: DType; device?: Device }): Tensor {
     const { dtype: wanted, device = 'cpu' } = options('Tensor.from', opts, ['dtype', 'device']);
@@ -208,10 +208,10 @@ export class Tensor<D extends DType = DType> {
     shape: readonly number[],
     opts?: { dtype?: undefined; device?: 'cpu' },
   ): Tensor<DTypeOf<A>>;
-  static wrap<D extends DType>(
+  static wrap<D extends DType = DType>(
     data: TypedArray,
     shape: readonly number[],
-    opts: { dtype?: D; device?: 'cpu' },
+    opts?: { dtype?: D; device?: 'cpu' },
   ): Tensor<D>;
   static wrap(data: TypedArray, shape: readonly number[], opts?: { dtype?: DType; device?: 'cpu' }): Tensor {
     const { dtype: wanted, device = 'cpu' } = options('Tensor.wrap', opts, ['dtype', 'device']);
@@ -353,7 +353,7 @@ export class Tensor<D extends DType = DType> {
    */
   to<E extends DType>(target: E | (ToOptions<E> & { dtype: E })): Tensor<E>;
   to(target: Device | (ToOptions & { dtype?: undefined })): Tensor<D>;
-  to(target: ToOptions): Tensor;
+  to(target: Device | DType | ToOptions): Tensor;
   to(target: Device | DType | ToOptions): Tensor {
     const handle = this.#use();
     const wanted = typeof target === 'string' ? targetOf(target) : target;

@@ -81,11 +81,16 @@ describe('tensors', () => {
     const bits = new Uint16Array(new SharedArrayBuffer(2));
     expectTypeOf(Tensor.wrap(bits, [1], { dtype: 'bfloat16' })).toEqualTypeOf<Tensor<'bfloat16'>>();
     expectTypeOf(Tensor.from(bits as TypedArray, [1])).toEqualTypeOf<Tensor>();
+    expectTypeOf(Tensor.from<'float32'>(new Float32Array(1), [1])).toEqualTypeOf<Tensor<'float32'>>();
+    expectTypeOf(Tensor.wrap<'uint8'>(bits as TypedArray, [1])).toEqualTypeOf<Tensor<'uint8'>>();
+    const given: { dtype?: DType; device?: Device } | undefined = undefined as { dtype?: DType } | undefined;
+    expectTypeOf(Tensor.from(bits as TypedArray, [1], given)).toEqualTypeOf<Tensor>();
     expectTypeOf(t.to('uint8').dtype).toEqualTypeOf<'uint8'>();
     expectTypeOf(t.to('cuda:1')).toEqualTypeOf<Tensor<'float32'>>();
     expectTypeOf(t.to({ device: 'cpu', stream: new Stream() })).toEqualTypeOf<Tensor<'float32'>>();
     expectTypeOf(t.to({ dtype: 'uint8', device: 'cpu' })).toEqualTypeOf<Tensor<'uint8'>>();
     expectTypeOf(t.to({} as ToOptions)).toEqualTypeOf<Tensor>();
+    expectTypeOf(t.to('cpu' as Device | DType | ToOptions)).toEqualTypeOf<Tensor>();
   });
 
   it('keep it in views', () => {

@@ -260,7 +260,7 @@ describe('model', () => {
   });
 });
 
-describe('program', { timeout: 60_000 }, () => {
+describe('program', () => {
   const folder = mkdtempSync(join(tmpdir(), 'node-attention-demo-'));
   afterAll(() => rmSync(folder, { recursive: true }));
   const root = resolve(__dirname, '..');

@@ -165,7 +165,7 @@ describe('pictures', () => {
   });
 });
 
-describe('program', { timeout: 60_000 }, () => {
+describe('program', () => {
   const root = resolve(__dirname, '..');
   const run = (...args: string[]) =>
     spawnSync(process.execPath, [require.resolve('tsx/cli'), join(root, 'examples/denoise/main.ts'), ...args], {

@@ -117,7 +117,7 @@ describe('clouds', () => {
   });
 });
 
-describe('program', { timeout: 60_000 }, () => {
+describe('program', () => {
   const root = resolve(__dirname, '..');
   const run = (...args: string[]) =>
     spawnSync(process.execPath, [require.resolve('tsx/cli'), join(root, 'examples/geometry/main.ts'), ...args], {

@@ -40,7 +40,7 @@ async function run(body: string, more: Record<string, string> = {}): Promise<unk
   const { stdout } = await promisify(execFile)(process.execPath, ['--expose-gc', '-e', program], {
     cwd: root,
     env,
-    timeout: 60_000,
+    timeout: 300_000,
   });
   return JSON.parse(stdout);
 }

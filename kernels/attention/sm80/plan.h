@@ -89,8 +89,8 @@ class PlanKeys {
   // Bytes that a stride counts.
   __device__ int step() const { return is_paged(problem_) ? 1 : T::kBytes; }
 
-  // The first row; what lies in pages has no data, and so counts from address 0. To compute it for each tile takes fewer
-  // registers than to keep it.
+  // The first row; what lies in pages has no data, and so counts from address 0. To compute it for each tile takes
+  // fewer registers than to keep it.
   template <bool kValues>
   __device__ const char* from() const {
     const Strides& strides = kValues ? problem_.v_strides : problem_.k_strides;
