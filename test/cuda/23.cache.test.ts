@@ -14,6 +14,7 @@ import {
   keyBias,
   memoryStats,
   Stream,
+  streamingPlan,
   Tensor,
   window,
 } from 'node-attention';
@@ -411,6 +412,25 @@ describe.skipIf(missing)(title('KvCache'), () => {
       rmSync(folder, { recursive: true });
     },
   );
+
+  it('int8: what lies behind the columns of a row has no influence', async () => {
+    // The first byte of this row's unit, 0x7c000080, would be 128 steps of it: more than a float32 holds.
+    const [D, rows] = [37, 20];
+    const k = new Float32Array(rows * D);
+    for (let row = 0; row < rows; row++) k[row * D] = 127 * 2 ** 121 * (1 + 2 ** -16);
+    const q = new Float32Array(D).fill(1, 1);
+    for (const queries of [1, 40]) {
+      using cache = new KvCache({ batch: 1, kvHeads: 1, headDim: D, capacity: rows, device: 'cuda', storage: 'int8' });
+      const tensor = (values: Float32Array, tokens: number) =>
+        Tensor.from(values, [1, tokens, 1, D], { device: 'cuda' });
+      cache.append(tensor(k, rows), Tensor.randn([1, rows, 1, D], { seed: 1, device: 'cuda' }));
+      const repeated = new Float32Array(queries * D).map((_, i) => q[i % D]!);
+      for (const mask of [undefined, streamingPlan({ queries, keys: rows, window: rows, device: 'cuda' })]) {
+        const { lse } = attention(tensor(repeated, queries), cache, { ...(mask && { mask }) });
+        for (const each of await lse.read()) expect(each).toBeCloseTo(Math.log(rows), 5);
+      }
+    }
+  });
 
   it('int8 takes a byte for an element and four for a row', () => {
     const size = { batch: 1, kvHeads: 2, headDim: 60, capacity: 1 << 20, pageSize: 1 << 14, device: 'cuda' as const };

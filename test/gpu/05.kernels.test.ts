@@ -1,7 +1,18 @@
 // One small problem for each kernel: what compute-sanitizer watches. Tensors that are views of larger ones are aligned to
 // nothing, and so take the kernels that need no alignment.
 
-import { attention, causal, merge, Tensor } from 'node-attention';
+import {
+  attention,
+  causal,
+  hipPlan,
+  KvCache,
+  merge,
+  pagePlan,
+  pooledPlan,
+  type SparsePlan,
+  streamingPlan,
+  Tensor,
+} from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { check, tensorOf } from '../support/library';
 import { decode, type Float, normal, uniform } from '../support/numbers';
@@ -92,6 +103,50 @@ describe('attention, every feature', () => {
   for (const [name, problem] of Object.entries(problems)) {
     it(name, () => check(problem, 'bfloat16', undefined, device));
     if (!problem.cuSeqlens) it(`${name}, of any alignment`, () => check(problem, 'bfloat16', 11, device));
+  }
+});
+
+describe('caches, plans and selectors', () => {
+  const keys = 600;
+  const plans: { [name: string]: (q: Tensor, cache: KvCache) => SparsePlan | undefined } = {
+    'all keys': () => undefined,
+    'a plan that estimates': (q) =>
+      streamingPlan({ queries: q.shape[1]!, keys, sink: 20, window: 99, keyBlock: 16, estimate: true, device }),
+    hipPlan: (q, cache) => hipPlan(q, cache, { budget: 128 }),
+    pagePlan: (q, cache) => pagePlan(q, cache, { budget: 128 }),
+    'pooledPlan that estimates': (q, cache) => pooledPlan(q, cache, { budget: 128, estimate: true }),
+  };
+  for (const dtype of ['bfloat16', 'float16', 'float32'] as const) {
+    for (const storage of [undefined, 'int8'] as const) {
+      for (const [name, planOf] of Object.entries(plans)) {
+        it(`${dtype} ${storage ? `as ${storage} ` : ''}${name}`, async () => {
+          for (const [queries, headDim] of [
+            [1, 61],
+            [130, 64],
+          ] as const) {
+            const make = (where: typeof device) => {
+              const random = (seed: number, tokens: number, heads: number) =>
+                Tensor.randn([1, tokens, heads, headDim], { seed, dtype, device: where });
+              const cache = new KvCache({
+                ...{ batch: 1, kvHeads: 2, headDim, capacity: keys, dtype, device: where },
+                ...(storage && { storage }),
+              });
+              cache.append(random(1, keys, 2), random(2, keys, 2));
+              return { q: random(3, queries, 4), cache };
+            };
+            const [here, there] = [make('cpu'), make(device)];
+            const plan = planOf(there.q, there.cache);
+            const got = attention(there.q, there.cache, { ...(plan && { mask: plan }) });
+            const want = attention(here.q, here.cache, { ...(plan && { mask: plan.to('cpu') }) });
+            const [x, y] = await Promise.all([got, want].map(async ({ out }) => decode(dtype, await out.read())));
+            // Both round an average of numbers, of which hardly any is beyond 5, to the type.
+            const bound = { float32: 1e-5, float16: 5 * 2 ** -10, bfloat16: 5 * 2 ** -7 }[dtype];
+            expect(Math.max(...x!.map((value, i) => Math.abs(value - y![i]!)))).toBeLessThan(bound);
+            for (const { cache } of [here, there]) cache.dispose();
+          }
+        });
+      }
+    }
   }
 });
 

@@ -48,8 +48,9 @@ class ByteTile {
         unit = __uint_as_float(load_shared_word(from + columns));
       }
       meet();
+      // Behind the last column there may be anything, and a zero of q times what overflows is no number.
       const auto element = [&](int i) {
-        return unit * static_cast<float>(static_cast<int8_t>(steps[i / 4] >> i % 4 * 8));
+        return column + i < columns ? unit * static_cast<float>(static_cast<int8_t>(steps[i / 4] >> i % 4 * 8)) : 0;
       };
 #pragma unroll
       for (int i = 0; i < 4; i++) {
