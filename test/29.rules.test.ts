@@ -236,14 +236,15 @@ describe('many blocks', () => {
   it.skipIf(sanitized)('leave nothing behind in a loop that does not return to the event loop', () => {
     const loop = `(() => {
       let most = 0;
-      for (let i = 0; i < 25; i++) {
+      for (let i = 0; i < 50; i++) {
         streamingPlan({ queries: 1, keys: 2 ** 25, sink: 2 ** 25, window: 0, keyBlock: 2 }).dispose();
         most = Math.max(most, process.memoryUsage().rss);
       }
       return { bytes: most };
     })()`;
-    // 25 lists of 64 MiB, of which there are some copies at a time, and some that wait to be collected.
-    expect(run(loop)).toBeLessThan(2 ** 30);
+    // 50 lists of 64 MiB, of which there are some copies at a time, and some that wait to be collected: on threads of V8
+    // that others may hold up.
+    expect(run(loop)).toBeLessThan(2 ** 31);
   });
 
   it('for which there is no memory are refused as such', () => {
