@@ -398,7 +398,12 @@ describe.skipIf(missing || !interpreted)(title('a device that is nearly full'), 
       const stream = new Stream(device);
       const index = new KvIndex(cache);
       const call = () => ${call};
-      const read = async ({ out, lse, ids, scores }) => String([...(await (out ?? ids).read()), ...(await (lse ?? scores).read())]);
+      const read = async ({ out, lse, ids, scores, touched }) => {
+        const made = [out ?? ids, lse ?? scores];
+        const values = String(await Promise.all([...made.map((tensor) => tensor.read()), touched]));
+        for (const tensor of made) tensor.dispose(); // so that none goes while they are counted
+        return values;
+      };
       const wanted = await read(call());
       gc();
       fill(2 ** 20);
