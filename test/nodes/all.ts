@@ -31,10 +31,14 @@ describe.each(Object.keys(versions).map(Number))('Node %d', (line) => {
     command = node(line as keyof typeof versions);
   }, 300_000);
 
+  // A process of Node 24 may never end when exit() comes while V8 compiles in the background: Node waits for that thread,
+  // and the thread for a collection by the one that waits. No thread of the library has anything to do with it.
+  const flags = ['--expose-gc', '--no-concurrent-sparkplug'];
+
   /** How a program ended; it has two minutes. */
   function run(device: Device, ...args: string[]) {
     const env = { ...process.env, ...environments[device] };
-    const child = spawn(command, ['--expose-gc', ...args], { cwd: root, env, timeout: 120_000, killSignal: 'SIGKILL' });
+    const child = spawn(command, [...flags, ...args], { cwd: root, env, timeout: 120_000, killSignal: 'SIGKILL' });
     const ended = { code: null as number | null, signal: null as string | null, stdout: '', stderr: '' };
     for (const name of ['stdout', 'stderr'] as const) {
       child[name].on('data', (text) => {
