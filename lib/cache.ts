@@ -55,9 +55,9 @@ export interface KvCacheOptions {
   /**
    * On CUDA: keeps all keys and values in pinned memory of the host, and copies of the pages with these tokens on the GPU,
    * so that memory of the GPU does not grow with the context, but for 8 bytes a page and what selectors and estimates
-   * keep. Results are the same. The GPU reads what is resident from its
-   * own memory, and all else over the bus: so attend with masks that stay within it, or by a {@link KvIndex}. After
-   * `truncate` and {@link KvCache.load} the next append brings what is missing of it. Default: all is on the GPU.
+   * keep. Results are the same. The GPU reads what is resident from its own memory, and all else over the bus: so attend
+   * with masks that stay within it, or by a {@link KvIndex}. After `truncate` and {@link KvCache.load} the next append
+   * brings what is missing of it. Default: all is on the GPU.
    */
   resident?: ResidentOptions;
 }
@@ -212,7 +212,10 @@ export class KvCache {
     return native.kvCacheBytes(this.#use());
   }
 
-  /** Of `bytes`, those in memory of the GPU: with `resident` the copies, what selectors and estimates keep, and the lists; 0 on the CPU. */
+  /**
+   * Of `bytes`, those in memory of the GPU: with `resident` the copies, what selectors and estimates keep, and the lists;
+   * 0 on the CPU.
+   */
   get deviceBytes(): number {
     return native.kvCacheDeviceBytes(this.#use());
   }

@@ -16,7 +16,7 @@ import {
 import { describe, expect, it } from 'vitest';
 import { dtypes } from './support/cases';
 import { expectResult, tensorOf } from './support/library';
-import { decode, normal, round, uniform, type Values } from './support/numbers';
+import { decode, normal, round, roundoff, uniform, type Values } from './support/numbers';
 import type { MaskSpec, Problem } from './support/oracle';
 import { code } from './support/refusal';
 import { rotate } from './support/rotary';
@@ -343,7 +343,7 @@ describe('rotary embedding', () => {
       const part = (all: Float64Array) => all.slice((all.length / 2) * b, (all.length / 2) * (b + 1));
       const want = expected(problem, dtype);
       // A rotated element may be rounded the other way than here, which scores see twice.
-      const once = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype] * 2 * 16 * 9;
+      const once = roundoff(dtype) * 2 * 16 * 9;
       want.tolerance.lse += once;
       want.tolerance.out += once * 4;
       expectResult({ out: part(got.out), lse: part(got.lse) }, want);

@@ -4,7 +4,7 @@ import { attention, KvCache, KvIndex, type KvIndexOptions, Stream, Tensor } from
 import { describe, expect, it } from 'vitest';
 import { itAgrees } from './support/instruction-sets';
 import { expectResult, tensorOf } from './support/library';
-import { decode, type Float, normal, uniform, type Values } from './support/numbers';
+import { decode, type Float, normal, roundoff, uniform, type Values } from './support/numbers';
 import { code } from './support/refusal';
 import { expectBest, expectExact, heldKeys, scoresOf, structured } from './support/searches';
 import { expected } from './support/tolerance';
@@ -348,7 +348,7 @@ describe('KvIndex: attend', () => {
       const [got, gotLse] = [decode(dtype, await result.out.read()), (await result.lse.read()) as Float32Array];
       // Parts are rounded to the dtype before they are merged, and so is the result. Of int8, attention over all rounds
       // keys and values to the dtype once more, which moves scores, and weights by the exponential of twice that.
-      const half = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype];
+      const half = roundoff(dtype);
       const [most, all] = [largest(v), queries.data.reduce((sum, x) => Math.max(sum, Math.abs(x)), 0) * 20];
       const score = (storage ? (half * all * largest(k)) / Math.sqrt(20) : 0) + 1e-5;
       const bound = (Math.expm1(2 * score) + 4 * half) * most;
@@ -611,7 +611,7 @@ describe('KvIndex: calls in flight', () => {
                     const seen = (x: Values) =>
                       all || from <= sink ? x : join(rowsOf(x, 0, 0, sink), rowsOf(x, 0, from, length));
                     const want = expected({ q: rowsOf(q, b, 0, 1), k: seen(k), v: seen(v) }, dtype);
-                    const half = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype];
+                    const half = roundoff(dtype);
                     want.tolerance.out += 4 * half * largest(v); // parts are rounded before they are merged
                     const part = (x: Float64Array) =>
                       x.slice((x.length / batch) * b, (x.length / batch) * (b + 1)) as Float64Array;

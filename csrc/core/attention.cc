@@ -173,11 +173,6 @@ Status check_ragged(const AttentionArguments& a) {
 
 // What cannot be said of a cache's keys.
 Status check_cached(const AttentionArguments& a) {
-  const na_tensor& q = a.q->view;
-  if (q.rank != 4) {
-    return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",
-                 shape_text(q).c_str());
-  }
   NA_TRY(a.cache->check_queries(*a.q));
   if (a.cu_q || a.cu_k) {
     return error(NA_ERR_OPTION, "cuSeqlens cannot be used with a KvCache, which has a length for each sequence");

@@ -21,6 +21,11 @@ constexpr int64_t dtype_size(int32_t dtype) {
   }
 }
 
+// Bytes of the row of a token and head in a page (na_pages).
+constexpr int64_t page_row_bytes(int32_t dtype, bool int8, int64_t columns) {
+  return int8 ? columns + NA_UNIT_BYTES : columns * dtype_size(dtype);
+}
+
 inline const char* dtype_name(int32_t dtype) { return kDtypeNames[dtype]; }
 constexpr bool dtype_is_float(int32_t dtype) { return dtype <= NA_BFLOAT16; }
 

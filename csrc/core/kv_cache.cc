@@ -149,9 +149,7 @@ class RecordedAppend final : public RecordedCall {
 
 }  // namespace
 
-int64_t CacheShape::row_bytes(int64_t columns) const {
-  return int8 ? columns + NA_UNIT_BYTES : columns * dtype_size(dtype);
-}
+int64_t CacheShape::row_bytes(int64_t columns) const { return page_row_bytes(dtype, int8, columns); }
 
 Status PagePool::reserve(int64_t pages) {
   const int64_t missing = pages - static_cast<int64_t>(free_.size());
@@ -282,6 +280,10 @@ KvCache::~KvCache() {
 }
 
 Status KvCache::check_queries(const Tensor& q) const {
+  if (q.view.rank != 4) {
+    return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",
+                 shape_text(q.view).c_str());
+  }
   if (q.view.dtype != shape.dtype) {
     const char* const wanted = dtype_name(shape.dtype);
     return error(NA_ERR_DTYPE, "q is %s but the cache is %s; convert q with to('%s')", dtype_name(q.view.dtype), wanted,
@@ -468,8 +470,9 @@ void KvCache::drop_copy(size_t b, int64_t page) {
 // again, to their pages, would take longer, its copies are made of the pages as well.
 Operation* KvCache::append_copies(Tensor* k, Tensor* v, const std::vector<Ref<PageTable>>& tables,
                                   const std::vector<int64_t>& grown, std::vector<Growth>* growths) {
+  const auto window_begin = [&](size_t b) { return window_page(grown[b]) * shape.page_tokens; };
   const auto before_window = [&](size_t b) {  // of the tokens that are appended
-    return std::max<int64_t>(0, window_page(grown[b]) * shape.page_tokens - sequences_[b].length);
+    return std::max<int64_t>(0, window_begin(b) - sequences_[b].length);
   };
   int64_t skipped = k->view.shape[1];  // tokens before the window of every sequence
   for (size_t b = 0; b < grown.size(); b++) {
@@ -480,7 +483,7 @@ Operation* KvCache::append_copies(Tensor* k, Tensor* v, const std::vector<Ref<Pa
   for (size_t b = 0; b < grown.size(); b++) {
     Sequence& sequence = sequences_[b];
     const bool grows = grown[b] > sequence.length;
-    const bool written = grows && before_window(b) - skipped <= grown[b] - window_page(grown[b]) * shape.page_tokens;
+    const bool written = grows && before_window(b) - skipped <= grown[b] - window_begin(b);
     operation->tables.push_back(tables[b]);
     operation->lengths.push_back(sequence.length + skipped);
     operation->counts.push_back(written ? grown[b] - sequence.length - skipped : 0);

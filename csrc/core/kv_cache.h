@@ -148,7 +148,7 @@ class KvCache : public RefCounted {
   // that it takes: kListing at most.
   Status list_pages(CacheView* view, Submission* call);
   static constexpr uint64_t kListing = 1;
-  // Whether queries are of its type and on its device.
+  // Whether queries have the axes that it takes, its type, and are on its device.
   Status check_queries(const Tensor& q) const;
   // q with the rotary embedding of the positions at which the queries of a call stand; q itself if there is none.
   Status rotate_queries(Tensor* q, Submission* call, Ref<Tensor>* rotated) const;

@@ -269,10 +269,6 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   // Rotated queries, or copies of q and k; to pool, to select.
   NA_TRY(stream->room(a.cache ? KvCache::kListing + CacheSummaries::kMaking + 2 : 4));
   NA_TRY(check_rows("q", *a.q));
-  if (a.cache && q.rank != 4) {
-    return error(NA_ERR_SHAPE, "q has shape %s; with a KvCache it is [batch, n, heads, headDim]",
-                 shape_text(q).c_str());
-  }
   if (a.cache) NA_TRY(a.cache->check_queries(*a.q));
   NA_TRY(check_rows(name, *a.k));
   if (a.k->device() != device) {

@@ -47,7 +47,7 @@ class Source {
         token_(tensor.stride[1] * element_),
         head_(tensor.stride[2] * element_),
         heads_(tensor.shape[2]),
-        head_bytes_(int8 ? tensor.shape[3] + NA_UNIT_BYTES : tensor.shape[3] * element_) {}
+        head_bytes_(page_row_bytes(tensor.dtype, int8, tensor.shape[3])) {}
 
   int64_t token_bytes() const { return heads_ * head_bytes_; }
 

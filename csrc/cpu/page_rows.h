@@ -31,7 +31,7 @@ struct PageRows {
         int8(pages.int8 != 0),
         columns(static_cast<int>(tensor.shape[3])),
         offset(offset),
-        head(int8 ? columns + NA_UNIT_BYTES : columns * dtype_size(dtype)),
+        head(page_row_bytes(dtype, int8, columns)),
         token(tensor.shape[2] * head) {}
 
   const char* row(int64_t batch, int64_t at, int64_t of_head) const {

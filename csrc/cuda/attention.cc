@@ -245,14 +245,9 @@ class Planner {
   void add_pages(Problem* p) const {
     if (!call_.pages || !call_.pages->device_tables) return;  // the latter where a call is but checked
     const na_pages& pages = *call_.pages;
-    p->pages = {static_cast<const int64_t*>(pages.device_tables->data),
-                pages.device_tables->stride[0],
-                pages.value_offset,
-                divisor_of(static_cast<int32_t>(pages.page_tokens)),
-                0,
-                pages.int8 != 0};
+    p->pages = pages_of(call_.pages, pages.value_offset);
     const auto strides = [&](int64_t columns) -> Strides {
-      const int64_t row = pages.int8 ? columns + NA_UNIT_BYTES : columns * dtype_size(call_.k->dtype);
+      const int64_t row = page_row_bytes(call_.k->dtype, pages.int8 != 0, columns);
       return {0, p->kv_heads * row, row};
     };
     p->k_strides = strides(p->head_dim);

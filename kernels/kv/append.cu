@@ -128,7 +128,7 @@ cudaError_t quantise(const AppendArguments& arguments, int32_t dtype, int64_t co
 cudaError_t append_rows(const na_append& append, const na_tensor& rows, int64_t offset, cudaStream_t stream) {
   const na_pages& pages = append.pages;
   const int64_t bytes = dtype_size(rows.dtype), columns = rows.shape[3];
-  const int64_t row_bytes = pages.int8 ? columns + NA_UNIT_BYTES : columns * bytes;
+  const int64_t row_bytes = page_row_bytes(rows.dtype, pages.int8 != 0, columns);
   AppendArguments arguments{};
   arguments.batch = rows.stride[0] * bytes;
   arguments.token = rows.stride[1] * bytes;

@@ -6,6 +6,7 @@
 
 #include "arch/enqueue.h"
 #include "core/ceil_div.h"
+#include "core/dtype.h"
 #include "core/hip_stages.h"
 #include "select/own_queries.h"
 #include "select/pool.h"
@@ -183,21 +184,9 @@ ElementRows key_rows(const na_tensor& tensor, const na_pages* pages) {
   ElementRows rows = element_rows(tensor);
   if (!pages || !pages->int8) return rows;
   rows.int8 = static_cast<int32_t>(tensor.shape[3]);
-  rows.head = rows.int8 + NA_UNIT_BYTES;
+  rows.head = page_row_bytes(tensor.dtype, true, rows.int8);
   rows.token = tensor.shape[2] * rows.head;
   return rows;
-}
-
-// Not listed yet where a call is but checked.
-Pages pages_of(const na_pages* pages, int64_t offset) {
-  if (!pages || !pages->device_tables) return {};
-  const na_tensor& tables = *pages->device_tables;
-  return {static_cast<const int64_t*>(tables.data),
-          tables.stride[0],
-          offset,
-          divisor_of(pages->page_tokens),
-          0,
-          pages->int8 != 0};
 }
 
 cudaError_t pool(const na_pool& pool, cudaStream_t stream) {

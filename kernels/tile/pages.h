@@ -1,11 +1,25 @@
 // Where the keys and values of a sequence are that lie in pages.
 #pragma once
 
+#include "core/backend.h"
 #include "tile/divisor.h"
 
 namespace na::cuda {
 
 __host__ __device__ inline bool is_paged(const Problem& problem) { return problem.pages.tables != nullptr; }
+
+// Those of a cache, whose values begin so many bytes into each. None where there is no cache, or where a call is but
+// checked and so not listed yet.
+inline Pages pages_of(const na_pages* pages, int64_t value_offset) {
+  if (!pages || !pages->device_tables) return {};
+  const na_tensor& tables = *pages->device_tables;
+  return {static_cast<const int64_t*>(tables.data),
+          tables.stride[0],
+          value_offset,
+          divisor_of(pages->page_tokens),
+          0,
+          pages->int8 != 0};
+}
 
 // The tokens of a batch entry.
 __device__ inline int32_t cached_keys(const Pages& pages, int32_t batch) {

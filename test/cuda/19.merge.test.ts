@@ -3,6 +3,7 @@ import './support/device'; // before node-attention
 import fc from 'fast-check';
 import { merge, Tensor } from 'node-attention';
 import { describe, expect, test } from 'vitest';
+import { roundoff } from '../support/numbers';
 import { interpreted, missing, schedule, schedules, title } from './support/device';
 
 const floats = ['float32', 'float16', 'bfloat16'] as const;
@@ -26,7 +27,7 @@ const floatsOf = async (tensor: Tensor) => (await tensor.to('float32').to('cpu')
 
 // Sums of a few hundred weights that add up to one: float32 rounding of each, then one of the dtype.
 async function expectAlike(got: Part, want: Part, parts: number, dtype: (typeof floats)[number]): Promise<void> {
-  const unit = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype];
+  const unit = roundoff(dtype);
   const [out, wanted] = [await floatsOf(got.out), await floatsOf(want.out)];
   const [lse, wantedLse] = [await floatsOf(got.lse), await floatsOf(want.lse)];
   const largest = 6; // of normal numbers

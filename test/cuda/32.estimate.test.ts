@@ -23,9 +23,9 @@ import { decode, type Float, normal, uniform, type Values } from '../support/num
 import type { PlanSpec, Problem } from '../support/oracle';
 import { estimateCase, estimateProblem, randomPlan, withMeans } from '../support/plans';
 import { refused } from '../support/refusal';
-import { append, change, emptyTwin, lengthsOf, type Sizes, smallSizes, type Twin, truncate } from '../support/twin';
+import { append, change, emptyTwin, lengthsOf, type Sizes, smallSizes, type Twin } from '../support/twin';
 import { interpreted, launches, missing, schedule, schedules, title } from './support/device';
-import { overwrite } from './support/overwrite';
+import { checkKept } from './support/overwrite';
 import { CAUSAL, problemOf, type Spec } from './support/problems';
 
 type Pattern = Partial<Omit<PlanSpec, 'lists'>> & { share?: number };
@@ -362,9 +362,8 @@ describe.skipIf(missing)(title('means that a cache keeps'), () => {
   it.each(TYPES)('%s: only what is new is pooled', async (dtype) => {
     const random = uniform(11);
     const sizes: Sizes = { batch: 2, kvHeads: 1, group: 2, headDim: 6, valueDim: 5, pageSize: 24, dtype };
-    const twin = emptyTwin(sizes, 2000, 'cuda');
     // Lists nothing of what is overwritten.
-    const check = async (of: Twin, keyBlock = 32) => {
+    const check = async (of: Twin, keyBlock: number) => {
       next();
       const keys = Math.max(...lengthsOf(of));
       const geometry = { batch: 1, heads: 1, queries: 2, keys, queryTile: 16, keyBlock, causal: true };
@@ -373,20 +372,7 @@ describe.skipIf(missing)(title('means that a cache keeps'), () => {
       const q = normal(random, dtype, [2, 2, 2, 6]);
       await checkAttention(of, q, dtype, { ...plan, lists, estimate: true });
     };
-    append(twin, sizes, [700, 256], random);
-    await check(twin);
-    overwrite(twin, sizes, 0, 512);
-    overwrite(twin, sizes, 1, 256);
-    append(twin, sizes, [1, 300], random);
-    await check(twin);
-    truncate(twin, [600, 511]);
-    const fork: Twin = { cache: twin.cache.fork(), sequences: twin.sequences };
-    append(fork, sizes, [3, 2], random);
-    append(twin, sizes, [200, 1], random);
-    for (const each of [fork, twin]) await check(each);
-    // Whoever pools those keys now finds what they have become.
-    await expect(check(twin, 8)).rejects.toThrow();
-    for (const { cache } of [fork, twin]) cache.dispose();
+    await checkKept(sizes, random, check);
   });
 
   it('are counted, with the lists of them, and shared by forks and with selectors', () => {

@@ -22,7 +22,7 @@ import {
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { expectedOn, expectResult, tensorOf } from '../support/library';
-import { decode, type Float, normal, uniform, type Values } from '../support/numbers';
+import { decode, type Float, normal, roundoff, uniform, type Values } from '../support/numbers';
 import { code, refused } from '../support/refusal';
 import { scoresOf } from '../support/searches';
 import {
@@ -546,7 +546,7 @@ describe.skipIf(missing)(title('KvIndex over a cache with a resident part'), () 
         const one: Values = { shape: [1, 1, 1, headDim], data: q.data.slice(at, at + headDim) };
         const want = expectedOn('cuda', { q: one, k: rows(k), v: rows(v) }, dtype);
         // Parts are rounded to the type before they are merged, and so is the result.
-        const half = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype];
+        const half = roundoff(dtype);
         want.tolerance.out += 4 * half * v.data.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
         const row = (b * heads + head) * columns;
         expectResult(

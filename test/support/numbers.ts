@@ -22,6 +22,9 @@ export function ulp(dtype: Float, x: number): number {
   return 2 ** (Math.max(exponent(x), least) - precision + 1);
 }
 
+/** The most by which rounding changes a normal number, as a share of it. */
+export const roundoff = (dtype: Float) => 2 ** -formats[dtype].precision;
+
 /** The nearest number of a format, ties to even. */
 export function round(dtype: Float, x: number): number {
   if (x === 0 || !Number.isFinite(x)) return x;
