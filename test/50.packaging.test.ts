@@ -43,7 +43,7 @@ describe('the packed package', () => {
   // Installed as npm would, but from local folders; the binary is the one of this checkout.
   beforeAll(() => {
     mkdirSync(installed, { recursive: true });
-    const [pack] = JSON.parse(output('npm', ['pack', '--json', '--pack-destination', scratch]));
+    const [pack] = JSON.parse(output('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', scratch]));
     files = pack.files.map((file: { path: string }) => file.path);
     output('tar', ['xf', join(scratch, pack.filename), '-C', installed, '--strip-components=1']);
     for (const name of ['node-gyp-build', 'commander', '@types', 'typescript', 'undici-types']) {
@@ -155,6 +155,49 @@ describe('the packed package', () => {
     const { gypfile, scripts } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8'));
     expect(gypfile).toBe(false);
     expect(Object.keys(scripts).filter((name) => /install|^prepare$/.test(name))).toEqual([]);
+  });
+});
+
+describe('a package without what it promises', () => {
+  const checkout = join(scratch, 'checkout');
+  const place = (...names: string[]) => {
+    for (const name of names) {
+      mkdirSync(dirname(join(checkout, name)), { recursive: true });
+      writeFileSync(join(checkout, name), '');
+    }
+  };
+  const pack = (...args: string[]) => run('npm', [...args, '--dry-run'], checkout);
+
+  beforeAll(() => {
+    for (const name of ['package.json', '.npmrc', 'scripts/prepack.mjs']) {
+      mkdirSync(dirname(join(checkout, name)), { recursive: true });
+      copyFileSync(join(root, name), join(checkout, name));
+    }
+  });
+
+  // .npmrc has npm run no scripts, those of dependencies; publishing is told otherwise, packing has to be.
+  it.each([
+    ['published', ['publish']],
+    ['packed', ['pack', '--ignore-scripts=false']],
+  ])('is not %s', (_, command) => {
+    rmSync(join(checkout, 'prebuilds'), { recursive: true, force: true });
+    const { status, stderr } = pack(...command);
+    expect(stderr).toContain(
+      'the package would lack dist/index.js, prebuilds/manifest.json, prebuilds/LICENSES.txt, ' +
+        'prebuilds/linux-x64/node-attention.glibc.node: make them with npm run prebuilds\n',
+    );
+    expect(status).not.toBe(0);
+    place('dist/index.js', 'prebuilds/manifest.json', 'prebuilds/LICENSES.txt');
+    expect(pack(...command).stderr).toContain('would lack prebuilds/linux-x64/node-attention.glibc.node: make them');
+    rmSync(join(checkout, 'dist'), { recursive: true });
+  });
+
+  it('is packed with it', () => {
+    place('dist/index.js', 'prebuilds/manifest.json', 'prebuilds/LICENSES.txt');
+    place('prebuilds/linux-x64/node-attention.glibc.node');
+    const { status, stderr } = pack('pack', '--ignore-scripts=false');
+    expect(stderr).toContain('prebuilds/linux-x64/node-attention.glibc.node');
+    expect(status).toBe(0);
   });
 });
 
