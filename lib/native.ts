@@ -239,6 +239,8 @@ export interface Addon {
   tensorReadBack(tensor: NativeTensor): { buffer: ArrayBuffer; tensor: NativeTensor };
   tensorDispose(tensor: NativeTensor): void;
   exposureMoved(exposure: NativeExposure): void;
+  /** Frees the memory of an array at once, as if it had been transferred. */
+  arrayDetach(data: ArrayBufferView): void;
 
   streamCreate(device: string): NativeStream;
   streamSynchronize(stream: NativeStream): Promise<void>;

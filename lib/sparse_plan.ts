@@ -54,7 +54,7 @@ export const mostTokens = 2 ** 30;
 const mostRows = 2 ** 26;
 const mostPatterns = 2 ** 20;
 const mostBlocks = 2 ** 24;
-/** Blocks that all rows of a plan can list: 32-bit offsets count them, and the addon takes room for one more. */
+/** Blocks that all rows of a plan can list: 32-bit offsets count them, and where they are in tensors, one word more. */
 const mostListed = 2 ** 31 - 3;
 
 const geometryNames = ['queries', 'keys', 'batch', 'heads', 'queryTile', 'keyBlock', 'causal', 'estimate'] as const;
@@ -175,13 +175,22 @@ const numbersOf = (l: Required<PlanGeometry>) => [
 
 const wordsOf = (values: ArrayLike<number>) => Tensor.from(new Int32Array(values), [values.length]);
 
-/** Memory that V8 counts, so that it collects it in time, but keeps outside of its heap. */
-function wordsFor(call: string, count: number): Int32Array {
-  try {
-    return new Int32Array(count);
-  } catch (cause) {
-    const fix = 'use a larger keyBlock or queryTile, or show fewer keys';
-    throw new AttentionError('ERR_OUT_OF_MEMORY', `${call}: no memory for ${count} words of a plan; ${fix}`, { cause });
+/** Words outside of V8's heap, freed at the end of a block: V8 would wait with that for threads that others hold up. */
+class Words {
+  readonly all: Int32Array;
+
+  constructor(call: string, count: number) {
+    try {
+      this.all = new Int32Array(count);
+    } catch (cause) {
+      const fix = 'use a larger keyBlock or queryTile, or show fewer keys';
+      const message = `${call}: no memory for ${count} words of a plan; ${fix}`;
+      throw new AttentionError('ERR_OUT_OF_MEMORY', message, { cause });
+    }
+  }
+
+  [Symbol.dispose](): void {
+    native.arrayDetach(this.all);
   }
 }
 
@@ -199,6 +208,20 @@ const visibleKeys = (l: Layout, query: number) =>
 
 const kinds = { full: 0, predicate: 1, bitmap: 2, tail: 3 };
 
+/**
+ * Of the blocks of a row, how many from the first on all its queries see whole, how many any of them sees, and the kind of
+ * those between: cut by the causal border, or by the end of the keys.
+ */
+function limitsOf(l: Layout, row: number): { whole: number; visible: number; kind: number } {
+  const first = (row % l.tiles) * l.queryTile;
+  const [least, most] = [first, Math.min(first + l.queryTile, l.queries) - 1].map((query) => visibleKeys(l, query));
+  return {
+    whole: Math.floor(least! / l.keyBlock),
+    visible: Math.ceil(most! / l.keyBlock),
+    kind: least! < l.keys ? kinds.predicate : kinds.tail,
+  };
+}
+
 /** The SparsePlan of a plan of the addon, for queries of so many heads. */
 export let makePlan: (plan: NativePlan, queryHeads: number) => SparsePlan;
 
@@ -207,7 +230,8 @@ export type Rows = (row: number, list: (begin: number, end: number) => void) => 
 
 /**
  * The plan of rows that are known to be right; those from `distinct` on repeat the ones before. Rows are asked for twice:
- * they are counted first, so that a plan that cannot be is refused before there is any memory for it.
+ * they are counted first, so that a plan that cannot be is refused before there is any memory for it. It is there at
+ * once: made by an operation, plans in a loop would gather memory until threads of the library have time.
  */
 export let fromRows: (call: string, layout: Layout, rows: Rows, distinct?: number) => SparsePlan;
 
@@ -436,8 +460,9 @@ export class SparsePlan extends Mask {
       const copies = layout.rows / distinct;
       let listed = 0;
       for (let row = 0; row < distinct; row++) {
+        const { visible } = limitsOf(layout, row);
         rows(row, (begin, end) => {
-          listed += copies * (end - begin);
+          listed += copies * Math.max(0, Math.min(end, visible) - begin);
         });
         if (listed <= mostListed) continue;
         throw new AttentionError(
@@ -445,21 +470,26 @@ export class SparsePlan extends Mask {
           `${call}: the rows list more than ${mostListed} blocks; use a larger keyBlock or queryTile, or show fewer keys`,
         );
       }
-      const offsets = wordsFor(call, layout.rows + 1);
-      const blocks = wordsFor(call, listed);
+      using offsetWords = new Words(call, layout.rows + 1);
+      using entryWords = new Words(call, listed);
+      const [offsets, entries] = [offsetWords.all, entryWords.all];
       let at = 0;
       for (let row = 0; row < distinct; row++) {
+        const { whole, visible, kind } = limitsOf(layout, row);
         rows(row, (begin, end) => {
-          for (let block = begin; block < end; block++) blocks[at + block - begin] = block;
-          at += end - begin;
+          const [full, all] = [Math.min(end, whole), Math.min(end, visible)];
+          let block = begin;
+          while (block < full) entries[at++] = block++;
+          while (block < all) entries[at++] = block++ | (kind << 27);
         });
         offsets[row + 1] = at;
       }
       for (let row = distinct; row < layout.rows; row++) offsets[row + 1] = offsets[row + 1 - distinct]! + at;
-      for (let copy = 1; copy < copies; copy++) blocks.copyWithin(copy * at, 0, at);
-      using all = Tensor.from(offsets, [offsets.length]);
-      using list = Tensor.from(blocks, [blocks.length]);
-      return SparsePlan.#build(layout, tensorHandle(all, 'offsets'), tensorHandle(list, 'blocks'));
+      for (let copy = 1; copy < copies; copy++) entries.copyWithin(copy * at, 0, at);
+      using first = Tensor.from(offsets, [offsets.length]);
+      using rest = Tensor.from(entries, [entries.length]);
+      const handles = { offsets: tensorHandle(first, call), entries: tensorHandle(rest, call) };
+      return SparsePlan.#placed(layout, native.planOver(numbersOf(layout), handles));
     };
   }
 

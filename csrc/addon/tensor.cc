@@ -107,6 +107,16 @@ Napi::Value from(const Napi::CallbackInfo& info) {
   return wrap_tensor(info.Env(), std::move(tensor));
 }
 
+// arrayDetach(array): frees the memory of an array at once, which the garbage collector would do at some time
+Napi::Value detach(const Napi::CallbackInfo& info) {
+  ArrayMemory memory;
+  NA_REFUSE(info.Env(), read_array(info[0], &memory));
+  if (napi_detach_arraybuffer(info.Env(), memory.buffer) != napi_ok) {
+    return refuse(info.Env(), error(NA_ERR_OPTION, "data lies over a buffer that cannot be detached"));
+  }
+  return info.Env().Undefined();
+}
+
 // A JavaScript object whose memory a tensor uses, kept alive until no operation uses it any more.
 struct Owner {
   Ref<Environment> environment;
@@ -395,6 +405,7 @@ void export_tensor(Napi::Env env, Napi::Object exports) {
   export_function<read_back>(env, exports, "tensorReadBack");
   export_function<dispose<Tensor>>(env, exports, "tensorDispose");
   export_function<exposure_moved>(env, exports, "exposureMoved");
+  export_function<detach>(env, exports, "arrayDetach");
 }
 
 }  // namespace na

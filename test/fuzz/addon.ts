@@ -305,6 +305,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
       invoke('tensorCreate', native.tensorCreate, shape, dtypeIndex, device, mostly(oneOf(true, false, false)), flag),
     ],
     [3, invoke('tensorFrom', native.tensorFrom, data, dtypeIndex, shape, dtypeIndex)],
+    [1, invoke('arrayDetach', native.arrayDetach, data)],
     [2, invoke('tensorWrap', native.tensorWrap, data, shape, dtypeIndex)],
     [2, invoke('tensorRandn', native.tensorRandn, shape, small, dtypeIndex)],
     [2, invoke('tensorReshape', native.tensorReshape, tensor, shape)],
