@@ -17,17 +17,21 @@ execFileSync('c++', [
 ]);
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** Total and available MiB when the system says that; files are named without the first `/`. */
-function seen(files: Record<string, string>): number[] {
+/** What the program prints when the system says that; files are named without the first `/`. */
+function printed(files: Record<string, string>, ...blocks: number[]): unknown {
   const made = mkdtempSync(join(folder, 'root-'));
   for (const [name, text] of Object.entries(files)) {
     const file = join(made, name);
     mkdirSync(dirname(file), { recursive: true });
     writeFileSync(file, text);
   }
-  const bytes = JSON.parse(execFileSync(program, [made], { encoding: 'utf8' })) as number[];
-  return bytes.map((each) => each / 2 ** 20);
+  return JSON.parse(execFileSync(program, [made, ...blocks.map(String)], { encoding: 'utf8' }));
 }
+
+/** Total and available MiB. */
+const seen = (files: Record<string, string>) => (printed(files) as number[]).map((each) => each / 2 ** 20);
+/** Which blocks of so many bytes, one after the other, may be pinned. */
+const granted = (files: Record<string, string>, ...blocks: number[]) => printed(files, ...blocks) as boolean[];
 
 const mib = (count: number) => `${count * 2 ** 20}\n`;
 const machine = {
@@ -39,6 +43,7 @@ const second = (group: string, limit: string, used: number, [inactive, active] =
   [`sys/fs/cgroup${group}/memory.current`]: mib(used),
   [`sys/fs/cgroup${group}/memory.stat`]: `anon 1\nfile 2\ninactive_file ${mib(inactive)}active_file ${mib(active)}`,
 });
+const high = (group: string, limit: string) => ({ [`sys/fs/cgroup${group}/memory.high`]: limit });
 const first = (group: string, limit: string, used: number, [inactive, active] = [0, 0]) => ({
   [`sys/fs/cgroup/memory${group}/memory.limit_in_bytes`]: limit,
   [`sys/fs/cgroup/memory${group}/memory.usage_in_bytes`]: mib(used),
@@ -50,6 +55,24 @@ test.each<[string, Record<string, string>, number[]]>([
   ['a machine without control groups', machine, [4000, 3000]],
   ['a group without a limit', { ...machine, ...of('0::/a'), ...second('/a', 'max\n', 100) }, [4000, 3000]],
   ['a limit', { ...machine, ...of('0::/a'), ...second('/a', mib(2000), 500) }, [2000, 1500]],
+  [
+    'what a group is slowed down at',
+    { ...machine, ...of('0::/a'), ...second('/a', 'max\n', 500), ...high('/a', mib(2000)) },
+    [2000, 1500],
+  ],
+  [
+    'a limit below what a group is slowed down at',
+    { ...machine, ...of('0::/a'), ...second('/a', mib(1000), 500), ...high('/a', mib(2000)) },
+    [1000, 500],
+  ],
+  [
+    'a limit above what a group further up is slowed down at',
+    {
+      ...{ ...machine, ...of('0::/a/b'), ...second('/a/b', mib(1500), 5), ...high('/a/b', 'max\n') },
+      ...{ ...second('/a', mib(1000), 200), ...high('/a', mib(900)) },
+    },
+    [900, 700],
+  ],
   [
     'files that were read, which can be read again',
     { ...machine, ...of('0::/a'), ...second('/a', mib(2000), 1900, [1000, 400]) },
@@ -91,6 +114,24 @@ test('of a system that says nothing all may be available', () => {
   const [total, available] = seen({}) as [number, number];
   expect(total).toBeGreaterThan(0);
   expect(available).toBe(total);
+});
+
+const left = (available: number) => ({
+  'proc/meminfo': `MemTotal: ${3200 * 1024} kB\nMemAvailable: ${available * 1024} kB\n`,
+});
+const MiB = 2 ** 20;
+
+test('of what is available a share is left to others, the rest can be pinned', () => {
+  // 100 MiB, one part in 32, are left.
+  expect(granted(left(3000), 2900 * MiB, 2901 * MiB, 2900 * MiB)).toEqual([true, false, true]);
+  expect(granted(left(99), 2 * MiB)).toEqual([false]);
+});
+
+test('small blocks are weighed once they come to 2 MiB, and then until they are granted', () => {
+  expect(granted(left(99), MiB, MiB, MiB)).toEqual([true, false, false]);
+  const many = Array.from({ length: 1000 }, () => 2 ** 16);
+  expect(granted(left(99), ...many).filter(Boolean)).toHaveLength(31);
+  expect(granted(left(101), ...many)).not.toContain(false);
 });
 
 test('devices() tells what this process may use', () => {

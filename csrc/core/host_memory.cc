@@ -8,14 +8,19 @@
 namespace na {
 namespace {
 
+constexpr int64_t kOthersShare = 32;          // of the host's memory: what is not pinned
+constexpr int64_t kLarge = int64_t{1} << 21;  // of blocks that are to be pinned
+
 // Files of a control group, of either version of these. What it uses counts files that were read, which are given up
 // when memory is asked for: a process that has read a model would seem to have used it up.
+// At `high` a group is slowed down until others have given memory back, which pinned memory never is.
 struct GroupFiles {
-  const char *folder, *limit, *used, *inactive, *active;
+  const char *folder, *limit, *high, *used, *inactive, *active;
 };
-constexpr GroupFiles kFirst = {"/sys/fs/cgroup/memory", "/memory.limit_in_bytes", "/memory.usage_in_bytes",
-                               "total_inactive_file", "total_active_file"};
-constexpr GroupFiles kSecond = {"/sys/fs/cgroup", "/memory.max", "/memory.current", "inactive_file", "active_file"};
+constexpr GroupFiles kFirst = {"/sys/fs/cgroup/memory",  "/memory.limit_in_bytes", nullptr,
+                               "/memory.usage_in_bytes", "total_inactive_file",    "total_active_file"};
+constexpr GroupFiles kSecond = {"/sys/fs/cgroup",  "/memory.max",   "/memory.high",
+                                "/memory.current", "inactive_file", "active_file"};
 
 // The number that a file begins with; -1 where it does not, as with "max", or is missing.
 int64_t number_in(const std::string& file) {
@@ -38,7 +43,9 @@ int64_t number_after(const std::string& name, const std::string& file) {
 void heed_groups(const std::string& root, const GroupFiles& files, std::string group, HostMemory* memory) {
   for (;; group.erase(group.rfind('/'))) {
     const std::string folder = root + files.folder + group, stat = folder + "/memory.stat";
-    const int64_t limit = number_in(folder + files.limit);
+    const int64_t high = files.high ? number_in(folder + files.high) : -1;
+    int64_t limit = number_in(folder + files.limit);
+    if (high >= 0 && (limit < 0 || high < limit)) limit = high;
     if (limit >= 0) {
       const int64_t cached = std::max<int64_t>(0, number_after(files.inactive, stat)) +
                              std::max<int64_t>(0, number_after(files.active, stat));
@@ -71,6 +78,18 @@ HostMemory host_memory(const std::string& root) {
     if (controllers.find(",memory,") != std::string::npos) heed_groups(root, kFirst, std::move(group), &memory);
   }
   return memory;
+}
+
+int64_t pinnable(const HostMemory& host) { return std::max<int64_t>(0, host.available - host.total / kOthersShare); }
+
+bool PinnedScale::grants(int64_t size) {
+  if (size < kLarge - unweighed_.load()) {
+    unweighed_ += size;
+    return true;
+  }
+  if (size > pinnable(host_memory(root_))) return false;
+  unweighed_ = 0;
+  return true;
 }
 
 }  // namespace na

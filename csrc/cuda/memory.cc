@@ -10,16 +10,10 @@ namespace {
 // Above this, classes are steps of the granularity of device memory: a quarter would be too much to waste.
 constexpr int64_t kLarge = int64_t{1} << 30, kLargeStep = int64_t{1} << 25;
 constexpr int64_t kPinnedLimit = int64_t{1} << 28;  // what is kept of the host's memory beside a block that none fits
-constexpr int64_t kWeighed = int64_t{1} << 21;      // of pinned memory; what copies are staged in is less
-constexpr int64_t kOthersShare = 32;                // of the host's memory: what is not pinned
 
 int64_t block_size(int64_t bytes) {
   return bytes <= kLarge ? size_class(bytes) : (bytes + kLargeStep - 1) / kLargeStep * kLargeStep;
 }
-
-// Pinned memory is taken from all others until it is freed: where nothing is left the system does not refuse, but
-// stands still. So it is not asked for more than that.
-int64_t pinnable(const HostMemory& host) { return std::max<int64_t>(0, host.available - host.total / kOthersShare); }
 
 Status refusal_of_pinned(int64_t size) {
   const HostMemory host = host_memory();
@@ -31,18 +25,20 @@ Status refusal_of_pinned(int64_t size) {
                bytes_text(host.total).c_str(), bytes_text(left).c_str());
 }
 
-cudaError_t fresh(int64_t size, bool pinned, void** data) {
-  if (pinned && size >= kWeighed && size > pinnable(host_memory())) return cudaErrorMemoryAllocation;
-  const cudaError_t result = pinned ? cudaHostAlloc(data, static_cast<size_t>(size), cudaHostAllocPortable)
-                                    : cudaMalloc(data, static_cast<size_t>(size));
+enum class Use { kDevice, kPinned, kStaging };
+
+cudaError_t fresh(int64_t size, Use use, void** data) {
+  static PinnedScale& scale = *new PinnedScale;  // threads outlive static destructors
+  if (use == Use::kPinned && !scale.grants(size)) return cudaErrorMemoryAllocation;
+  const cudaError_t result = use != Use::kDevice ? cudaHostAlloc(data, static_cast<size_t>(size), cudaHostAllocPortable)
+                                                 : cudaMalloc(data, static_cast<size_t>(size));
   if (result == cudaErrorMemoryAllocation) cudaGetLastError();
   return result;
 }
 
-}  // namespace
-
-Status allocate(Device& device, int64_t bytes, bool pinned, void** data) {
+Status allocate(Device& device, int64_t bytes, Use use, void** data) {
   NA_TRY(device.status());
+  const bool pinned = use != Use::kDevice;
   Pool& pool = pinned ? device.pinned : device.memory;
   const int64_t size = block_size(bytes);
   *data = pool.take(size);
@@ -51,10 +47,10 @@ Status allocate(Device& device, int64_t bytes, bool pinned, void** data) {
   const auto empty = [&] { pool.empty([=](void* block, int64_t) { pinned ? cudaFreeHost(block) : cudaFree(block); }); };
   // Here and not in release(), which must not wait for the device, as freeing does.
   if (pinned && pool.bytes() > kPinnedLimit) empty();
-  cudaError_t result = fresh(size, pinned, data);
+  cudaError_t result = fresh(size, use, data);
   if (result == cudaErrorMemoryAllocation) {
     empty();
-    result = fresh(size, pinned, data);
+    result = fresh(size, use, data);
   }
   if (result == cudaErrorMemoryAllocation) {
     *data = nullptr;
@@ -67,6 +63,16 @@ Status allocate(Device& device, int64_t bytes, bool pinned, void** data) {
                  bytes_text(static_cast<int64_t>(total)).c_str());
   }
   return device.check(result, "allocating memory");
+}
+
+}  // namespace
+
+Status allocate(Device& device, int64_t bytes, bool pinned, void** data) {
+  return allocate(device, bytes, pinned ? Use::kPinned : Use::kDevice, data);
+}
+
+Status allocate_staging(Device& device, int64_t bytes, void** data) {
+  return allocate(device, bytes, Use::kStaging, data);
 }
 
 void release(Device& device, int64_t bytes, bool pinned, void* data) {

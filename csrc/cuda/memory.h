@@ -14,6 +14,10 @@ namespace na::cuda {
 
 Status allocate(Device& device, int64_t bytes, bool pinned, void** data);
 
+// Pinned memory for a piece of a copy, to be released as such. It is granted whatever the host has left: a stream has
+// few of them, and what is enqueued would fail for want of one.
+Status allocate_staging(Device& device, int64_t bytes, void** data);
+
 // From any thread; calls nothing of CUDA.
 void release(Device& device, int64_t bytes, bool pinned, void* data);
 

@@ -218,7 +218,7 @@ void na_stream::issue_pieces(const Copy& copy, Issued* last) {
       piece_bytes_ += piece.piece_bytes;
     }
     const bool stop = cancelled(*piece.operation);
-    if (!stop) piece.status = na::cuda::allocate(device_, piece.piece_bytes, true, &piece.piece);
+    if (!stop) piece.status = na::cuda::allocate_staging(device_, piece.piece_bytes, &piece.piece);
     if (piece.piece) {
       if (!copy.to_host()) copy.gather(piece.first, piece.end, piece.piece);
       piece.status = device_.check(copy.enqueue_piece(piece.first, piece.end, piece.piece, stream_), "copy");
