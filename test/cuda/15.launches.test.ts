@@ -200,6 +200,20 @@ describe.skipIf(missing)(title('launches that are pending'), () => {
     expect(longest).toBeGreaterThan(128); // nor far fewer: what is counted is close to what there is
   });
 
+  test.skipIf(!interpreted)('are as many as a graph holds where nothing else is', async () => {
+    const [stream, x] = [new Stream('cuda'), zeros(8)];
+    const graph = stream.capture(() => {
+      for (let i = 0; i < 400; i++) x.to({ dtype: 'float16', stream });
+    });
+    for (let i = 0; i < 2; i++) {
+      await stream.synchronize();
+      longestQueue();
+      graph.launch(stream);
+      expect(longestQueue()).toBeGreaterThan(0); // by this thread: none has to wake another
+    }
+    await stream.synchronize();
+  });
+
   test.skipIf(!interpreted)('are none of an operation that is more by itself', async () => {
     const stream = new Stream('cuda');
     const heads = 1100;
