@@ -443,8 +443,7 @@ class RetrieveJob final : public Job {
       Found& to = found(unit, part, g);
       if (to.count < 0) continue;
       const float threshold = shared(unit, g).load(std::memory_order_relaxed);
-      const auto may_count = [&](const Hit& hit) { return !(hit.high < threshold); };
-      to.count = std::copy_if(queries[g].hits, queries[g].hits + queries[g].count, to.hits, may_count) - to.hits;
+      to.count = keep_reaching(queries[g].hits, queries[g].count, threshold, to.hits);
     }
   }
 
@@ -474,7 +473,13 @@ class RetrieveJob final : public Job {
       const float reached = kernels_.reached_by(all, end - all, keep);
       raise(shared(unit, member), reached);
       // All that lie above it, which are fewer, and as many at it as there is room for: others take nobody's place.
-      end = std::remove_if(all, end, [&](float low) { return low <= reached; });
+      float* above = all;
+      for (const float* each = all; each < end; each++) {
+        const float low = *each;
+        *above = low;
+        above += low > reached;
+      }
+      end = above;
       std::fill(end, all + keep, reached);
       end = all + keep;
     }
@@ -490,6 +495,18 @@ class RetrieveJob final : public Job {
     }
   }
 
+  // Copies the hits that may reach the threshold, perhaps to where they are; returns how many. No jump depends on
+  // which.
+  static int64_t keep_reaching(const Hit* hits, int64_t count, float threshold, Hit* to) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < count; i++) {
+      const Hit hit = hits[i];
+      to[kept] = hit;
+      kept += !(hit.high < threshold);
+    }
+    return kept;
+  }
+
   // Raises the threshold, also for the unit's other tasks, to what as many hits reach as are wanted, and drops the
   // rest.
   void narrow(int64_t keep, std::atomic<float>& shared, float* lows, ScanQuery& query, Found& found) const {
@@ -500,8 +517,7 @@ class RetrieveJob final : public Job {
       query.threshold = std::max(query.threshold, threshold);
       raise(shared, threshold);
     }
-    const auto below = [&](const Hit& hit) { return hit.high < query.threshold; };
-    query.count = std::remove_if(hits, hits + query.count, below) - hits;
+    query.count = keep_reaching(hits, query.count, query.threshold, hits);
     if (query.count <= sizes_.room) return;
     // Rows as good as each other, or that may be anything.
     if (paged_) {
@@ -592,8 +608,10 @@ class RetrieveJob final : public Job {
     int64_t waiting = 0, count = 0;
     bool full = false;  // once the last of the choices is the worst of as many as are wanted
 
-    void add(int64_t key) {
-      scratch.keys[waiting++] = static_cast<int32_t>(key);
+    void add(int64_t key) { add_if(true, key); }
+    void add_if(bool wanted, int64_t key) {
+      scratch.keys[waiting] = static_cast<int32_t>(key);
+      waiting += wanted;
       if (waiting == kChunk) flush();
     }
     void flush() {
@@ -668,9 +686,7 @@ class RetrieveJob final : public Job {
         const int64_t end = std::min(span.to, (part + 1) * sizes_.part_rows);
         for (int64_t row = std::max(span.from, part * sizes_.part_rows); row < end; row++) chooser.add(row);
       }
-      for (int64_t i = 0; i < from.count; i++) {
-        if (!(from.hits[i].high < threshold)) chooser.add(from.hits[i].row);
-      }
+      for (int64_t i = 0; i < from.count; i++) chooser.add_if(!(from.hits[i].high < threshold), from.hits[i].row);
     }
   }
 

@@ -445,4 +445,22 @@ cudaError_t attention(const Device& device, const na_attention& call, cudaStream
   return result;
 }
 
+int64_t attention_launches(const Device& device, const na_attention& call) {
+  if (element_count(*call.lse) == 0) return 0;  // no rows
+  Grids grids;
+  if (!find_grids(call, &grids).ok()) return 0;     // nor does attention() find them
+  int64_t launches = 1 + std::max(grids.count, 1);  // combine(), and the keys
+  for (const na_tensor* tensor : {call.q, call.k, call.v, call.extra_k, call.extra_v, call.out}) {
+    int64_t stride;
+    if (tensor && !token_stride(*tensor, &stride)) launches++;
+  }
+  if (!is_dense(*call.lse)) launches++;
+  if (call.extra_k) launches++;
+  if (const na_plan* const plan = plan_of(call)) {
+    launches += 1 + grids.count;  // unfolded, and cut
+    if (plan->estimate) launches += estimate_launches(call, *plan, device.multiprocessors * kResidentSm80);
+  }
+  return launches;
+}
+
 }  // namespace na::cuda

@@ -11,4 +11,7 @@ Status check_attention(const Device& device, const na_attention& call, int64_t* 
 // Enqueues a call that was checked, and returns.
 cudaError_t attention(const Device& device, const na_attention& call, cudaStream_t stream);
 
+// How many kernels that launches at most.
+int64_t attention_launches(const Device& device, const na_attention& call);
+
 }  // namespace na::cuda

@@ -24,6 +24,12 @@ struct Layout {
         tiles(ceil_div(plan.queries, plan.query_tile)),
         blocks(ceil_div(plan.keys, plan.key_block)),
         room(ceil_div(blocks, 2)) {}
+
+  // How many tiles of queries have room for their pairs at a time, where so many blocks of threads run at a time.
+  int64_t tiles_together(int64_t places, int64_t heads) const {
+    const int64_t most = std::min(int64_t{INT32_MAX}, kMostPairBytes / int64_t{sizeof(PlanBlock)}) / room;
+    return std::clamp<int64_t>(std::min(kRounds * places, most) / heads, 1, tiles);
+  }
 };
 
 CachedMeans cached_means(const na_summaries& means) {
@@ -47,8 +53,7 @@ Estimate make_estimate(const na_attention& call, const na_plan& plan, const Prob
                        const std::function<void*(int64_t bytes)>& take) {
   const Layout of(call, plan);
   const int64_t heads = of.batch * plan.heads;
-  const int64_t most = std::min(int64_t{INT32_MAX}, kMostPairBytes / int64_t{sizeof(PlanBlock)}) / of.room;
-  const int64_t together = std::clamp<int64_t>(std::min(kRounds * places, most) / heads, 1, of.tiles);
+  const int64_t together = of.tiles_together(places, heads);
   const int64_t words = kPairBitmaps * 2 * ceil_div(plan.query_tile, 32);
   Estimate estimate{listed,
                     {PlanShape(plan),
@@ -110,6 +115,11 @@ cudaError_t attention_over_means(const Estimate& estimate, Element element, cuda
     if (result == cudaSuccess) result = attention_over_tiles(estimate.means, element, first, end, stream);
   }
   return result;
+}
+
+int64_t estimate_launches(const na_attention& call, const na_plan& plan, int64_t places) {
+  const Layout of(call, plan);
+  return 1 + 2 * ceil_div(of.tiles, of.tiles_together(places, of.batch * plan.heads));
 }
 
 }  // namespace na::cuda

@@ -26,4 +26,7 @@ Estimate make_estimate(const na_attention& call, const na_plan& plan, const Prob
 // Enqueues it, once what is listed has been laid out. It has parts of its own.
 cudaError_t attention_over_means(const Estimate& estimate, Element element, cudaStream_t stream);
 
+// How many kernels that launches.
+int64_t estimate_launches(const na_attention& call, const na_plan& plan, int64_t places);
+
 }  // namespace na::cuda

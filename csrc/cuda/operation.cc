@@ -1,5 +1,7 @@
 #include "cuda/operation.h"
 
+#include <algorithm>
+
 #include "cuda/attention.h"
 #include "cuda/copy.h"
 #include "cuda/select.h"
@@ -70,6 +72,25 @@ Status enqueue(Device& device, const na_operation& operation, cudaStream_t strea
   return device.check(result, operation_name(operation.kind));
 }
 
+// Of a graph, which CUDA is given as a whole: with nothing before it, it need not wait for room however much it holds.
+constexpr int64_t kMostOfGraph = 240;
+
+int64_t launches(const Device& device, const na_operation& operation) {
+  switch (operation.kind) {
+    case NA_OP_ATTENTION: return attention_launches(device, *static_cast<const na_attention*>(operation.args));
+    case NA_OP_MERGE: return merge_launches(*static_cast<const na_merge*>(operation.args));
+    case NA_OP_COPY: return static_cast<const na_copy*>(operation.args)->workspace ? 2 : 1;
+    case NA_OP_APPEND: return append_launches(*static_cast<const na_append*>(operation.args));
+    case NA_OP_PUT: return put_launches(*static_cast<const na_put*>(operation.args));
+    case NA_OP_COPY_ROWS: return copy_rows_launches(*static_cast<const na_copy_rows*>(operation.args));
+    case NA_OP_POOL: return pool_launches(*static_cast<const na_pool*>(operation.args));
+    case NA_OP_SELECT: return select_launches(*static_cast<const na_select*>(operation.args));
+    case NA_OP_LAUNCH: return std::min(static_cast<const na_launch*>(operation.args)->graph->launches, kMostOfGraph);
+    case NA_OP_MARK: return 0;
+    default: return 1;
+  }
+}
+
 namespace {
 
 Status capture(Device& device, const na_operation* const* operations, int32_t count, cudaStream_t stream,
@@ -106,8 +127,10 @@ Status create_graph(Device& device, const na_operation* const* operations, int32
   cudaGraphExec_t executable = nullptr;
   const Status status = capture(device, operations, count, stream, &executable);
   cudaStreamDestroy(stream);
-  if (status.ok()) *graph = new na_graph{&device, executable};
-  return status;
+  if (!status.ok()) return status;
+  *graph = new na_graph{&device, executable, 0};
+  for (int32_t i = 0; i < count; i++) (*graph)->launches += launches(device, *operations[i]);
+  return {};
 }
 
 }  // namespace na::cuda

@@ -18,9 +18,10 @@ constexpr int64_t kSmall = int64_t{1} << 16;
 // Pinned memory that a stream may have in pieces: one piece is on its way while the host is at another.
 constexpr int64_t kMostPieceBytes = int64_t{1} << 22;
 
-// CUDA holds about a thousand launches and events for a stream, and a call that finds no room waits. So no more of what
-// is pending is given to it: more than a device is through with before the next wake-up, and far from what CUDA holds.
-constexpr size_t kMostIssued = 128;
+// CUDA holds about a thousand launches for a stream, or for several that share a queue of the device, and a call that
+// finds no room waits. So no more of what is pending is given to it: more than a device is through with before the next
+// wake-up, and far from what CUDA holds.
+constexpr int64_t kMostLaunches = 256;
 
 bool cancelled(const na_operation& operation) {
   return operation.cancelled && __atomic_load_n(operation.cancelled, __ATOMIC_RELAXED) != 0;
@@ -109,9 +110,14 @@ void na_stream::destroy() {
   release();
 }
 
-// Whether nothing stands before it and nobody need be waited for. The mutex is held.
-bool na_stream::can_issue_now(const Copy* pageable, const na_wait* waits, int32_t wait_count) const {
-  if (issuing_ || !waiting_.empty() || issued_.size() >= kMostIssued) return false;
+// What CUDA is given for an operation, at most: kernels, copies and the like, waits, and an event.
+int64_t na_stream::launches(const na_operation& operation, int32_t wait_count) const {
+  return (cancelled(operation) ? 0 : na::cuda::launches(device_, operation)) + wait_count + 1;
+}
+
+// Whether nothing stands before it, nobody need be waited for, and CUDA has room for it. The mutex is held.
+bool na_stream::can_issue_now(int64_t launches, const Copy* pageable, const na_wait* waits, int32_t wait_count) const {
+  if (issuing_ || !waiting_.empty() || launches_ + launches > kMostLaunches) return false;
   for (int32_t i = 0; i < wait_count; i++) {
     if (waits[i].stream->issued_up_to_.load(std::memory_order_acquire) < waits[i].sequence) return false;
   }
@@ -124,10 +130,11 @@ void na_stream::submit(na_operation* operation, const na_wait* waits, int32_t wa
   device_.use();
   std::optional<Copy> copy;
   if (operation->kind == NA_OP_COPY && !cancelled(*operation)) copy.emplace(device_, copy_of(*operation));
+  const int64_t most = launches(*operation, wait_count);
   std::unique_lock<std::mutex> lock(mutex_);
   const uint64_t sequence = ++submitted_;
-  if (!can_issue_now(copy && copy->pageable() ? &*copy : nullptr, waits, wait_count)) {
-    Waiting waiting{operation, sequence, std::vector<na_wait>(waits, waits + wait_count)};
+  if (!can_issue_now(most, copy && copy->pageable() ? &*copy : nullptr, waits, wait_count)) {
+    Waiting waiting{operation, sequence, most, std::vector<na_wait>(waits, waits + wait_count)};
     for (const na_wait& wait : waiting.waits) wait.stream->retain();
     waiting_.push_back(std::move(waiting));
     issuer_.notify_one();
@@ -149,29 +156,26 @@ void na_stream::submit(na_operation* operation, const na_wait* waits, int32_t wa
   }
   issuing_ = true;
   lock.unlock();
-  issue(operation, sequence, copy ? &*copy : nullptr, waits, wait_count);
+  issue({operation, sequence, most}, copy ? &*copy : nullptr, waits, wait_count);
 }
 
 // Enqueues an operation and gives up `issuing_`. The mutex is not held.
-void na_stream::issue(na_operation* operation, uint64_t sequence, const Copy* copy, const na_wait* waits,
-                      int32_t wait_count) {
-  Issued last;
-  last.operation = operation;
-  last.sequence = sequence;
-  last.timed = time_of(*operation) != nullptr;
+void na_stream::issue(Issued last, const Copy* copy, const na_wait* waits, int32_t wait_count) {
+  const na_operation& operation = *last.operation;
+  last.timed = time_of(operation) != nullptr;
   last.status = device_.status();
-  if (last.status.ok() && !cancelled(*operation)) {
+  if (last.status.ok() && !cancelled(operation)) {
     last.status = device_.check(device_.use(), "choosing the device");
     // Also when it is not to be enqueued: who waits for it need not wait for what it has waited for.
-    if (last.status.ok()) last.status = issue_waits(*operation, waits, wait_count);
+    if (last.status.ok()) last.status = issue_waits(operation, waits, wait_count);
     if (last.status.ok()) last.status = failure_;
     if (last.status.ok()) {
       if (copy && copy->pageable()) {
         issue_pieces(*copy, &last);
       } else if (copy) {
         last.status = device_.check(copy->enqueue(stream_), operation_name(NA_OP_COPY));
-      } else if (operation->kind != NA_OP_MARK) {
-        last.status = na::cuda::enqueue(device_, *operation, stream_);
+      } else if (operation.kind != NA_OP_MARK) {
+        last.status = na::cuda::enqueue(device_, operation, stream_);
       }
     }
     record(&last);  // also when it failed: some of it may have been enqueued
@@ -205,9 +209,7 @@ na::Status na_stream::issue_waits(const na_operation& operation, const na_wait* 
 void na_stream::issue_pieces(const Copy& copy, Issued* last) {
   const int64_t most = copy.piece_elements();
   for (int64_t first = 0; first < copy.elements(); first += most) {
-    Issued piece;
-    piece.operation = last->operation;
-    piece.sequence = last->sequence;
+    Issued piece{last->operation, last->sequence, last->launches};
     piece.last = false;
     piece.first = first;
     piece.end = std::min(first + most, copy.elements());
@@ -263,6 +265,7 @@ void na_stream::push(Issued issued) {
     if (!waiting_.empty()) issuer_.notify_one();
     progress_.notify_all();
   }
+  launches_ += issued.launches;
   issued_.push_back(std::move(issued));
   waiter_.notify_one();
 }
@@ -270,7 +273,7 @@ void na_stream::push(Issued issued) {
 void na_stream::issue_waiting() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
-    issuer_.wait(lock, [&] { return ending_ || (!waiting_.empty() && !issuing_ && issued_.size() < kMostIssued); });
+    issuer_.wait(lock, [&] { return ending_ || (!waiting_.empty() && !issuing_ && launches_ < kMostLaunches); });
     if (waiting_.empty()) return;
     Waiting next = std::move(waiting_.front());
     waiting_.pop_front();
@@ -280,7 +283,7 @@ void na_stream::issue_waiting() {
     if (next.operation->kind == NA_OP_COPY && !cancelled(*next.operation)) {
       copy.emplace(device_, copy_of(*next.operation));
     }
-    issue(next.operation, next.sequence, copy ? &*copy : nullptr, next.waits.data(),
+    issue({next.operation, next.sequence, next.launches}, copy ? &*copy : nullptr, next.waits.data(),
           static_cast<int32_t>(next.waits.size()));
     for (const na_wait& wait : next.waits) wait.stream->release();
     lock.lock();
@@ -300,6 +303,7 @@ void na_stream::wait_for_issued() {
     lock.lock();
     Issued issued = std::move(first);
     issued_.pop_front();
+    launches_ -= issued.launches;
     if (!waiting_.empty()) issuer_.notify_one();
     piece_bytes_ -= issued.piece_bytes;
     if (issued.piece_bytes) progress_.notify_all();

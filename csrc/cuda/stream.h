@@ -9,8 +9,8 @@
 //
 // Copies from or to pageable memory are cut into pieces. Where there is more than a little to gather, or no room for a
 // piece, a second thread enqueues them as room becomes free, and whatever was submitted behind them meanwhile. It also
-// enqueues what is submitted while CUDA has much of the stream already, since a launch waits once there is no room for
-// it.
+// enqueues what is submitted while CUDA has much of the stream already, and what is much by itself, since a launch
+// waits once there is no room for it.
 //
 // Behind an operation that could not be enqueued, none of the stream is: each ends with the first one's error, as the
 // stream has anyway. Kernels would read what was never written, and a list of pages leads them to addresses.
@@ -39,6 +39,7 @@ struct na_stream {
   struct Issued {
     na_operation* operation;
     uint64_t sequence;
+    int64_t launches;             // see launches()
     bool last = true;             // of its operation
     bool timed = false;           // the event is one with a time
     cudaEvent_t event = nullptr;  // behind it; none if there is nothing to wait for
@@ -52,6 +53,7 @@ struct na_stream {
   struct Waiting {
     na_operation* operation;
     uint64_t sequence;
+    int64_t launches;
     std::vector<na_wait> waits;  // their streams are retained
   };
 
@@ -61,8 +63,9 @@ struct na_stream {
   void release();
   bool start(void (na_stream::*work)());
 
-  bool can_issue_now(const Copy* pageable, const na_wait* waits, int32_t wait_count) const;
-  void issue(na_operation* operation, uint64_t sequence, const Copy* copy, const na_wait* waits, int32_t wait_count);
+  int64_t launches(const na_operation& operation, int32_t wait_count) const;
+  bool can_issue_now(int64_t launches, const Copy* pageable, const na_wait* waits, int32_t wait_count) const;
+  void issue(Issued last, const Copy* copy, const na_wait* waits, int32_t wait_count);
   Status issue_waits(const na_operation& operation, const na_wait* waits, int32_t wait_count);
   void issue_pieces(const Copy& copy, Issued* last);
   void push(Issued issued);
@@ -88,6 +91,7 @@ struct na_stream {
   uint64_t failed_at_ = 0;                 // the first that could not be enqueued, and why; written while issuing_, so
   Status failure_;                         // whoever issues may read it without the mutex
   int64_t piece_bytes_ = 0;                // in pieces that are not yet back
+  int64_t launches_ = 0;                   // of issued_
   bool issuing_ = false;                   // somebody is enqueuing, without the mutex
   bool finishing_ = false;                 // somebody calls done, without the mutex
   bool ending_ = false;

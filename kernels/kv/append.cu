@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "arch/enqueue.h"
+#include "core/ceil_div.h"
 #include "core/dtype.h"
 #include "core/narrow.h"
 #include "kv/kv.h"
@@ -180,6 +181,10 @@ cudaError_t append(const na_append& append, cudaStream_t stream) {
   if (const cudaError_t status = copy_pages(append, stream); status != cudaSuccess) return status;
   const cudaError_t status = append_rows(append, *append.k, 0, stream);
   return status == cudaSuccess ? append_rows(append, *append.v, append.pages.value_offset, stream) : status;
+}
+
+int64_t append_launches(const na_append& append) {
+  return ceil_div(append.copy_count, kMostPages) + 2 * ceil_div(append.k->shape[0], kMostEntries);
 }
 
 }  // namespace na::cuda

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "arch/enqueue.h"
+#include "core/ceil_div.h"
 #include "kv/kv.h"
 
 namespace na::cuda {
@@ -75,5 +76,7 @@ cudaError_t copy_rows(const na_copy_rows& copy, cudaStream_t stream) {
          : bits % 4 == 0 ? launch_copy_rows<uint32_t>(copy, stream)
                          : launch_copy_rows<uint8_t>(copy, stream);
 }
+
+int64_t copy_rows_launches(const na_copy_rows& copy) { return ceil_div(copy.run_count, kMostRowRuns); }
 
 }  // namespace na::cuda

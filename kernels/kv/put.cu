@@ -2,6 +2,7 @@
 // the host that would have to be kept, or waited for: as runs, since the pages of a sequence mostly lie evenly apart,
 // and any two numbers are a run.
 #include "arch/enqueue.h"
+#include "core/ceil_div.h"
 #include "kv/kv.h"
 
 namespace na::cuda {
@@ -55,5 +56,7 @@ cudaError_t put(const na_put& put, cudaStream_t stream) {
   }
   return cudaSuccess;
 }
+
+int64_t put_launches(const na_put& put) { return ceil_div(put.count, kMostRuns); }
 
 }  // namespace na::cuda

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "arch/enqueue.h"
+#include "core/ceil_div.h"
 #include "core/narrow.h"
 #include "core/strided.h"
 #include "merge/merge.h"
@@ -156,5 +157,7 @@ cudaError_t merge(const na_merge& merge, cudaStream_t stream) {
   }
   return cudaSuccess;
 }
+
+int64_t merge_launches(const na_merge& merge) { return ceil_div(merge.count, kMostParts); }
 
 }  // namespace na::cuda

@@ -15,4 +15,7 @@ int64_t merge_workspace(const na_merge& merge);
 // Enqueues and returns.
 cudaError_t merge(const na_merge& merge, cudaStream_t stream);
 
+// How many kernels it launches at most.
+int64_t merge_launches(const na_merge& merge);
+
 }  // namespace na::cuda

@@ -231,6 +231,8 @@ cudaError_t pool(const na_pool& pool, cudaStream_t stream) {
   return cudaSuccess;
 }
 
+int64_t pool_launches(const na_pool& pool) { return ceil_div(pool.out.rest->shape[0], kMostPooledEntries); }
+
 // What select() launches, and where it has its memory.
 class Selecting {
  public:
@@ -268,6 +270,12 @@ class Selecting {
   }
 
   int64_t bytes() const { return words_ * kWord; }
+
+  int64_t count() {
+    counts_only_ = true;
+    run(nullptr);
+    return launches_;
+  }
 
   cudaError_t run(cudaStream_t stream) {
     stream_ = stream;
@@ -310,13 +318,19 @@ class Selecting {
     return at;
   }
   // The first error stays.
-  void keep_status(cudaError_t status) {
+  template <typename Enqueue>
+  void add(const Enqueue& enqueue) {
+    launches_++;
+    if (counts_only_) return;
+    const cudaError_t status = enqueue();
     if (status_ == cudaSuccess) status_ = status;
   }
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, const Arguments&... arguments) {
-    keep_status(enqueue_kernel(kernel, dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(threads), stream_,
-                               arguments...));
+    add([&] {
+      return enqueue_kernel(kernel, dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(threads), stream_,
+                            arguments...);
+    });
   }
   int32_t* memory(int64_t at) const { return static_cast<int32_t*>(select_.workspace) + at; }
 
@@ -403,7 +417,7 @@ class Selecting {
     const Selection of_plan = a_;
     a_.first_plan_row = a_.first_row;
     const auto bytes = static_cast<size_t>(rows * seen_words() * kWord);
-    keep_status(cudaMemsetAsync(a_.seen, 0, bytes, stream_));
+    add([&] { return cudaMemsetAsync(a_.seen, 0, bytes, stream_); });
     a_.all_queries = true;
     prepare(rows, 1);
     score(own_scores_kernel, rows, ceil_div(a_.scores_room, 2));
@@ -492,6 +506,8 @@ class Selecting {
   Selection a_;
   cudaStream_t stream_ = nullptr;
   cudaError_t status_ = cudaSuccess;
+  int64_t launches_ = 0;  // so far
+  bool counts_only_ = false;
   int64_t rows_ = 0, rows_together_ = 1;  // of the plan: all, and those of a launch
   int64_t most_budget_ = 0, least_budget_ = kMostBlocks;
   int64_t words_ = 0, list_words_ = 0;
@@ -502,5 +518,7 @@ class Selecting {
 int64_t select_workspace(const na_select& select) { return Selecting(select).bytes(); }
 
 cudaError_t select(const na_select& select, cudaStream_t stream) { return Selecting(select).run(stream); }
+
+int64_t select_launches(const na_select& select) { return Selecting(select).count(); }
 
 }  // namespace na::cuda

@@ -80,6 +80,20 @@ NA_INLINE float float_at(int64_t place) {
   return x;
 }
 
+// The least value that is not below x. There is one.
+float least_from(const float* values, int64_t count, float x) {
+  Vector lanes = broadcast(kInfinity);
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) {
+    const Vector some = load(values + i);
+    lanes = select((some >= x) & (some < lanes), some, lanes);
+  }
+  float least = kInfinity;
+  for (int lane = 0; lane < kWidth; lane++) least = lanes[lane] < least ? lanes[lane] : least;
+  for (; i < count; i++) least = values[i] >= x && values[i] < least ? values[i] : least;
+  return least;
+}
+
 // The largest value that `wanted` of the values reach, of which there are as many or more: found by halving what it may
 // be, without a jump that depends on a value.
 float reached_by(const float* values, int64_t count, int64_t wanted) {
@@ -90,6 +104,7 @@ float reached_by(const float* values, int64_t count, int64_t wanted) {
     int64_t i = 0, reaching = 0;
     for (; i + kWidth <= count; i += kWidth) reaching += __builtin_popcount(not_below(load(values + i), broadcast(x)));
     for (; i < count; i++) reaching += values[i] >= x;
+    if (reaching == wanted) return least_from(values, count, x);
     (reaching >= wanted ? low : high) = middle;
   }
   return float_at(low);

@@ -41,6 +41,7 @@ interface StandIn {
   report(): string;
   kernel(): string;
   launches(part: string): number;
+  longestQueue(): number;
   poisonPinned(): void;
   reset(): void;
 }
@@ -60,6 +61,7 @@ function loadStandIn(): StandIn {
     report: driver.func('const char *standin_last_report()'),
     kernel: driver.func('const char *standin_last_kernel()'),
     launches: driver.func('uint64_t standin_launches(const char *part)'),
+    longestQueue: driver.func('uint64_t standin_longest_queue()'),
     poisonPinned: driver.func('void standin_poison_pinned()'),
     reset: driver.func('void standin_reset()'),
   };
@@ -87,6 +89,9 @@ export const lastKernel = (): string => standin?.kernel() ?? '';
 
 /** How many kernels with this in their names have begun so far; 0 on a real device. */
 export const launches = (part: string): number => standin?.launches(part) ?? 0;
+
+/** The most launches that waited in a stream when this thread had added one, since the last call; 0 on a real device. */
+export const longestQueue = (): number => standin?.longestQueue() ?? 0;
 
 /** Makes NaN of all pinned memory; does nothing on a real device. */
 export const poisonPinned = (): void => standin?.poisonPinned();

@@ -25,6 +25,9 @@ STANDIN_API const char* standin_last_kernel(void);
 /* How many kernels with this in their names have begun. */
 STANDIN_API uint64_t standin_launches(const char* part);
 
+/* The most pieces of work that waited in a stream when the calling thread had put one there, since its last call. */
+STANDIN_API uint64_t standin_longest_queue(void);
+
 /* The next kernel to run, on whichever device, faults as if it had touched memory that is not there. */
 STANDIN_API void standin_fail_next(void);
 

@@ -1,10 +1,13 @@
 #include "stream.h"
 
+#include <algorithm>
 #include <chrono>
 #include <set>
+#include <utility>
 
 #include "device.h"
 #include "error.h"
+#include "standin.h"
 
 using namespace standin;
 
@@ -29,6 +32,8 @@ CUstream_st& default_stream() {
 
 // Whoever submits more than that waits, as for a device.
 constexpr size_t kMostPending = 1024;
+
+thread_local size_t longest_queue = 0;
 
 double now() {
   using namespace std::chrono;
@@ -70,6 +75,7 @@ void CUstream_st::submit(Work work) {
     std::unique_lock<std::mutex> lock(mutex_);
     changed_.wait(lock, [this] { return queue_.size() < kMostPending; });
     queue_.push_back(std::move(work));
+    longest_queue = std::max(longest_queue, queue_.size());
   }
   changed_.notify_all();
 }
@@ -126,6 +132,8 @@ void drain_device() {
 }
 
 }  // namespace standin
+
+uint64_t standin_longest_queue(void) { return std::exchange(longest_queue, 0); }
 
 extern "C" {
 
