@@ -37,7 +37,10 @@ export interface PlanGeometry {
 export interface PlanOptions {
   /** Where the plan is to be, as {@link SparsePlan.to} brings it there; default 'cpu'. */
   device?: Device;
-  /** The stream to enqueue on; the default stream of the device unless given. For a GPU it has to be one of its own. */
+  /**
+   * The stream to enqueue on; the default stream of the device unless given. For a GPU it has to be one of its own. On the
+   * CPU nothing is enqueued for rules and for lists of JavaScript: these plans are there when the call returns.
+   */
   stream?: Stream;
 }
 

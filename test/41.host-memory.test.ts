@@ -28,7 +28,7 @@ function printed(files: Record<string, string>, ...blocks: number[]): unknown {
   return JSON.parse(execFileSync(program, [made, ...blocks.map(String)], { encoding: 'utf8' }));
 }
 
-/** Total and available MiB. */
+/** MiB: in all, before a group is slowed down, and available. */
 const seen = (files: Record<string, string>) => (printed(files) as number[]).map((each) => each / 2 ** 20);
 /** Which blocks of so many bytes, one after the other, may be pinned. */
 const granted = (files: Record<string, string>, ...blocks: number[]) => printed(files, ...blocks) as boolean[];
@@ -52,18 +52,18 @@ const first = (group: string, limit: string, used: number, [inactive, active] = 
 const of = (...lines: string[]) => ({ 'proc/self/cgroup': lines.map((line) => `${line}\n`).join('') });
 
 test.each<[string, Record<string, string>, number[]]>([
-  ['a machine without control groups', machine, [4000, 3000]],
-  ['a group without a limit', { ...machine, ...of('0::/a'), ...second('/a', 'max\n', 100) }, [4000, 3000]],
-  ['a limit', { ...machine, ...of('0::/a'), ...second('/a', mib(2000), 500) }, [2000, 1500]],
+  ['a machine without control groups', machine, [4000, 4000, 3000]],
+  ['a group without a limit', { ...machine, ...of('0::/a'), ...second('/a', 'max\n', 100) }, [4000, 4000, 3000]],
+  ['a limit', { ...machine, ...of('0::/a'), ...second('/a', mib(2000), 500) }, [2000, 2000, 1500]],
   [
     'what a group is slowed down at',
     { ...machine, ...of('0::/a'), ...second('/a', 'max\n', 500), ...high('/a', mib(2000)) },
-    [2000, 1500],
+    [4000, 2000, 1500],
   ],
   [
     'a limit below what a group is slowed down at',
     { ...machine, ...of('0::/a'), ...second('/a', mib(1000), 500), ...high('/a', mib(2000)) },
-    [1000, 500],
+    [1000, 1000, 500],
   ],
   [
     'a limit above what a group further up is slowed down at',
@@ -71,49 +71,49 @@ test.each<[string, Record<string, string>, number[]]>([
       ...{ ...machine, ...of('0::/a/b'), ...second('/a/b', mib(1500), 5), ...high('/a/b', 'max\n') },
       ...{ ...second('/a', mib(1000), 200), ...high('/a', mib(900)) },
     },
-    [900, 700],
+    [1000, 900, 700],
   ],
   [
     'files that were read, which can be read again',
     { ...machine, ...of('0::/a'), ...second('/a', mib(2000), 1900, [1000, 400]) },
-    [2000, 1500],
+    [2000, 2000, 1500],
   ],
-  ['a limit that is exceeded', { ...machine, ...of('0::/a'), ...second('/a', mib(2000), 2100) }, [2000, 0]],
-  ['a limit above what is there', { ...machine, ...of('0::/a'), ...second('/a', mib(8000), 100) }, [4000, 3000]],
+  ['a limit that is exceeded', { ...machine, ...of('0::/a'), ...second('/a', mib(2000), 2100) }, [2000, 2000, 0]],
+  ['a limit above what is there', { ...machine, ...of('0::/a'), ...second('/a', mib(8000), 100) }, [4000, 4000, 3000]],
   [
     'a limit of a group further up',
     { ...machine, ...of('0::/a/b c/d'), ...second('/a/b c/d', mib(3000), 1), ...second('/a', mib(900), 200) },
-    [900, 700],
+    [900, 900, 700],
   ],
   [
     'a container that sees its own group as the first',
     { ...machine, ...of('0::/'), ...second('', mib(64), 4) },
-    [64, 60],
+    [64, 64, 60],
   ],
   [
     'a container that sees the names of others',
     { ...machine, ...of('0::/docker/1234'), ...second('', mib(64), 4) },
-    [64, 60],
+    [64, 64, 60],
   ],
   [
     'the first version',
     { ...machine, ...of('9:name=systemd:/a', '4:cpu,memory:/a', '0::/'), ...first('/a', mib(1000), 700, [100, 50]) },
-    [1000, 450],
+    [1000, 1000, 450],
   ],
   [
     'the first version without a limit',
     { ...machine, ...of('4:memory:/a'), ...first('/a', '9223372036854771712\n', 700) },
-    [4000, 3000],
+    [4000, 4000, 3000],
   ],
-  ['what is no list of groups', { ...machine, ...of('memory', '0::', ':', '1:memory:a') }, [4000, 3000]],
+  ['what is no list of groups', { ...machine, ...of('memory', '0::', ':', '1:memory:a') }, [4000, 4000, 3000]],
 ])('%s', (_, files, want) => {
   expect(seen(files)).toEqual(want);
 });
 
 test('of a system that says nothing all may be available', () => {
-  const [total, available] = seen({}) as [number, number];
+  const [total, limit, available] = seen({}) as [number, number, number];
   expect(total).toBeGreaterThan(0);
-  expect(available).toBe(total);
+  expect([limit, available]).toEqual([total, total]);
 });
 
 const left = (available: number) => ({

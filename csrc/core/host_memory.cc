@@ -8,12 +8,12 @@
 namespace na {
 namespace {
 
-constexpr int64_t kOthersShare = 32;          // of the host's memory: what is not pinned
+constexpr int64_t kOthersShare = 32;          // of the limit: what is not pinned
 constexpr int64_t kLarge = int64_t{1} << 21;  // of blocks that are to be pinned
 
 // Files of a control group, of either version of these. What it uses counts files that were read, which are given up
 // when memory is asked for: a process that has read a model would seem to have used it up.
-// At `high` a group is slowed down until others have given memory back, which pinned memory never is.
+// At `high` a group is slowed down until memory has been given back, which pinned memory never is.
 struct GroupFiles {
   const char *folder, *limit, *high, *used, *inactive, *active;
 };
@@ -43,14 +43,15 @@ int64_t number_after(const std::string& name, const std::string& file) {
 void heed_groups(const std::string& root, const GroupFiles& files, std::string group, HostMemory* memory) {
   for (;; group.erase(group.rfind('/'))) {
     const std::string folder = root + files.folder + group, stat = folder + "/memory.stat";
-    const int64_t high = files.high ? number_in(folder + files.high) : -1;
     int64_t limit = number_in(folder + files.limit);
+    if (limit >= 0) memory->total = std::min(memory->total, limit);
+    const int64_t high = files.high ? number_in(folder + files.high) : -1;
     if (high >= 0 && (limit < 0 || high < limit)) limit = high;
     if (limit >= 0) {
       const int64_t cached = std::max<int64_t>(0, number_after(files.inactive, stat)) +
                              std::max<int64_t>(0, number_after(files.active, stat));
       const int64_t used = std::max<int64_t>(0, number_in(folder + files.used) - cached);
-      memory->total = std::min(memory->total, limit);
+      memory->limit = std::min(memory->limit, limit);
       memory->available = std::min(memory->available, std::max<int64_t>(0, limit - used));
     }
     if (group.empty()) return;
@@ -64,6 +65,7 @@ HostMemory host_memory(const std::string& root) {
   const int64_t total = number_after("MemTotal:", root + "/proc/meminfo");
   const int64_t available = number_after("MemAvailable:", root + "/proc/meminfo");
   memory.total = total >= 0 ? total * 1024 : static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  memory.limit = memory.total;
   memory.available = available >= 0 ? available * 1024 : memory.total;
   // Lines are number:controllers:group; those of the second version name no controllers.
   std::ifstream groups(root + "/proc/self/cgroup");
@@ -80,7 +82,7 @@ HostMemory host_memory(const std::string& root) {
   return memory;
 }
 
-int64_t pinnable(const HostMemory& host) { return std::max<int64_t>(0, host.available - host.total / kOthersShare); }
+int64_t pinnable(const HostMemory& host) { return std::max<int64_t>(0, host.available - host.limit / kOthersShare); }
 
 bool PinnedScale::grants(int64_t size) {
   if (size < kLarge - unweighed_.load()) {

@@ -9,8 +9,9 @@
 namespace na {
 
 struct HostMemory {
-  int64_t total = 0;      // the machine's, or the limit of a control group, memory.max or memory.high
-  int64_t available = 0;  // of it now: free, or of files that can be read again
+  int64_t total = 0;      // the machine's, or the limit of a control group
+  int64_t limit = 0;      // of it what can be used before a control group is slowed down
+  int64_t available = 0;  // of that now: free, or of files that can be read again
 };
 
 // Of all control groups that the process is in, the one that leaves least counts. `root` is where the system's files

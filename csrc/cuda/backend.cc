@@ -31,16 +31,16 @@ void device_info(int32_t index, na_device_info* info) {
 int device_status(int32_t index, na_error* error) { return tell(Device::at(index).status(), error); }
 
 int memory_allocate(int32_t index, int64_t bytes, int pinned, int, void** data, na_error* error) {
-  return tell(allocate(Device::at(index), bytes, pinned != 0, data), error);
+  return tell(allocate(Device::at(index), bytes, pinned ? Use::kPinned : Use::kDevice, data), error);
 }
 
 void memory_free(int32_t index, int64_t bytes, int pinned, void* data) {
-  release(Device::at(index), bytes, pinned != 0, data);
+  release(Device::at(index), bytes, pinned ? Use::kPinned : Use::kDevice, data);
 }
 
 int64_t memory_pooled(int32_t index) {
   const Device& device = Device::at(index);
-  return device.memory.bytes() + device.pinned.bytes();
+  return device.memory.bytes() + device.pinned.bytes() + device.staging.bytes();
 }
 
 int stream_create(int32_t index, na_stream** stream, na_error* error) {

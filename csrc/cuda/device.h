@@ -45,7 +45,7 @@ class Device {
   const int major, minor, multiprocessors;
   const int64_t memory_bytes;
 
-  Pool memory, pinned;  // see memory.h
+  Pool memory, pinned, staging;  // see memory.h
 
  private:
   mutable std::mutex mutex_;

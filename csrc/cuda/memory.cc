@@ -22,10 +22,17 @@ Status refusal_of_pinned(int64_t size) {
   return error(NA_ERR_OUT_OF_MEMORY,
                "of the %s that the machine or the control group has, %s can be pinned now: ask for less, or end what "
                "uses the others",
-               bytes_text(host.total).c_str(), bytes_text(left).c_str());
+               bytes_text(host.limit).c_str(), bytes_text(left).c_str());
 }
 
-enum class Use { kDevice, kPinned, kStaging };
+// Those for pieces have a list of their own: what is pinned for others was weighed.
+Pool& pool_of(Device& device, Use use) {
+  switch (use) {
+    case Use::kPinned: return device.pinned;
+    case Use::kStaging: return device.staging;
+    default: return device.memory;
+  }
+}
 
 cudaError_t fresh(int64_t size, Use use, void** data) {
   static PinnedScale& scale = *new PinnedScale;  // threads outlive static destructors
@@ -36,15 +43,20 @@ cudaError_t fresh(int64_t size, Use use, void** data) {
   return result;
 }
 
+}  // namespace
+
 Status allocate(Device& device, int64_t bytes, Use use, void** data) {
   NA_TRY(device.status());
   const bool pinned = use != Use::kDevice;
-  Pool& pool = pinned ? device.pinned : device.memory;
+  Pool& pool = pool_of(device, use);
   const int64_t size = block_size(bytes);
   *data = pool.take(size);
   if (*data) return {};
   NA_TRY(device.check(device.use(), "choosing the device"));
-  const auto empty = [&] { pool.empty([=](void* block, int64_t) { pinned ? cudaFreeHost(block) : cudaFree(block); }); };
+  const auto empty = [&] {
+    if (!pinned) return device.memory.empty([](void* block, int64_t) { cudaFree(block); });
+    for (Pool* each : {&device.pinned, &device.staging}) each->empty([](void* block, int64_t) { cudaFreeHost(block); });
+  };
   // Here and not in release(), which must not wait for the device, as freeing does.
   if (pinned && pool.bytes() > kPinnedLimit) empty();
   cudaError_t result = fresh(size, use, data);
@@ -65,19 +77,7 @@ Status allocate(Device& device, int64_t bytes, Use use, void** data) {
   return device.check(result, "allocating memory");
 }
 
-}  // namespace
-
-Status allocate(Device& device, int64_t bytes, bool pinned, void** data) {
-  return allocate(device, bytes, pinned ? Use::kPinned : Use::kDevice, data);
-}
-
-Status allocate_staging(Device& device, int64_t bytes, void** data) {
-  return allocate(device, bytes, Use::kStaging, data);
-}
-
-void release(Device& device, int64_t bytes, bool pinned, void* data) {
-  (pinned ? device.pinned : device.memory).put(data, block_size(bytes));
-}
+void release(Device& device, int64_t bytes, Use use, void* data) { pool_of(device, use).put(data, block_size(bytes)); }
 
 Place place_of(const Device& device, const void* data) {
   cudaPointerAttributes attributes{};

@@ -12,14 +12,14 @@
 
 namespace na::cuda {
 
-Status allocate(Device& device, int64_t bytes, bool pinned, void** data);
+// Memory of the device, pinned memory, or pinned memory for a piece of a copy, which is granted whatever the host has
+// left: a stream has few of them, and what is enqueued would fail for want of one.
+enum class Use { kDevice, kPinned, kStaging };
 
-// Pinned memory for a piece of a copy, to be released as such. It is granted whatever the host has left: a stream has
-// few of them, and what is enqueued would fail for want of one.
-Status allocate_staging(Device& device, int64_t bytes, void** data);
+Status allocate(Device& device, int64_t bytes, Use use, void** data);
 
 // From any thread; calls nothing of CUDA.
-void release(Device& device, int64_t bytes, bool pinned, void* data);
+void release(Device& device, int64_t bytes, Use use, void* data);
 
 // What a pointer may be used for: memory that kernels reach, of this device or pinned, or that of another device, or
 // the host's alone.

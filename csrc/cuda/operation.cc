@@ -72,7 +72,8 @@ Status enqueue(Device& device, const na_operation& operation, cudaStream_t strea
   return device.check(result, operation_name(operation.kind));
 }
 
-// Of a graph, which CUDA is given as a whole: with nothing before it, it need not wait for room however much it holds.
+// Of a graph, which CUDA is given as a whole: one that follows nothing is launched by the calling thread however much
+// it holds. That it then need not wait for room is how graphs are described, and was not seen on a device.
 constexpr int64_t kMostOfGraph = 240;
 
 int64_t launches(const Device& device, const na_operation& operation) {
@@ -81,6 +82,7 @@ int64_t launches(const Device& device, const na_operation& operation) {
     case NA_OP_MERGE: return merge_launches(*static_cast<const na_merge*>(operation.args));
     case NA_OP_COPY: return static_cast<const na_copy*>(operation.args)->workspace ? 2 : 1;
     case NA_OP_APPEND: return append_launches(*static_cast<const na_append*>(operation.args));
+    case NA_OP_ROTATE: return rotate_launches(*static_cast<const na_rotate*>(operation.args));
     case NA_OP_PUT: return put_launches(*static_cast<const na_put*>(operation.args));
     case NA_OP_COPY_ROWS: return copy_rows_launches(*static_cast<const na_copy_rows*>(operation.args));
     case NA_OP_POOL: return pool_launches(*static_cast<const na_pool*>(operation.args));

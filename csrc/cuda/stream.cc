@@ -220,7 +220,7 @@ void na_stream::issue_pieces(const Copy& copy, Issued* last) {
       piece_bytes_ += piece.piece_bytes;
     }
     const bool stop = cancelled(*piece.operation);
-    if (!stop) piece.status = na::cuda::allocate_staging(device_, piece.piece_bytes, &piece.piece);
+    if (!stop) piece.status = na::cuda::allocate(device_, piece.piece_bytes, na::cuda::Use::kStaging, &piece.piece);
     if (piece.piece) {
       if (!copy.to_host()) copy.gather(piece.first, piece.end, piece.piece);
       piece.status = device_.check(copy.enqueue_piece(piece.first, piece.end, piece.piece, stream_), "copy");
@@ -313,7 +313,7 @@ void na_stream::wait_for_issued() {
           device_.check(device_.time_of(&issued.event, time_of(*issued.operation)), "reading the time of an event");
     }
     if (issued.event) device_.give_event(issued.timed, issued.event);
-    if (issued.piece) na::cuda::release(device_, issued.piece_bytes, true, issued.piece);
+    if (issued.piece) na::cuda::release(device_, issued.piece_bytes, na::cuda::Use::kStaging, issued.piece);
     if (issued.last) tell(issued);
     lock.lock();
     if (issued.last) {

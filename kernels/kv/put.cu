@@ -57,6 +57,12 @@ cudaError_t put(const na_put& put, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-int64_t put_launches(const na_put& put) { return ceil_div(put.count, kMostRuns); }
+int64_t put_launches(const na_put& put) {
+  int64_t runs = 0;
+  for (int64_t first = 0; first < put.count; runs++) {
+    first += first_run(put.places + first, put.values + first, put.count - first).count;
+  }
+  return ceil_div(runs, kMostRuns);
+}
 
 }  // namespace na::cuda

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "arch/enqueue.h"
+#include "core/ceil_div.h"
 #include "core/dtype.h"
 #include "core/narrow.h"
 #include "kv/kv.h"
@@ -97,5 +98,7 @@ cudaError_t rotate(const na_rotate& rotate, cudaStream_t stream) {
   }
   return cudaSuccess;
 }
+
+int64_t rotate_launches(const na_rotate& rotate) { return ceil_div(rotate.src->shape[0], kMostFirsts); }
 
 }  // namespace na::cuda

@@ -125,6 +125,16 @@ const OPERATIONS: [string, () => Enqueue][] = [
     },
   ],
   [
+    'queries of many sequences that are rotated',
+    () => {
+      const x = zeros(1000, 1, 1, 8);
+      const shape = { batch: 1000, kvHeads: 1, headDim: 8, capacity: 1000 * 160 };
+      const cache = new KvCache({ ...shape, dtype: 'bfloat16', device: 'cuda', rope: { theta: 10000 } });
+      cache.append(x, x);
+      return (stream) => attention(x, cache, { stream });
+    },
+  ],
+  [
     'a selector in stages',
     () => {
       const x = zeros(1, 64, 1, 16);
