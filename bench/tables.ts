@@ -4,9 +4,12 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
+import { TARGETS as BIAS } from './bias/main';
 import { fullName, OWN, parseResults, type ResultFile, type Row, type SuiteResult, type Verdict } from './format';
 import { type Column, columnsOf, factor, optional, percent } from './report';
-import { judge, OVER_TILES } from './targets';
+import { TARGETS as RETRIEVAL } from './retrieval/main';
+import { TARGETS as SPARSE } from './sparse/report';
+import { judge, judgeBy, OVER_TILES, type Target } from './targets';
 
 const root = join(__dirname, '..');
 
@@ -44,6 +47,9 @@ export function newest(files: readonly ResultFile[], name: string): Source[][] {
   }
   return [...machines.values()].map((found) => [...found.values()]).reverse();
 }
+
+/** The targets of suites that are judged by the rows of a table, whichever runs these are from. */
+const TARGETS: { [suite: string]: readonly Target<Row>[] } = { bias: BIAS, sparse: SPARSE, retrieval: RETRIEVAL };
 
 const MISSING = 'not measured';
 const ms = optional((value) => String(+value.toPrecision(3)));
@@ -182,7 +188,7 @@ function suiteBlock(name: string, machines: readonly (readonly Source[])[]): str
     const runs = runsOf(sources).map(({ suite }) => suite);
     const { about = '', command } = runs.at(-1)!;
     const targets = lastOf(
-      runs.flatMap(({ targets = [] }) => targets),
+      [...runs.flatMap(({ targets = [] }) => targets), ...judgeBy(TARGETS[name] ?? [], rows, (row) => row.name)],
       ({ text, verdict }) => [text, verdict !== MISSING],
     );
     const findings = lastOf(

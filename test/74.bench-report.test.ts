@@ -556,6 +556,21 @@ describe('the tables of the documentation', () => {
     expect(blocks(parts)['docs/results.md']!.results).toContain('commit unknown (2026-01-01).');
   });
 
+  it('judge all rows of a table, whichever runs they are from', () => {
+    const row = (name: string, exact: number) => {
+      const samples = { 'node-attention': [1], 'usearch exact': [exact] };
+      return makeRow(measured(samples, { name, case: { mask: 'scan', dtype: 'float32', tokens: 64, headDim: 16 } }));
+    };
+    const run = (date: string, of: Row): ResultFile => {
+      const file = fileOf([of], { date });
+      const text = 'the scan: no slower than the exact search of usearch';
+      const targets: Verdict[] = [{ text, verdict: 'reached', rows: 1, reached: 1, disturbed: 0 }];
+      return { ...file, suites: [{ ...file.suites[0]!, suite: 'retrieval', targets }] };
+    };
+    const { results } = blocks([run('2026-01-01', row('a', 0.5)), run('2026-02-02', row('b', 2))])['docs/results.md']!;
+    expect(results).toMatch(/exact search of usearch \| missed \| 1 of 2 \| 0.50 \(a\)/);
+  });
+
   it('stand between their markers', () => {
     const text = 'x\n<!-- t:begin -->\nold\n<!-- t:end -->\ny';
     expect(withBlocks(text, 'f', { t: 'new' })).toBe('x\n<!-- t:begin -->\nnew\n<!-- t:end -->\ny');

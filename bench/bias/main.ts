@@ -71,7 +71,7 @@ async function bench(options: SuiteOptions, progress: Progress): Promise<SuiteRe
     },
     peaks,
     rows,
-    targets: judgeBy(targets, rows, ({ name }) => name),
+    targets: judgeBy(TARGETS, rows, ({ name }) => name),
     notMeasured: [
       {
         what: 'ONNX Runtime in bfloat16, and on the point cloud',
@@ -216,7 +216,7 @@ export function rowsOf(
 
 const isForm = (row: Row, form: Form) => row.case.mask === form;
 
-const targets: Target<Row>[] = [
+export const TARGETS: Target<Row>[] = [
   {
     text: 'alibi, headDim 128: at most 1.1 times no bias',
     figure: (row) => (isForm(row, 'alibi') && row.case.headDim === 128 ? row.figures?.[OVER_NONE] : undefined),
