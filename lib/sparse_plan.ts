@@ -412,8 +412,9 @@ export class SparsePlan extends Mask {
       const [tile, head, batch] = [row % tiles, Math.floor(row / tiles) % heads, Math.floor(row / tiles / heads)];
       const first = tile * queryTile;
       const end = Math.min(first + queryTile, layout.queries);
+      const { whole, visible, kind } = limitsOf(layout, row);
       const rest: number[] = [];
-      for (let block = 0; block < layout.blocks; block++) {
+      for (let block = 0; block < visible; block++) {
         const from = block * keyBlock;
         const bits = new Int32Array(keyBlock * words);
         let [seen, possible] = [0, 0];
@@ -434,11 +435,10 @@ export class SparsePlan extends Mask {
           if (index === bitmaps.length) bitmaps.push(bits);
           known.set(name, index);
           rest.push(block | (kinds.bitmap << 27), index);
-        } else if (possible === (end - first) * keyBlock) {
+        } else if (block < whole) {
           entries.push(block);
         } else {
-          const border = Math.min(from + keyBlock, layout.keys) > visibleKeys(layout, first);
-          rest.push(block | ((border ? kinds.predicate : kinds.tail) << 27));
+          rest.push(block | (kind << 27));
         }
       }
       for (const word of rest) entries.push(word);

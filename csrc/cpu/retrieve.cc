@@ -443,7 +443,8 @@ class RetrieveJob final : public Job {
       Found& to = found(unit, part, g);
       if (to.count < 0) continue;
       const float threshold = shared(unit, g).load(std::memory_order_relaxed);
-      to.count = keep_reaching(queries[g].hits, queries[g].count, threshold, to.hits);
+      const auto may_count = [&](const Hit& hit) { return !(hit.high < threshold); };
+      to.count = keep_if(queries[g].hits, queries[g].count, may_count, to.hits);
     }
   }
 
@@ -473,13 +474,7 @@ class RetrieveJob final : public Job {
       const float reached = kernels_.reached_by(all, end - all, keep);
       raise(shared(unit, member), reached);
       // All that lie above it, which are fewer, and as many at it as there is room for: others take nobody's place.
-      float* above = all;
-      for (const float* each = all; each < end; each++) {
-        const float low = *each;
-        *above = low;
-        above += low > reached;
-      }
-      end = above;
+      end = all + keep_if(all, end - all, [&](float low) { return low > reached; }, all);
       std::fill(end, all + keep, reached);
       end = all + keep;
     }
@@ -495,14 +490,14 @@ class RetrieveJob final : public Job {
     }
   }
 
-  // Copies the hits that may reach the threshold, perhaps to where they are; returns how many. No jump depends on
-  // which.
-  static int64_t keep_reaching(const Hit* hits, int64_t count, float threshold, Hit* to) {
+  // Copies those that are wanted, perhaps to where they are; returns how many. No jump depends on which.
+  template <class T, class Wanted>
+  static int64_t keep_if(const T* from, int64_t count, const Wanted& wanted, T* to) {
     int64_t kept = 0;
     for (int64_t i = 0; i < count; i++) {
-      const Hit hit = hits[i];
-      to[kept] = hit;
-      kept += !(hit.high < threshold);
+      const T each = from[i];
+      to[kept] = each;
+      kept += wanted(each);
     }
     return kept;
   }
@@ -517,7 +512,8 @@ class RetrieveJob final : public Job {
       query.threshold = std::max(query.threshold, threshold);
       raise(shared, threshold);
     }
-    query.count = keep_reaching(hits, query.count, query.threshold, hits);
+    const auto may_count = [threshold = query.threshold](const Hit& hit) { return !(hit.high < threshold); };
+    query.count = keep_if(hits, query.count, may_count, hits);
     if (query.count <= sizes_.room) return;
     // Rows as good as each other, or that may be anything.
     if (paged_) {

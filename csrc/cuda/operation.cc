@@ -1,7 +1,5 @@
 #include "cuda/operation.h"
 
-#include <algorithm>
-
 #include "cuda/attention.h"
 #include "cuda/copy.h"
 #include "cuda/select.h"
@@ -72,10 +70,6 @@ Status enqueue(Device& device, const na_operation& operation, cudaStream_t strea
   return device.check(result, operation_name(operation.kind));
 }
 
-// Of a graph, which CUDA is given as a whole: one that follows nothing is launched by the calling thread however much
-// it holds. That it then need not wait for room is how graphs are described, and was not seen on a device.
-constexpr int64_t kMostOfGraph = 240;
-
 int64_t launches(const Device& device, const na_operation& operation) {
   switch (operation.kind) {
     case NA_OP_ATTENTION: return attention_launches(device, *static_cast<const na_attention*>(operation.args));
@@ -87,7 +81,7 @@ int64_t launches(const Device& device, const na_operation& operation) {
     case NA_OP_COPY_ROWS: return copy_rows_launches(*static_cast<const na_copy_rows*>(operation.args));
     case NA_OP_POOL: return pool_launches(*static_cast<const na_pool*>(operation.args));
     case NA_OP_SELECT: return select_launches(*static_cast<const na_select*>(operation.args));
-    case NA_OP_LAUNCH: return std::min(static_cast<const na_launch*>(operation.args)->graph->launches, kMostOfGraph);
+    case NA_OP_LAUNCH: return static_cast<const na_launch*>(operation.args)->graph->launches;
     case NA_OP_MARK: return 0;
     default: return 1;
   }

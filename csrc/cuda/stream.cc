@@ -22,6 +22,10 @@ constexpr int64_t kMostPieceBytes = int64_t{1} << 22;
 // finds no room waits. So no more of what is pending is given to it: more than a device is through with before the next
 // wake-up, and far from what CUDA holds.
 constexpr int64_t kMostLaunches = 256;
+// What a graph counts as at most, which CUDA is given as a whole: one that follows little is launched by the calling
+// thread however much it holds, and the next one while it is pending. That it then need not wait for room is how graphs
+// are described, and was not seen on a device.
+constexpr int64_t kMostOfGraph = kMostLaunches - 16;
 
 bool cancelled(const na_operation& operation) {
   return operation.cancelled && __atomic_load_n(operation.cancelled, __ATOMIC_RELAXED) != 0;
@@ -112,7 +116,9 @@ void na_stream::destroy() {
 
 // What CUDA is given for an operation, at most: kernels, copies and the like, waits, and an event.
 int64_t na_stream::launches(const na_operation& operation, int32_t wait_count) const {
-  return (cancelled(operation) ? 0 : na::cuda::launches(device_, operation)) + wait_count + 1;
+  int64_t own = cancelled(operation) ? 0 : na::cuda::launches(device_, operation);
+  if (operation.kind == NA_OP_LAUNCH) own = std::min(own, kMostOfGraph);
+  return own + wait_count + 1;
 }
 
 // Whether nothing stands before it, nobody need be waited for, and CUDA has room for it. The mutex is held.
