@@ -66,6 +66,13 @@ export {
   type SelectorOptions,
 } from './selectors';
 export { type Simulation, type SimulationOptions, simulateNeighborhood } from './simulate';
-export { type PlanGeometry, type PlanLists, type PlanOptions, type PlanStatistics, SparsePlan } from './sparse_plan';
+export {
+  type BlockOptions,
+  type PlanGeometry,
+  type PlanLists,
+  type PlanOptions,
+  type PlanStatistics,
+  SparsePlan,
+} from './sparse_plan';
 export { Event, Graph, Stream } from './stream';
 export { type Device, Tensor, type ToOptions } from './tensor';

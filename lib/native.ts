@@ -185,6 +185,8 @@ export interface NativeSelect {
   sink: number;
   window: number;
   budgets: number[];
+  /** Keys beyond the budget that count by means of 2, 4, 8 ... */
+  levels: number[];
   chunk: number[];
   keep: number[];
   first: boolean;

@@ -86,10 +86,12 @@ function select(
         keyBlock,
         Number(boolean(call, 'causal', given.causal ?? false)),
         Number(boolean(call, 'estimate', given.estimate ?? false)),
+        0,
       ],
       sink: keys('always.sink', always.sink ?? 64, 2 ** 30),
       window: keys('always.window', always.window ?? 256, 2 ** 31),
       budgets,
+      levels: [],
       chunk: [],
       keep: [],
       first: false,
@@ -255,6 +257,19 @@ export function pagePlan(q: Tensor, k: Tensor | KvCache, opts: PageOptions): Spa
 export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
   /** As for all selectors; may be left out with `topP` or `threshold`. */
   budget?: number | readonly number[];
+  /**
+   * How many keys beyond the budget count by means, of all patterns alike: `[k1, k2, ...]`, each rounded up to blocks.
+   * After the best blocks, which the budget shows in full, those of the next k1 keys count by the means of 2 keys that
+   * follow each other, of the next k2 by those of 4, and so on; at most keyBlock/2, and a 0 passes one over. Such a mean is
+   * one key, whose weight is multiplied by the number of its keys, with the mean of their values. Blocks that the causal
+   * border cuts get none, and are seen within the budget or not at all. Costs a pass over k and v for each number that is
+   * not 0, of which a cache keeps the means instead: 2^-l of the elements of its keys and values for means of 2^l keys.
+   * Such a plan has to be the only mask, without bias and softcap. Not with `topP`, `threshold` or queries 'own'. Default
+   * none.
+   *
+   * @see Li et al. 2025 (Pyramid Sparse Attention, arXiv:2512.04025).
+   */
+  levels?: readonly number[];
   /** What becomes of the keys of a block; default 'mean'. */
   pooling?: 'mean' | 'max' | 'min';
   /**
@@ -289,11 +304,21 @@ export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
  *
  * @param k as for {@link hipPlan}.
  * @throws AttentionError before anything is enqueued; ERR_OPTION for a cache inside `capture`.
- * @see Lu et al. 2025 (MoBA, arXiv:2502.13189); Gao et al. 2024 (SeerAttention, arXiv:2410.13276).
+ * @see Lu et al. 2025 (MoBA, arXiv:2502.13189); Gao et al. 2024 (SeerAttention, arXiv:2410.13276); for `levels` Li et al.
+ * 2025 (Pyramid Sparse Attention, arXiv:2512.04025).
  */
 export function pooledPlan(q: Tensor, k: Tensor | KvCache, opts: PooledOptions): SparsePlan {
   const call = 'pooledPlan';
-  const given = options(call, opts, [...commonNames, 'pooling', 'queries', 'pooled', 'scale', 'topP', 'threshold']);
+  const given = options(call, opts, [
+    ...commonNames,
+    'levels',
+    'pooling',
+    'queries',
+    'pooled',
+    'scale',
+    'topP',
+    'threshold',
+  ]);
   const pooled = given.pooled === undefined ? undefined : options(`${call}: pooled`, given.pooled, ['queries', 'keys']);
   if (pooled && (given.pooling !== undefined || given.queries !== undefined)) {
     const name = given.pooling === undefined ? 'queries' : 'pooling';
@@ -329,6 +354,7 @@ export function pooledPlan(q: Tensor, k: Tensor | KvCache, opts: PooledOptions):
         keys: integer(call, 'pooled.keys', pooled.keys, 1),
       },
     }),
+    levels: given.levels === undefined ? [] : integers(call, 'levels', given.levels, 0, 'ERR_OPTION'),
     pooling: poolings[pooling],
     meanQuery: queries === 'mean',
     perQuery: queries === 'own',

@@ -44,6 +44,20 @@ export interface PlanOptions {
   stream?: Stream;
 }
 
+/** What {@link SparsePlan.fromBlocks} makes of lists of blocks. */
+export interface BlockOptions extends PlanGeometry, PlanOptions {
+  /**
+   * How the keys of each listed block count: a list for each row, as long as that of its blocks. 0 is for the keys
+   * themselves, l for the means of 2^l keys that follow each other, 2^l being at most keyBlock/2: each such mean is one
+   * key, whose weight is multiplied by the number of its keys, with the mean of their values. Where the keys end, a mean is
+   * of those that are left. Only blocks that all queries of their row see whole have a level; in a sequence of a cache that
+   * has fewer keys than the plan, one that its own border cuts is not seen. Not with {@link PlanLists}. Default 0 for all.
+   *
+   * @see Li et al. 2025 (Pyramid Sparse Attention, arXiv:2512.04025).
+   */
+  levels?: readonly (readonly number[])[];
+}
+
 /** Lists of blocks in tensors: int32; the blocks of row r are those from offsets[r] to offsets[r + 1]. */
 export interface PlanLists {
   /** `[rows + 1]`, the first 0, ascending. */
@@ -68,6 +82,8 @@ export interface Layout extends Required<PlanGeometry> {
   tiles: number;
   blocks: number;
   rows: number;
+  /** Of means that entries may have, ascending. */
+  levels: readonly number[];
   /** By its full name. */
   device: Device;
   /** One of that device. */
@@ -84,6 +100,8 @@ export interface PlanStatistics {
   possibleBlocks: number;
   /** Of the listed blocks, those of which a bitmap says who sees which key. */
   bitmaps: number;
+  /** Of the listed blocks, those with a level, whose keys count by means. */
+  means: number;
   /** See {@link SparsePlan.density}. */
   density: number;
   /** Of each pattern of heads, in all batch entries. */
@@ -150,6 +168,7 @@ export function layoutOf(call: string, given: { [name in (typeof planNames)[numb
     tiles,
     blocks,
     rows: layout.batch * layout.heads * tiles,
+    levels: [],
     ...placeOf(call, given),
   };
 }
@@ -165,7 +184,7 @@ function placeOf(call: string, given: { device?: unknown; stream?: unknown }): P
   );
 }
 
-const numbersOf = (l: Required<PlanGeometry>) => [
+const numbersOf = (l: Required<PlanGeometry> & Pick<Layout, 'levels'>) => [
   l.batch,
   l.heads,
   l.queries,
@@ -174,6 +193,7 @@ const numbersOf = (l: Required<PlanGeometry>) => [
   l.keyBlock,
   Number(l.causal),
   Number(l.estimate),
+  l.levels.reduce((bits, level) => bits | (1 << level), 0),
 ];
 
 const wordsOf = (values: ArrayLike<number>) => Tensor.from(new Int32Array(values), [values.length]);
@@ -225,11 +245,65 @@ function limitsOf(l: Layout, row: number): { whole: number; visible: number; kin
   };
 }
 
+/** Of means, ascending: those that visible blocks have, of as many lists of levels as there are rows. */
+function levelsOf(call: string, layout: Layout, blocks: readonly (readonly number[])[], levels: unknown): number[] {
+  if (!isArray(levels)) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: levels is ${show(levels)}; it must be a list for each row, with a level for each of its blocks`,
+    );
+  }
+  if (levels.length !== layout.rows) {
+    throw new AttentionError(
+      'ERR_SHAPE',
+      `${call}: levels has ${levels.length} lists for ${layout.rows} rows; give one for each row`,
+    );
+  }
+  const most = Math.log2(layout.keyBlock) - 1;
+  const used = new Set<number>();
+  for (let row = 0; row < layout.rows; row++) {
+    const list: unknown = levels[row];
+    const own = blocks[row]!;
+    const refuse = (code: 'ERR_OPTION' | 'ERR_SHAPE', what: string) => {
+      throw new AttentionError(code, `${call}: levels of ${describe(layout, row)}: ${what}`);
+    };
+    if (!isArray(list)) return refuse('ERR_OPTION', `${show(list)} is no list; give a level for each of its blocks`);
+    if (list.length !== own.length) {
+      refuse(
+        'ERR_SHAPE',
+        `${list.length} levels for ${own.length} blocks; give one for each, 0 for the keys themselves`,
+      );
+    }
+    const { whole, visible, kind } = limitsOf(layout, row);
+    for (let i = 0; i < own.length; i++) {
+      const [block, level] = [own[i]!, list[i] as number];
+      if (!Number.isInteger(level) || level < 0 || level > most) {
+        refuse(
+          'ERR_OPTION',
+          `block ${block} has ${show(level)}; with keyBlock ${layout.keyBlock} levels are integers in 0 ... ${most}`,
+        );
+      }
+      if (level === 0 || block >= visible) continue;
+      if (block >= whole && kind === kinds.predicate) {
+        refuse(
+          'ERR_OPTION',
+          `block ${block} has ${level}, but the causal border cuts it, so that not all these queries see it whole; give it 0`,
+        );
+      }
+      used.add(level);
+    }
+  }
+  return [...used].sort((a, b) => a - b);
+}
+
 /** The SparsePlan of a plan of the addon, for queries of so many heads. */
 export let makePlan: (plan: NativePlan, queryHeads: number) => SparsePlan;
 
-/** Tells `list` which blocks a row lists, as ranges [begin, end) that ascend and do not meet. */
-export type Rows = (row: number, list: (begin: number, end: number) => void) => void;
+/**
+ * Tells `list` which blocks a row lists, as ranges [begin, end) that ascend and do not meet; those with a level, of which
+ * the causal border cuts none, after those without.
+ */
+export type Rows = (row: number, list: (begin: number, end: number, level?: number) => void) => void;
 
 /**
  * The plan of rows that are known to be right; those from `distinct` on repeat the ones before. Rows are asked for twice:
@@ -247,9 +321,9 @@ const breakEven = 0.8;
  * {@link SparsePlan.fromPredicate} make of a pattern of your own. Immutable.
  *
  * Time and memory of attention are in proportion to the blocks that the plan lists. A row without blocks sees nothing:
- * its result is 0, its lse -Infinity. With `estimate` the other blocks count by their means, which are made anew in each
- * call unless a cache keeps them, and each of them costs as much as one key; then the plan has to be the only mask, and
- * there is neither bias nor softcap.
+ * its result is 0, its lse -Infinity. With `estimate` the other blocks count by their means, and those with a level by
+ * means of 2, 4, 8 ... of their keys. Means are made anew in each call unless a cache keeps them, and each of them costs
+ * as much as one key; with any the plan has to be the only mask, and there is neither bias nor softcap.
  *
  * Plans are made, combined and looked at by the CPU. On a GPU they are attended over, and made by selectors: what else is
  * asked of such a plan is done with a copy on the CPU, and what comes of it goes back.
@@ -271,6 +345,8 @@ export class SparsePlan extends Mask {
   readonly causal: boolean;
   /** Whether blocks that a row does not list count by their means. */
   readonly estimate: boolean;
+  /** Of means that listed blocks may count by, ascending: l for those of 2^l keys. Empty where all keys count themselves. */
+  readonly levels: readonly number[];
   /** Where the plan is. */
   readonly device: Device;
   /** Memory that the plan takes, which is what it was allowed to become. */
@@ -282,7 +358,8 @@ export class SparsePlan extends Mask {
   private constructor(plan: NativePlan, queryHeads?: number) {
     super({ plan });
     const { geometry, bytes, device } = native.planInfo(plan);
-    const [batch, heads, queries, keys, queryTile, keyBlock, causal, estimate] = geometry as [
+    const [batch, heads, queries, keys, queryTile, keyBlock, causal, estimate, levels] = geometry as [
+      number,
       number,
       number,
       number,
@@ -300,6 +377,7 @@ export class SparsePlan extends Mask {
     this.keyBlock = keyBlock;
     this.causal = causal !== 0;
     this.estimate = estimate !== 0;
+    this.levels = [1, 2, 3, 4, 5, 6].filter((level) => (levels >> level) & 1);
     this.device = device as Device;
     this.bytes = bytes;
     this.#native = plan;
@@ -310,18 +388,18 @@ export class SparsePlan extends Mask {
    * The plan that lists the given blocks: block n is keys n·keyBlock up to, not including, (n + 1)·keyBlock. A row is a
    * tile of queries, and rows come in the order of batch, head and tile, batch·heads·ceil(queries / queryTile) in all.
    * Give a list of ascending integers for each, or {@link PlanLists} on the CPU, whose values are not read now:
-   * {@link validate} checks them. Blocks that causality hides are left out.
+   * {@link validate} checks them. Blocks that causality hides are left out. With `levels` blocks count by means of some
+   * of their keys.
    *
    * @throws AttentionError ERR_OPTION for a geometry that cannot be, and naming the row of a list that is not ascending
-   * or names a block that there is not; for more than 2^31 - 3 blocks in all; ERR_SHAPE for another number of rows; ERR_DTYPE for tensors that are not int32;
-   * ERR_DEVICE for a device that is not there or a stream of another one; ERR_OUT_OF_MEMORY.
+   * or names a block that there is not, or of a level that its block cannot have; for `levels` beside tensors; for more than
+   * 2^31 - 3 blocks in all; ERR_SHAPE for another number of rows, or of levels in one; ERR_DTYPE for tensors that are not
+   * int32; ERR_DEVICE for a device that is not there or a stream of another one; ERR_OUT_OF_MEMORY.
    */
-  static fromBlocks(
-    blocks: readonly (readonly number[])[] | PlanLists,
-    geometry: PlanGeometry & PlanOptions,
-  ): SparsePlan {
+  static fromBlocks(blocks: readonly (readonly number[])[] | PlanLists, opts: BlockOptions): SparsePlan {
     const call = 'SparsePlan.fromBlocks';
-    const layout = layoutOf(call, options(call, geometry, planNames));
+    const { levels, ...geometry } = options(call, opts, [...planNames, 'levels']);
+    const layout = layoutOf(call, geometry);
     if (!isObject(blocks)) {
       throw new AttentionError(
         'ERR_OPTION',
@@ -329,6 +407,13 @@ export class SparsePlan extends Mask {
       );
     }
     if (!isArray(blocks)) {
+      if (levels !== undefined) {
+        throw new AttentionError(
+          'ERR_OPTION',
+          `${call}: levels are for lists of JavaScript, and blocks are tensors, whose values are not read; give lists ` +
+            'of blocks, or leave levels out',
+        );
+      }
       const lists = options(call, blocks, ['offsets', 'blocks']);
       const offsets = tensorHandle(lists.offsets, `${call}: offsets`);
       return SparsePlan.#build(layout, offsets, tensorHandle(lists.blocks, `${call}: blocks`));
@@ -362,8 +447,21 @@ export class SparsePlan extends Mask {
         throw new AttentionError('ERR_OPTION', `${call}: ${describe(layout, row)}: block ${show(block)} ${fault}`);
       }
     }
-    return fromRows(call, layout, (row, list) => {
-      for (const block of blocks[row] as number[]) list(block, block + 1);
+    if (levels === undefined) {
+      return fromRows(call, layout, (row, list) => {
+        for (const block of blocks[row] as number[]) list(block, block + 1);
+      });
+    }
+    const used = levelsOf(call, layout, blocks as number[][], levels);
+    return fromRows(call, { ...layout, levels: used }, (row, list) => {
+      const own = levels as number[][];
+      const each = (of: (level: number) => boolean) =>
+        (blocks[row] as number[]).forEach((block, i) => {
+          const level = own[row]![i]!;
+          if (of(level)) list(block, block + 1, level);
+        });
+      each((level) => level === 0);
+      each((level) => level > 0);
     });
   }
 
@@ -479,11 +577,11 @@ export class SparsePlan extends Mask {
       let at = 0;
       for (let row = 0; row < distinct; row++) {
         const { whole, visible, kind } = limitsOf(layout, row);
-        rows(row, (begin, end) => {
+        rows(row, (begin, end, level = 0) => {
           const [full, all] = [Math.min(end, whole), Math.min(end, visible)];
           let block = begin;
-          while (block < full) entries[at++] = block++;
-          while (block < all) entries[at++] = block++ | (kind << 27);
+          while (block < full) entries[at++] = block++ | (level << 24);
+          while (block < all) entries[at++] = block++ | (level << 24) | (kind << 27);
         });
         offsets[row + 1] = at;
       }
@@ -539,7 +637,7 @@ export class SparsePlan extends Mask {
 
   /**
    * The plan of what this one or the other lists, on their device. Both are of the same geometry, but that one may have
-   * one batch entry for all of the other, and heads that the other's are a multiple of.
+   * one batch entry for all of the other, and heads that the other's are a multiple of. Neither has `levels`.
    *
    * @throws AttentionError before anything is enqueued: ERR_OPTION for plans that do not go together, and for plans on
    * a GPU inside `capture`; ERR_DEVICE for plans or a stream on different devices; ERR_DISPOSED, ERR_OUT_OF_MEMORY.
@@ -561,7 +659,7 @@ export class SparsePlan extends Mask {
 
   /**
    * The share, 0 to 1, of pairs of query and key that the plan lists, of those that causality leaves; what counts by
-   * estimate is not listed.
+   * estimate is not listed, and what counts by means of a level is not among these.
    */
   async density(): Promise<number> {
     const [, , , shown, possible] = (await this.#report()) as [number, number, number, number, number];
@@ -589,7 +687,7 @@ export class SparsePlan extends Mask {
   /**
    * uint8 `[batch, heads, Lq, Lk]`, 1 where the key is seen itself. The batch is the plan's; heads are those of the queries
    * that a selector chose for, unless all of them have one pattern, and the plan's patterns otherwise. It is where the
-   * plan is. Keys that count by estimate are 0.
+   * plan is. Keys that count by means are 0.
    *
    * @throws AttentionError ERR_DEVICE for a stream of another device, ERR_DISPOSED, ERR_OUT_OF_MEMORY.
    */
@@ -603,9 +701,9 @@ export class SparsePlan extends Mask {
     return dense.to({ device: this.device, stream: opts?.stream }) as Tensor<'uint8'>;
   }
 
-  #geometry(): Required<PlanGeometry> {
-    const { queries, keys, batch, heads, queryTile, keyBlock, causal, estimate } = this;
-    return { queries, keys, batch, heads, queryTile, keyBlock, causal, estimate };
+  #geometry(): Required<PlanGeometry> & Pick<Layout, 'levels'> {
+    const { queries, keys, batch, heads, queryTile, keyBlock, causal, estimate, levels } = this;
+    return { queries, keys, batch, heads, queryTile, keyBlock, causal, estimate, levels };
   }
 
   /** What the plan holds: bitmaps, which can be a hundred times as much as the rest, only where they are wanted. */
@@ -630,10 +728,12 @@ export class SparsePlan extends Mask {
       ...{ blocks: 0, emptyRows: 0, fewest: Number.POSITIVE_INFINITY, most: 0 },
     }));
     let bitmaps = 0;
+    let means = 0;
     for (let row = 0; row < rows; row++) {
       let listed = 0;
       for (let at = offsets[row]!; at < offsets[row + 1]!; at++) {
         listed++;
+        if ((entries[at]! >> 24) & 7) means++;
         if (((entries[at]! >> 27) & 3) !== kinds.bitmap) continue;
         bitmaps++;
         at++; // the index of the bitmap
@@ -645,23 +745,29 @@ export class SparsePlan extends Mask {
       head.most = Math.max(head.most, listed);
     }
     const blocks = heads.reduce((sum, head) => sum + head.blocks, 0);
-    return { rows, blocks, possibleBlocks, bitmaps, density: possible === 0 ? 0 : shown / possible, heads };
+    return { rows, blocks, possibleBlocks, bitmaps, means, density: possible === 0 ? 0 : shown / possible, heads };
   }
 
   /** A sentence or two on how attention walks the plan, with how many blocks it lists and what share of the scores. */
   async explain(): Promise<string> {
-    const { rows, blocks: listed, possibleBlocks: blocks, bitmaps, density } = await this.statistics();
+    const { rows, blocks: listed, possibleBlocks: blocks, bitmaps, means, density } = await this.statistics();
     const what =
       `${rows} rows of ${this.queryTile} queries list ${listed} of ${blocks} blocks of ${this.keyBlock} ` +
       `keys${this.causal ? ', causal' : ''}: ${(100 * density).toPrecision(3)} % of the scores`;
-    if (listed === blocks && bitmaps === 0) return `${what}. That is every block: attention is dense`;
+    if (listed === blocks && bitmaps === 0 && means === 0) return `${what}. That is every block: attention is dense`;
+    const sizes = this.levels.map((level) => 2 ** level).join(', ');
+    const some = means === 0 ? '' : `, ${means} of them by means of ${sizes} keys`;
     if (this.estimate) {
-      return `${what}. Attention visits the listed blocks, row by row, and the means of the others`;
+      return `${what}. Attention visits the listed blocks, row by row${some}, and the means of the others`;
     }
+    if (means > 0) return `${what}. Attention visits the listed blocks, row by row${some}`;
+    // Which of the two is seen from bitmaps, and these are not read.
+    const blockwise = this.device === 'cpu' && bitmaps > 0 && this.queries > this.queryTile;
+    const or = blockwise ? ', or block by block where few queries of a row see each' : '';
     if (this.device === 'cpu' && listed >= breakEven * blocks && this.queries > this.queryTile) {
-      return `${what}. That is ${breakEven} of the blocks or more: attention walks them in the tiles of a dense one`;
+      return `${what}. That is ${breakEven} of the blocks or more: attention walks them in the tiles of a dense one${or}`;
     }
-    return `${what}. Attention visits the listed blocks, row by row`;
+    return `${what}. Attention visits the listed blocks, row by row${or}`;
   }
 
   /**

@@ -38,7 +38,8 @@ export function drawPlan(
         const word = words.entries[at]!;
         const x = Math.floor(((word & 0xffffff) * width) / blocks);
         const weight = ((word >> 27) & 3) === 2 ? share(words.entries[++at]!) : 1;
-        if (x < width) cells[y * width + x]! += weight;
+        // Of a block with a level, one score for each mean of 2^level keys.
+        if (x < width) cells[y * width + x]! += weight / 2 ** ((word >> 24) & 7);
       }
     }
     const full = (tiles / height) * (blocks / width);

@@ -17,7 +17,7 @@ import {
   window,
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-import { checkAttention, checkSelection, makes } from './support/cached';
+import { checkAttention, checkSelection, makes, makeWithLevels } from './support/cached';
 import { itAgrees } from './support/instruction-sets';
 import { tensorOf } from './support/library';
 import { normal, uniform, type Values } from './support/numbers';
@@ -62,7 +62,7 @@ const queriesOf = (random: () => number, count: number): Values =>
 
 const options = { budget: 100, causal: true, always: { sink: 10, window: 20 } };
 
-describe.each(makes)('%s', (name, make) => {
+describe.each([...makes, makeWithLevels])('%s', (name, make) => {
   it.each([
     [undefined, 1],
     ['int8', 1],

@@ -143,6 +143,42 @@ describe('attention', () => {
     }
   });
 
+  it.each([
+    ['float32', 1e-5],
+    ['bfloat16', 2 ** -7],
+  ] as const)('in several runs of queries is that of tiles that select alike, %s', async (dtype, allowed) => {
+    // Queries 16 by 16 are alike, so that those of a tile of 16 have one selection, which any tile of 64 cuts by bitmaps.
+    const [tokens, heads, keyBlock] = [1400, 4, 32];
+    using first = Tensor.randn([1, Math.ceil(tokens / 16), heads, 24], { seed: 1 });
+    const few = (await first.read()) as Float32Array;
+    const row = heads * 24;
+    const data = Float32Array.from(
+      { length: tokens * row },
+      (_, n) => few[Math.floor(n / row / 16) * row + (n % row)]!,
+    );
+    using q = Tensor.from(data, [1, tokens, heads, 24], { dtype });
+    using k = Tensor.randn([1, tokens, 2, 24], { seed: 2, dtype });
+    using sinks = Tensor.randn([heads], { seed: 3 });
+    using extra = Tensor.randn([1, 5, 2, 24], { seed: 4, dtype });
+    const options: PooledOptions = { budget: 96, keyBlock, always: { sink: 0, window: 0 } };
+    using own = pooledPlan(q, k, { ...options, queries: 'own', queryTile: 64 });
+    using tile = pooledPlan(q, k, { ...options, queryTile: 16 });
+    const [seen, shown] = await Promise.all([own, tile].map((each) => each.toDense().read()));
+    expect(Buffer.compare(seen as Uint8Array, shown as Uint8Array)).toBe(0);
+    expect((await own.statistics()).bitmaps).toBeGreaterThan(100);
+    const [got, want] = [own, tile].map((mask) => attention(q, k, k, { mask, sinks, extra: { k: extra, v: extra } }));
+    // Sums of 101 terms in another order, of values below 5.
+    for (const name of ['lse', 'out'] as const) {
+      const [a, b] = (await Promise.all([got!, want!].map((each) => each[name].to('float32').read()))) as [
+        Float32Array,
+        Float32Array,
+      ];
+      expect(a.length).toBe(b.length);
+      const off = a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0);
+      expect(off).toBeLessThan(name === 'lse' ? 1e-5 : 5 * allowed);
+    }
+  });
+
   it('of one query is what its tile selects, without bitmaps', async () => {
     const [q, k] = [Tensor.randn([1, 1, 2, 12], { seed: 1 }), Tensor.randn([1, 230, 2, 12], { seed: 2 })];
     const options = { budget: 24, causal: true, keyBlock: 8, share: 'none' } as const;

@@ -45,7 +45,7 @@ import {
   relativePositionBias,
   restoreTokens,
   type Simulation,
-  type SparsePlan,
+  SparsePlan,
   Stream,
   simulateNeighborhood,
   sphereBias,
@@ -213,6 +213,9 @@ describe('sparse plans', () => {
       gridPlan({ shape: [4, 8, 8], box: [2, 8, 8], reach: [1, 0, 0], keyBlock: 16, stream: new Stream() }),
       verticalSlashPlan({ queries: 64, keys: 128, heads: 2, vertical: [0, 5], slash: [[0], [1, 64]], queryTile: 16 }),
     ];
+    const own = SparsePlan.fromBlocks([[0, 1]], { queries: 64, keys: 128, levels: [[0, 5]] });
+    expectTypeOf(own.levels).toEqualTypeOf<readonly number[]>();
+    pooledPlan(t, t, { budget: 64, levels: [64, 0, 128] });
     expectTypeOf(plans).toEqualTypeOf<SparsePlan[]>();
     expectTypeOf(plans).toExtend<Mask[]>();
     expectTypeOf(new HipState()).toExtend<Disposable>();
@@ -221,6 +224,10 @@ describe('sparse plans', () => {
     new HipState({ refresh: 16 });
     // @ts-expect-error: only hipPlan has a state
     pagePlan(t, t, { budget: 64, state });
+    // @ts-expect-error: only pooledPlan has levels
+    pagePlan(t, t, { budget: 64, levels: [64] });
+    // @ts-expect-error: a level for each block
+    SparsePlan.fromBlocks([[0]], { queries: 64, keys: 128, levels: [1] });
     // @ts-expect-error: a window is needed
     streamingPlan({ queries: 64, keys: 128 });
     // @ts-expect-error: the keys follow from the grid

@@ -115,6 +115,7 @@ describe('README and guides', () => {
       'docs/guide/masks.md Windows and neighborhoods',
       'docs/guide/masks.md Simulating neighborhoods',
       'docs/guide/sparse-plans.md Sparse plans',
+      'docs/guide/sparse-plans.md Means of fewer keys',
       'docs/guide/sparse-plans.md Decoding',
       'docs/guide/streams.md Streams, events, graphs',
       'docs/guide/tensors.md Tensors',

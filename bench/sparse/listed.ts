@@ -12,7 +12,11 @@ import { disposeData, faultOfLastRow, faultsOfRow, HEADS, KV_HEADS, makeData } f
 import { HEAD_DIM } from './heads';
 
 const BLOCK = 64;
-const SHARES = [0.25, 0.5, 0.75, 0.8, 0.9, 1];
+/** By query: each of them has blocks of its own, not each tile. */
+const LISTS = [
+  ...[0.25, 0.5, 0.75, 0.8, 0.9, 1].map((share) => ({ share, byQuery: false })),
+  ...[0.05, 0.25].map((share) => ({ share, byQuery: true })),
+].map((list) => ({ ...list, name: densityText(list.share) + (list.byQuery ? ' by query' : '') }));
 
 export interface ListedOutcome extends Measurement {
   test: ListedCase;
@@ -22,18 +26,31 @@ export interface ListedOutcome extends Measurement {
   faults: Fault[];
 }
 
-/** For each row of tiles that share of the blocks, at random, with the same number in each. */
-function planOf(share: number, tokens: number): SparsePlan {
+type List = (typeof LISTS)[number];
+
+/** In whole blocks. */
+function shareOf({ share }: List, tokens: number): number {
+  const blocks = tokens / BLOCK;
+  return Math.max(1, Math.round(share * blocks)) / blocks;
+}
+
+/** For each tile of queries, or each query, that share of the blocks, at random, with the same number in each. */
+function planOf(list: List, tokens: number): SparsePlan {
+  const { byQuery } = list;
+  const share = shareOf(list, tokens);
   const random = uniform(31);
   const blocks = tokens / BLOCK;
-  const lists = Array.from({ length: blocks }, () => {
+  const geometry = { queries: tokens, keys: tokens, queryTile: BLOCK, keyBlock: BLOCK };
+  const lists = Array.from({ length: byQuery ? tokens : blocks }, () => {
     const order = Array.from({ length: blocks }, (_, block) => ({ block, key: random() })).sort(
       (a, b) => a.key - b.key,
     );
-    const listed = order.slice(0, Math.round(share * blocks)).map(({ block }) => block);
+    const listed = order.slice(0, share * blocks).map(({ block }) => block);
     return listed.sort((a, b) => a - b);
   });
-  return SparsePlan.fromBlocks(lists, { queries: tokens, keys: tokens, queryTile: BLOCK, keyBlock: BLOCK });
+  if (!byQuery) return SparsePlan.fromBlocks(lists, geometry);
+  const sets = lists.map((list) => new Set(list));
+  return SparsePlan.fromPredicate((query, key) => sets[query]!.has(Math.floor(key / BLOCK)), geometry);
 }
 
 export async function measureListed(test: ListedCase, plan: Plan): Promise<ListedOutcome> {
@@ -44,10 +61,10 @@ export async function measureListed(test: ListedCase, plan: Plan): Promise<Liste
   const plans: SparsePlan[] = [];
   const contestants: [string, Timed][] = [];
   const faults: Fault[] = [];
-  for (const share of [undefined, ...SHARES]) {
-    const mask = share === undefined ? undefined : planOf(share, tokens);
+  for (const list of [undefined, ...LISTS]) {
+    const mask = list && planOf(list, tokens);
     if (mask) plans.push(mask);
-    const name = share === undefined ? 'dense' : densityText(share);
+    const name = list?.name ?? 'dense';
     const run = inTurn(sets, async (set) => {
       const { k, v } = held[set]!;
       const { lse } = attention(q[set]!, k, v, { mask, out: out[set]!, stream });
@@ -82,8 +99,9 @@ export function listedRows(
   const samplesOf = (name: string): number[] | undefined => samples[contestants.indexOf(name)];
   const dense = samplesOf('dense');
   const { tokens } = test;
-  return SHARES.map((share, n) => {
-    const name = densityText(share);
+  return LISTS.map((list, n) => {
+    const { name } = list;
+    const share = shareOf(list, tokens);
     const own = samplesOf(name);
     const pairs = share * HEADS * tokens ** 2;
     const flops = 4 * HEAD_DIM * pairs;

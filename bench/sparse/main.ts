@@ -28,7 +28,7 @@ import { inputsOf } from './inputs';
 import { listedRows, measureListed } from './listed';
 import { type Found, findNeedles, HEIGHT, needleRow } from './needles';
 import { choiceOf, earlierWeights, exactOf, type Quality, qualityOf, TOP, tensorsOf } from './quality';
-import { findingsOf, type Judged, printed, TARGETS } from './report';
+import { efficiencyName, findingsOf, type Judged, printed, TARGETS } from './report';
 import { SELECTORS } from './selectors';
 import { measureSteps, STEPS, stepRows } from './steps';
 import { growthRows, measureGrowth, measureTimes, timeRows } from './time';
@@ -132,9 +132,8 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
   ];
   const failure = await runSteps(steps, progress);
   const peaks = peaksOf(threads!, options.quick);
-  const selecting = times.flatMap((outcome) => timeRows(outcome, peaks, instructionSet!, threads!));
   const timed = [
-    ...selecting,
+    ...times.flatMap((outcome) => timeRows(outcome, peaks, instructionSet!, threads!)),
     ...stepped.flatMap((outcome) => stepRows(outcome, threads!)),
     ...listed.flatMap((outcome) => listedRows(outcome, peaks, instructionSet!, threads!)),
   ];
@@ -148,7 +147,7 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
     rows,
     targets: judgeBy(TARGETS, rows, ({ name }) => name),
     text: printed(judged, timed, grown, found),
-    findings: [...efficiencyLengths(selecting, efficiencyName), ...findingsOf(judged, growths)],
+    findings: [...efficiencyLengths(timed, efficiencyName), ...findingsOf(judged, growths)],
     notMeasured: [
       ...(options.quick
         ? [
@@ -167,8 +166,6 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
     failure,
   };
 }
-
-const efficiencyName = ({ case: { data, mask } }: Row) => `${data} with ${mask}`;
 
 /** All selectors on the same inputs. */
 export async function judge({ kind, phase, keys, densities }: Omit<QualityCase, 'name'>): Promise<Judged[]> {

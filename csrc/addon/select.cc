@@ -27,13 +27,14 @@ Status read_select(const Napi::Object& call, SelectArguments* a) {
   NA_TRY(read_integer(call.Get("sink"), "sink", NA_ERR_OPTION, &a->sink));
   NA_TRY(read_integer(call.Get("window"), "window", NA_ERR_OPTION, &a->window));
   NA_TRY(read_integers(call.Get("budgets"), "budget", NA_ERR_OPTION, &a->budgets));
+  NA_TRY(read_integers(call.Get("levels"), "levels", NA_ERR_OPTION, &a->levels));
   NA_TRY(read_integers(call.Get("chunk"), "chunk", NA_ERR_OPTION, &a->chunk));
   NA_TRY(read_integers(call.Get("keep"), "keep", NA_ERR_OPTION, &a->keep));
   // What follows is computed with: twice a number of keys must be one.
   for (int64_t keys : {a->sink, a->window}) {
     if (keys < 0 || keys > int64_t{1} << 40) return error(NA_ERR_OPTION, "always is out of range");
   }
-  for (const auto* list : {&a->budgets, &a->keep}) {
+  for (const auto* list : {&a->budgets, &a->levels, &a->keep}) {
     for (int64_t keys : *list) {
       if (keys < 0) return error(NA_ERR_OPTION, "a number of keys is negative");
     }

@@ -16,7 +16,7 @@ constexpr int64_t kMostTokens = int64_t{1} << 30;
 struct Attached {
   Ref<ScoreMod> mod;
   Ref<CacheView> cache;
-  Ref<Summaries> pooled_k, pooled_v;
+  Ref<Summaries> pooled_k[NA_LEVELS], pooled_v[NA_LEVELS];
 };
 
 class AttentionOperation final : public Operation {
@@ -43,8 +43,10 @@ class AttentionOperation final : public Operation {
     if (attached_.cache) {
       attached_.cache->each_tensor([&](Tensor* tensor) { visit(context, tensor, false); });
     }
-    for (const Ref<Summaries>* means : {&attached_.pooled_k, &attached_.pooled_v}) {
-      if (*means) (*means)->each_tensor([&](Tensor* tensor, bool) { visit(context, tensor, false); });
+    for (const auto* pooled : {&attached_.pooled_k, &attached_.pooled_v}) {
+      for (const Ref<Summaries>& means : *pooled) {
+        if (means) means->each_tensor([&](Tensor* tensor, bool) { visit(context, tensor, false); });
+      }
     }
     visit(context, Tensor::of(a.out), true);
     visit(context, Tensor::of(a.lse), true);
@@ -226,22 +228,27 @@ class CachedAttention final : public RecordedCall {
   std::vector<Ref<Tensor>> held_;
 };
 
-// The plan among the masks that counts unlisted blocks as their means, or null.
-const SparsePlan* estimating_plan(const AttentionArguments& a) {
+// Of the means that the plan among the masks needs: bits of their levels.
+uint32_t mean_levels(const AttentionArguments& a) {
   for (const MaskSpec& mask : a.masks) {
-    if (mask.kind == NA_MASK_PLAN && mask.plan->view.estimate) return mask.plan.get();
+    if (mask.kind != NA_MASK_PLAN) continue;
+    const na_plan& plan = mask.plan->view;
+    // A block, which is what is estimated, has as many keys as the bit of its level says.
+    return static_cast<uint32_t>(plan.levels | (plan.estimate ? plan.key_block : 0));
   }
-  return nullptr;
+  return 0;
 }
 
+int count_of(uint32_t levels) { return __builtin_popcount(levels); }
+
 // What has no meaning for a key that stands for many.
-Status check_estimate(const AttentionArguments& a) {
+Status check_means(const AttentionArguments& a) {
   const char* other = a.masks.size() > 1 ? "a further mask" : !a.biases.empty() ? "bias" : nullptr;
   if (a.has_softcap) other = "softcap";
   if (other) {
     return error(NA_ERR_OPTION,
-                 "mask: a SparsePlan that estimates what it does not list cannot be used with %s; make it without "
-                 "estimate",
+                 "mask: a SparsePlan by which keys count by their means cannot be used with %s; make it without "
+                 "estimate and levels",
                  other);
   }
   return {};
@@ -304,11 +311,11 @@ Status attention(const AttentionArguments& arguments, Submission* all, Attention
   const Named q{"q", a.q}, k{of ? of : "k", a.k}, v{of ? of : "v", a.v};
   Device* device = a.q->device();
   NA_TRY(stream->check_device(device, "q"));
-  const SparsePlan* estimating = estimating_plan(a);
-  NA_TRY(stream->room(1 + (estimating ? 2 * CacheSummaries::kMaking : 0) + (a.cache ? 1 + KvCache::kListing : 0)));
+  const uint32_t levels = mean_levels(a);
+  NA_TRY(stream->room(1 + count_of(levels) * 2 * CacheSummaries::kMaking + (a.cache ? 1 + KvCache::kListing : 0)));
   for (const Named& tensor : {q, k, v}) NA_TRY(check_tokens(tensor, q, 4, 3 + NA_MAX_AXES));
   NA_TRY(check_keys(q, k, v));
-  if (estimating) NA_TRY(check_estimate(a));
+  if (levels != 0) NA_TRY(check_means(a));
 
   const na_tensor& qv = a.q->view;
   const int64_t heads = qv.shape[qv.rank - 2];
@@ -392,7 +399,7 @@ Status attention(const AttentionArguments& arguments, Submission* all, Attention
   call.out = &result->out->view;
   call.lse = &result->lse->view;
   // Before a graph is made that could not be launched, and before memory is taken for means that nobody would use.
-  if (((cached && stream->capturing()) || estimating) && !device->host) {
+  if (((cached && stream->capturing()) || levels != 0) && !device->host) {
     if (cached) call.pages = &cached->pages();
     int64_t bytes = 0;
     NA_TRY(device->check(NA_OP_ATTENTION, &call, &bytes));
@@ -402,16 +409,17 @@ Status attention(const AttentionArguments& arguments, Submission* all, Attention
     return {};
   }
   if (cached) NA_TRY(a.cache->list_pages(cached.get(), all));
-  if (estimating) {
-    const SummarySpec spec{NA_POOL_MEAN, estimating->view.key_block, qv.dtype};
+  for (int level = 1; level < NA_LEVELS; level++) {
+    if ((levels >> level & 1) == 0) continue;
+    const SummarySpec spec{NA_POOL_MEAN, int64_t{1} << level, qv.dtype};
     const auto means = [&](bool values, Ref<Summaries>* made) {
       if (cached) return a.cache->summaries().make({spec, values}, cached, all, made);
       return pool(values ? a.v : a.k, spec, all, made);
     };
-    NA_TRY(means(false, &attached.pooled_k));
-    NA_TRY(means(true, &attached.pooled_v));
-    call.pooled_k = &attached.pooled_k->view();
-    call.pooled_v = &attached.pooled_v->view();
+    NA_TRY(means(false, &attached.pooled_k[level]));
+    NA_TRY(means(true, &attached.pooled_v[level]));
+    call.pooled_k[level] = &attached.pooled_k[level]->view();
+    call.pooled_v[level] = &attached.pooled_v[level]->view();
   }
   Ref<Tensor> rotated;
   if (cached) {

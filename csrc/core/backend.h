@@ -73,11 +73,17 @@ typedef enum na_entry_kind {
 
 /*
  * Which blocks of keys each tile of queries sees: rows (batch entry, pattern head, query tile) of 32-bit entries
- * `block:24 | level:3 | kind:2 | spare:3`, the block in the lowest bits; level is 0. Of a row the full entries come
- * first, then the others, each run in ascending order. All tensors are int32 and contiguous. Their values are
+ * `block:24 | level:3 | kind:2 | spare:3`, the block in the lowest bits. Of a row the full entries come first, then the
+ * others, then those with a level, each run in ascending order. All tensors are int32 and contiguous. Their values are
  * unchecked: whoever reads them clamps them. A sequence of a cache that has fewer keys than the plan sees what is
  * listed of those that it has, up to its own causal border, whatever the kinds of entries say.
+ *
+ * With a level the keys of a block count by means: 2^level of them that follow each other, or fewer where the keys end,
+ * as so many times their mean, with the mean of their values. Such an entry counts only where all queries of its row
+ * may see the whole block, as whose kind is full or tail; elsewhere it is passed over.
  */
+#define NA_LEVELS 8 /* 0 are the keys themselves */
+
 typedef struct na_plan {
   const na_tensor* offsets; /* [rows + 1]: where the entries of each row begin, and the end of the last */
   const na_tensor* entries; /* as many words as the plan may have at most */
@@ -88,6 +94,8 @@ typedef struct na_plan {
   int32_t causal;                /* queries see no key behind their position, aligned bottom-right as for windows */
   int32_t estimate; /* a block that a row does not list, but all of whose keys all of its queries may see, counts as so
                        many times the mean of its keys, with the mean of their values */
+  int32_t levels;   /* bits of the levels that entries may have beside 0; 2^level is at most half of key_block. Entries
+                       of other levels are passed over */
 } na_plan;
 
 typedef enum na_mask_kind { NA_MASK_WINDOW, NA_MASK_NEIGHBORHOOD, NA_MASK_PLAN } na_mask_kind;
@@ -180,13 +188,14 @@ typedef struct na_summaries {
 typedef struct na_attention {
   const na_tensor *q, *k, *v, *out, *lse;
   const na_pages* pages; /* where k and v are, which then have no data, the strides of a page, and the longest length */
-  const na_tensor* sinks;                  /* float32 [heads] */
-  const na_tensor *extra_k, *extra_v;      /* [batch, n, kvHeads, headDim]: seen by every query */
-  const na_tensor *cu_q, *cu_k;            /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
-  const na_summaries *pooled_k, *pooled_v; /* the means of an estimating plan's blocks, in the dtype of k. Such a plan
-                                              is the only mask, and there is neither bias nor softcap */
-  const na_mask* masks;                    /* intersected */
-  const na_bias* biases;                   /* added */
+  const na_tensor* sinks;             /* float32 [heads] */
+  const na_tensor *extra_k, *extra_v; /* [batch, n, kvHeads, headDim]: seen by every query */
+  const na_tensor *cu_q, *cu_k;       /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
+  const na_summaries *pooled_k[NA_LEVELS], *pooled_v[NA_LEVELS]; /* means of 2^level keys and values, in the dtype of k:
+                                              of a plan's levels and, where it estimates, of its blocks. Such a plan is
+                                              the only mask, and there is neither bias nor softcap. NULL: not needed */
+  const na_mask* masks;                                          /* intersected */
+  const na_bias* biases;                                         /* added */
   int32_t mask_count, bias_count;
   float scale;
   float softcap;   /* 0: none */
@@ -423,6 +432,9 @@ typedef struct na_select {
   int32_t per_query; /* POOLED: each query selects for itself, with a sink and a window of its own; out has room for a
                         bitmap for each block that a row may list, all keys of it seen by the same queries */
   int32_t tile_queries; /* POOLED: q has one row for each tile of out, [batch, tiles, heads, features of `pooled`] */
+  int64_t level_budgets[NA_LEVELS]; /* POOLED: how many blocks get each level of out, from 1 on: those with the highest
+                                       scores beyond the budget, but for those that not all queries of a row see whole,
+                                       which get none. Not with top_p, threshold or per_query */
 } na_select;
 
 /* What a plan says, for people: the first thing wrong with it, how much it shows, and what it shows of each key. */
@@ -430,9 +442,10 @@ typedef enum na_plan_fault {
   NA_FAULT_NONE,
   NA_FAULT_OFFSETS, /* descending, or beyond the entries */
   NA_FAULT_RANGE,   /* a block beyond the keys, or wholly behind the causal border */
-  NA_FAULT_ORDER,   /* not ascending, a partial entry before a full one, or twice the same block */
-  NA_FAULT_KIND,    /* not the kind that the block needs, a level, or spare bits */
-  NA_FAULT_BITMAP   /* a bitmap that is not there */
+  NA_FAULT_ORDER, /* not ascending, a partial entry before a full one, one with a level before one without, or twice the
+                     same block */
+  NA_FAULT_KIND,  /* not the kind that the block needs, a level that the plan has not, or spare bits */
+  NA_FAULT_BITMAP /* a bitmap that is not there */
 } na_plan_fault;
 
 typedef struct na_inspect {

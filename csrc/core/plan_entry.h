@@ -11,13 +11,20 @@ namespace na {
 constexpr int64_t kMostBlocks = int64_t{1} << 24;
 constexpr int32_t kLeastQueryTile = 16, kMostQueryTile = 128, kLeastKeyBlock = 2, kMostKeyBlock = 128;
 
-NA_HOST_DEVICE constexpr uint32_t plan_entry(int64_t block, na_entry_kind kind) {
-  return static_cast<uint32_t>(block) | static_cast<uint32_t>(kind) << 27;
+NA_HOST_DEVICE constexpr uint32_t plan_entry(int64_t block, na_entry_kind kind, int level = 0) {
+  return static_cast<uint32_t>(block) | static_cast<uint32_t>(level) << 24 | static_cast<uint32_t>(kind) << 27;
 }
 constexpr int64_t entry_block(uint32_t entry) { return entry & (kMostBlocks - 1); }
+constexpr int entry_level(uint32_t entry) { return static_cast<int>(entry >> 24 & 7); }
 constexpr na_entry_kind entry_kind(uint32_t entry) { return static_cast<na_entry_kind>(entry >> 27 & 3); }
-// Level and spare bits, which are 0.
+// Level and spare bits, which are 0 in an entry of keys.
 constexpr uint32_t entry_rest(uint32_t entry) { return entry & ~plan_entry(kMostBlocks - 1, NA_ENTRY_TAIL); }
+// Whether an entry is of means of one of these levels, but for where its block lies.
+constexpr bool entry_of_means(uint32_t entry, int32_t levels) {
+  const na_entry_kind kind = entry_kind(entry);
+  return entry >> 29 == 0 && (levels & ~1) >> entry_level(entry) & 1 &&
+         (kind == NA_ENTRY_FULL || kind == NA_ENTRY_TAIL);
+}
 
 // Stands where a block was given that there cannot be: nobody sees it, and inspection finds it.
 constexpr uint32_t kNoEntry = ~uint32_t{0};
@@ -82,6 +89,7 @@ struct PlanEntry {
   na_entry_kind kind;
   const uint32_t* bitmap;  // [key][query_words], or null
   int64_t bitmap_index;
+  int level;
 };
 
 // Reads the rows of a plan. Whatever its tensors hold, nothing outside of them is touched: what is out of range is
@@ -93,6 +101,7 @@ class PlanReader {
         offsets_(static_cast<const int32_t*>(plan.offsets->data)),
         entries_(static_cast<const uint32_t*>(plan.entries->data)),
         bitmaps_(plan.bitmaps ? static_cast<const uint32_t*>(plan.bitmaps->data) : nullptr),
+        levels_(plan.levels),
         words_(plan.entries->shape[0]),
         bitmap_count_(plan.bitmaps ? plan.bitmaps->shape[0] : 0) {}
 
@@ -100,18 +109,30 @@ class PlanReader {
   int64_t begin(int64_t row) const { return clamp(offsets_[row], 0); }
   int64_t end(int64_t row) const { return clamp(offsets_[row + 1], begin(row)); }
 
-  // The next entry from word `at` on, which moves behind it.
+  // The next entry of keys from word `at` on, which moves behind it.
   bool next(int64_t& at, int64_t end, PlanEntry* entry) const {
     while (at < end) {
       const uint32_t word = entries_[at++];
       if (entry_rest(word) != 0) continue;
-      *entry = {entry_block(word), entry_kind(word), nullptr, -1};
+      *entry = {entry_block(word), entry_kind(word), nullptr, -1, 0};
       if (entry->kind == NA_ENTRY_BITMAP) {
         if (at == end) return false;
         entry->bitmap_index = entries_[at++];
         if (entry->bitmap_index >= bitmap_count_) continue;
         entry->bitmap = bitmaps_ + entry->bitmap_index * shape.key_block * shape.query_words();
       }
+      if (entry->block < shape.blocks()) return true;
+    }
+    return false;
+  }
+
+  // Likewise, of means.
+  bool next_means(int64_t& at, int64_t end, PlanEntry* entry) const {
+    while (at < end) {
+      const uint32_t word = entries_[at++];
+      if (entry_rest(word) == 0 && entry_kind(word) == NA_ENTRY_BITMAP) at++;
+      if (!entry_of_means(word, levels_)) continue;
+      *entry = {entry_block(word), entry_kind(word), nullptr, -1, entry_level(word)};
       if (entry->block < shape.blocks()) return true;
     }
     return false;
@@ -132,6 +153,7 @@ class PlanReader {
   const int32_t* const offsets_;
   const uint32_t* const entries_;
   const uint32_t* const bitmaps_;
+  const int32_t levels_;
   const int64_t words_, bitmap_count_;
 };
 

@@ -109,6 +109,25 @@ Status check_queries(const SelectArguments& a) {
   return {};
 }
 
+// Of keys that count by their means.
+Status check_levels(const SelectArguments& a) {
+  if (a.levels.empty()) return {};
+  if (a.selector != NA_SELECT_POOLED || a.per_query || a.top_p < 1 || a.threshold > 0) {
+    return error(
+        NA_ERR_OPTION,
+        "pooledPlan: levels are of keys beyond the budget, and not with queries 'own', topP or threshold; leave these "
+        "or levels out");
+  }
+  if (a.levels.size() + 1 >= NA_LEVELS || int64_t{2} << a.levels.size() > a.geometry.key_block) {
+    return error(
+        NA_ERR_OPTION,
+        "pooledPlan: levels has %zu numbers, for means of 2, 4, 8 keys and so on; of blocks of %lld these are at "
+        "most %lld: give fewer, or a larger keyBlock",
+        a.levels.size(), Count(a.geometry.key_block), Count(a.geometry.key_block / 2));
+  }
+  return {};
+}
+
 // Of queries and keys that are pooled already.
 Status check_pooled(const SelectArguments& a, const PlanGeometry& g) {
   if (!a.pooled) return {};
@@ -291,6 +310,8 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
     g.queries = token_count(q);
     g.keys = token_count(k);
   }
+  NA_TRY(check_levels(a));
+  for (size_t i = 0; i < a.levels.size(); i++) g.levels |= a.levels[i] > 0 ? int64_t{2} << i : 0;
   NA_TRY(SparsePlan::check(g));  // before anything is counted by it
   NA_TRY(check_stages(a));
   NA_TRY(check_queries(a));
@@ -301,11 +322,14 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
                  a.budgets.size(), Count(g.heads));
   }
   // In blocks, and no more than there are.
+  const auto blocks_of = [&](int64_t keys) { return (std::min(g.keys, keys) + g.key_block - 1) / g.key_block; };
   std::vector<int64_t>& budgets = attached.budgets;
   for (int64_t head = 0; head < g.heads; head++) {
-    const int64_t keys = std::min(g.keys, a.budgets[a.budgets.size() > 1 ? static_cast<size_t>(head) : 0]);
-    budgets.push_back((keys + g.key_block - 1) / g.key_block);
+    budgets.push_back(blocks_of(a.budgets[a.budgets.size() > 1 ? static_cast<size_t>(head) : 0]));
   }
+  na_select call{};
+  int64_t by_means = 0;  // blocks
+  for (size_t i = 0; i < a.levels.size(); i++) by_means += call.level_budgets[i + 1] = blocks_of(a.levels[i]);
   na_plan counted{};
   counted.queries = g.queries;
   counted.keys = g.keys;
@@ -326,7 +350,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
       const int64_t entries = a.cache ? 1 : g.batch;
       for (int64_t budget : budgets) {
         blocks += entries * (a.per_query ? room_of_queries(of_own, tile, a.sink, window, budget)
-                                         : SelectedRow(of_own, tile, a.sink, window).most(budget));
+                                         : SelectedRow(of_own, tile, a.sink, window).most(budget + by_means));
       }
       if (blocks > most_blocks) {
         return error(NA_ERR_OPTION,
@@ -342,7 +366,6 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
     NA_TRY(SparsePlan::allocate(device, g, blocks, 0, &attached.plan));
   }
 
-  na_select call{};
   call.selector = a.selector;
   call.out = &attached.plan->view;
   call.k = &k;

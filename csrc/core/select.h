@@ -38,6 +38,7 @@ struct SelectArguments {
   PlanGeometry geometry;     // heads: patterns; batch, queries and keys are those of the tensors, but for `pooled`
   int64_t sink = 0, window = 0;
   std::vector<int64_t> budgets;      // keys: one number, or one for each pattern
+  std::vector<int64_t> levels;       // POOLED: keys beyond the budget that count by means of 2, 4, 8 ...
   std::vector<int64_t> chunk, keep;  // HIP: of each stage; keep may be empty, or 0
   bool first = false;                // the first key of a range stands for it
   HipState* state = nullptr;         // HIP

@@ -45,6 +45,11 @@ Status SparsePlan::check(const PlanGeometry& g) {
     return error(NA_ERR_OPTION, "sparse plan: keyBlock is %lld; it must be a power of two from %d to %d",
                  Count(g.key_block), kLeastKeyBlock, kMostKeyBlock);
   }
+  // Of means at least two make a block, as of keys.
+  if (g.levels < 0 || (g.levels & 1) != 0 || g.levels >= g.key_block) {
+    return error(NA_ERR_OPTION, "sparse plan: a level is out of range; of %lld keys in a block means have at most %lld",
+                 Count(g.key_block), Count(g.key_block / 2));
+  }
   if ((g.keys - 1) / g.key_block >= kMostBlocks) {
     return error(NA_ERR_OPTION, "sparse plan: %lld keys are more than %lld blocks of %lld; use a larger keyBlock",
                  Count(g.keys), Count(kMostBlocks), Count(g.key_block));
@@ -145,6 +150,7 @@ PlanGeometry geometry_of(const na_plan& plan) {
   g.key_block = plan.key_block;
   g.causal = plan.causal != 0;
   g.estimate = plan.estimate != 0;
+  g.levels = plan.levels;
   return g;
 }
 
@@ -172,7 +178,8 @@ Status SparsePlan::over(const PlanGeometry& g, Ref<Tensor> offsets, Ref<Tensor> 
                         static_cast<int32_t>(g.query_tile),
                         static_cast<int32_t>(g.key_block),
                         g.causal,
-                        g.estimate};
+                        g.estimate,
+                        static_cast<int32_t>(g.levels)};
   *plan = Ref<SparsePlan>(new SparsePlan(view, std::move(offsets), std::move(entries), std::move(bitmaps)));
   return {};
 }
@@ -237,6 +244,12 @@ Status check_pair(const SparsePlan& a, const SparsePlan& b, const char* name, Co
       return error(NA_ERR_OPTION, "%s: %s of one plan is %lld, of the other %lld; they must be equal", name,
                    property.name, Count(property.a), Count(property.b));
     }
+  }
+  if ((x.levels | y.levels) != 0) {
+    return error(
+        NA_ERR_OPTION,
+        "%s: a plan with levels, by which blocks count by means of their keys, cannot be combined; make it without",
+        name);
   }
   PlanGeometry& g = result->geometry;
   g = geometry_of(x);

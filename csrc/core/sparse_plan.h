@@ -9,6 +9,7 @@ struct PlanGeometry {
   int64_t batch = 1, heads = 1, queries = 0, keys = 0, query_tile = 64, key_block = 64;
   bool causal = false;
   bool estimate = false;  // blocks that are not listed count as their means: see na_plan
+  int64_t levels = 0;     // of means that entries may have: see na_plan
 };
 
 class SparsePlan : public RefCounted {
@@ -46,8 +47,8 @@ class SparsePlan : public RefCounted {
 // values are read when the operation runs; what is wrong with them is told by inspect().
 Status build_plan(const PlanGeometry& geometry, Tensor* offsets, Tensor* blocks, Stream* stream, Ref<SparsePlan>* plan);
 
-// What either of two plans of the same geometry shows, or what both do. `stream` is one of their device; if that is not
-// the CPU, `host`, which is, combines copies.
+// What either of two plans of the same geometry shows, or what both do: plans without levels. `stream` is one of their
+// device; if that is not the CPU, `host`, which is, combines copies.
 Status combine_plans(SparsePlan* a, SparsePlan* b, na_plan_source source, Stream* stream, Stream* host,
                      Ref<SparsePlan>* plan);
 

@@ -1,13 +1,17 @@
 #include "cpu/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <new>
 #include <vector>
 
 #include "core/plan_entry.h"
+#include "cpu/arena.h"
+#include "cpu/element.h"
 #include "cpu/executor/problem.h"
+#include "cpu/key_major.h"
 
 namespace na::cpu {
 namespace {
@@ -29,6 +33,14 @@ constexpr int64_t kUnsplit = std::numeric_limits<int64_t>::max() / 2;
 
 // A plan of so many of the blocks is walked as if it had all of them: rows of it share tiles of keys.
 constexpr double kBreakEven = 0.8;
+
+// To find a query for a block of keys, and to add its sums to those it has, takes as long as so many keys do: where
+// queries see little of what their tiles list, a plan is walked by blocks of keys none the less. Runs of queries have
+// so many of its tiles at least.
+constexpr double kGatheringKeys = 32;
+constexpr int64_t kLeastRunTiles = 4;
+
+constexpr float kLn2 = 0.693147181f;
 
 Geometry geometry_of(Isa isa, int dtype) {
   switch (isa) {
@@ -195,11 +207,6 @@ struct Description {
       p.extra_v = rows_of(*a.extra_v, 2);
       p.extra = a.extra_k->shape[1];
     }
-    if (a.pooled_k) {
-      p.pooled_k = a.pooled_k;
-      p.pooled_v = a.pooled_v;
-      p.estimate = true;
-    }
     if (a.sinks) {
       p.sinks = static_cast<const float*>(a.sinks->data);
       p.sink_stride = a.sinks->stride[0];
@@ -221,13 +228,17 @@ struct Description {
     for (int i = 0; i < a.mask_count; i++) {
       if (a.masks[i].kind == NA_MASK_PLAN) p.sparse = a.masks[i].plan;
     }
+    p.estimate = p.sparse && p.sparse->estimate;
+    p.means = p.estimate || (p.sparse && p.sparse->levels != 0);
+    p.pooled_k = a.pooled_k;
+    p.pooled_v = a.pooled_v;
     if (p.sparse) make_plans(a);
   }
 
   // What is left of a sparse plan that lists all blocks is its causality.
   void forget_sparse(const na_attention& a) {
     problem.sparse = nullptr;
-    problem.estimate = false;
+    problem.estimate = problem.means = false;
     make_plans(a);
   }
 
@@ -426,6 +437,26 @@ void stack_blocks(const Problem& problem, TilePlan& plan, const Term* terms, int
   }
 }
 
+// What queries have summed that see blocks of their own (Gathered): those of a run of rows of a plan, in as much memory
+// as leaves a block of keys enough queries to be multiplied by together.
+constexpr int64_t kRunBytes = 4 << 20;
+// Of query and block that it sees: how many a run has on average.
+constexpr int64_t kRunPairs = 1 << 20;
+
+int64_t sum_bytes(const Problem& problem) { return (row_pitch(problem) + 2) * int64_t{sizeof(float)}; }
+
+// Of as many heads as a tile may have.
+int64_t run_queries(const Problem& problem, int64_t heads) {
+  const int64_t tile = problem.sparse->query_tile, fit = kRunBytes / (heads * sum_bytes(problem)) / tile * tile;
+  return std::min(std::max(fit, tile), (problem.queries + tile - 1) / tile * tile);
+}
+
+int64_t most_run_bytes(const Problem& problem) {
+  if (!problem.sparse || !problem.sparse->bitmaps) return 0;
+  constexpr int64_t padding = 3 * 64;  // of an arena
+  return std::max(kRunBytes, problem.sparse->query_tile * problem.group * sum_bytes(problem)) + padding;
+}
+
 class AttentionJob final : public Job {
  public:
   AttentionJob(const na_attention& attention, Isa isa, int threads)
@@ -446,6 +477,10 @@ class AttentionJob final : public Job {
     for (const TilePlan& plan : description_.plans) {
       first_task_.push_back(first_task_.back() + tile_count(plan, extent(plan)) * p.batch * units(plan));
     }
+    if (key_major_) {
+      size_runs();
+      return p.batch * units(description_.plans[0]) * ((p.queries + run_queries_ - 1) / run_queries_);
+    }
     const int64_t tiles = first_task_.back();
     size_parts(tiles * visible_keys(p.keys));
     if (parts_of(p.keys) > 1) make_room(tiles * parts_of(p.keys));
@@ -460,6 +495,8 @@ class AttentionJob final : public Job {
     tile.cancel = &cancel;
     tile.split = {};
     tile.split.parts = 1;
+    tile.gathered = nullptr;
+    if (key_major_) return run_key_major(task, tile, scratch);
     int64_t unit;
     if (attention_.cu_q) {
       const Entry& entry = list_[task];
@@ -493,15 +530,9 @@ class AttentionJob final : public Job {
       tile.head = unit;
       tile.heads = 1;
     } else {
-      const int64_t per_group = units_per_group(*tile.plan), first = unit % per_group * tile.plan->heads;
-      tile.kv_head = unit / per_group * tile.plan->kv_heads;
-      tile.kv_heads = static_cast<int>(std::min<int64_t>(tile.plan->kv_heads, p.kv_heads - tile.kv_head));
-      tile.head = tile.kv_head * p.group + first;
-      tile.heads = tile.kv_heads * static_cast<int>(std::min<int64_t>(tile.plan->heads, p.group - first));
+      set_heads(tile, unit);
     }
-    Sums sums;
-    begin_tile(p, tile, sums, scratch);
-    if (tile.lanes > 0) run_(p, tile, sums);
+    run_tile(tile, scratch);
   }
 
  private:
@@ -510,6 +541,94 @@ class AttentionJob final : public Job {
     int64_t first;  // part of the tile, of all parts
     int64_t work;
   };
+
+  void run_tile(Tile& tile, void* scratch) const {
+    Sums sums;
+    begin_tile(description_.problem, tile, sums, scratch);
+    if (tile.lanes > 0) run_(description_.problem, tile, sums);
+  }
+
+  // Those of a set of heads that share tiles.
+  void set_heads(Tile& tile, int64_t unit) const {
+    const Problem& p = description_.problem;
+    const int64_t per_group = units_per_group(*tile.plan), first = unit % per_group * tile.plan->heads;
+    tile.kv_head = unit / per_group * tile.plan->kv_heads;
+    tile.kv_heads = static_cast<int>(std::min<int64_t>(tile.plan->kv_heads, p.kv_heads - tile.kv_head));
+    tile.head = tile.kv_head * p.group + first;
+    tile.heads = tile.kv_heads * static_cast<int>(std::min<int64_t>(tile.plan->heads, p.group - first));
+  }
+
+  // One run of queries, by the blocks of keys that they see. Their sums lie behind the scratch memory of tiles.
+  void run_key_major(int64_t task, Tile& tile, void* scratch) const {
+    const Problem& p = description_.problem;
+    const na_plan& sparse = *p.sparse;
+    const PlanReader reader(sparse);
+    const int64_t sets = units(description_.plans[0]), runs = (p.queries + run_queries_ - 1) / run_queries_;
+    tile.plan = &description_.plans[0];
+    tile.index = 0;
+    tile.batch = task / sets % p.batch;
+    tile.query_origin = tile.key_origin = 0;
+    tile.queries = p.queries;
+    tile.keys = p.pages ? p.pages->lengths[tile.batch] : p.keys;
+    set_heads(tile, task % sets);
+    // The last run goes first, as the last tile does.
+    Gathered to = {};
+    to.first = (runs - 1 - task / (sets * p.batch)) * run_queries_;
+    to.run = std::min(run_queries_, p.queries - to.first);
+    Arena arena(static_cast<char*>(scratch) + scratch_bytes(p));
+    to.out = arena.take<float>(tile.heads * to.run * row_pitch(p));
+    to.maximum = arena.take<float>(tile.heads * to.run);
+    to.total = arena.take<float>(tile.heads * to.run);
+    const int64_t rows = tile.heads * to.run;
+    std::fill_n(to.out, rows * row_pitch(p), 0.0f);
+    std::fill_n(to.maximum, rows, -std::numeric_limits<float>::infinity());
+    std::fill_n(to.total, rows, 0.0f);
+
+    const auto add = [&](int64_t block, const int32_t* queries, int64_t count) {
+      const int64_t most = int64_t{p.geometry.lanes} * p.geometry.blocks / tile.heads;
+      to.block = block;
+      for (int64_t first = 0; first < count && !tile.cancel->requested(); first += most) {
+        to.queries = queries + first;
+        to.count = static_cast<int>(std::min(most, count - first));
+        tile.gathered = &to;
+        run_tile(tile, scratch);
+      }
+    };
+    if (p.extra > 0 || p.sinks) {
+      std::vector<int32_t> all(static_cast<size_t>(to.run));
+      for (int64_t i = 0; i < to.run; i++) all[static_cast<size_t>(i)] = static_cast<int32_t>(to.first + i);
+      add(-1, all.data(), to.run);
+    }
+    const int64_t head = tile.head * sparse.heads / p.heads, batch = sparse.batch == 1 ? 0 : tile.batch;
+    const int64_t end = to.first + to.run;
+    const KeyMajor lists(reader, (batch * sparse.heads + head) * reader.shape.tiles(), to.first / sparse.query_tile,
+                         (end + sparse.query_tile - 1) / sparse.query_tile);
+    for (int64_t i = 0; i < lists.count(); i++) add(lists.block(i), lists.queries(i), lists.query_count(i));
+    end_sums(tile, to);
+  }
+
+  // Out and lse, as tiles end with.
+  void end_sums(const Tile& tile, const Gathered& to) const {
+    const Problem& p = description_.problem;
+    const int bytes = p.dtype == NA_FLOAT32 ? 4 : 2;
+    for (int64_t row = 0; row < tile.heads * to.run; row++) {
+      const int64_t head = tile.head + row / to.run;
+      int64_t out = tile.batch * p.out.batch + head * p.out.head, lse = tile.batch * p.lse.batch + head * p.lse.head;
+      int64_t rest = to.first + row % to.run;
+      for (int a = p.query_axes - 1; a >= 0; a--) {
+        out += rest % p.query_extent[a] * p.out.token[a];
+        lse += rest % p.query_extent[a] * p.lse.token[a];
+        rest /= p.query_extent[a];
+      }
+      const float total = to.total[row], share = total == 0 ? 0.0f : 1.0f / total;
+      const float* from = to.out + row * row_pitch(p);
+      for (int i = 0; i < p.value_dim; i++) {
+        store_element(*attention_.out, out / bytes + i, total == 0 ? 0.0f : from[i] * share);
+      }
+      *reinterpret_cast<float*>(p.lse.data + lse) =
+          total == 0 ? -std::numeric_limits<float>::infinity() : to.maximum[row] * kLn2 + std::log(total);
+    }
+  }
 
   const int64_t* extent(const TilePlan& plan) const {
     return plan.axes == 1 ? &description_.problem.queries : description_.problem.query_extent;
@@ -575,7 +694,10 @@ class AttentionJob final : public Job {
         longest = std::max(longest, query_start_[s + 1] - query_start_[s]);
     }
     if (p.sparse) count_blocks();
-    if (p.sparse && listed_ == possible_ && !p.sparse->bitmaps) description_.forget_sparse(attention_);
+    p.means = p.estimate || of_means_ > 0;
+    if (p.sparse && listed_ == possible_ && !p.sparse->bitmaps && of_means_ == 0)
+      description_.forget_sparse(attention_);
+    key_major_ = by_blocks();
     for (size_t i = 0; i < description_.plans.size(); i++) {
       TilePlan& plan = description_.plans[i];
       const Term* terms = description_.terms[i].data();
@@ -615,15 +737,41 @@ class AttentionJob final : public Job {
     const na_plan& sparse = *description_.problem.sparse;
     const PlanReader reader(sparse);
     const PlanShape& shape = reader.shape;
-    for (int64_t row = 0; row + 1 < sparse.offsets->shape[0]; row++) {
+    rows_ = sparse.offsets->shape[0] - 1;
+    for (int64_t row = 0; row < rows_; row++) {
       const int64_t end = reader.end(row), words = end - reader.begin(row);
       listed_ += words;
       possible_ += shape.visible_blocks(row % shape.tiles());
       const int64_t pooled = sparse.estimate ? shape.blocks() : 0;
-      most_listed_ = std::max(most_listed_, words * shape.key_block + pooled);
-      int64_t at = reader.begin(row);
+      int64_t at = reader.begin(row), keys = words * shape.key_block + pooled;
+      for (PlanEntry entry; sparse.levels != 0 && reader.next_means(at, end, &entry);) {
+        keys -= shape.key_block - (shape.key_block >> entry.level);
+        of_means_++;
+      }
+      most_listed_ = std::max(most_listed_, keys);
+      at = reader.begin(row);
       for (PlanEntry entry; sparse.bitmaps && reader.next(at, end, &entry);) listed_ -= entry.bitmap != nullptr;
     }
+  }
+
+  // As many queries as their sums and lists of them have room for, or fewer where threads would go without.
+  void size_runs() {
+    const Problem& p = description_.problem;
+    const int64_t tile = p.sparse->query_tile, all = p.batch * units(description_.plans[0]) * p.queries;
+    const auto tiles = [&](int64_t queries) { return std::max<int64_t>(1, queries / tile) * tile; };
+    const auto blocks = static_cast<int64_t>(seen_ * static_cast<double>(listed_) / static_cast<double>(rows_)) + 1;
+    const int64_t fit = std::min(run_queries(p, description_.plans[0].heads), tiles(kRunPairs / blocks));
+    const int64_t least = std::min(tile * kLeastRunTiles, tiles(all / threads_));
+    run_queries_ = std::min(fit, std::max(tiles(all / (kTilesPerThread * threads_)), least));
+  }
+
+  // Whether a sparse plan is walked by blocks of keys.
+  bool by_blocks() {
+    const Problem& p = description_.problem;
+    if (!p.sparse || !p.sparse->bitmaps || p.means || description_.plans.size() > 1) return false;
+    if (p.queries <= p.sparse->query_tile) return false;
+    seen_ = seen_share(*p.sparse);
+    return seen_ * (p.sparse->key_block + kGatheringKeys) < p.sparse->key_block && shows_whole_blocks(*p.sparse);
   }
 
   // Query heads of a key head that may be in one tile: those of one pattern of a sparse plan, or all.
@@ -638,7 +786,7 @@ class AttentionJob final : public Job {
     const Problem& p = description_.problem;
     const int64_t tile = p.sparse->query_tile;
     *longest = p.queries;
-    if (!p.estimate && static_cast<double>(listed_) >= kBreakEven * static_cast<double>(possible_)) {
+    if (!p.means && !key_major_ && static_cast<double>(listed_) >= kBreakEven * static_cast<double>(possible_)) {
       *lanes = std::max<int64_t>(1, *lanes / tile) * tile;
     } else {
       *lanes = int64_t{p.geometry.lanes} * p.geometry.blocks;
@@ -721,6 +869,9 @@ class AttentionJob final : public Job {
   Description description_;
   const Run run_;
   const int threads_;
+  bool key_major_ = false;           // a sparse plan is walked by blocks of keys
+  int64_t run_queries_ = 0;          // then, in a task
+  double seen_ = 1;                  // then, of the queries of a row of the plan and a block that it lists
   std::vector<int64_t> first_task_;  // of each plan
   std::vector<int64_t> query_start_, key_start_;
   std::vector<Entry> list_;
@@ -731,6 +882,7 @@ class AttentionJob final : public Job {
   std::unique_ptr<float[]> part_sums_;
   int64_t part_pitch_ = 0;
   int64_t listed_ = 0, possible_ = 0;  // blocks of a sparse plan
+  int64_t rows_ = 0, of_means_ = 0;    // of it, and how many of the listed blocks count by means
   int64_t most_listed_ = 0;            // keys in the longest row of a sparse plan
 };
 
@@ -738,7 +890,7 @@ class AttentionJob final : public Job {
 
 Status check_attention(const na_attention& attention, Isa isa, size_t* scratch) {
   const Description description(attention, geometry_of(isa, attention.q->dtype));
-  *scratch = scratch_bytes(description.problem);
+  *scratch = scratch_bytes(description.problem) + static_cast<size_t>(most_run_bytes(description.problem));
   for (int32_t i = 0; i < attention.bias_count; i++) {
     if (attention.biases[i].path != NA_LOW_RANK_MATRIX) continue;
     const char* const reason = asks_for(attention, NA_LOW_RANK_VECTOR) ? "is that of all biases of low rank or of none"

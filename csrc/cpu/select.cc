@@ -231,6 +231,7 @@ class SelectJob final : public Job {
       : select_(select), shape_(*select.out), q_(*select.q), k_(*select.k, select.pages), scoring_(scoring_of(isa)) {
     heads_ = select.q->shape[select.q->rank - 2];
     kv_heads_ = select.k->shape[select.k->rank - 2];
+    for (int64_t blocks : select.level_budgets) by_means_ += blocks;
   }
 
   int64_t prepare() override {
@@ -244,7 +245,7 @@ class SelectJob final : public Job {
       const PlanShape shape = own_shape(batch_of(row));
       const int64_t room = select_.per_query
                                ? kWordsOfBitmap * room_of_queries(shape, tile, select_.sink, select_.window, budget)
-                               : SelectedRow(shape, tile, select_.sink, select_.window).most(budget);
+                               : SelectedRow(shape, tile, select_.sink, select_.window).most(budget + by_means_);
       begin_[static_cast<size_t>(row) + 1] = begin_[static_cast<size_t>(row)] + room;
     }
     left_ = rows;
@@ -270,8 +271,13 @@ class SelectJob final : public Job {
     return select_.pages ? shape_.with_keys(select_.pages->lengths[batch]) : shape_;
   }
 
-  // The blocks that are listed for a tile of `shape`, ascending.
-  std::vector<int64_t> blocks_of(int64_t row, int64_t tile, const PlanShape& shape) const {
+  struct Means {
+    int64_t block;
+    int level;
+  };
+
+  // The blocks that are listed for a tile of `shape`, ascending, and in `means` those that count by means.
+  std::vector<int64_t> blocks_of(int64_t row, int64_t tile, const PlanShape& shape, std::vector<Means>* means) const {
     const int64_t pattern = row / shape_.tiles() % select_.out->heads;
     const SelectedRow here(shape, tile, select_.sink, select_.window);
     const int64_t budget = select_.budgets[pattern];
@@ -280,13 +286,13 @@ class SelectJob final : public Job {
     if (here.open_count() <= budget && select_.top_p >= 1 && select_.threshold <= 0) {
       for (int64_t i = 0; i < here.open_count(); i++) chosen.push_back(here.open_block(i));
       keep_nothing(given);
-    } else if (budget == 0) {
+    } else if (budget == 0 && by_means_ == 0) {
       keep_nothing(given);
     } else {
       switch (select_.selector) {
         case NA_SELECT_HIP: chosen = hip(given); break;
         case NA_SELECT_BISECTION: chosen = bisect(given); break;
-        default: chosen = pooled(given);
+        default: chosen = pooled(given, means);
       }
     }
     for (const BlockRange& range : here.always) {
@@ -298,7 +304,8 @@ class SelectJob final : public Job {
 
   void write_row(int64_t row) {
     const int64_t tile = row % shape_.tiles();
-    const std::vector<int64_t> chosen = blocks_of(row, tile, own_shape(batch_of(row)));
+    std::vector<Means> means;
+    const std::vector<int64_t> chosen = blocks_of(row, tile, own_shape(batch_of(row)), &means);
     uint32_t* to = entries() + begin_[static_cast<size_t>(row)];
     for (const bool full : {true, false}) {
       for (int64_t block : chosen) {
@@ -306,7 +313,9 @@ class SelectJob final : public Job {
         if ((kind == NA_ENTRY_FULL) == full) *to++ = plan_entry(block, kind);
       }
     }
-    count_[static_cast<size_t>(row)] = static_cast<int64_t>(chosen.size());
+    std::sort(means.begin(), means.end(), [](const Means& a, const Means& b) { return a.block < b.block; });
+    for (const Means& of : means) *to++ = plan_entry(of.block, shape_.kind_of(tile, of.block), of.level);
+    count_[static_cast<size_t>(row)] = static_cast<int64_t>(chosen.size() + means.size());
   }
 
   // Each query of a row selects for itself: the row lists what any of them has selected, with a bitmap where it is not
@@ -318,7 +327,8 @@ class SelectJob final : public Job {
     std::vector<uint32_t> seen(static_cast<size_t>(blocks * words));  // of each block, by whom
     for (int64_t query = first; query < end; query++) {
       const int64_t bit = query - first;
-      for (int64_t block : blocks_of(row, query, single)) seen[block * words + bit / 32] |= uint32_t{1} << bit % 32;
+      for (int64_t block : blocks_of(row, query, single, nullptr))
+        seen[block * words + bit / 32] |= uint32_t{1} << bit % 32;
     }
     uint32_t* const begin = entries() + begin_[static_cast<size_t>(row)];
     uint32_t* to = begin;
@@ -643,7 +653,7 @@ class SelectJob final : public Job {
   }
 
   // By the products of queries with pooled keys; with bounds, by what no key of the block exceeds.
-  std::vector<int64_t> pooled(const Row& row) const {
+  std::vector<int64_t> pooled(const Row& row, std::vector<Means>* means) const {
     const SummaryRows table(*select_.pooled);
     const int64_t count = row.open.open_count(), end_head = first_head(row.pattern + 1);
     std::vector<float> scores(static_cast<size_t>(count), -kInfinity);
@@ -663,8 +673,37 @@ class SelectJob final : public Job {
     }
     std::vector<int64_t> chosen = highest(scores, row.budget);
     if (select_.top_p < 1 || select_.threshold > 0) keep_shares(scores, chosen);
+    if (by_means_ > 0) choose_means(row, scores, chosen, means);
     for (int64_t& index : chosen) index = row.open.open_block(index);
     return chosen;
+  }
+
+  // Of what is not chosen, and seen whole, the best for one level after the other.
+  void choose_means(const Row& row, const std::vector<float>& scores, const std::vector<int64_t>& chosen,
+                    std::vector<Means>* means) const {
+    const int64_t whole = row.shape.whole_blocks(row.tile);
+    std::vector<bool> taken(scores.size());
+    for (int64_t index : chosen) taken[static_cast<size_t>(index)] = true;
+    std::vector<int64_t> left;
+    for (size_t index = 0; index < scores.size(); index++) {
+      if (!taken[index] && row.open.open_block(static_cast<int64_t>(index)) < whole) {
+        left.push_back(static_cast<int64_t>(index));
+      }
+    }
+    for (int level = 1; level < NA_LEVELS; level++) {
+      if (select_.level_budgets[level] == 0) continue;
+      std::vector<float> own;
+      for (int64_t index : left) own.push_back(scores[static_cast<size_t>(index)]);
+      std::vector<int64_t> rest;
+      size_t from = 0;
+      for (int64_t at : highest(own, select_.level_budgets[level])) {
+        rest.insert(rest.end(), left.begin() + static_cast<int64_t>(from), left.begin() + at);
+        means->push_back({row.open.open_block(left[static_cast<size_t>(at)]), level});
+        from = static_cast<size_t>(at) + 1;
+      }
+      rest.insert(rest.end(), left.begin() + static_cast<int64_t>(from), left.end());
+      left = std::move(rest);
+    }
   }
 
   // Of what is chosen, those that make up top_p of the softmax over all scores, and whose own share is large enough.
@@ -695,6 +734,7 @@ class SelectJob final : public Job {
   const KeyRows k_;
   const Scoring scoring_;
   int64_t heads_, kv_heads_;
+  int64_t by_means_ = 0;                // blocks of all levels
   std::vector<int64_t> begin_, count_;  // of each row: where it has its room, and how many words it took
   std::atomic<int64_t> left_{0};        // rows that are not yet written
 };

@@ -309,24 +309,27 @@ class InspectJob final : public Job {
     const int64_t from = reader_.given_offset(row), end = reader_.given_offset(row + 1), tile = row % shape.tiles();
     if (from < 0 || end < from || end > reader_.words() || (row == 0 && from != 0)) return fault(NA_FAULT_OFFSETS, 0);
     std::vector<int64_t> blocks;
-    bool rest = false;
+    bool rest = false, means = false;
     for (int64_t at = from; at < end; at++) {
       const uint32_t word = reader_.word(at);
       const int64_t block = entry_block(word);
       const na_entry_kind kind = entry_kind(word);
       if (word == kNoOffset) return fault(NA_FAULT_OFFSETS, 0);
       if (word == kNoEntry || block >= shape.visible_blocks(tile)) return fault(NA_FAULT_RANGE, block);
+      const bool of_means = entry_of_means(word, inspect_.plan->levels);
       const bool known = kind == NA_ENTRY_BITMAP || kind == shape.kind_of(tile, block);
-      if (entry_rest(word) != 0 || !known) return fault(NA_FAULT_KIND, block);
+      if ((entry_rest(word) != 0 && !of_means) || !known) return fault(NA_FAULT_KIND, block);
       if (kind == NA_ENTRY_BITMAP) {
         if (at + 1 == end || reader_.word(at + 1) >= reader_.bitmap_count()) return fault(NA_FAULT_BITMAP, block);
         at++;
       }
-      const bool turns = kind != NA_ENTRY_FULL && !rest;
-      if ((rest && kind == NA_ENTRY_FULL) || (!turns && !blocks.empty() && block <= blocks.back())) {
+      const bool turns = of_means ? !means : kind != NA_ENTRY_FULL && !rest && !means;
+      if ((means && !of_means) || (rest && kind == NA_ENTRY_FULL && !of_means) ||
+          (!turns && !blocks.empty() && block <= blocks.back())) {
         return fault(NA_FAULT_ORDER, block);
       }
-      rest |= turns;
+      rest |= turns && !of_means;
+      means |= of_means;
       blocks.push_back(block);
     }
     std::sort(blocks.begin(), blocks.end());

@@ -11,8 +11,8 @@
 #include "core/ceil_div.h"
 #include "core/dtype.h"
 #include "cuda/bias.h"
-#include "cuda/estimate.h"
 #include "cuda/grid.h"
+#include "cuda/means.h"
 #include "cuda/plan.h"
 #include "tile/pages.h"
 
@@ -48,10 +48,10 @@ struct Plan {
   int input_count = 0;
   Dense out{}, lse{};  // if they are made elsewhere first
   const na_plan* sparse = nullptr;
-  PlanRow* plan_rows = nullptr;  // what is made of the plan first
-  PlanBlock* plan_blocks = nullptr;
+  Unfolded unfolded{};               // what is made of the plan first
+  std::vector<Level> levels;         // of the plan
   std::optional<Estimate> estimate;  // of what the plan does not list
-  Grids cut;                         // by which these are cut, of all heads; none: they are not
+  Grids cut;                         // by which `unfolded` is cut, of all heads; none: it is not
   uint32_t* cut_bitmaps = nullptr;
   int64_t workspace_bytes = 0;
 };
@@ -155,7 +155,7 @@ class Planner {
     add_biases(call_, &p);
     add_sequences(&p);
     add_pages(&p);
-    if (plan->sparse && plan->sparse->estimate) take_estimate();
+    if (sparse) take_means();
     if (call_.sinks) {
       p.sinks = static_cast<const float*>(call_.sinks->data);
       p.sink_stride = call_.sinks->stride[0];
@@ -170,7 +170,7 @@ class Planner {
     const int64_t parts = on_grid        ? plan_grids(p)
                           : plan->sparse ? plan_parts(p, listed_keys(*plan->sparse))
                                          : choose_parts(p, plan->hopper);
-    if (parts > 1 || extra || plan->estimate) {
+    if (parts > 1 || extra || !plan->levels.empty() || plan->estimate) {
       add_parts(static_cast<int32_t>(parts), extra);
       if (on_grid) p.out = output(*call_.out, &p.out_strides);  // what combine() writes
     }
@@ -266,11 +266,14 @@ class Planner {
 
   void take_plan(const na_plan& sparse, Problem* p) {
     plan_->sparse = &sparse;
-    plan_->plan_rows = static_cast<PlanRow*>(take((sparse.offsets->shape[0] - 1) * int64_t{sizeof(PlanRow)}));
-    plan_->plan_blocks = static_cast<PlanBlock*>(take(sparse.entries->shape[0] * int64_t{sizeof(PlanBlock)}));
+    plan_->unfolded = {static_cast<PlanRow*>(take((sparse.offsets->shape[0] - 1) * int64_t{sizeof(PlanRow)})),
+                       static_cast<PlanBlock*>(take(sparse.entries->shape[0] * int64_t{sizeof(PlanBlock)})),
+                       static_cast<int32_t>(sparse.batch),
+                       0,
+                       {}};
     add_plan(sparse, p);
-    p->plan.rows = plan_->plan_rows;
-    p->plan.blocks = plan_->plan_blocks;
+    p->plan.rows = plan_->unfolded.rows;
+    p->plan.blocks = plan_->unfolded.blocks;
     if (plan_->cut.count == 0) return;
     plan_->cut_bitmaps = static_cast<uint32_t*>(take(cut_words(sparse) * int64_t{sizeof(uint32_t)}));
     p->plan.bitmaps = plan_->cut_bitmaps;
@@ -281,10 +284,19 @@ class Planner {
     return best_parts(p, cost.blocks, cost.key_tiles, false);
   }
 
-  void take_estimate() {
-    plan_->estimate = make_estimate(call_, *plan_->sparse, plan_->keys, device_.multiprocessors * kResidentSm80,
-                                    [&](int64_t bytes) { return take(bytes); });
-    Problem& means = plan_->estimate->means;
+  void take_means() {
+    const na_plan& sparse = *plan_->sparse;
+    const Take taking = [&](int64_t bytes) { return take(bytes); };
+    for (int level = 1; level < NA_LEVELS; level++) {
+      if ((sparse.levels >> level & 1) == 0) continue;
+      Problem& means = plan_->levels.emplace_back(make_level(call_, sparse, plan_->keys, level, taking)).problem;
+      const int64_t most = std::min<int64_t>(means.keys, listed_keys(sparse) >> level);
+      means.parts = static_cast<int32_t>(plan_parts(means, most));
+    }
+    if (!sparse.estimate) return;
+    const int64_t places = device_.multiprocessors * kResidentSm80;
+    Problem& means =
+        plan_->estimate.emplace(make_estimate(call_, sparse, plan_->keys, plan_->levels, places, taking)).problem;
     means.parts = static_cast<int32_t>(plan_parts(means, means.keys));
   }
 
@@ -366,7 +378,8 @@ class Planner {
     Problem& p = plan_->keys;
     p.parts = parts;
     std::vector<Problem*> all = {&p};
-    if (plan_->estimate) all.push_back(&plan_->estimate->means);
+    for (Level& level : plan_->levels) all.push_back(&level.problem);
+    if (plan_->estimate) all.push_back(&plan_->estimate->problem);
     if (extra) all.push_back(&plan_->extra);
     for (Problem* one : all) {
       one->first_slot = plan_->slots;
@@ -430,12 +443,16 @@ cudaError_t attention(const Device& device, const na_attention& call, cudaStream
     const Dense& dense = plan.inputs[i];
     if (!then(copy_all(*dense.view, dense_view(*dense.view, dense.view->dtype, dense.data), stream))) return result;
   }
-  if (plan.sparse && !then(unfold_plan(*plan.sparse, plan.plan_rows, plan.plan_blocks, stream))) return result;
+  if (plan.sparse && !then(unfold_plan(*plan.sparse, plan.unfolded, stream))) return result;
   for (const Grid& grid : plan.cut) {
-    if (!then(cut_plan(*plan.sparse, grid, plan.plan_rows, plan.plan_blocks, plan.cut_bitmaps, stream))) return result;
+    if (!then(cut_plan(*plan.sparse, grid, plan.unfolded.rows, plan.unfolded.blocks, plan.cut_bitmaps, stream)))
+      return result;
   }
   if (!then(run_keys(plan, stream))) return result;
-  if (plan.estimate && !then(attention_over_means(*plan.estimate, plan.element, stream))) return result;
+  for (const Level& level : plan.levels) {
+    if (!then(attention_over_level(*plan.sparse, level, plan.element, stream))) return result;
+  }
+  if (plan.estimate && !then(attention_over_estimate(*plan.estimate, plan.element, stream))) return result;
   if (plan.extra.keys > 0 && !then(run(plan, plan.extra, plan.extra_hopper, stream))) return result;
   if (plan.slots > 0 && !then(combine(plan.keys, plan.element, plan.slots, stream))) return result;
   for (const Dense& dense : {plan.out, plan.lse}) {
@@ -458,7 +475,7 @@ int64_t attention_launches(const Device& device, const na_attention& call) {
   if (call.extra_k) launches++;
   if (const na_plan* const plan = plan_of(call)) {
     launches += 1 + grids.count;  // unfolded, and cut
-    if (plan->estimate) launches += estimate_launches(call, *plan, device.multiprocessors * kResidentSm80);
+    launches += means_launches(call, *plan, device.multiprocessors * kResidentSm80);
   }
   return launches;
 }

@@ -4,8 +4,8 @@
 
 #include "attention/plan.h"
 #include "core/ceil_div.h"
-#include "cuda/estimate.h"
 #include "cuda/grid.h"
+#include "cuda/means.h"
 
 namespace na::cuda {
 

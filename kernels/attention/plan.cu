@@ -1,46 +1,54 @@
 #include "arch/enqueue.h"
 #include "attention/plan.h"
+#include "core/plan_entry.h"
 #include "tile/grid_score.h"
+#include "tile/pages.h"
 
 namespace na::cuda {
 
 constexpr int kPlanWarps = 4;
 constexpr int64_t kMostPlanGroups = 1 << 14;  // of kPlanWarps warps
 constexpr uint32_t kBlockBits = (1u << 24) - 1, kKindBits = 3u << 27;
+constexpr uint32_t kFullKind = uint32_t{NA_ENTRY_FULL} << 27, kTailKind = uint32_t{NA_ENTRY_TAIL} << 27;
 constexpr uint32_t kBitmapKind = uint32_t{NA_ENTRY_BITMAP} << 27;
 constexpr uint32_t kWholeWarp = 0xffffffff;
 
 struct PlanWords {
   const int32_t* offsets;
   const uint32_t* entries;
-  int64_t words, bitmaps, rows;  // how many there are
-  int32_t queries, keys, tiles, query_tile, key_block;
-  bool causal;
-  PlanRow* to_rows;
-  PlanBlock* to_blocks;
+  int64_t words, bitmaps;            // how many there are
+  int32_t plan_batch, heads, block;  // block: the exponent of key_block
+  PlanShape shape;
+  Unfolded to;
 };
 
 // A warp has a row at a time, and looks at 32 of its words together. The blocks of a row take the places of its words,
-// or fewer. (Rows that overlap, which only offsets that are no plan's can make, mix their blocks.)
+// or fewer. Batch entries with one row in the plan write the same ones: what those with fewer keys see of a level comes
+// first. (Rows that do not ascend, or overlap, which only words that are no plan's can make, mix their blocks.)
 __global__ void __launch_bounds__(32 * kPlanWarps) unfold_plan_kernel(const __grid_constant__ PlanWords plan) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const uint32_t before = (1u << lane) - 1;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kPlanWarps;
-  const uint32_t blocks = (static_cast<uint32_t>(plan.keys) + (1u << plan.key_block) - 1) >> plan.key_block;
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kPlanWarps + threadIdx.x / 32; row < plan.rows; row += warps) {
-    const int64_t begin = min(max(int64_t{plan.offsets[row]}, int64_t{0}), plan.words);
-    const int64_t end = min(max(int64_t{plan.offsets[row + 1]}, begin), plan.words);
-    // How many keys, from the first on, all queries of the row see.
-    const int32_t first = static_cast<int32_t>(row % plan.tiles) << plan.query_tile;
-    const int32_t visible = plan.causal ? min(max(first + plan.keys - plan.queries + 1, 0), plan.keys) : plan.keys;
+  const auto tiles = static_cast<int32_t>(plan.shape.tiles());
+  const int64_t each = int64_t{plan.heads} * tiles, rows = plan.to.batch * each;
+  const auto level = static_cast<uint32_t>(plan.to.level);
+  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kPlanWarps + threadIdx.x / 32; row < rows; row += warps) {
+    const auto batch = static_cast<int32_t>(row / each);
+    const int64_t from_row = plan.plan_batch == 1 ? row % each : row;
+    const int64_t begin = min(max(int64_t{plan.offsets[from_row]}, int64_t{0}), plan.words);
+    const int64_t end = min(max(int64_t{plan.offsets[from_row + 1]}, begin), plan.words);
+    const int64_t tile = row % tiles;
+    const PlanShape shape = plan.to.pages.tables ? plan.shape.with_keys(cached_keys(plan.to.pages, batch)) : plan.shape;
+    // How many blocks, from the first on, all queries of the row see whole, and have all their keys.
+    const auto full_blocks = static_cast<uint32_t>(shape.visible_keys(shape.first_query(tile)) >> plan.block);
+    const auto blocks = static_cast<uint32_t>(level == 0 ? shape.blocks() : shape.whole_blocks(tile));
     int32_t count = 0, full = 0;
     bool all_full = true;
     bool is_index = false;  // whether the next word is the index of a bitmap
     for (int64_t from = begin; from < end; from += 32) {
       const int64_t at = from + lane;
       const uint32_t word = at < end ? plan.entries[at] : ~0u;
-      const bool is_entry = (word & ~(kBlockBits | kKindBits)) == 0;
-      const bool names = is_entry && (word & kKindBits) == kBitmapKind;
+      const bool names = (word & ~kBlockBits) == kBitmapKind;
       const uint32_t naming = __ballot_sync(kWholeWarp, names);
       uint32_t indices = 0;
       if (naming || is_index) {
@@ -51,43 +59,43 @@ __global__ void __launch_bounds__(32 * kPlanWarps) unfold_plan_kernel(const __gr
         }
       }
       const uint32_t block = word & kBlockBits;
-      bool there = is_entry && !(indices >> lane & 1) && block < blocks;
+      const uint32_t kind = word & kKindBits;
+      bool there = (word & ~(kBlockBits | kKindBits)) == level << 24 && !(indices >> lane & 1) && block < blocks &&
+                   (level == 0 || kind == kFullKind || kind == kTailKind);
       int32_t bitmap = -1;
-      if (there && names) {
+      if (there && kind == kBitmapKind) {
         const uint32_t index = at + 1 < end ? plan.entries[at + 1] : ~0u;
         there = index < plan.bitmaps;
         bitmap = static_cast<int32_t>(index);
       }
-      const int32_t key = static_cast<int32_t>(block << plan.key_block);
-      const bool whole = bitmap < 0 && visible - key >= 1 << plan.key_block;
-      const uint32_t kept = __ballot_sync(kWholeWarp, there), cut = __ballot_sync(kWholeWarp, there && !whole);
-      if (there) plan.to_blocks[begin + count + __popc(kept & before)] = {key, bitmap};
+      const uint32_t kept = __ballot_sync(kWholeWarp, there);
+      const uint32_t cut = __ballot_sync(kWholeWarp, there && (bitmap >= 0 || block >= full_blocks));
+      if (there) {
+        plan.to.blocks[begin + count + __popc(kept & before)] = {
+            static_cast<int32_t>(block << (plan.block - plan.to.level)), bitmap};
+      }
       if (all_full) full += __popc(kept & ((cut & -cut) - 1));
       all_full &= cut == 0;
       count += __popc(kept);
     }
     // No plan lists more, and so the key tiles of a row can be counted in 32 bits.
     constexpr int32_t most = kBlockBits + 1;
-    if (lane == 0) plan.to_rows[row] = {static_cast<int32_t>(begin), min(full, most), min(count, most)};
+    if (lane == 0) plan.to.rows[row] = {static_cast<int32_t>(begin), min(full, most), min(count, most)};
   }
 }
 
-cudaError_t unfold_plan(const na_plan& plan, PlanRow* rows, PlanBlock* blocks, cudaStream_t stream) {
-  PlanWords words{};
-  words.offsets = static_cast<const int32_t*>(plan.offsets->data);
-  words.entries = static_cast<const uint32_t*>(plan.entries->data);
-  words.words = plan.entries->shape[0];
-  words.bitmaps = plan.bitmaps ? plan.bitmaps->shape[0] : 0;
-  words.rows = plan.offsets->shape[0] - 1;
-  words.queries = static_cast<int32_t>(plan.queries);
-  words.keys = static_cast<int32_t>(plan.keys);
-  words.tiles = static_cast<int32_t>((plan.queries + plan.query_tile - 1) / plan.query_tile);
-  words.query_tile = exponent(plan.query_tile);
-  words.key_block = exponent(plan.key_block);
-  words.causal = plan.causal != 0;
-  words.to_rows = rows;
-  words.to_blocks = blocks;
-  const int64_t needed = std::min((words.rows + kPlanWarps - 1) / kPlanWarps, kMostPlanGroups);
+cudaError_t unfold_plan(const na_plan& plan, const Unfolded& to, cudaStream_t stream) {
+  const PlanWords words{static_cast<const int32_t*>(plan.offsets->data),
+                        static_cast<const uint32_t*>(plan.entries->data),
+                        plan.entries->shape[0],
+                        plan.bitmaps ? plan.bitmaps->shape[0] : 0,
+                        static_cast<int32_t>(plan.batch),
+                        static_cast<int32_t>(plan.heads),
+                        exponent(plan.key_block),
+                        PlanShape(plan),
+                        to};
+  const int64_t rows = to.batch * plan.heads * words.shape.tiles();
+  const int64_t needed = std::min((rows + kPlanWarps - 1) / kPlanWarps, kMostPlanGroups);
   return enqueue_kernel(unfold_plan_kernel, dim3(static_cast<unsigned>(needed)), 32 * kPlanWarps, stream, words);
 }
 

@@ -12,10 +12,18 @@
 
 namespace na::cuda {
 
-// Enqueues what makes rows [rows of the plan] and blocks [words of the plan] of the words of a plan. These are not
-// trusted: what names a block or a bitmap that there is not is left out, as on the CPU, and whether a block is full
-// follows from where it lies.
-cudaError_t unfold_plan(const na_plan& plan, PlanRow* rows, PlanBlock* blocks, cudaStream_t stream);
+// What becomes of the words of a plan.
+struct Unfolded {
+  PlanRow* rows;      // [batch, pattern heads, tiles]
+  PlanBlock* blocks;  // [words of the plan]
+  int32_t batch;      // that of the plan; with pages, of the call
+  int32_t level;      // of entries: blocks are those of means of 2^level keys. 0: of the keys themselves
+  Pages pages;        // level > 0, with tables: batch entries have keys of their own number
+};
+
+// Enqueues what makes it. Words are not trusted: what names a block or a bitmap that there is not is left out, as on
+// the CPU, and so are entries with another level; whether a block is full follows from where it lies.
+cudaError_t unfold_plan(const na_plan& plan, const Unfolded& to, cudaStream_t stream);
 
 // attention_sm80() for the tiles of queries [first, end) of a plan alone.
 cudaError_t attention_over_tiles(const Problem& problem, Element element, int32_t first, int32_t end,

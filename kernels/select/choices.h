@@ -27,6 +27,7 @@ struct Selection {
   int32_t patterns, tiles, block;  // block: the exponent of key_block
   const int32_t* budgets;          // of each pattern
   Cut* cuts;                       // of each row what top_p and threshold allow; nullptr: all that the budget does
+  int32_t level_budgets[NA_LEVELS], by_levels;  // by_levels: the sum of these; 0: there are no levels
   float scale, top_p, threshold;
 
   ElementRows q, k;   // k: keys, or what was pooled of them
@@ -37,6 +38,7 @@ struct Selection {
   float* queries;                           // [rows, heads, queries_room, pitch], what is compared with k
   int32_t queries_room, pitch;
   uint32_t* scores;  // [rows, scores_room]
+  uint32_t* levels;  // [rows, scores_room]: which level a choice gets; nullptr: there are none
   int64_t scores_room;
 
   uint32_t* entries;  // where rows are written, each from its place on
@@ -87,7 +89,7 @@ struct WantedRow {
         shape(a.own_shape(a.shape, batch)),
         here(shape, tile, a.sink, a.window),
         all((a.all_queries ? shape.visible_blocks(tile) : here.open_count()) <= budget && !a.cuts),
-        searched(!all && budget > 0) {}
+        searched(!all && budget + a.by_levels > 0) {}
 
   __device__ int64_t keep(const Selection& a) const {
     if (a.selector != NA_SELECT_HIP || a.last) return budget;

@@ -98,6 +98,7 @@ __device__ inline Cut cut_at(const uint32_t* keys, int32_t count, const Measure&
 // The highest ones.
 __device__ inline Cut cut_of_count(const uint32_t* keys, int32_t count, int64_t wanted, ChooseMemory& memory) {
   const Measure measure{false, 0, 0};
+  if (wanted == 0) return nothing();
   if (sum_of(keys, count, measure, memory) <= static_cast<Sum>(wanted)) return everything();
   return cut_at(keys, count, measure, static_cast<Sum>(wanted), memory);
 }

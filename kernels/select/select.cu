@@ -39,7 +39,7 @@ __device__ inline int64_t room_of_row(const Selection& a, int32_t row) {
   const int64_t tile = row % tiles, budget = a.budgets[row / tiles % a.patterns];
   const PlanShape shape = a.own_shape(a.plan, row / tiles / a.patterns);
   return a.seen ? kWordsOfBitmap * room_of_queries(shape, tile, a.sink, a.window, budget)
-                : SelectedRow(shape, tile, a.sink, a.window).most(budget);
+                : SelectedRow(shape, tile, a.sink, a.window).most(budget + a.by_levels);
 }
 
 // Where each row begins, and the end of the last: by the words that it has got, or those that it may take at most.
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kChooseThreads, 1) shares_kernel(const __grid_
   if (threadIdx.x == 0) a.cuts[local] = cut;
 }
 
-// A block of threads keeps the best choices of a row, in their order.
+// A block of threads keeps the best choices of a row, in their order. Where there are levels, their scores are removed.
 __global__ void __launch_bounds__(kChooseThreads) choose_kernel(const __grid_constant__ Selection a) {
   __shared__ ChooseMemory memory;
   const auto local = static_cast<int64_t>(blockIdx.x);
@@ -149,6 +149,7 @@ __global__ void __launch_bounds__(kChooseThreads) choose_kernel(const __grid_con
         const bool is_below = block < window.begin;
         below += is_below;
         writer.write(sink_count + rank + (is_below ? 0 : window_count), block);
+        if (a.levels) a.scores[local * a.scores_room + n] = kAbsent;
       }
     }
     above += all & 0xffffffff;
@@ -162,6 +163,56 @@ __global__ void __launch_bounds__(kChooseThreads) choose_kernel(const __grid_con
   writer.write(0, sink);
   writer.write(sink_count + static_cast<int64_t>(all_below), window);
   if (a.counts && !a.seen && thread == 0) a.counts[row.index] = static_cast<int32_t>(row.here.always_count() + chosen);
+}
+
+// Of what choose_kernel has left, the best of those blocks that all queries of the row see whole get levels, and are
+// listed behind the others.
+__global__ void __launch_bounds__(kChooseThreads) levels_kernel(const __grid_constant__ Selection a) {
+  __shared__ ChooseMemory memory;
+  const auto local = static_cast<int64_t>(blockIdx.x);
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const WantedRow row(a, local);
+  if (!row.searched) return;
+  const int64_t whole = row.shape.whole_blocks(row.tile);
+  int32_t count = 0;  // of choices that are such: blocks ascend
+  for (const BlockRange& range : row.here.open) {
+    count += static_cast<int32_t>(max(min(range.end, whole) - range.begin, int64_t{0}));
+  }
+  uint32_t *const keys = a.scores + local * a.scores_room, *const levels = a.levels + local * a.scores_room;
+  for (int32_t n = thread; n < count; n += kChooseThreads) levels[n] = 0;
+#pragma unroll 1
+  for (uint32_t level = 1; level < NA_LEVELS; level++) {
+    if (a.level_budgets[level] == 0) continue;
+    const Cut cut = cut_of_count(keys, count, a.level_budgets[level], memory);
+    Sum ties = 0;
+    for (int32_t first = 0; first < count; first += kChooseThreads) {
+      const int32_t n = first + thread;
+      const uint32_t key = n < count ? keys[n] : kAbsent;
+      const bool is_tie = key == cut.key && key != kAbsent;
+      Sum all;
+      const Sum before = sum_before(is_tie, memory.warps, &all);
+      if (key > cut.key || (is_tie && ties + before < cut.ties)) {
+        keys[n] = kAbsent;
+        levels[n] = level;
+      }
+      ties += all;
+    }
+  }
+  const int32_t place = a.places[row.index] + a.counts[row.index];
+  Sum listed = 0;
+  for (int32_t first = 0; first < count; first += kChooseThreads) {
+    const int32_t n = first + thread;
+    const uint32_t level = n < count ? levels[n] : 0;
+    Sum all;
+    const Sum before = sum_before(level > 0, memory.warps, &all);
+    if (level > 0) {
+      const int64_t block = row.here.open_block(n);
+      a.entries[place + listed + before] = plan_entry(block, a.shape.kind_of(row.tile, block), static_cast<int>(level));
+    }
+    listed += all;
+  }
+  __syncthreads();  // all have read it
+  if (thread == 0) a.counts[row.index] += static_cast<int32_t>(listed);
 }
 
 __global__ void __launch_bounds__(kChooseThreads)
@@ -266,6 +317,10 @@ class Selecting {
       most_budget_ = std::max(most_budget_, select.budgets[head]);
       if (select.budgets[head] > 0) least_budget_ = std::min(least_budget_, select.budgets[head]);
     }
+    for (int level = 1; level < NA_LEVELS; level++) {
+      a_.level_budgets[level] = static_cast<int32_t>(select.level_budgets[level]);
+      a_.by_levels += a_.level_budgets[level];
+    }
     make_room();
   }
 
@@ -287,6 +342,7 @@ class Selecting {
     if (select_.pooled) a_.segments = segments_of(*select_.pooled);
     a_.queries = reinterpret_cast<float*>(memory(queries_));
     a_.scores = reinterpret_cast<uint32_t*>(memory(scores_));
+    a_.levels = a_.by_levels > 0 ? reinterpret_cast<uint32_t*>(memory(levels_)) : nullptr;
     a_.entries = exact() ? entries : reinterpret_cast<uint32_t*>(memory(entries_));
     a_.counts = exact() ? nullptr : memory(counts_);
     a_.seen = select_.per_query ? reinterpret_cast<uint32_t*>(memory(seen_)) : nullptr;
@@ -309,7 +365,9 @@ class Selecting {
 
   bool mean_query() const { return select_.selector == NA_SELECT_POOLED && select_.mean_query; }
   // Whether rows list as many blocks as they have room for.
-  bool exact() const { return select_.selector != NA_SELECT_HIP && !shares() && !select_.per_query; }
+  bool exact() const {
+    return select_.selector != NA_SELECT_HIP && !shares() && !select_.per_query && a_.by_levels == 0;
+  }
   bool shares() const { return select_.top_p < 1 || select_.threshold > 0; }
 
   int64_t take(int64_t words) {
@@ -370,11 +428,13 @@ class Selecting {
     }
     const int64_t queries = int64_t{a_.heads} * a_.queries_room * a_.pitch;
     const int64_t each = select_.per_query ? std::min(a_.plan.query_tile, a_.plan.queries) : 1;
-    const int64_t words = queries + each * (a_.scores_room + 2 * list_words_) + seen_words();
+    const int64_t levels_room = a_.by_levels > 0 ? a_.scores_room : 0;
+    const int64_t words = queries + each * (a_.scores_room + levels_room + 2 * list_words_) + seen_words();
     rows_together_ = std::clamp<int64_t>(kSelectBytes / (words * kWord), 1, rows_);
     const int64_t choosing = rows_together_ * each;
     queries_ = take(rows_together_ * queries);
     scores_ = take(choosing * a_.scores_room);
+    levels_ = take(choosing * levels_room);
     if (shares()) cuts_ = take(choosing * int64_t{sizeof(Cut)} / kWord);
     for (int64_t& list : lists_) list = take(choosing * list_words_);
     seen_ = take(rows_together_ * seen_words());
@@ -500,6 +560,7 @@ class Selecting {
   void keep_best(int64_t rows) {
     if (a_.cuts) launch(shares_kernel, rows, kChooseThreads, a_);
     launch(choose_kernel, rows, kChooseThreads, a_);
+    if (a_.by_levels > 0) launch(levels_kernel, rows, kChooseThreads, a_);
   }
 
   const na_select& select_;
@@ -511,7 +572,8 @@ class Selecting {
   int64_t rows_ = 0, rows_together_ = 1;  // of the plan: all, and those of a launch
   int64_t most_budget_ = 0, least_budget_ = kMostBlocks;
   int64_t words_ = 0, list_words_ = 0;
-  int64_t budgets_ = 0, places_ = 0, counts_ = 0, entries_ = 0, queries_ = 0, scores_ = 0, cuts_ = 0, seen_ = 0;
+  int64_t budgets_ = 0, places_ = 0, counts_ = 0, entries_ = 0, queries_ = 0, scores_ = 0, levels_ = 0, cuts_ = 0,
+          seen_ = 0;
   int64_t lists_[2] = {};
 };
 

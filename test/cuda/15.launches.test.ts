@@ -93,6 +93,24 @@ const OPERATIONS: [string, () => Enqueue][] = [
     },
   ],
   [
+    'a plan with levels',
+    () => {
+      const x = zeros(1, 64, 1, 32);
+      const blocks = [[0], [1, 2], [2], [0, 3]];
+      const geometry = { queries: 64, keys: 64, queryTile: 16, keyBlock: 16, levels: [[1], [0, 2], [3], [1, 2]] };
+      const mask = SparsePlan.fromBlocks(blocks, { ...geometry, device: 'cuda' });
+      return (stream) => attention(x, x, x, { mask, stream });
+    },
+  ],
+  [
+    'a selector that gives levels',
+    () => {
+      const x = zeros(1, 64, 1, 16);
+      const options = { budget: 16, levels: [16, 0, 16], keyBlock: 16, always: { sink: 0, window: 0 } };
+      return (stream) => pooledPlan(x, x, { ...options, stream });
+    },
+  ],
+  [
     'a plan beside a neighborhood',
     () => {
       const x = zeros(1, 16, 1, 32);

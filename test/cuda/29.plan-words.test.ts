@@ -14,6 +14,7 @@ const { makePlan } = inside('../../dist/sparse_plan.js');
 
 const [queries, keys, queryTile, keyBlock] = [70, 100, 32, 16];
 const rows = 3;
+const LEVELS = 2 | 8; // means of 2 and of 8 keys
 
 function planOf(offsets: number[], entries: number[], causal: boolean): SparsePlan {
   const words = (list: number[], shape = [list.length]) => Tensor.from(Int32Array.from(list), shape);
@@ -24,10 +25,11 @@ function planOf(offsets: number[], entries: number[], causal: boolean): SparsePl
     entries: tensorHandle(words(entries), 'entries'),
     bitmaps: tensorHandle(words(table, [2, keyBlock, 1]), 'bitmaps'),
   };
-  return makePlan(native.planOver([1, 1, queries, keys, queryTile, keyBlock, Number(causal), 0], handles), 1);
+  return makePlan(native.planOver([1, 1, queries, keys, queryTile, keyBlock, Number(causal), 0, LEVELS], handles), 1);
 }
 
 const BITMAP = 2 << 27;
+const PREDICATE = 1 << 27;
 const TAIL = 3 << 27;
 
 describe.skipIf(missing)(title('words of plans'), () => {
@@ -36,7 +38,10 @@ describe.skipIf(missing)(title('words of plans'), () => {
   const chaos = (n: number) =>
     Array.from(
       { length: n },
-      () => [some(7), some(12), some(7) | (some(4) << 27), BITMAP | some(7), some(2 ** 32)][some(5)]!,
+      () =>
+        [some(7), some(12), some(7) | (some(4) << 27), some(7) | (some(32) << 24), BITMAP | some(7), some(2 ** 32)][
+          some(6)
+        ]!,
     );
   it.each<[string, number[], number[]]>([
     ['blocks that there are not', [0, 2, 4, 5], [0, 7, 1, 2 ** 24 - 1, 6 | TAIL]],
@@ -47,7 +52,16 @@ describe.skipIf(missing)(title('words of plans'), () => {
       [0, 4, 6, 10],
       [6, 0, TAIL | 1, 2, 5, 6, BITMAP | 1, 1, 2, 3],
     ],
-    ['levels and spare bits', [0, 2, 3, 4], [1 << 24, 1, 1 << 29, 0]],
+    ['spare bits', [0, 2, 3, 4], [1 << 29, 1, 1 << 31, 0]],
+    [
+      'levels that there are and others, of any kind and block, beside bitmaps',
+      [0, 7, 15, 19],
+      [
+        ...[1 << 24, 1 | (2 << 24), 2 | (3 << 24), 5 | (1 << 24) | TAIL, 6 | (1 << 24) | TAIL, 3, 4 | (7 << 24)],
+        ...[BITMAP | 1, 1 | (1 << 24), BITMAP | (1 << 24), 0, 2 | (1 << 24) | PREDICATE, BITMAP, 0, 3 | (3 << 24)],
+        ...[3 | (1 << 24), 4 | (3 << 24) | (1 << 29), 4, 2 ** 24 - 1 + (1 << 24)],
+      ],
+    ],
     [
       'more than a warp reads at once',
       [0, 40, 73, 120],

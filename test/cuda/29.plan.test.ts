@@ -245,7 +245,9 @@ describe.skipIf(missing)(title('plans on a device'), () => {
       expect(left.device).toBe('cuda:0');
       await left.validate();
       expect(await left.density()).toBe(await x.density());
-      expect(await left.explain()).toBe(await x.explain());
+      // Only the CPU looks into bitmaps for which way to walk.
+      const blockwise = given.holes ? ', or block by block where few queries of a row see each' : '';
+      expect(await x.explain()).toBe(`${await left.explain()}${blockwise}`);
       using back = left.to('cpu');
       for (const [there, here] of [
         [left, x],

@@ -1,5 +1,5 @@
 // Selectors on a CUDA device make the plans that they make on the CPU: of small integers, whose products are exact, and so
-// are ties. A valid plan is known by what it shows: its entries have one order and one kind each.
+// are ties. A valid plan is known by what it shows, and by its levels: its entries have one order and one kind each.
 import './support/device'; // before node-attention
 import fc from 'fast-check';
 import {
@@ -14,8 +14,10 @@ import {
   Tensor,
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import { makeWithLevels } from '../support/cached';
 import { type Float, uniform } from '../support/numbers';
 import { refused } from '../support/refusal';
+import { meansOf } from '../support/words';
 import { missing, schedule, schedules, title } from './support/device';
 
 type Select = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
@@ -82,6 +84,7 @@ async function compare(make: Select, here: Inputs, there: Inputs, options: Selec
   expect(wrong, `the first pair that one of them alone shows, of ${plan.queries} x ${plan.keys}`).toBe(-1);
   using back = plan.to('cpu');
   expect(await back.explain()).toBe(await expected.explain());
+  expect(await meansOf(back)).toEqual(await meansOf(expected));
 }
 
 const toDevice = ([q, k]: Inputs): Inputs => [q.to('cuda'), k.to('cuda')];
@@ -112,6 +115,7 @@ const selectors: [string, Select, 'keys' | 'queries' | '', number?][] = [
     (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max', topP: 0.9, threshold: 0.01 }),
     '',
   ],
+  [...makeWithLevels, 'keys'],
   ['pooledPlan, own', (q, k, o) => pooledPlan(q, k, { ...o, queries: 'own' }), 'keys', 300],
   [
     'pooledPlan, own, topP and threshold',
@@ -252,6 +256,15 @@ describe.skipIf(missing)(title('selectors on a device'), () => {
     const inputs: Inputs = [packed(1, [1, 40, 2, 8], 'float32'), packed(2, [1, 70, 2, 8], 'float32')];
     for (const causal of [true, false]) {
       const options = { budget: 0, causal, queryTile: 16, keyBlock: 8, always: { sink: 0, window: 0 } };
+      await compare(make, inputs, toDevice(inputs), options);
+    }
+  });
+
+  it('gives no level to blocks that the causal border cuts', async () => {
+    const inputs: Inputs = [packed(1, [1, 120, 2, 6], 'float32'), packed(2, [1, 160, 2, 6], 'float32')];
+    for (const budget of [0, 16, 64]) {
+      const options = { budget, causal: true, queryTile: 32, keyBlock: 16, always: { sink: 0, window: 0 } };
+      const make: Select = (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max', levels: [32, 16, 160] });
       await compare(make, inputs, toDevice(inputs), options);
     }
   });

@@ -16,7 +16,7 @@ import {
   Tensor,
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-import { checkAttention, checkSelection, makes } from '../support/cached';
+import { checkAttention, checkSelection, makes, makeWithLevels } from '../support/cached';
 import { tensorOf } from '../support/library';
 import { type Float, normal, uniform, type Values } from '../support/numbers';
 import { randomPlan } from '../support/plans';
@@ -241,7 +241,7 @@ function pair(dtype: Float, seed: number) {
 }
 
 describe.skipIf(missing)(title('selectors over a cache'), () => {
-  describe.each(makes)('%s', (name, make) => {
+  describe.each([...makes, makeWithLevels])('%s', (name, make) => {
     it('plan what they plan for tensors, whatever was appended, truncated and forked', async () => {
       const step = fc.tuple(fc.constantFrom('append', 'truncate', 'fork', 'select', 'select'), fc.nat());
       await fc.assert(

@@ -125,11 +125,12 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
   };
   const geometry = mostly(
     oneOf(
-      [1, 1, 16, 16, 16, 16, 0, 0],
-      [1, 1, 5, 7, 16, 2, 1, 0],
-      [2, 2, 40, 9, 16, 4, 1, 1],
-      [1, 2, 1, 1, 64, 0, 0, 0],
-      [1, 2 ** 40, 1, 1, 16, 16, 0, 0],
+      [1, 1, 16, 16, 16, 16, 0, 0, 0],
+      [1, 1, 16, 16, 16, 8, 0, 0, 6],
+      [1, 1, 5, 7, 16, 2, 1, 0, 0],
+      [2, 2, 40, 9, 16, 4, 1, 1, 2],
+      [1, 2, 1, 1, 64, 0, 0, 0, 0],
+      [1, 2 ** 40, 1, 1, 16, 16, 0, 0, 1],
     ),
   );
   const words = record({ offsets: mostly(picked('offsets')), entries: tensor, bitmaps: tensor }, [
@@ -146,6 +147,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
       sink: small,
       window: small,
       budgets: integers,
+      levels: integers,
       chunk: integers,
       keep: integers,
       first: flag,
@@ -167,6 +169,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
       'sink',
       'window',
       'budgets',
+      'levels',
       'chunk',
       'keep',
       'pooling',

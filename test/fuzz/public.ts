@@ -351,6 +351,17 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
     selecting('pagePlan', api.pagePlan, { ...selectorOptions, share }, ['budget']),
     selecting('pooledPlan', api.pooledPlan, { ...selectorOptions, share, ...pooledOptions }),
     selecting(
+      'pooledPlan by levels',
+      api.pooledPlan,
+      {
+        ...selectorOptions,
+        share,
+        pooling: pooledOptions.pooling,
+        levels: likely(oneOf([16], [0, 8, 100], [1, 1], [])),
+      },
+      ['budget', 'levels'],
+    ),
+    selecting(
       'pooledPlan of pooled rows',
       api.pooledPlan,
       { ...selectorOptions, ...cutOptions, ...rowOptions },
@@ -385,6 +396,25 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
             estimate: mostly(oneOf(true, false)),
           },
           ['queries', 'keys'],
+        ),
+      ),
+    ],
+    [
+      1,
+      invoke(
+        'SparsePlan.fromBlocks with levels',
+        SparsePlan.fromBlocks,
+        mostly(oneOf([[0, 1]])),
+        optional(
+          {
+            queries: mostly(oneOf(1, 5)),
+            keys: mostly(oneOf(7, 8)),
+            queryTile: oneOf(16),
+            keyBlock: mostly(oneOf(4, 4, 4, 2)),
+            causal: mostly(oneOf(true, false)),
+            levels: mostly(list(fc.tuple(mostly(list(fc.tuple(mostly(oneOf(0, 1)), mostly(oneOf(0, 1, 2)))))))),
+          },
+          ['queries', 'keys', 'keyBlock', 'levels'],
         ),
       ),
     ],

@@ -19,9 +19,10 @@ import { dtypes } from './cases';
 import { expectedOn, expectResult, tensorOf } from './library';
 import { decode, type Float, normal, uniform, type Values } from './numbers';
 import type { PlanSpec, Problem } from './oracle';
-import { planOf, randomPlan, withMeans } from './plans';
+import { planOf, randomPlan, withLevels, withMeans } from './plans';
 import { listsOf } from './selectors';
 import { change, emptyTwin, lengthsOf, rowsOf, type Twin } from './twin';
+import { meansOf } from './words';
 
 export type Make = (q: Tensor, k: Tensor | KvCache, options: SelectorOptions) => SparsePlan;
 
@@ -39,6 +40,15 @@ export const makes: [name: string, make: Make][] = [
   ['pooledPlan, min', pooled({ pooling: 'min', queries: 'mean' })],
   ['pooledPlan, topP', pooled({ topP: 0.6 })],
   ['pooledPlan, own', pooled({ queries: 'own' })],
+];
+
+/** Some of all levels that blocks can have. */
+export const makeWithLevels: [name: string, make: Make] = [
+  'pooledPlan, levels',
+  (q, k, options) => {
+    const sizes = [40, 0, 70, 30, 30, 30].slice(0, Math.log2(options.keyBlock ?? 64) - 1);
+    return pooledPlan(q, k, { ...options, levels: sizes });
+  },
 ];
 
 /**
@@ -62,7 +72,7 @@ export async function checkSelection(
   if (plan.keys !== longest || plan.batch !== lengths.length) {
     throw new Error(`the plan is for ${plan.batch} x ${plan.keys} keys, not ${lengths.length} x ${longest}`);
   }
-  const [lists, shown] = [await listsOf(plan), await bytesOf(plan)];
+  const [lists, shown, means] = [await listsOf(plan), await bytesOf(plan), await meansOf(plan)];
   const rows = lists.length / lengths.length;
   for (const [b, { k }] of held.entries()) {
     const own = lists.slice(b * rows, (b + 1) * rows);
@@ -76,6 +86,11 @@ export async function checkSelection(
     const wanted = await listsOf(want);
     const wrong = wanted.findIndex((list, row) => list.join() !== own[row]!.join());
     if (wrong >= 0) throw new Error(`sequence ${b} of ${lengths}: row ${wrong} is ${own[wrong]}, not ${wanted[wrong]}`);
+    const ofMeans = means.slice(b * rows, (b + 1) * rows);
+    const expected = await meansOf(want);
+    const other = expected.findIndex((of, row) => of.join() !== ofMeans[row]!.join());
+    if (other >= 0)
+      throw new Error(`sequence ${b}: means of row ${other} are ${ofMeans[other]}, not ${expected[other]}`);
     const part = shown.subarray((shown.length / lengths.length) * b, (shown.length / lengths.length) * (b + 1));
     const seen = seenIn(part, plan, lengths[b]!);
     if (Buffer.compare(seen, await bytesOf(want)) !== 0) throw new Error(`sequence ${b}: other keys are seen`);
@@ -102,10 +117,11 @@ async function bytesOf(plan: SparsePlan): Promise<Uint8Array> {
 function planFor(spec: PlanSpec, batch: number, keys: number): PlanSpec {
   const rows = spec.lists.length / spec.batch;
   const first = spec.batch === 1 ? 0 : batch * rows;
-  const lists = spec.lists
-    .slice(first, first + rows)
-    .map((list) => list.filter((block) => block * spec.keyBlock < keys));
-  return { ...spec, batch: 1, keys, lists };
+  const [own, levels] = [spec.lists, spec.levels].map((of) => of?.slice(first, first + rows));
+  const there = (block: number) => block * spec.keyBlock < keys;
+  const lists = own!.map((list) => list.filter(there));
+  // Blocks ascend, so that the first levels are theirs.
+  return { ...spec, batch: 1, keys, lists, levels: levels?.map((list, row) => list.slice(0, lists[row]!.length)) };
 }
 
 /** Throws unless attention over the cache and a plan, perhaps beside a window, is that of the oracle on each sequence. */
@@ -137,7 +153,8 @@ export async function checkAttention(
     }
     const masks: NonNullable<Problem['masks']> = [{ plan: planFor(spec, b, keys) }, ...(band ? [band] : [])];
     const problem: Problem = { q: rowsOf(q, b, 0, q.shape[1]!), k, v, masks };
-    expectResult(own, expectedOn(device, spec.estimate ? withMeans(problem, dtype) : problem, dtype));
+    const byMeans = spec.estimate || spec.levels;
+    expectResult(own, expectedOn(device, byMeans ? withMeans(problem, dtype) : problem, dtype));
   }
 }
 
@@ -158,7 +175,7 @@ export const cachedCase = fc.record({
   // The first step fills the cache.
   steps: fc.array(
     fc.tuple(
-      fc.constantFrom('append', 'append', 'token', 'truncate', 'fork', 'select', 'select', 'attend', 'estimate'),
+      fc.constantFrom('append', 'append', 'token', 'truncate', 'fork', 'select', 'select', 'attend', 'means', 'means'),
       fc.nat(),
     ),
     { minLength: 6, maxLength: 20 },
@@ -175,7 +192,7 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
   const heads = sizes.kvHeads * sizes.group;
   // Few kinds of selections, so that what one has left behind meets the next.
   const keyBlock = pickOf([2, 8, 16, 32, 64, 128]);
-  const own = [pickOf(makes), pickOf(makes)];
+  const own = [pickOf(makes), pickOf([...makes, makeWithLevels])];
   const all = [['append', 0] as const, ...steps, ['select', 2] as const, ['attend', 0] as const];
   for (const [step, pick] of all) {
     const twin = twins[pick % twins.length]!;
@@ -202,7 +219,7 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
       };
       (await checkSelection(twin, q, sizes.dtype, pickOf(own)[1], options)).dispose();
     } else {
-      const estimate = step === 'estimate';
+      const means = step === 'means';
       const geometry = {
         batch: pickOf([1, sizes.batch]),
         heads: pickOf([1, sizes.kvHeads, heads]),
@@ -212,9 +229,11 @@ export async function checkCached(c: typeof cachedCase extends fc.Arbitrary<infe
         keyBlock,
         causal,
       };
-      const spec = randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 0.9, 1]), !estimate && upTo(2) === 0);
-      const band = !estimate && upTo(1) ? { left: upTo(100), right: 0 } : undefined;
-      await checkAttention(twin, q, sizes.dtype, { ...spec, ...(estimate && { estimate }) }, band, stream);
+      const spec = randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 0.9, 1]), !means && upTo(2) === 0);
+      const band = !means && upTo(1) ? { left: upTo(100), right: 0 } : undefined;
+      const leveled = means && upTo(1) ? withLevels(upTo(1e6), spec) : spec;
+      const estimate = means && (leveled === spec || upTo(1) === 1);
+      await checkAttention(twin, q, sizes.dtype, { ...leveled, ...(estimate && { estimate }) }, band, stream);
     }
   }
   for (const { cache } of twins) cache.dispose();

@@ -23,21 +23,43 @@ export interface PlanSpec {
   causal: boolean;
   /** Blocks of each row: batch, head, tile. */
   lists: number[][];
-  /** Whether pairs of query and key are missing from the blocks, by {@link isHole}. */
-  holes: boolean;
+  /** Whether pairs of query and key are missing from the blocks, by {@link isHole}; or of query and block, most of them. */
+  holes: boolean | 'blocks';
   /** Whether other blocks count by their means, which is not said here: see withMeans() of plans.ts. */
   estimate?: boolean;
+  /** Of each listed block: 0, or that it counts by means of 2^level keys, for which see withMeans() as well. */
+  levels?: number[][];
 }
 
 const isHole = (query: number, key: number, head: number) => (query * 5 + key * 3 + head + (query & key)) % 7 < 3;
 
+const isShown = (query: number, block: number, head: number) =>
+  (query * 3 + block * 5 + head + (query & block)) % 7 < 2;
+
+const patternOf = (plan: PlanSpec, head: number, heads: number) => Math.floor(head / (heads / plan.heads));
+
+/** The level of a block for query i of a head, or undefined where it is not listed. */
+export function levelInPlan(
+  plan: PlanSpec,
+  batch: number,
+  head: number,
+  heads: number,
+  i: number,
+  block: number,
+): number | undefined {
+  const tiles = Math.ceil(plan.queries / plan.queryTile);
+  const tile = Math.floor(i / plan.queryTile);
+  const row = ((plan.batch === 1 ? 0 : batch) * plan.heads + patternOf(plan, head, heads)) * tiles + tile;
+  const at = plan.lists[row]!.indexOf(block);
+  return at < 0 ? undefined : (plan.levels?.[row]?.[at] ?? 0);
+}
+
 /** Whether query i of a head sees key j, out of `heads` query heads. */
 export function seesInPlan(plan: PlanSpec, batch: number, head: number, heads: number, i: number, j: number): boolean {
-  const pattern = Math.floor(head / (heads / plan.heads));
-  const tiles = Math.ceil(plan.queries / plan.queryTile);
-  const row = ((plan.batch === 1 ? 0 : batch) * plan.heads + pattern) * tiles + Math.floor(i / plan.queryTile);
-  if (!plan.lists[row]!.includes(Math.floor(j / plan.keyBlock))) return false;
+  if (levelInPlan(plan, batch, head, heads, i, Math.floor(j / plan.keyBlock)) !== 0) return false;
   if (plan.causal && j > i + plan.keys - plan.queries) return false;
+  const pattern = patternOf(plan, head, heads);
+  if (plan.holes === 'blocks') return isShown(i, Math.floor(j / plan.keyBlock), pattern);
   return !plan.holes || !isHole(i, j, pattern);
 }
 

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { type Device, type Mask, type PlanGeometry, SparsePlan } from 'node-attention';
 import { attentionCase, type Case, decodeCase, problemOf } from './cases';
 import { count, type Float, normal, round, uniform, type Values } from './numbers';
-import { type PlanSpec, type Problem, seesInPlan } from './oracle';
+import { levelInPlan, type PlanSpec, type Problem, seesInPlan } from './oracle';
 
 export function planOf({ lists, holes, ...geometry }: PlanSpec, device?: Device): SparsePlan & Mask {
   if (!holes) return SparsePlan.fromBlocks(lists, { ...geometry, device });
@@ -20,7 +20,7 @@ export function randomPlan(
   seed: number,
   geometry: Required<Omit<PlanGeometry, 'estimate'>>,
   share: number,
-  holes = false,
+  holes: PlanSpec['holes'] = false,
 ): PlanSpec {
   const random = uniform(seed);
   const blocks = Math.ceil(geometry.keys / geometry.keyBlock);
@@ -32,6 +32,21 @@ export function randomPlan(
   return { ...geometry, lists, holes };
 }
 
+/** Whether all queries of the tile that begins with query `first` may see all keys of a block. */
+const isWhole = ({ causal, queries, keys, keyBlock }: PlanSpec, first: number, block: number) =>
+  !causal || Math.min((block + 1) * keyBlock, keys) - 1 <= first + keys - queries;
+
+/** The plan with random levels, where the causal border does not cut a block. */
+export function withLevels(seed: number, plan: PlanSpec): PlanSpec {
+  const random = uniform(seed);
+  const count = Math.log2(plan.keyBlock); // with 0
+  const tiles = Math.ceil(plan.queries / plan.queryTile);
+  const levels = plan.lists.map((list, row) =>
+    list.map((block) => (isWhole(plan, (row % tiles) * plan.queryTile, block) ? Math.floor(random() * count) : 0)),
+  );
+  return { ...plan, levels };
+}
+
 const choices = fc.record({
   queryTile: fc.constantFrom(16, 32, 64, 128),
   keyBlock: fc.constantFrom(2, 8, 16, 32, 64, 128),
@@ -39,7 +54,7 @@ const choices = fc.record({
   batched: fc.boolean(),
   causal: fc.boolean(),
   share: fc.constantFrom(0.05, 0.3, 0.7, 0.95, 1),
-  holes: fc.constantFrom(false, false, true),
+  holes: fc.constantFrom<PlanSpec['holes']>(false, false, true, 'blocks'),
 });
 
 /** Random problems of the other tests, with a plan among the masks. */
@@ -102,9 +117,21 @@ export function estimateProblem(c: typeof estimateCase extends fc.Arbitrary<infe
   return problem;
 }
 
+/** The same with levels of what is listed; what is not may be estimated. */
+export const levelsCase = fc.record({ estimate: fc.boolean(), rest: estimateCase });
+
+export function levelsProblem({
+  estimate,
+  rest,
+}: typeof levelsCase extends fc.Arbitrary<infer T> ? T : never): Problem {
+  const problem = estimateProblem({ ...rest, plan: { ...rest.plan, holes: false } });
+  const { plan } = problem.masks![0] as { plan: PlanSpec };
+  return { ...problem, masks: [{ plan: { ...withLevels(rest.seed + 1, plan), estimate } }] };
+}
+
 /**
- * The problem of an estimating plan without one: the means of blocks are further keys, and a bias says who sees what,
- * and that a mean counts as often as it has keys.
+ * The problem of a plan with levels, or one that estimates, without it: the means of blocks, and of the keys that
+ * levels put together, are further keys, and a bias says who sees what, and that a mean counts as often as it has keys.
  */
 export function withMeans(problem: Problem, dtype: Float): Problem {
   const { masks, ...rest } = problem;
@@ -112,19 +139,26 @@ export function withMeans(problem: Problem, dtype: Float): Problem {
   const [batch, queries, heads] = problem.q.shape as [number, number, number];
   const { keys, keyBlock, queryTile } = plan;
   const blocks = Math.ceil(keys / keyBlock);
-  const end = (block: number) => Math.min((block + 1) * keyBlock, keys);
-  const all = keys + blocks;
+  const sizes = new Set(plan.levels?.flat().map((level) => 2 ** level));
+  sizes.delete(1);
+  if (plan.estimate) sizes.add(keyBlock);
+  /** Keys that have a mean, [first, end), and how many have one where the keys do not end. */
+  const runs = [...sizes].flatMap((size) =>
+    Array.from({ length: Math.ceil(keys / size) }, (_, n) => ({
+      ...{ size, first: n * size, end: Math.min((n + 1) * size, keys) },
+    })),
+  );
+  const all = keys + runs.length;
   function extended({ data, shape }: Values): Values {
     const row = shape[2]! * shape[3]!;
     const made = new Float64Array(batch * all * row);
     for (let b = 0; b < batch; b++) {
       made.set(data.subarray(b * keys * row, (b + 1) * keys * row), b * all * row);
-      for (let block = 0; block < blocks; block++) {
-        const first = block * keyBlock;
+      for (const [n, { first, end }] of runs.entries()) {
         for (let d = 0; d < row; d++) {
           let sum = 0;
-          for (let key = first; key < end(block); key++) sum += data[(b * keys + key) * row + d]!;
-          made[(b * all + keys + block) * row + d] = round(dtype, sum / (end(block) - first));
+          for (let key = first; key < end; key++) sum += data[(b * keys + key) * row + d]!;
+          made[(b * all + keys + n) * row + d] = round(dtype, sum / (end - first));
         }
       }
     }
@@ -137,13 +171,19 @@ export function withMeans(problem: Problem, dtype: Float): Problem {
       for (let tile = 0; tile < queries; tile += queryTile) {
         const row = Array.from({ length: Math.min(queryTile, queries - tile) }, (_, i) => tile + i);
         for (let block = 0; block < blocks; block++) {
-          const own = Array.from({ length: end(block) - block * keyBlock }, (_, i) => block * keyBlock + i);
-          const whole = !plan.causal || end(block) - 1 <= tile + keys - queries;
-          const estimated = whole && !row.some((i) => own.some((key) => sees(b, h, i, key)));
+          const first = block * keyBlock;
+          const own = Array.from({ length: Math.min(keyBlock, keys - first) }, (_, i) => first + i);
+          const seen = row.some((i) => own.some((key) => sees(b, h, i, key)));
+          const level = levelInPlan(plan, b, h, heads, tile, block);
+          const size = level ? 2 ** level : plan.estimate && !seen ? keyBlock : 0;
           for (const i of row) {
             const at = ((b * heads + h) * queries + i) * all;
             for (const key of own) if (sees(b, h, i, key)) bias[at + key] = 0;
-            if (estimated) bias[at + keys + block] = Math.log(own.length);
+            if (!isWhole(plan, tile, block)) continue;
+            for (const [n, run] of runs.entries()) {
+              const mine = run.size === size && run.first >= first && run.first < first + keyBlock;
+              if (mine) bias[at + keys + n] = Math.log(run.end - run.first);
+            }
           }
         }
       }

@@ -35,7 +35,7 @@ function tileOf(heads: Rows[], s: Selection, tile: number) {
         const distance = query + shift - key;
         // In causal plans the last keys are those before the last query, whichever query they are seen by.
         wanted ||= key < s.sink;
-        wanted ||= distance < s.window && (s.causal ? key <= end - 1 + shift : distance > -s.window);
+        wanted ||= s.window > 0 && distance < s.window && (s.causal ? key <= end - 1 + shift : distance > -s.window);
       }
     }
     (wanted ? always : open).push(block);
@@ -146,10 +146,10 @@ export const bisection =
 
 export type Pooling = 'mean' | 'max' | 'min' | 'bounds';
 
-export const pooled =
-  (pooling: Pooling, meanQuery = false): Choose =>
-  (heads, s, { first, end, open }) => {
-    const scores = open.map((block) =>
+const pooledScores =
+  (pooling: Pooling, meanQuery: boolean) =>
+  (heads: Rows[], s: Selection, { first, end, open }: ReturnType<typeof tileOf>): number[] =>
+    open.map((block) =>
       Math.max(
         ...heads.map(({ q, k }) => {
           const rows = q.slice(first, end);
@@ -167,5 +167,31 @@ export const pooled =
         }),
       ),
     );
-    return best(open, scores, s.budget);
-  };
+
+export const pooled =
+  (pooling: Pooling, meanQuery = false): Choose =>
+  (heads, s, tile) =>
+    best(tile.open, pooledScores(pooling, meanQuery)(heads, s, tile), s.budget);
+
+/**
+ * Of each tile, the blocks beyond the budget that count by means, as [block, level]: as many blocks of each level, from 1
+ * on, as `levels` says.
+ */
+export function selectMeans(heads: Rows[], s: Selection, levels: number[]): [block: number, level: number][][] {
+  const { q, k } = heads[0]!;
+  return Array.from({ length: Math.ceil(q.length / s.queryTile) }, (_, index) => {
+    const tile = tileOf(heads, s, index);
+    const scores = pooledScores('mean', false)(heads, s, tile);
+    const ranked = tile.open.map((_, i) => i).sort((a, b) => scores[b]! - scores[a]! || a - b);
+    const last = s.causal ? tile.first + k.length - q.length : k.length; // key that the first query sees
+    const rest = ranked
+      .slice(s.budget)
+      .map((i) => tile.open[i]!)
+      .filter((block) => Math.min((block + 1) * s.keyBlock, k.length) - 1 <= last);
+    const kinds = levels.flatMap((count, i) => Array.from({ length: count }, () => i + 1));
+    return rest
+      .slice(0, kinds.length)
+      .map((block, i): [number, number] => [block, kinds[i]!])
+      .sort(([a], [b]) => a - b);
+  });
+}

@@ -3,7 +3,8 @@
 
 import { hipPlan, pagePlan, pooledPlan, type SelectorOptions, type SparsePlan, Tensor } from 'node-attention';
 import { uniform } from './numbers';
-import { bisection, hip, pooled, type Rows, select } from './selection';
+import { bisection, hip, pooled, type Rows, select, selectMeans } from './selection';
+import { meansOf } from './words';
 
 export type Select = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
 
@@ -73,9 +74,8 @@ export const cases: Case[] = [
   ],
 ];
 
-/** Throws if the library's plan is not that of the definition. */
-export async function checkSelector([name, choose, keyBlock, make]: Case, size: (typeof sizes)[number]): Promise<void> {
-  const { queries, keys, heads, kvHeads, dim } = size;
+/** Two batch entries of small integers, and the rows of each pattern of heads. */
+function integersOf({ queries, keys, heads, kvHeads, dim }: (typeof sizes)[number]) {
   const random = uniform(queries + dim);
   const whole = (tokens: number, of: number) =>
     Float32Array.from({ length: 2 * tokens * of * dim }, () => Math.floor(random() * 9) - 4);
@@ -85,6 +85,23 @@ export async function checkSelector([name, choose, keyBlock, make]: Case, size: 
       const at = ((batch * tokens + token) * of + head) * dim;
       return Array.from(data.subarray(at, at + dim));
     });
+  return {
+    qs,
+    ks,
+    /** Of the heads that have a pattern in common, given how many patterns there are. */
+    rowsOf: (batch: number, pattern: number, count: number) =>
+      Array.from({ length: heads / count }, (_, i): Rows => {
+        const head = (pattern * heads) / count + i;
+        const kvHead = Math.floor(head / (heads / kvHeads));
+        return { q: rows(qs, batch, queries, heads, head), k: rows(ks, batch, keys, kvHeads, kvHead) };
+      }),
+  };
+}
+
+/** Throws if the library's plan is not that of the definition. */
+export async function checkSelector([name, choose, keyBlock, make]: Case, size: (typeof sizes)[number]): Promise<void> {
+  const { queries, keys, heads, kvHeads, dim } = size;
+  const { qs, ks, rowsOf } = integersOf(size);
   for (const [isCausal, share, type] of [
     [true, 'group', 'bfloat16'],
     [false, 'none', 'float16'],
@@ -101,17 +118,53 @@ export async function checkSelector([name, choose, keyBlock, make]: Case, size: 
     const count = { all: 1, group: kvHeads, none: heads }[share];
     for (let batch = 0; batch < 2; batch++) {
       for (let pattern = 0; pattern < count; pattern++) {
-        const own = Array.from({ length: heads / count }, (_, i): Rows => {
-          const head = (pattern * heads) / count + i;
-          const kvHead = Math.floor(head / (heads / kvHeads));
-          return { q: rows(qs, batch, queries, heads, head), k: rows(ks, batch, keys, kvHeads, kvHead) };
-        });
-        want.push(...select(own, { ...common, ...always, budget: 5 }, choose));
+        want.push(...select(rowsOf(batch, pattern, count), { ...common, ...always, budget: 5 }, choose));
       }
     }
     const got = await listsOf(plan);
     const wrong = want.findIndex((list, row) => list.join() !== got[row]?.join());
     if (wrong < 0 && got.length === want.length) continue;
     throw new Error(`${name}, ${dtype}, ${JSON.stringify(size)}: row ${wrong} is ${got[wrong]}, not ${want[wrong]}`);
+  }
+}
+
+/** Throws if blocks beyond a budget have other levels than by the definition. */
+export async function checkLevels(size: (typeof sizes)[number]): Promise<void> {
+  const { queries, keys, heads, kvHeads, dim } = size;
+  const { qs, ks, rowsOf } = integersOf(size);
+  const keyBlock = 16;
+  for (const [isCausal, share, dtype, window] of [
+    [true, 'group', 'bfloat16', 33],
+    [false, 'none', 'float16', 20],
+    [true, 'all', 'float32', 0], // blocks on the border are not always listed
+  ] as const) {
+    using q = Tensor.from(qs, [2, queries, heads, dim], { dtype });
+    using k = Tensor.from(ks, [2, keys, kvHeads, dim], { dtype });
+    const always = { sink: 10, window };
+    const common = { keyBlock, causal: isCausal, queryTile: 64 };
+    const count = { all: 1, group: kvHeads, none: heads }[share];
+    const budgets = [2, 0, 5, 3].slice(0, count); // blocks
+    for (const blocks of [
+      [2, 0, 5],
+      [1, 1, 1000],
+    ]) {
+      const levels = blocks.map((of) => Math.max(0, of * keyBlock - 1)); // keys, rounded up
+      const budget = budgets.map((of) => of * keyBlock);
+      using plan = pooledPlan(q, k, { ...common, budget, levels, share, always, estimate: isCausal });
+      const [lists, means]: [number[][], [number, number][][]] = [[], []];
+      for (let batch = 0; batch < 2; batch++) {
+        for (let pattern = 0; pattern < count; pattern++) {
+          const [own, given] = [rowsOf(batch, pattern, count), { ...common, ...always, budget: budgets[pattern]! }];
+          lists.push(...select(own, given, pooled('mean')));
+          means.push(...selectMeans(own, given, blocks));
+        }
+      }
+      const got = await meansOf(plan);
+      const wrong = means.findIndex((row, i) => row.join() !== got[i]?.join());
+      const what = `levels ${blocks}, ${dtype}, ${JSON.stringify(size)}: row ${wrong}`;
+      if (wrong >= 0) throw new Error(`${what} is ${got[wrong]?.join(' ')}, not ${means[wrong]!.join(' ')}`);
+      const shown = await listsOf(plan);
+      if (lists.some((list, row) => list.join() !== shown[row]!.join())) throw new Error(`${what}: others are in full`);
+    }
   }
 }

@@ -15,7 +15,7 @@ void begin_block(const Problem& problem, const Tile& tile, const Block& block) {
   __builtin_memset(block.out, 0, sizeof(float) * kLanes * static_cast<size_t>(problem.value_pitch));
   for (int lane = 0; lane < kLanes; lane++) {
     float sink = -kInfinity;
-    if (problem.sinks && lane < block.lanes) {
+    if (problem.sinks && tile.begins && lane < block.lanes) {
       sink = problem.sinks[tile.lane_head[block.first + lane] * problem.sink_stride];
     }
     block.maximum[lane] = to_log2(sink);
@@ -156,6 +156,43 @@ void finish_block(const Problem& problem, const Tile& tile, const Block& block) 
   }
 }
 
+// Adds the sums of a block to those of its queries.
+void join_block(const Problem& problem, const Tile& tile, const Block& block) {
+  const Gathered& to = *tile.gathered;
+  const int pitch = row_pitch(problem);
+  for (int first = 0; first < block.lanes; first += kWidth) {
+    const int lanes = block.lanes - first < kWidth ? block.lanes - first : kWidth;
+    int64_t row[kWidth];
+    Vector maximum = broadcast(-kInfinity), total = {};
+    for (int i = 0; i < lanes; i++) {
+      const int lane = block.first + first + i;
+      row[i] = to.row(tile.lane_head[lane] - tile.head, tile.lane_query[lane]);
+      maximum[i] = to.maximum[row[i]];
+      total[i] = to.total[row[i]];
+    }
+    const Vector own = load(block.maximum + first), top = larger(own, maximum);
+    const Vector zero = select(top == broadcast(-kInfinity), Vector{}, top);
+    const Vector decay = exp2(maximum - zero), own_decay = exp2(own - zero);
+    total = multiply_add(load(block.total + first), own_decay, total * decay);
+    for (int i = 0; i < lanes; i++) {
+      to.maximum[row[i]] = top[i];
+      to.total[row[i]] = total[i];
+    }
+    for (int value = 0; value < problem.value_dim; value += kWidth) {
+      Vector square[kWidth];
+      for (int i = 0; i < kWidth; i++) {
+        const bool there = value + i < problem.value_dim;
+        square[i] = there ? load(block.out + (value + i) * kLanes + first) * own_decay : Vector{};
+      }
+      transpose(square);
+      for (int i = 0; i < lanes; i++) {
+        float* at = to.out + row[i] * pitch + value;
+        store(at, multiply_add(load(at), broadcast(decay[i]), square[i]));
+      }
+    }
+  }
+}
+
 // Fetches the rows of out that a block is about to write: stores alone wait for one after the other.
 void fetch_out(const Problem& problem, const Tile& tile, const Block& block) {
   const int bytes = (problem.dtype == NA_FLOAT32 ? 4 : 2) * problem.value_dim;
@@ -185,7 +222,10 @@ NA_INLINE void run_blocks(const Problem& problem, Tile& tile, const Sums& sums, 
       step(block_of(problem, tile, sums, b), seen);
     }
   }
-  for (int b = 0; b < tile.blocks; b++) {
+  for (int b = 0; tile.gathered && b < tile.blocks; b++) {
+    join_block(problem, tile, block_of(problem, tile, sums, b));
+  }
+  for (int b = 0; !tile.gathered && b < tile.blocks; b++) {
     if (b + 1 < tile.blocks) fetch_out(problem, tile, block_of(problem, tile, sums, b + 1));
     finish_block(problem, tile, block_of(problem, tile, sums, b));
   }

@@ -9,7 +9,6 @@
 #include "cpu/arena.h"
 #include "cpu/executor/problem.h"
 #include "cpu/job.h"
-#include "cpu/summary_rows.h"
 
 namespace na::cpu {
 namespace {
@@ -41,7 +40,7 @@ size_t carve(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   }
   for (const char*** rows : {&tile.k, &tile.v, &tile.ahead_k, &tile.ahead_v}) *rows = arena.take<const char*>(g.keys);
   for (int64_t** key : {&tile.key, &tile.ahead_key}) *key = arena.take<int64_t>(g.keys);
-  if (problem.estimate) tile.log_counts = arena.take<float>(g.keys);
+  if (problem.means) tile.log_counts = arena.take<float>(g.keys);
   for (int32_t*** code : {&tile.code, &tile.ahead_code}) *code = arena.table<int32_t>(constraints, g.keys);
   tile.code_low = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
   tile.code_high = arena.table<int32_t>(constraints, ceil_div(g.keys, kStrip));
@@ -224,6 +223,25 @@ void set_lanes(const Problem& problem, Tile& tile, const Box& box) {
         order.next_run();
         for (int a = 0; a < axes; a++) x[a] = start[a] + order.at(a) * plan.dilation[a];
       }
+    }
+  }
+}
+
+// Likewise, of queries anywhere.
+void set_gathered_lanes(const Problem& problem, Tile& tile) {
+  const Gathered& gathered = *tile.gathered;
+  int lane = 0;
+  for (int64_t head = tile.head; head < tile.head + tile.heads; head++) {
+    for (int i = 0; i < gathered.count; i++, lane++) {
+      char* q = problem.q.data + tile.batch * problem.q.batch + head * problem.q.head;
+      int64_t rest = gathered.queries[i];
+      for (int a = problem.query_axes - 1; a >= 0; a--) {
+        q += rest % problem.query_extent[a] * problem.q.token[a];
+        rest /= problem.query_extent[a];
+      }
+      tile.lane_q[lane] = q;
+      tile.lane_query[lane] = gathered.queries[i];
+      tile.lane_head[lane] = static_cast<int32_t>(head);
     }
   }
 }
@@ -513,13 +531,19 @@ int64_t tile_count(const TilePlan& plan, const int64_t* extent) {
 void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
   carve(problem, tile, sums, scratch);
   const TilePlan& plan = *tile.plan;
-  const Box box = box_of(problem, tile);
-  tile.lanes = static_cast<int>(box.tokens * tile.heads);
+  const Gathered* const gathered = tile.gathered;
+  const Box box = gathered ? Box() : box_of(problem, tile);
+  tile.lanes = static_cast<int>((gathered ? gathered->count : box.tokens) * tile.heads);
   tile.blocks = (tile.lanes + problem.geometry.lanes - 1) / problem.geometry.lanes;
-  tile.extra_done = tile.split.part == 0 ? 0 : problem.extra;
+  tile.begins = gathered ? gathered->block < 0 : tile.split.part == 0;
+  tile.extra_done = tile.begins ? 0 : problem.extra;
   if (tile.lanes == 0) return;
 
-  set_lanes(problem, tile, box);
+  if (gathered) {
+    set_gathered_lanes(problem, tile);
+  } else {
+    set_lanes(problem, tile, box);
+  }
   Reach reach;
   for (int c = 0; c < plan.constraint_count; c++) {
     const Constraint& constraint = plan.constraints[c];
@@ -552,11 +576,12 @@ void begin_tile(const Problem& problem, Tile& tile, Sums& sums, void* scratch) {
 bool next_keys(const Problem& problem, Tile& tile) {
   if (tile.cancel->requested()) return false;
   const bool extra = tile.extra_done < problem.extra;
-  tile.pooled = !extra && problem.estimate && add_pooled(problem, tile);
+  tile.pooled = !extra && problem.means && add_pooled(problem, tile);
   tile.extra = extra || tile.pooled;
   tile.constraints = tile.extra ? 0 : tile.plan->constraint_count;
-  tile.k_head = extra ? problem.extra_k.head : tile.pooled ? SummaryRows(*problem.pooled_k).head : problem.k.head;
-  tile.v_head = extra ? problem.extra_v.head : tile.pooled ? SummaryRows(*problem.pooled_v).head : problem.v.head;
+  const int64_t bytes = dtype_size(problem.dtype);  // means have that of the keys
+  tile.k_head = extra ? problem.extra_k.head : tile.pooled ? problem.head_dim * bytes : problem.k.head;
+  tile.v_head = extra ? problem.extra_v.head : tile.pooled ? problem.value_dim * bytes : problem.v.head;
   if (extra) {
     add_extra(problem, tile);
   } else if (!tile.pooled) {

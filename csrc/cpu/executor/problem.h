@@ -116,12 +116,13 @@ struct Problem {
   float scale;
   float cap;  // 0: none
   Geometry geometry;
-  int head_pitch, value_pitch;  // head_dim and value_dim, padded as the instruction set likes
-  int element_bytes;            // of q, k and v in scratch memory
-  int constraints;              // at most, in any plan
-  const na_plan* sparse;        // a sparse plan among the masks, or null
-  bool estimate;                // the plan's blocks that are not listed count as the means in:
-  const na_summaries *pooled_k, *pooled_v;
+  int head_pitch, value_pitch;                            // head_dim and value_dim, padded as the instruction set likes
+  int element_bytes;                                      // of q, k and v in scratch memory
+  int constraints;                                        // at most, in any plan
+  const na_plan* sparse;                                  // a sparse plan among the masks, or null
+  bool estimate;                                          // the plan's blocks that are not listed count as their means
+  bool means;                                             // these do, or some that are listed, of levels
+  const na_summaries *const *pooled_k, *const *pooled_v;  // by level
 };
 
 class Cancel;
@@ -155,9 +156,27 @@ struct SparseWalk {
   int32_t* lane_bit;         // [lane]
   int32_t* vector_word;      // [vector of lanes]: the word its lanes' bits are in; -1: several
   uint32_t* vector_bits;     // likewise: these bits
-  // Blocks [pooled, pooled_end) may count as their means, but for those that the row lists, the full and the others.
+  // Blocks [pooled, pooled_end) may count as their means, but for those that the row lists: the full ones, the others,
+  // and those of means.
   int64_t pooled, pooled_end;
-  Stream listed[2];
+  Stream listed[3];
+  // What is left of the entries of means, of which blocks from `whole` on are passed over: from mean `mean` of
+  // `mean_end` of a block on, then words.
+  int64_t whole, mean, mean_end, mean_at, mean_words_end;
+  int mean_level;
+};
+
+// Queries that see one block of a sparse plan, wherever they stand (key_major.h): the lanes of a tile, which adds to
+// what they have summed so far. Of a head and a query of the run: a row of output, row_pitch() apart, a maximum and a
+// total, as in Sums.
+struct Gathered {
+  const int32_t* queries;
+  int count;
+  int64_t block;       // -1: none, but sinks and extra keys
+  int64_t first, run;  // queries that have sums; those of the tile's next head come behind them
+  float *out, *maximum, *total;
+
+  int64_t row(int64_t head, int64_t query) const { return head * run + query - first; }
 };
 
 // One task. The job says which, begin_tile() fills the lanes, next_keys() one key tile after the other. The arrays
@@ -170,6 +189,8 @@ struct Tile {
   int kv_heads, heads;                              // from kv_head and from head on
   int64_t query_origin, queries, key_origin, keys;  // of the sequence; origins are 0 unless ragged
   Split split;
+  const Gathered* gathered;  // null: the queries of a box, which end with the tile
+  bool begins;               // no other part or block of its queries has sinks and extra keys
 
   int lanes, blocks;  // in use
   int32_t* lane_head;

@@ -300,6 +300,29 @@ bool join_parts(const Tile& tile, int pitch, float* out, float* maximum, float* 
   return true;
 }
 
+// Adds the sums of queries that are gathered to those they have, columns in their own order.
+template <int kType>
+void join_rows(const Tile& tile, int pitch, const float* out, const float* maximum, const float* total) {
+  const Gathered& to = *tile.gathered;
+  for (int lane = 0; lane < tile.lanes; lane++) {
+    const int64_t row = to.row(tile.lane_head[lane] - tile.head, tile.lane_query[lane]);
+    const float before = to.maximum[row], top = maximum[lane] > before ? maximum[lane] : before;
+    const float zero = top == -kInfinity ? 0.0f : top;
+    const Vector decay = exp2(broadcast(before - zero)), own_decay = exp2(broadcast(maximum[lane] - zero));
+    to.maximum[row] = top;
+    to.total[row] = to.total[row] * decay[0] + total[lane] * own_decay[0];
+    for (int value = 0; value < pitch; value += kPair) {
+      const float* from = out + lane * pitch + value;
+      float ordered[kPair];
+      for (int i = 0; i < kPair; i++) ordered[i] = from[kType == NA_BFLOAT16 ? i / 2 + i % 2 * kWidth : i];
+      float* at = to.out + row * pitch + value;
+      for (int i = 0; i < kPair; i += kWidth) {
+        store(at + i, multiply_add(load(at + i), decay, load(ordered + i) * own_decay));
+      }
+    }
+  }
+}
+
 template <int kType>
 void run_rows(const Problem& problem, Tile& tile, Sums& sums) {
   constexpr int kBytes = kType == NA_FLOAT32 ? 4 : 2;
@@ -316,7 +339,7 @@ void run_rows(const Problem& problem, Tile& tile, Sums& sums) {
       store(q + lane * pitch + d + kWidth, pair.second);
     }
     const float sink =
-        problem.sinks && tile.split.part == 0 ? problem.sinks[tile.lane_head[lane] * problem.sink_stride] : -kInfinity;
+        problem.sinks && tile.begins ? problem.sinks[tile.lane_head[lane] * problem.sink_stride] : -kInfinity;
     maximum[lane] = to_log2(sink);
     total[lane] = sink == -kInfinity ? 0.0f : 1.0f;
   }
@@ -363,6 +386,7 @@ void run_rows(const Problem& problem, Tile& tile, Sums& sums) {
           key_pitch, problem.value_dim, out + lane * pitch, pitch);
     });
   }
+  if (tile.gathered) return join_rows<kType>(tile, pitch, out, maximum, total);
   if (tile.split.parts > 1 && !join_parts(tile, pitch, out, maximum, total)) return;
   for (int lane = 0; lane < tile.lanes; lane++) {
     float* row = out + lane * pitch;

@@ -3,6 +3,7 @@
 // blocks of all of them, ascending; bits say which queries see a key. Causality and other masks are constraints.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "core/plan_entry.h"
@@ -23,6 +24,12 @@ void advance(const PlanReader& reader, int64_t keys, Stream& stream) {
   } while (more && entry.block * reader.shape.key_block >= keys);
   stream.block = more ? entry.block : kNone;
   stream.bitmap = more ? entry.bitmap : nullptr;
+}
+
+// Likewise, of those of means.
+void advance_means(const PlanReader& reader, Stream& stream) {
+  PlanEntry entry;
+  stream.block = reader.next_means(stream.at, stream.end, &entry) ? entry.block : kNone;
 }
 
 // Where the full entries of a row end.
@@ -108,16 +115,44 @@ void add_keys(const Problem& problem, Tile& tile, int64_t first, int count) {
   }
 }
 
-// Which blocks count as their means: those that all queries of the row may see whole.
-void set_pooled(const PlanReader& reader, Tile& tile, int64_t row, int64_t query_tile) {
+// What counts as means: only blocks that all queries of the row may see whole.
+void set_pooled(const Problem& problem, const PlanReader& reader, Tile& tile, int64_t row, int64_t query_tile) {
   SparseWalk& walk = tile.sparse;
-  const int64_t blocks = reader.shape.with_keys(tile.keys).whole_blocks(query_tile);
-  walk.pooled = blocks * tile.split.part / tile.split.parts;
-  walk.pooled_end = blocks * (tile.split.part + 1) / tile.split.parts;
+  const int64_t part = tile.split.part, parts = tile.split.parts;
+  walk.whole = reader.shape.with_keys(tile.keys).whole_blocks(query_tile);
+  const int64_t blocks = problem.estimate ? walk.whole : 0;
+  walk.pooled = blocks * part / parts;
+  walk.pooled_end = blocks * (part + 1) / parts;
   const int64_t begin = reader.begin(row), end = reader.end(row), middle = full_end(reader, begin, end);
   walk.listed[0] = {begin, middle, 0, nullptr, 0};
   walk.listed[1] = {middle, end, 0, nullptr, 0};
-  for (Stream& stream : walk.listed) advance(reader, tile.keys, stream);
+  const int64_t means_end = problem.sparse->levels != 0 ? end : begin;
+  walk.listed[2] = {begin, means_end, 0, nullptr, 0};
+  for (int i = 0; i < 2; i++) advance(reader, tile.keys, walk.listed[i]);
+  advance_means(reader, walk.listed[2]);
+  walk.mean = walk.mean_end = 0;
+  walk.mean_at = begin + (means_end - begin) * part / parts;
+  walk.mean_words_end = begin + (means_end - begin) * (part + 1) / parts;
+}
+
+// Puts a mean of so many keys at hand.
+void add_mean(Tile& tile, const SummaryRows& k, const SummaryRows& v, int64_t index, int64_t keys) {
+  tile.k[tile.count] = k.row(tile.batch, index) + tile.kv_head * k.head;
+  tile.v[tile.count] = v.row(tile.batch, index) + tile.kv_head * v.head;
+  tile.log_counts[tile.count++] = std::log2(static_cast<float>(keys));
+}
+
+// To the next entry of means that counts.
+bool next_means(const PlanReader& reader, const PlanShape& shape, SparseWalk& walk) {
+  for (PlanEntry entry; reader.next_means(walk.mean_at, walk.mean_words_end, &entry);) {
+    if (entry.block >= walk.whole) continue;
+    const int64_t first = entry.block * shape.key_block, end = shape.end_key(entry.block);
+    walk.mean_level = entry.level;
+    walk.mean = first >> entry.level;
+    walk.mean_end = ((end - 1) >> entry.level) + 1;
+    return true;
+  }
+  return false;
 }
 
 // Who sees the keys that are added, of the block at hand.
@@ -148,6 +183,13 @@ void set_sparse_lanes(const Problem& problem, Tile& tile) {
   const na_plan& plan = *problem.sparse;
   const PlanReader reader(plan);
   const PlanShape& shape = reader.shape;
+  if (tile.gathered) {
+    const int64_t block = tile.gathered->block;
+    walk.words = walk.stream_count = 0;
+    walk.key = block < 0 ? 0 : block * shape.key_block;
+    walk.end = block < 0 ? 0 : std::max(walk.key, std::min(shape.end_key(block), tile.keys));
+    return;
+  }
   const int64_t tokens = tile.lanes / tile.heads, first = tile.lane_query[0] / shape.query_tile;
   const int rows = static_cast<int>((tokens + shape.query_tile - 1) / shape.query_tile);
   walk.words = rows > 1 || plan.bitmaps ? static_cast<int>((rows * shape.query_tile + 31) / 32) : 0;
@@ -166,7 +208,7 @@ void set_sparse_lanes(const Problem& problem, Tile& tile) {
       add_stream(reader, tile.keys, walk, begin + words * part / parts, begin + words * (part + 1) / parts, row);
     }
   }
-  if (problem.estimate) set_pooled(reader, tile, (batch * plan.heads + head) * shape.tiles() + first, first);
+  if (problem.means) set_pooled(problem, reader, tile, (batch * plan.heads + head) * shape.tiles() + first, first);
   const int width = problem.geometry.width, lanes = tile.blocks * problem.geometry.lanes;
   for (int lane = 0; lane < lanes; lane++) {
     walk.lane_bit[lane] = lane < tile.lanes ? static_cast<int32_t>(lane % tokens) : 0;
@@ -230,19 +272,34 @@ bool add_pooled(const Problem& problem, Tile& tile) {
   SparseWalk& walk = tile.sparse;
   const PlanReader reader(*problem.sparse);
   const PlanShape shape = reader.shape.with_keys(tile.keys);
-  const SummaryRows k(*problem.pooled_k), v(*problem.pooled_v);
-  tile.count = 0;
-  for (; tile.count < problem.geometry.keys && walk.pooled < walk.pooled_end; walk.pooled++) {
-    bool listed = false;
-    for (Stream& stream : walk.listed) {
-      while (stream.block < walk.pooled) advance(reader, tile.keys, stream);
-      listed |= stream.block == walk.pooled;
+  const int most = problem.geometry.keys;
+  const auto means_of = [&](int level, const auto& add) {
+    add(SummaryRows(*problem.pooled_k[level]), SummaryRows(*problem.pooled_v[level]));
+  };
+  const auto listed = [&](int64_t block) {
+    for (int i = 0; i < 2; i++) {
+      while (walk.listed[i].block < block) advance(reader, tile.keys, walk.listed[i]);
     }
-    if (listed) continue;
-    tile.k[tile.count] = k.row(tile.batch, walk.pooled) + tile.kv_head * k.head;
-    tile.v[tile.count] = v.row(tile.batch, walk.pooled) + tile.kv_head * v.head;
-    const int64_t keys = shape.end_key(walk.pooled) - walk.pooled * shape.key_block;
-    tile.log_counts[tile.count++] = std::log2(static_cast<float>(keys));
+    while (walk.listed[2].block < block) advance_means(reader, walk.listed[2]);
+    const auto is_at = [&](const Stream& stream) { return stream.block == block; };
+    return std::any_of(std::begin(walk.listed), std::end(walk.listed), is_at);
+  };
+  tile.count = 0;
+  if (walk.pooled < walk.pooled_end) {
+    means_of(__builtin_ctzll(static_cast<uint64_t>(shape.key_block)), [&](const SummaryRows& k, const SummaryRows& v) {
+      for (; tile.count < most && walk.pooled < walk.pooled_end; walk.pooled++) {
+        if (listed(walk.pooled)) continue;
+        add_mean(tile, k, v, walk.pooled, shape.end_key(walk.pooled) - walk.pooled * shape.key_block);
+      }
+    });
+  }
+  while (tile.count < most && (walk.mean < walk.mean_end || next_means(reader, shape, walk))) {
+    means_of(walk.mean_level, [&](const SummaryRows& k, const SummaryRows& v) {
+      for (; tile.count < most && walk.mean < walk.mean_end; walk.mean++) {
+        const int64_t first = walk.mean << walk.mean_level, end = (walk.mean + 1) << walk.mean_level;
+        add_mean(tile, k, v, walk.mean, std::min(end, tile.keys) - first);
+      }
+    });
   }
   return tile.count > 0;
 }
