@@ -6,9 +6,10 @@ import { join } from 'node:path';
 import { Command } from 'commander';
 import { TARGETS as BIAS } from './bias/main';
 import { fullName, OWN, parseResults, type ResultFile, type Row, type SuiteResult, type Verdict } from './format';
+import { efficiencyLengths } from './masks/efficiency';
 import { type Column, columnsOf, factor, optional, percent } from './report';
 import { TARGETS as RETRIEVAL } from './retrieval/main';
-import { TARGETS as SPARSE } from './sparse/report';
+import { efficiencyName, TARGETS as SPARSE } from './sparse/report';
 import { judge, judgeBy, OVER_TILES, type Target } from './targets';
 
 const root = join(__dirname, '..');
@@ -48,7 +49,7 @@ export function newest(files: readonly ResultFile[], name: string): Source[][] {
   return [...machines.values()].map((found) => [...found.values()]).reverse();
 }
 
-/** The targets of suites that are judged by the rows of a table, whichever runs these are from. */
+/** The targets of suites that are judged by the rows of a table, whichever runs these are from: all that these have. */
 const TARGETS: { [suite: string]: readonly Target<Row>[] } = { bias: BIAS, sparse: SPARSE, retrieval: RETRIEVAL };
 
 const MISSING = 'not measured';
@@ -187,15 +188,28 @@ function suiteBlock(name: string, machines: readonly (readonly Source[])[]): str
     // A run may be of some of the cases only: what it does not say, an older one does.
     const runs = runsOf(sources).map(({ suite }) => suite);
     const { about = '', command } = runs.at(-1)!;
+    const known = TARGETS[name];
     const targets = lastOf(
-      [...runs.flatMap(({ targets = [] }) => targets), ...judgeBy(TARGETS[name] ?? [], rows, (row) => row.name)],
+      [
+        ...runs
+          .flatMap(({ targets = [] }) => targets)
+          .filter(({ text }) => known?.some((one) => one.text === text) ?? true),
+        ...judgeBy(known ?? [], rows, (row) => row.name),
+      ],
       ({ text, verdict }) => [text, verdict !== MISSING],
     );
     const findings = lastOf(
-      runs.flatMap(({ findings = [] }) => findings),
+      [
+        ...runs.flatMap(({ findings = [] }) => findings),
+        ...(name === 'sparse' ? efficiencyLengths(rows, efficiencyName) : []),
+      ],
       ({ name }) => [name, true],
     );
-    const text = runs.map(({ text }) => text).reduce((older, newer) => newer ?? older, undefined);
+    // A run of a few cases has a text of these alone: that of the largest.
+    const text = runs.reduce(
+      (most, run) => (run.text && run.rows.length >= (most?.rows.length ?? 0) ? run : most),
+      undefined as SuiteResult | undefined,
+    )?.text;
     return [
       `${about} By \`${command}\`.`,
       origin(sources),

@@ -2,7 +2,7 @@
 
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -35,7 +35,7 @@ import { readRate } from '../bench/peak';
 import { library, paged } from '../bench/peers/library';
 import { onnxruntime } from '../bench/peers/onnxruntime';
 import { flexMask } from '../bench/peers/torch';
-import { bytesBeyond, bytesInChild, resident } from '../bench/resident';
+import { bytesInChild } from '../bench/resident';
 import { coverage, medianInterval, medianRatio, quantile, summarize, tells } from '../bench/statistics';
 import { judge } from '../bench/targets';
 
@@ -282,30 +282,8 @@ describe('outputs', () => {
   });
 
   it.skipIf(process.platform !== 'linux')('take memory that the system does not hide by taking back code', async () => {
-    const libc = (require('koffi') as typeof import('koffi')).load('libc.so.6');
-    const madvise = libc.func('int madvise(uint64_t address, size_t length, int advice)');
-    const DONTNEED = 4; // read from the file again when they are wanted
-    const code = readFileSync('/proc/self/maps', 'utf8')
-      .split('\n')
-      .filter((line) => line.includes(' r-xp ') && line.endsWith(process.execPath))
-      .map(
-        (line) =>
-          line
-            .split(' ')[0]!
-            .split('-')
-            .map((text) => BigInt(`0x${text}`)) as [bigint, bigint],
-      );
     const bytes = 4 << 20;
-    const before = resident('VmRSS');
-    let hidden = 0;
-    let held: Buffer | undefined;
-    const beyond = await bytesBeyond(async () => {
-      for (const [begin, end] of code) expect(madvise(begin, end - begin, DONTNEED)).toBe(0);
-      hidden = before - resident('VmRSS');
-      held = Buffer.alloc(bytes, 1);
-    });
-    expect(hidden).toBeGreaterThan(bytes);
-    expect(held).toHaveLength(bytes);
+    const beyond = await bytesInChild(join(__dirname, 'support/code-taken-back.ts'), { name: 'a buffer', bytes });
     expect(beyond).toBeGreaterThan(0.9 * bytes);
   });
 
