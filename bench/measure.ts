@@ -32,6 +32,8 @@ export interface Plan {
   warmRuns?: number;
   /** Rounds are repeated at most until this many times the wanted number have run; 3 unless given. */
   patience?: number;
+  /** Where all rounds together would take longer there are fewer of them, but two at least. */
+  mostMs?: number;
 }
 
 export interface Measurement {
@@ -42,6 +44,8 @@ export interface Measurement {
   /** Rounds that were thrown away. */
   repeated: number;
 }
+
+const LEAST_ROUNDS = 2;
 
 /** Others may use this much of one processor in a round. */
 const MOST_LOAD = 0.06;
@@ -81,21 +85,26 @@ export function orderOf(contestants: number, round: number): number[] {
   return odd && round % 2 === 1 ? order.reverse() : order;
 }
 
+/** How many rounds a plan has of contestants that together take so long. */
+export const roundsOf = ({ rounds, mostMs = Number.POSITIVE_INFINITY }: Plan, roundMs: number): number =>
+  Math.min(rounds, Math.max(LEAST_ROUNDS, Math.floor(mostMs / roundMs)));
+
 /**
  * Has contestants run in rounds, as many as wanted or, since load is judged over stretches of rounds that are long enough
  * to tell it, some more. A stretch in which others used the machine does not count, and is made up for as long as patience
  * lasts.
  */
-export async function interleave(
-  contestants: readonly Timed[],
-  { rounds, batchMs, settleMs, warmRuns = 3, patience = 3 }: Plan,
-  load: LoadWatch,
-): Promise<Measurement> {
+export async function interleave(contestants: readonly Timed[], plan: Plan, load: LoadWatch): Promise<Measurement> {
+  const { batchMs, settleMs, warmRuns = 3, patience = 3 } = plan;
   const runs: number[] = [];
+  let roundMs = 0;
   for (const contestant of contestants) {
     const warm = median(await contestant.run(warmRuns));
-    runs.push(Math.ceil(Math.min(1000, Math.max(1, batchMs / warm))));
+    const count = Math.ceil(Math.min(1000, Math.max(1, batchMs / warm)));
+    runs.push(count);
+    roundMs += settleMs + warm * (count > 1 ? count + 1 : 1);
   }
+  const rounds = roundsOf(plan, roundMs);
   const all: Round[] = [];
   const most = patience * rounds;
   while (all.length < most && all.filter(isQuiet).length < rounds) {

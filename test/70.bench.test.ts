@@ -138,6 +138,21 @@ describe('rounds', () => {
     expect(runs).toEqual([3, 1, 3, 1, 3]);
   });
 
+  it('has fewer of long runs, but two', async () => {
+    const counted = async (mostMs: number, values: number[] = []) => {
+      const { samples, repeated } = await interleave(
+        [fake('5'), fake('7')],
+        { ...plan, settleMs: 0, mostMs },
+        loads(...values),
+      );
+      return [samples[1]!.length, repeated];
+    };
+    expect(await counted(1000)).toEqual([4, 0]);
+    expect(await counted(36)).toEqual([3, 0]);
+    expect(await counted(11)).toEqual([2, 0]);
+    expect(await counted(11, [0.5, 0, 0.5])).toEqual([2, 2]); // each is repeated as often as one of more
+  });
+
   it('repeats rounds in which others used the machine', async () => {
     const busy = await interleave([fake('5')], plan, loads(0.5, 0, 0.07, 0));
     expect([busy.samples[0]!.length, busy.disturbed, busy.repeated]).toEqual([4, 0, 2]);

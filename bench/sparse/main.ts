@@ -3,7 +3,7 @@
 import { devices } from 'node-attention';
 import { makeRow, type Row, type SuiteResult } from '../format';
 import { efficiencyLengths } from '../masks/efficiency';
-import type { Plan } from '../measure';
+import { type Plan, roundsOf } from '../measure';
 import { peaksOf } from '../peak';
 import { type Progress, runSteps, type Suite } from '../session';
 import { judgeBy } from '../targets';
@@ -33,7 +33,7 @@ import { SELECTORS } from './selectors';
 import { measureSteps, STEPS, stepRows } from './steps';
 import { growthRows, measureGrowth, measureTimes, timeRows } from './time';
 
-const FULL: Plan = { rounds: 6, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2 };
+const FULL: Plan = { rounds: 6, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2, mostMs: 20 * 60_000 };
 const QUICK: Plan = { rounds: 3, batchMs: 5, settleMs: 0, warmRuns: 1, patience: 1 };
 
 const ABOUT =
@@ -85,8 +85,10 @@ const qualitySeconds = ({ keys, densities }: QualityCase) => (keys / 16384) * (0
 const needleSeconds = ({ keys }: NeedleCase) => 0.3 + keys / 65536;
 
 /** Of dense attention, at the rate that bfloat16 reaches here, and all others together. */
-const timeSeconds = ({ queries, keys }: TimeCase, { quick }: SparseOptions) =>
-  (keys / 131072) * 4 + (quick ? 4 : 6) * (0.3 + (2 * 4 * 8 * 128 * queries * keys) / 1e12);
+const timeSeconds = ({ queries, keys }: TimeCase, { quick }: SparseOptions) => {
+  const round = 0.3 + (2 * 4 * 8 * 128 * queries * keys) / 1e12;
+  return (keys / 131072) * 4 + (1 + roundsOf(quick ? QUICK : FULL, 1000 * round)) * round;
+};
 
 const stepSeconds = ({ keys }: StepCase, { quick }: SparseOptions) =>
   (keys / 131072) * 4 + (quick ? 4 : 6) * STEPS * (0.01 + keys / 1e7);
