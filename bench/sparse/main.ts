@@ -84,9 +84,9 @@ const qualitySeconds = ({ keys, densities }: QualityCase) => (keys / 16384) * (0
 
 const needleSeconds = ({ keys }: NeedleCase) => 0.3 + keys / 65536;
 
-/** Of dense attention, at the rate that bfloat16 reaches here, and all others together. */
+/** Of dense attention and all others together, which take three times as long, at what bfloat16 reaches without AMX. */
 const timeSeconds = ({ queries, keys }: TimeCase, { quick }: SparseOptions) => {
-  const round = 0.3 + (2 * 4 * 8 * 128 * queries * keys) / 1e12;
+  const round = 0.3 + (8 * 4 * 8 * 128 * queries * keys) / 1e12;
   return (keys / 131072) * 4 + (1 + roundsOf(quick ? QUICK : FULL, 1000 * round)) * round;
 };
 

@@ -143,8 +143,8 @@ Every selector shows the first 64 keys and the last 256, and chooses the rest of
 attention's softmax that falls on keys that are seen, the mean over queries; recall: of the ${TOP} keys with the largest
 weights; output error: length of the difference from the dense output over the length of that. All against float64. keys
 scored: vectors whose scores are computed to select, over the keys, by the definition of the selector; pages and pooled
-blocks are besides made anew of all keys by every call, but not in times of decoding, over a cache that keeps them. Decoding: every query has a choice of its own; prefill: 64 queries
-share one. MQAR: answers that are right, of questions with one place each. Needles: of ${NEEDLES}, those whose middle is seen;
+blocks are besides made anew of all keys by every call, but not in times of decoding, over a cache that keeps them. Decoding: every query has a
+choice of its own; prefill, the last 2048 queries or with --full 32768: 64 share one. MQAR: answers that are right, of questions with one place each. Needles: of ${NEEDLES}, those whose middle is seen;
 each is a smooth hump of keys along the direction of one query, at a random place that not every plan shows, added to noise:
 ${HEIGHT} standard deviations of other keys' scores high in the middle, and half as high at half its width from there. Times:
 ms is selection and attention together, beside either alone, dense attention and a window of as many keys; floor and GFLOP/s
