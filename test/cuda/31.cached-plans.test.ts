@@ -20,9 +20,10 @@ import { checkAttention, checkSelection, makes, makeWithLevels } from '../suppor
 import { tensorOf } from '../support/library';
 import { type Float, normal, uniform, type Values } from '../support/numbers';
 import { randomPlan } from '../support/plans';
-import { append, change, emptyTwin, lengthsOf, rowsOf, type Sizes, type Twin } from '../support/twin';
+import { append, emptyTwin, lengthsOf, rowsOf, type Sizes, type Twin } from '../support/twin';
 import { missing, schedule, schedules, title } from './support/device';
 import { checkKept } from './support/overwrite';
+import { walkCaches } from './support/walked-caches';
 
 const TYPES: Float[] = ['float32', 'float16', 'bfloat16'];
 
@@ -40,59 +41,27 @@ const sizesOf = fc.record({
   storage: fc.constantFrom(undefined, 'int8' as const),
 });
 
-const CAPACITY = 300;
-
 describe.skipIf(missing)(title('attention over a cache and a plan'), () => {
   it('is that of the oracle, whatever was appended, truncated and forked', async () => {
-    const step = fc.tuple(fc.constantFrom('append', 'token', 'truncate', 'fork', 'attend', 'attend'), fc.nat());
-    await fc.assert(
-      fc.asyncProperty(
-        sizesOf,
-        fc.integer(),
-        fc.array(step, { minLength: 4, maxLength: 10 }),
-        async (sizes, seed, steps) => {
-          const random = uniform(seed);
-          const upTo = (most: number) => Math.floor(random() * (most + 1));
-          const pickOf = <T>(of: readonly T[]): T => of[upTo(of.length - 1)]!;
-          const streams = [undefined, new Stream('cuda')];
-          const twins = [emptyTwin(sizes, CAPACITY, 'cuda')];
-          const attend = async (twin: Twin, stream?: Stream) => {
-            next();
-            const longest = Math.max(...lengthsOf(twin));
-            if (longest === 0) return;
-            const queries = pickOf([1, 1, 3, 20]);
-            const heads = sizes.kvHeads * sizes.group;
-            const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
-            const geometry = {
-              batch: pickOf([1, sizes.batch]),
-              heads: pickOf([1, sizes.kvHeads, heads]),
-              queries,
-              keys: longest,
-              queryTile: pickOf([16, 64]),
-              keyBlock: pickOf([2, 8, 32, 128]),
-              causal: pickOf([true, false]),
-            };
-            const spec = randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 1]), upTo(2) === 0);
-            const band = upTo(2) ? undefined : { left: upTo(100), right: 0 };
-            await checkAttention(twin, q, sizes.dtype, spec, band, stream);
-          };
-          for (const [what, pick] of [['append', 0] as const, ...steps]) {
-            const twin = twins[pick % twins.length]!;
-            const stream = streams[pick % 2];
-            const appended = (room: number) => upTo(Math.min(120, room));
-            if (!change(twins, twin, what, { sizes, capacity: CAPACITY, forks: 3, appended, random, stream })) {
-              await attend(twin, stream);
-            }
-          }
-          for (const twin of twins) {
-            await attend(twin);
-            twin.cache.dispose();
-          }
-          for (const stream of streams) stream?.dispose();
-        },
-      ),
-      { numRuns: 10, seed: 31 },
-    );
+    const walk = { sizes: sizesOf, capacity: 300, most: 120, steps: [4, 10], numRuns: 10, seed: 31 } as const;
+    await walkCaches(walk, async ({ twin, sizes, keys, stream, random, upTo, pickOf }) => {
+      next();
+      const queries = pickOf([1, 1, 3, 20]);
+      const heads = sizes.kvHeads * sizes.group;
+      const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
+      const geometry = {
+        batch: pickOf([1, sizes.batch]),
+        heads: pickOf([1, sizes.kvHeads, heads]),
+        queries,
+        keys,
+        queryTile: pickOf([16, 64]),
+        keyBlock: pickOf([2, 8, 32, 128]),
+        causal: pickOf([true, false]),
+      };
+      const spec = randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 1]), upTo(2) === 0);
+      const band = upTo(2) ? undefined : { left: upTo(100), right: 0 };
+      await checkAttention(twin, q, sizes.dtype, spec, band, stream);
+    });
   });
 
   it.each(TYPES.flatMap((dtype) => [undefined, 'int8' as const].map((storage) => ({ dtype, storage }))))(
@@ -243,45 +212,23 @@ function pair(dtype: Float, seed: number) {
 describe.skipIf(missing)(title('selectors over a cache'), () => {
   describe.each([...makes, makeWithLevels])('%s', (name, make) => {
     it('plan what they plan for tensors, whatever was appended, truncated and forked', async () => {
-      const step = fc.tuple(fc.constantFrom('append', 'truncate', 'fork', 'select', 'select'), fc.nat());
-      await fc.assert(
-        fc.asyncProperty(
-          sizesOf.filter(({ kvHeads, group, headDim }) => kvHeads * group * headDim < 300),
-          fc.integer(),
-          fc.array(step, { minLength: 3, maxLength: 5 }),
-          async (sizes, seed, steps) => {
-            const random = uniform(seed);
-            const upTo = (most: number) => Math.floor(random() * (most + 1));
-            const pickOf = <T>(of: readonly T[]): T => of[upTo(of.length - 1)]!;
-            const streams = [undefined, new Stream('cuda')];
-            const twins = [emptyTwin(sizes, 400, 'cuda')];
-            for (const [what, pick] of [['append', 0] as const, ...steps, ['select', 0] as const]) {
-              const twin = twins[pick % twins.length]!;
-              const stream = streams[pick % 2];
-              if (change(twins, twin, what, { sizes, capacity: 400, forks: 3, appended: upTo, random, stream }))
-                continue;
-              if (Math.max(...lengthsOf(twin)) > 0) {
-                next();
-                const heads = sizes.kvHeads * sizes.group;
-                const q = normal(random, sizes.dtype, [sizes.batch, pickOf([1, 1, 5, 18]), heads, sizes.headDim]);
-                const options = {
-                  budget: upTo(200),
-                  keyBlock: pickOf([2, 8, 16, 64]),
-                  causal: pickOf([true, true, false]),
-                  always: { sink: upTo(20), window: upTo(40) },
-                  share: pickOf(['group', 'all', 'none'] as const),
-                  queryTile: 16,
-                  stream,
-                };
-                (await checkSelection(twin, q, sizes.dtype, make, options)).dispose();
-              }
-            }
-            for (const { cache } of twins) cache.dispose();
-            for (const stream of streams) stream?.dispose();
-          },
-        ),
-        { numRuns: 4, seed: name.length },
-      );
+      const sizes = sizesOf.filter(({ kvHeads, group, headDim }) => kvHeads * group * headDim < 300);
+      const walk = { sizes, capacity: 400, most: 400, steps: [3, 5], numRuns: 4, seed: name.length } as const;
+      await walkCaches(walk, async ({ twin, sizes, stream, random, upTo, pickOf }) => {
+        next();
+        const heads = sizes.kvHeads * sizes.group;
+        const q = normal(random, sizes.dtype, [sizes.batch, pickOf([1, 1, 5, 18]), heads, sizes.headDim]);
+        const options = {
+          budget: upTo(200),
+          keyBlock: pickOf([2, 8, 16, 64]),
+          causal: pickOf([true, true, false]),
+          always: { sink: upTo(20), window: upTo(40) },
+          share: pickOf(['group', 'all', 'none'] as const),
+          queryTile: 16,
+          stream,
+        };
+        (await checkSelection(twin, q, sizes.dtype, make, options)).dispose();
+      });
     });
 
     it('plan what the CPU plans', async () => {

@@ -23,10 +23,11 @@ import { decode, type Float, normal, uniform, type Values } from '../support/num
 import type { PlanSpec, Problem } from '../support/oracle';
 import { estimateCase, estimateProblem, randomPlan, withMeans } from '../support/plans';
 import { refused } from '../support/refusal';
-import { append, change, emptyTwin, lengthsOf, type Sizes, smallSizes, type Twin } from '../support/twin';
+import { append, emptyTwin, lengthsOf, type Sizes, smallSizes, type Twin } from '../support/twin';
 import { interpreted, launches, missing, schedule, schedules, title } from './support/device';
 import { checkKept } from './support/overwrite';
 import { CAUSAL, problemOf, type Spec } from './support/problems';
+import { walkCaches } from './support/walked-caches';
 
 type Pattern = Partial<Omit<PlanSpec, 'lists'>> & { share?: number };
 
@@ -241,47 +242,24 @@ const sizesOf = smallSizes([1, 3, 16, 64, 300], TYPES);
 
 describe.skipIf(missing)(title('plans over a cache that estimate'), () => {
   it('are those of the oracle, whatever was appended, truncated and forked', async () => {
-    const step = fc.tuple(fc.constantFrom('append', 'token', 'truncate', 'fork', 'attend', 'attend'), fc.nat());
-    await fc.assert(
-      fc.asyncProperty(
-        sizesOf,
-        fc.integer(),
-        fc.array(step, { minLength: 3, maxLength: 8 }),
-        async (sizes, seed, steps) => {
-          const random = uniform(seed);
-          const upTo = (most: number) => Math.floor(random() * (most + 1));
-          const pickOf = <T>(of: readonly T[]): T => of[upTo(of.length - 1)]!;
-          const streams = [undefined, new Stream('cuda')];
-          const twins = [emptyTwin(sizes, 800, 'cuda')];
-          for (const [what, pick] of [['append', 0] as const, ...steps, ['attend', 0] as const]) {
-            const twin = twins[pick % twins.length]!;
-            const stream = streams[pick % 2];
-            const appended = (room: number) => upTo(Math.min(400, room));
-            if (change(twins, twin, what, { sizes, capacity: 800, forks: 3, appended, random, stream })) continue;
-            next();
-            const keys = Math.max(...lengthsOf(twin));
-            if (keys === 0) continue;
-            const queries = pickOf([1, 1, 3, 20]);
-            const heads = sizes.kvHeads * sizes.group;
-            const geometry = {
-              batch: pickOf([1, sizes.batch]),
-              heads: pickOf([1, sizes.kvHeads, heads]),
-              queries,
-              keys,
-              queryTile: pickOf([16, 64]),
-              keyBlock: pickOf([2, 8, 32, 128]),
-              causal: pickOf([true, false]),
-            };
-            const plan = { ...randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 1])), estimate: true };
-            const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
-            await checkAttention(twin, q, sizes.dtype, plan, undefined, stream);
-          }
-          for (const { cache } of twins) cache.dispose();
-          for (const stream of streams) stream?.dispose();
-        },
-      ),
-      { numRuns: 10, seed: 32 },
-    );
+    const walk = { sizes: sizesOf, capacity: 800, most: 400, steps: [3, 8], numRuns: 10, seed: 32 } as const;
+    await walkCaches(walk, async ({ twin, sizes, keys, stream, random, upTo, pickOf }) => {
+      next();
+      const queries = pickOf([1, 1, 3, 20]);
+      const heads = sizes.kvHeads * sizes.group;
+      const geometry = {
+        batch: pickOf([1, sizes.batch]),
+        heads: pickOf([1, sizes.kvHeads, heads]),
+        queries,
+        keys,
+        queryTile: pickOf([16, 64]),
+        keyBlock: pickOf([2, 8, 32, 128]),
+        causal: pickOf([true, false]),
+      };
+      const plan = { ...randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 1])), estimate: true };
+      const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
+      await checkAttention(twin, q, sizes.dtype, plan, undefined, stream);
+    });
   });
 
   it('see nothing of what was truncated, nor the means of blocks without keys', async () => {

@@ -10,10 +10,11 @@ import { expectedOn, expectResult, run, tensorOf } from '../support/library';
 import { decode, type Float, normal, uniform } from '../support/numbers';
 import type { PlanSpec, Problem } from '../support/oracle';
 import { levelsCase, levelsProblem, planOf, randomPlan, withLevels, withMeans } from '../support/plans';
-import { append, change, emptyTwin, lengthsOf, type Sizes, smallSizes } from '../support/twin';
+import { append, emptyTwin, type Sizes, smallSizes } from '../support/twin';
 import { planOfWords } from '../support/words';
 import { missing, schedule, schedules, title } from './support/device';
 import { problemOf, type Spec } from './support/problems';
+import { walkCaches } from './support/walked-caches';
 
 type Pattern = Partial<Omit<PlanSpec, 'lists' | 'levels'>> & { share?: number; only?: number[] };
 
@@ -146,48 +147,26 @@ describe.skipIf(missing)(title('plans with levels'), () => {
 
 describe.skipIf(missing)(title('plans with levels over a cache'), () => {
   it('are those of the oracle, whatever was appended, truncated and forked', async () => {
-    const step = fc.tuple(fc.constantFrom('append', 'token', 'truncate', 'fork', 'attend', 'attend'), fc.nat());
-    await fc.assert(
-      fc.asyncProperty(
-        smallSizes([1, 3, 16, 64, 300], TYPES),
-        fc.integer(),
-        fc.array(step, { minLength: 3, maxLength: 8 }),
-        async (sizes, seed, steps) => {
-          const random = uniform(seed);
-          const upTo = (most: number) => Math.floor(random() * (most + 1));
-          const pickOf = <T>(of: readonly T[]): T => of[upTo(of.length - 1)]!;
-          const streams = [undefined, new Stream('cuda')];
-          const twins = [emptyTwin(sizes, 800, 'cuda')];
-          for (const [what, pick] of [['append', 0] as const, ...steps, ['attend', 0] as const]) {
-            const twin = twins[pick % twins.length]!;
-            const stream = streams[pick % 2];
-            const appended = (room: number) => upTo(Math.min(400, room));
-            if (change(twins, twin, what, { sizes, capacity: 800, forks: 3, appended, random, stream })) continue;
-            next();
-            const keys = Math.max(...lengthsOf(twin));
-            if (keys === 0) continue;
-            const queries = pickOf([1, 1, 3, 20]);
-            const heads = sizes.kvHeads * sizes.group;
-            const geometry = {
-              batch: pickOf([1, sizes.batch]),
-              heads: pickOf([1, sizes.kvHeads, heads]),
-              queries,
-              keys,
-              queryTile: pickOf([16, 64]),
-              keyBlock: pickOf([4, 8, 32, 128]),
-              causal: pickOf([true, false]),
-            };
-            const listed = randomPlan(upTo(1e6), geometry, pickOf([0.3, 0.7, 1]));
-            const plan = { ...withLevels(upTo(1e6), listed), estimate: pickOf([true, false]) };
-            const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
-            await checkAttention(twin, q, sizes.dtype, plan, undefined, stream);
-          }
-          for (const { cache } of twins) cache.dispose();
-          for (const stream of streams) stream?.dispose();
-        },
-      ),
-      { numRuns: 8, seed: 32 },
-    );
+    const sizes = smallSizes([1, 3, 16, 64, 300], TYPES);
+    const walk = { sizes, capacity: 800, most: 400, steps: [3, 8], numRuns: 8, seed: 32 } as const;
+    await walkCaches(walk, async ({ twin, sizes, keys, stream, random, upTo, pickOf }) => {
+      next();
+      const queries = pickOf([1, 1, 3, 20]);
+      const heads = sizes.kvHeads * sizes.group;
+      const geometry = {
+        batch: pickOf([1, sizes.batch]),
+        heads: pickOf([1, sizes.kvHeads, heads]),
+        queries,
+        keys,
+        queryTile: pickOf([16, 64]),
+        keyBlock: pickOf([4, 8, 32, 128]),
+        causal: pickOf([true, false]),
+      };
+      const listed = randomPlan(upTo(1e6), geometry, pickOf([0.3, 0.7, 1]));
+      const plan = { ...withLevels(upTo(1e6), listed), estimate: pickOf([true, false]) };
+      const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
+      await checkAttention(twin, q, sizes.dtype, plan, undefined, stream);
+    });
   });
 
   it('see nothing of what was truncated, nor means without keys', async () => {
