@@ -4,6 +4,7 @@ import { check, expectedOn, run } from '../support/library';
 import { mergeParts, type Problem } from '../support/oracle';
 import { missing, schedule, schedules, title } from './support/device';
 import { CAUSAL, problemOf, type Spec } from './support/problems';
+import { checkSchedules } from './support/repeated';
 
 async function compare(spec: Spec, turn: number): Promise<void> {
   schedule(schedules[turn % schedules.length]!);
@@ -81,12 +82,6 @@ describe.skipIf(missing)(title('decoding'), () => {
 
   it('is the same bit for bit every time', async () => {
     const problem = problemOf({ dtype: 'bfloat16', queries: 1, keys: 1500, headDim: 128, group: 8 });
-    let first: Awaited<ReturnType<typeof run>> | undefined;
-    for (const one of schedules) {
-      schedule(one);
-      const got = await run(problem, 'bfloat16', undefined, 'cuda');
-      first ??= got;
-      expect(got).toEqual(first);
-    }
+    await checkSchedules(problem, 'bfloat16');
   });
 });

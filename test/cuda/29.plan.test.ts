@@ -25,6 +25,7 @@ import { planCase, planOf, planProblem, randomPlan } from '../support/plans';
 import { refused } from '../support/refusal';
 import { missing, schedule, schedules, title } from './support/device';
 import { CAUSAL, poison, problemOf, type Spec } from './support/problems';
+import { checkSchedules } from './support/repeated';
 
 type Pattern = Partial<Omit<PlanSpec, 'lists'>> & { share?: number };
 
@@ -211,13 +212,7 @@ describe.skipIf(missing)(title('attention over sparse plans'), () => {
       ...problemOf(spec),
       masks: [{ plan: planFor(spec, { keyBlock: 8, holes: true, causal: true }) }],
     };
-    let first: Awaited<ReturnType<typeof run>> | undefined;
-    for (const one of schedules) {
-      schedule(one);
-      const got = await run(problem, spec.dtype, undefined, 'cuda');
-      first ??= got;
-      expect(got).toEqual(first);
-    }
+    await checkSchedules(problem, spec.dtype);
   });
 });
 

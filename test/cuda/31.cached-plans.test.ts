@@ -23,7 +23,7 @@ import { randomPlan } from '../support/plans';
 import { append, emptyTwin, lengthsOf, rowsOf, type Sizes, type Twin } from '../support/twin';
 import { missing, schedule, schedules, title } from './support/device';
 import { checkKept } from './support/overwrite';
-import { walkCaches } from './support/walked-caches';
+import { drawQueries, walkCaches } from './support/walked-caches';
 
 const TYPES: Float[] = ['float32', 'float16', 'bfloat16'];
 
@@ -44,20 +44,10 @@ const sizesOf = fc.record({
 describe.skipIf(missing)(title('attention over a cache and a plan'), () => {
   it('is that of the oracle, whatever was appended, truncated and forked', async () => {
     const walk = { sizes: sizesOf, capacity: 300, most: 120, steps: [4, 10], numRuns: 10, seed: 31 } as const;
-    await walkCaches(walk, async ({ twin, sizes, keys, stream, random, upTo, pickOf }) => {
+    await walkCaches(walk, async (visit) => {
       next();
-      const queries = pickOf([1, 1, 3, 20]);
-      const heads = sizes.kvHeads * sizes.group;
-      const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
-      const geometry = {
-        batch: pickOf([1, sizes.batch]),
-        heads: pickOf([1, sizes.kvHeads, heads]),
-        queries,
-        keys,
-        queryTile: pickOf([16, 64]),
-        keyBlock: pickOf([2, 8, 32, 128]),
-        causal: pickOf([true, false]),
-      };
+      const { twin, sizes, stream, upTo, pickOf } = visit;
+      const { q, geometry } = drawQueries(visit, [2, 8, 32, 128]);
       const spec = randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 1]), upTo(2) === 0);
       const band = upTo(2) ? undefined : { left: upTo(100), right: 0 };
       await checkAttention(twin, q, sizes.dtype, spec, band, stream);

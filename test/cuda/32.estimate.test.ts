@@ -12,7 +12,6 @@ import {
   pagePlan,
   pooledPlan,
   SparsePlan,
-  Stream,
   streamingPlan,
   Tensor,
 } from 'node-attention';
@@ -27,7 +26,8 @@ import { append, emptyTwin, lengthsOf, type Sizes, smallSizes, type Twin } from 
 import { interpreted, launches, missing, schedule, schedules, title } from './support/device';
 import { checkKept } from './support/overwrite';
 import { CAUSAL, problemOf, type Spec } from './support/problems';
-import { walkCaches } from './support/walked-caches';
+import { checkGraphs, checkSchedules, checkUnseen, read } from './support/repeated';
+import { drawQueries, walkCaches } from './support/walked-caches';
 
 type Pattern = Partial<Omit<PlanSpec, 'lists'>> & { share?: number };
 
@@ -50,8 +50,6 @@ const compareWith = async (problem: Problem, dtype: Float, embedSeed?: number) =
 };
 const compare = (spec: Spec, pattern: Pattern, embedSeed?: number) =>
   compareWith(estimating(spec, pattern), spec.dtype, embedSeed);
-
-const read = async ({ out, lse }: ReturnType<typeof attention>) => [await out.read(), await lse.read()] as const;
 
 describe.skipIf(missing)(title('plans that estimate'), () => {
   it('are one key for each block that is not listed, by the oracle, on random problems', async () => {
@@ -163,16 +161,7 @@ describe.skipIf(missing)(title('plans that estimate'), () => {
     });
     for (const dtype of TYPES) {
       next();
-      const random = uniform(9);
-      const [q, k, v] = [8, 24, 24].map((tokens) => normal(random, dtype, [1, tokens, 2, 8]));
-      const poisoned = { ...v!, data: v!.data.map((x, i) => (i < 20 * 2 * 8 ? x : Number.NaN)) };
-      const [qd, kd, vd, bad] = [q, k, v, poisoned].map((values) => tensorOf(values!, dtype, 'cuda'));
-      using cache = new KvCache({ batch: 1, kvHeads: 2, headDim: 8, capacity: 24, dtype, device: 'cuda' });
-      cache.append(kd!, bad!);
-      const want = await read(attention(qd!, kd!, vd!, { mask }));
-      expect(decode(dtype, want[0]).every(Number.isFinite)).toBe(true);
-      expect(await read(attention(qd!, kd!, bad!, { mask }))).toEqual(want);
-      expect(await read(attention(qd!, cache, { mask }))).toEqual(want);
+      await checkUnseen(mask, 24, 20, dtype);
     }
   });
 
@@ -196,28 +185,10 @@ describe.skipIf(missing)(title('plans that estimate'), () => {
   it('are the same bit for bit under every schedule, and in graphs', async () => {
     const spec: Spec = { dtype: 'float16', queries: 70, keys: 200, headDim: 64, group: 2 };
     const problem = estimating(spec, { keyBlock: 4, holes: true, causal: true });
-    let first: Awaited<ReturnType<typeof run>> | undefined;
-    for (const one of schedules) {
-      schedule(one);
-      const got = await run(problem, spec.dtype, undefined, 'cuda');
-      first ??= got;
-      expect(got).toEqual(first);
-    }
-    const [q, k, v] = [problem.q, problem.k, problem.v].map((values) => tensorOf(values, spec.dtype, 'cuda'));
+    await checkSchedules(problem, spec.dtype);
     const { lists, holes: _, ...geometry } = (problem.masks![0] as { plan: PlanSpec }).plan;
     using mask = SparsePlan.fromBlocks(lists, { ...geometry, device: 'cuda' });
-    const given = Tensor.empty(v!.shape, { dtype: 'float16', pinned: true });
-    using stream = new Stream('cuda');
-    let result: ReturnType<typeof attention> | undefined;
-    using graph = stream.capture(() => {
-      result = attention(q!, k!, given.to({ device: 'cuda', stream }), { mask, stream });
-    });
-    for (const seed of [3, 4]) {
-      const other = Tensor.randn(v!.shape, { seed, dtype: 'float16' });
-      given.data.set(other.data as Uint16Array);
-      graph.launch();
-      expect(await read(result!)).toEqual(await read(attention(q!, k!, other.to('cuda'), { mask })));
-    }
+    await checkGraphs(problem, mask);
   });
 
   it('are refused with what has no meaning for a mean, and when there are too many', () => {
@@ -243,21 +214,11 @@ const sizesOf = smallSizes([1, 3, 16, 64, 300], TYPES);
 describe.skipIf(missing)(title('plans over a cache that estimate'), () => {
   it('are those of the oracle, whatever was appended, truncated and forked', async () => {
     const walk = { sizes: sizesOf, capacity: 800, most: 400, steps: [3, 8], numRuns: 10, seed: 32 } as const;
-    await walkCaches(walk, async ({ twin, sizes, keys, stream, random, upTo, pickOf }) => {
+    await walkCaches(walk, async (visit) => {
       next();
-      const queries = pickOf([1, 1, 3, 20]);
-      const heads = sizes.kvHeads * sizes.group;
-      const geometry = {
-        batch: pickOf([1, sizes.batch]),
-        heads: pickOf([1, sizes.kvHeads, heads]),
-        queries,
-        keys,
-        queryTile: pickOf([16, 64]),
-        keyBlock: pickOf([2, 8, 32, 128]),
-        causal: pickOf([true, false]),
-      };
+      const { twin, sizes, stream, upTo, pickOf } = visit;
+      const { q, geometry } = drawQueries(visit, [2, 8, 32, 128]);
       const plan = { ...randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 1])), estimate: true };
-      const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
       await checkAttention(twin, q, sizes.dtype, plan, undefined, stream);
     });
   });

@@ -3,18 +3,19 @@
 import './support/small'; // before ./support/device
 import './support/device'; // before node-attention
 import fc from 'fast-check';
-import { attention, KvCache, Stream, Tensor } from 'node-attention';
-import { describe, expect, it } from 'vitest';
+import { Tensor } from 'node-attention';
+import { describe, it } from 'vitest';
 import { checkAttention } from '../support/cached';
-import { expectedOn, expectResult, run, tensorOf } from '../support/library';
-import { decode, type Float, normal, uniform } from '../support/numbers';
+import { expectedOn, expectResult, run } from '../support/library';
+import { type Float, normal, uniform } from '../support/numbers';
 import type { PlanSpec, Problem } from '../support/oracle';
 import { levelsCase, levelsProblem, planOf, randomPlan, withLevels, withMeans } from '../support/plans';
 import { append, emptyTwin, type Sizes, smallSizes } from '../support/twin';
 import { planOfWords } from '../support/words';
 import { missing, schedule, schedules, title } from './support/device';
 import { problemOf, type Spec } from './support/problems';
-import { walkCaches } from './support/walked-caches';
+import { checkGraphs, checkSchedules, checkUnseen } from './support/repeated';
+import { drawQueries, walkCaches } from './support/walked-caches';
 
 type Pattern = Partial<Omit<PlanSpec, 'lists' | 'levels'>> & { share?: number; only?: number[] };
 
@@ -39,8 +40,6 @@ async function compareWith(problem: Problem, dtype: Float, embedSeed?: number): 
 }
 const compare = (spec: Spec, pattern: Pattern, embedSeed?: number) =>
   compareWith(levelled(spec, pattern), spec.dtype, embedSeed);
-
-const read = async ({ out, lse }: ReturnType<typeof attention>) => [await out.read(), await lse.read()] as const;
 
 describe.skipIf(missing)(title('plans with levels'), () => {
   it('are one key for each mean, by the oracle, on random problems', async () => {
@@ -104,16 +103,7 @@ describe.skipIf(missing)(title('plans with levels'), () => {
       using mask = here.to('cuda');
       for (const dtype of TYPES) {
         next();
-        const random = uniform(9);
-        const [q, k, v] = [8, 40, 40].map((tokens) => normal(random, dtype, [1, tokens, 2, 8]));
-        const poisoned = { ...v!, data: v!.data.map((x, i) => (i < 32 * 2 * 8 ? x : Number.NaN)) };
-        const [qd, kd, vd, bad] = [q, k, v, poisoned].map((values) => tensorOf(values!, dtype, 'cuda'));
-        using cache = new KvCache({ batch: 1, kvHeads: 2, headDim: 8, capacity: 40, dtype, device: 'cuda' });
-        cache.append(kd!, bad!);
-        const want = await read(attention(qd!, kd!, vd!, { mask }));
-        expect(decode(dtype, want[0]).every(Number.isFinite)).toBe(true);
-        expect(await read(attention(qd!, kd!, bad!, { mask }))).toEqual(want);
-        expect(await read(attention(qd!, cache, { mask }))).toEqual(want);
+        await checkUnseen(mask, 40, 32, dtype);
       }
     }
   });
@@ -121,27 +111,9 @@ describe.skipIf(missing)(title('plans with levels'), () => {
   it('are the same bit for bit under every schedule, and in graphs', async () => {
     const spec: Spec = { dtype: 'float16', queries: 70, keys: 200, headDim: 64, group: 2 };
     const problem = levelled(spec, { causal: true, only: [1, 3], estimate: true });
-    let first: Awaited<ReturnType<typeof run>> | undefined;
-    for (const one of schedules) {
-      schedule(one);
-      const got = await run(problem, spec.dtype, undefined, 'cuda');
-      first ??= got;
-      expect(got).toEqual(first);
-    }
-    const [q, k, v] = [problem.q, problem.k, problem.v].map((values) => tensorOf(values, spec.dtype, 'cuda'));
+    await checkSchedules(problem, spec.dtype);
     using mask = planOf((problem.masks![0] as { plan: PlanSpec }).plan, 'cuda');
-    const given = Tensor.empty(v!.shape, { dtype: 'float16', pinned: true });
-    using stream = new Stream('cuda');
-    let result: ReturnType<typeof attention> | undefined;
-    using graph = stream.capture(() => {
-      result = attention(q!, k!, given.to({ device: 'cuda', stream }), { mask, stream });
-    });
-    for (const seed of [3, 4]) {
-      const other = Tensor.randn(v!.shape, { seed, dtype: 'float16' });
-      given.data.set(other.data as Uint16Array);
-      graph.launch();
-      expect(await read(result!)).toEqual(await read(attention(q!, k!, other.to('cuda'), { mask })));
-    }
+    await checkGraphs(problem, mask);
   });
 });
 
@@ -149,22 +121,12 @@ describe.skipIf(missing)(title('plans with levels over a cache'), () => {
   it('are those of the oracle, whatever was appended, truncated and forked', async () => {
     const sizes = smallSizes([1, 3, 16, 64, 300], TYPES);
     const walk = { sizes, capacity: 800, most: 400, steps: [3, 8], numRuns: 8, seed: 32 } as const;
-    await walkCaches(walk, async ({ twin, sizes, keys, stream, random, upTo, pickOf }) => {
+    await walkCaches(walk, async (visit) => {
       next();
-      const queries = pickOf([1, 1, 3, 20]);
-      const heads = sizes.kvHeads * sizes.group;
-      const geometry = {
-        batch: pickOf([1, sizes.batch]),
-        heads: pickOf([1, sizes.kvHeads, heads]),
-        queries,
-        keys,
-        queryTile: pickOf([16, 64]),
-        keyBlock: pickOf([4, 8, 32, 128]),
-        causal: pickOf([true, false]),
-      };
+      const { twin, sizes, stream, upTo, pickOf } = visit;
+      const { q, geometry } = drawQueries(visit, [4, 8, 32, 128]);
       const listed = randomPlan(upTo(1e6), geometry, pickOf([0.3, 0.7, 1]));
       const plan = { ...withLevels(upTo(1e6), listed), estimate: pickOf([true, false]) };
-      const q = normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]);
       await checkAttention(twin, q, sizes.dtype, plan, undefined, stream);
     });
   });

@@ -1,11 +1,12 @@
 // What attention on a CUDA device must do, whichever kernels run it.
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, it } from 'vitest';
 import { check, expectedOn, expectResult, run } from '../../support/library';
 import type { Float } from '../../support/numbers';
 import type { Problem } from '../../support/oracle';
 import { missing, schedule, schedules, title } from './device';
 import { CAUSAL, KERNELS, poison, problemOf, type Spec, specs } from './problems';
+import { checkSchedules } from './repeated';
 
 /** Compares a problem with the oracle under one schedule; with a seed, all tensors are views of others full of NaN. */
 async function compare(problem: Problem, { dtype, precision }: Spec, turn: number, embedSeed?: number): Promise<void> {
@@ -125,13 +126,7 @@ export function testAttention(name: string, runs: number): void {
 
       it('is the same bit for bit under every schedule', async () => {
         const problem = problemOf({ ...base, queries: 100, keys: 200, mask: CAUSAL });
-        let first: Awaited<ReturnType<typeof run>> | undefined;
-        for (const one of schedules) {
-          schedule(one);
-          const got = await run(problem, dtype, undefined, 'cuda');
-          first ??= got;
-          expect(got).toEqual(first);
-        }
+        await checkSchedules(problem, dtype);
       });
     });
   });

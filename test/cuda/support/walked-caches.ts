@@ -1,7 +1,7 @@
 // Caches on a CUDA device that random steps append to, truncate and fork, on its default stream and on one of their own.
 import fc from 'fast-check';
 import { Stream } from 'node-attention';
-import { uniform } from '../../support/numbers';
+import { normal, uniform } from '../../support/numbers';
 import { change, emptyTwin, lengthsOf, type Sizes, type Twin } from '../../support/twin';
 
 export interface Visit {
@@ -14,6 +14,22 @@ export interface Visit {
   /** An integer from 0 to this one. */
   upTo(most: number): number;
   pickOf<T>(of: readonly T[]): T;
+}
+
+/** Queries, and what a plan for them and all heads may be over the cache that is visited. */
+export function drawQueries({ sizes, keys, random, pickOf }: Visit, keyBlocks: readonly number[]) {
+  const queries = pickOf([1, 1, 3, 20]);
+  const heads = sizes.kvHeads * sizes.group;
+  const geometry = {
+    batch: pickOf([1, sizes.batch]),
+    heads: pickOf([1, sizes.kvHeads, heads]),
+    queries,
+    keys,
+    queryTile: pickOf([16, 64]),
+    keyBlock: pickOf(keyBlocks),
+    causal: pickOf([true, false]),
+  };
+  return { q: normal(random, sizes.dtype, [sizes.batch, queries, heads, sizes.headDim]), geometry };
 }
 
 export interface Walk {
