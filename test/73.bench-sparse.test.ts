@@ -54,6 +54,7 @@ describe('cases', () => {
     expect(lengthsOf(options({ full: true })).at(-1)).toBe(2 ** 20);
     const chunks = timeCases(options({ full: true })).filter(({ phase }) => phase === 'prefill');
     expect(chunks.at(-1)!.queries).toBe(32768);
+    expect(chunks.map(({ densities }) => densities.length)).toEqual([1, 2, 2, 2, 1]); // nothing to choose; minutes for each
     expect(suites.map(({ name }) => name)).toContain('sparse');
   });
 });
