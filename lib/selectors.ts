@@ -52,6 +52,9 @@ const poolings = { mean: 0, max: 1, min: 2, bounds: 3 };
 
 type Common = { [name in (typeof commonNames)[number]]?: unknown };
 
+const budgetsOf = (call: string, { budget }: Common): number[] =>
+  isArray(budget) ? integers(call, 'budget', budget, 0, 'ERR_OPTION') : [integer(call, 'budget', budget, 0)];
+
 function select(
   call: string,
   q: Tensor,
@@ -67,9 +70,6 @@ function select(
   const share = oneOf(call, 'share', given.share ?? 'group', ['group', 'all', 'none']);
   const queryHeads = q.shape.at(-2) ?? 1;
   const heads = { all: 1, group: kvHeads, none: queryHeads }[share];
-  const budgets = isArray(given.budget)
-    ? integers(call, 'budget', given.budget, 0, 'ERR_OPTION')
-    : [integer(call, 'budget', given.budget, 0)];
   const keys = (name: string, value: unknown, most: number) => Math.min(integer(call, name, value, 0), most);
   return makePlan(
     native.select({
@@ -90,7 +90,7 @@ function select(
       ],
       sink: keys('always.sink', always.sink ?? 64, 2 ** 30),
       window: keys('always.window', always.window ?? 256, 2 ** 31),
-      budgets,
+      budgets: budgetsOf(call, given),
       levels: [],
       chunk: [],
       keep: [],
@@ -136,7 +136,7 @@ export class HipState {
   /**
    * `refresh`: calls after which each stage searches anew, default 16, 8 and 4.
    *
-   * @throws AttentionError ERR_OPTION for what is no list of 1 to 4 integers of at least 1, or an unknown option.
+   * @throws AttentionError ERR_OPTION for what is no list of 1 to 8 integers of at least 1, or an unknown option.
    */
   constructor(opts?: { refresh?: readonly number[] }) {
     const { refresh } = options('HipState', opts, ['refresh']);
@@ -168,7 +168,8 @@ export interface HipOptions extends SelectorOptions {
   /**
    * Chunks of keys in each stage, powers of two that descend to `keyBlock`, and how many keys a stage keeps; the last
    * one keeps the budget, those before it 4, 16 ... times the budget unless given. Default: chunks of 256, 32 and keyBlock,
-   * those above keyBlock.
+   * those above keyBlock. Among more than 512 times the budget of keys (32768 at least), and without a state, stages of 8, 64
+   * ... times the first of these chunks come before, and leave it no more than that to choose from.
    */
   stages?: readonly {
     /** Keys in a chunk. */
@@ -181,9 +182,44 @@ export interface HipOptions extends SelectorOptions {
 }
 
 /**
+ * How much longer than a budget of keys a context may be for the first stage to go through all its chunks, as in the paper,
+ * whose budget of 2048 keys is for a million; and the least that it goes through.
+ */
+const [MOST_BUDGETS, LEAST_KEYS] = [512, 32768];
+/** Of chunks, those of the next stage. */
+const COARSER = 8;
+/** NA_MAX_STAGES in csrc/core/backend.h. */
+const MOST_STAGES = 8;
+
+/**
+ * The stages of InfiniteHiP, and before them those that leave the first one of these as many keys as it goes through at
+ * most: each goes through a number of chunks that no longer grows with the keys. Where all keys are no more than a stage
+ * keeps it keeps all, so a shorter sequence of a cache is selected from as if it were alone.
+ */
+function defaultStages(keyBlock: number, keys: number, budgets: readonly number[]): { chunk: number; keep?: number }[] {
+  const stages: { chunk: number; keep?: number }[] = [256, 32, keyBlock]
+    .filter((chunk, i) => i === 2 || chunk > keyBlock)
+    .map((chunk) => ({ chunk }));
+  let keep = Math.max(LEAST_KEYS, MOST_BUDGETS * Math.max(...budgets));
+  for (let { chunk } = stages[0]!; keep < keys && stages.length < MOST_STAGES; keep *= COARSER) {
+    chunk *= COARSER;
+    stages.unshift({ chunk, keep });
+  }
+  return stages;
+}
+
+function tokensOf(k: Tensor | KvCache): number {
+  if (cacheHandle(k)) return (k as KvCache).length;
+  tensorHandle(k, 'k');
+  return (k as Tensor).shape.slice(1, -2).reduce((product, axis) => product * axis, 1);
+}
+
+/**
  * The tree search of HiP and InfiniteHiP: a chunk of keys is judged by a few of its keys, each the better of two halves'
- * representatives, and the best chunks of a stage are cut into those of the next. It takes time in proportion to the
- * chunks, so O(T log T) in all, where keys near each other have like scores; what stands alone it may miss.
+ * representatives, and the best chunks of a stage are cut into those of the next. This finds keys whose neighbours have like
+ * scores; what stands alone it may miss. For T queries and keys a plan takes O(T) memory, and O(T log T) time as 'hip1'.
+ * Otherwise a chunk of c keys takes log c steps, and the stages go through so many of them that time is O(T log² T), but
+ * with `stages` or a state O(T²), if by a small part of dense attention's.
  *
  * @param k `[batch, tokens…, kvHeads, headDim]`, or a {@link KvCache}. The headDim elements of q and k lie side by side; token
  * axes without one common stride cost a copy first. From a cache the plan is for `cache.length` keys, the
@@ -204,12 +240,8 @@ export function hipPlan(q: Tensor, k: Tensor | KvCache, opts: HipOptions): Spars
   if (variant === 'hip1' && given.state !== undefined) {
     throw new AttentionError('ERR_OPTION', `${call}: state is of variant 'infinite', not of 'hip1'`);
   }
-  const stages =
-    given.stages ??
-    [256, 32]
-      .filter((chunk) => chunk > keyBlock)
-      .concat(keyBlock)
-      .map((chunk) => ({ chunk }));
+  const searched = given.state === undefined ? tokensOf(k) : 0;
+  const stages = given.stages ?? defaultStages(keyBlock, searched, budgetsOf(call, given));
   if (!isArray(stages)) {
     throw new AttentionError('ERR_OPTION', `${call}: stages is ${show(stages)}; it must be a list of { chunk, keep }`);
   }

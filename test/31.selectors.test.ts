@@ -1,6 +1,17 @@
 // Selectors: the plans that they make, against their definitions in test/support/selection.ts, and what they find.
 
-import { attention, causal, hipPlan, pagePlan, pooledPlan, Stream, streamingPlan, Tensor } from 'node-attention';
+import {
+  attention,
+  causal,
+  HipState,
+  hipPlan,
+  KvCache,
+  pagePlan,
+  pooledPlan,
+  Stream,
+  streamingPlan,
+  Tensor,
+} from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { instructionSets, itAgrees } from './support/instruction-sets';
 import { uniform } from './support/numbers';
@@ -69,6 +80,93 @@ describe.each(selectors)('%s', (_, make) => {
     using k = Tensor.from(keys, [1, 3000, 1, 4]);
     using plan = make(q, k, { budget: 200 });
     await plan.validate();
+  });
+});
+
+describe('the stages of hipPlan in long contexts', () => {
+  const published = [{ chunk: 256 }, { chunk: 32 }, { chunk: 8 }];
+  const [budget, capacity] = [80, 330000]; // 512 times which are 40960, and 8 times those 327680
+  const q = Tensor.randn([1, 1, 2, 4], { seed: 1 });
+  const all = Tensor.randn([1, capacity, 1, 4], { seed: 2 });
+  const keysOf = (length: number) => all.slice([0, 1], [0, length], [0, 1], [0, 4]);
+  const lists = async (k: Tensor, more: object = {}) => {
+    using plan = hipPlan(q, k, { budget, causal: true, ...more });
+    return listsOf(plan);
+  };
+  const above = (n: number) =>
+    [
+      { chunk: 16384, keep: 327680 },
+      { chunk: 2048, keep: 40960 },
+    ].slice(2 - n);
+
+  it.each([
+    [40960, 0],
+    [40961, 1],
+    [327680, 1],
+    [327681, 2],
+  ])('of %i keys are the published ones behind %i others', async (length, count) => {
+    const found = await lists(keysOf(length));
+    expect(found).toEqual(await lists(keysOf(length), { stages: [...above(count), ...published] }));
+    if (count > 0) expect(found).not.toEqual(await lists(keysOf(length), { stages: published }));
+  });
+
+  it('are those of the largest of several budgets, and of no less than 64 keys', async () => {
+    const budgets = { budget: [0, 80], share: 'none' };
+    const stages = [...above(1), ...published];
+    expect(await lists(keysOf(100000), budgets)).toEqual(await lists(keysOf(100000), { ...budgets, stages }));
+    const [few, none] = [{ budget: 8 }, { budget: 0 }];
+    expect(await lists(keysOf(32768), few)).toEqual(await lists(keysOf(32768), { ...few, stages: published }));
+    const first = { chunk: 2048, keep: 32768 };
+    const longer = { ...few, stages: [first, ...published] };
+    expect(await lists(keysOf(32769), few)).toEqual(await lists(keysOf(32769), longer));
+    expect((await lists(keysOf(capacity), none))[0]).toHaveLength((64 + 256) / 8 + 1); // sink and window alone
+  });
+
+  it('with a state are the published ones', async () => {
+    using state = new HipState();
+    const given = await lists(keysOf(100000), { state });
+    expect(given).toEqual(await lists(keysOf(100000), { stages: published }));
+  });
+
+  it('select from each sequence of a cache as if it were alone', async () => {
+    const lengths = [330000, 50000, 30000];
+    using queries = Tensor.randn([3, 1, 2, 4], { seed: 3 });
+    const attend = (cache: KvCache, q: Tensor) => {
+      using plan = hipPlan(q, cache, { budget, causal: true });
+      return attention(q, cache, { mask: plan }).out.read();
+    };
+    const cacheOf = (members: readonly number[]) => {
+      const most = Math.max(...members.map((member) => lengths[member]!));
+      const cache = new KvCache({ batch: members.length, kvHeads: 1, headDim: 4, capacity: most });
+      using k = Tensor.randn([members.length, most, 1, 4], { seed: 4 });
+      for (let i = 0; i < members.length; i++) {
+        using own = Tensor.randn([1, most, 1, 4], { seed: 10 + members[i]! });
+        (k.data as Float32Array).set(own.data as Float32Array, i * most * 4);
+      }
+      cache.append(k, k, { lengths: members.map((member) => lengths[member]!) });
+      return cache;
+    };
+    using together = cacheOf([0, 1, 2]);
+    const all = await attend(together, queries);
+    for (const member of [0, 1, 2]) {
+      using alone = cacheOf([member]);
+      using own = queries.slice([member, member + 1], [0, 1], [0, 2], [0, 4]);
+      expect(await attend(alone, own)).toEqual(all.slice(member * 8, member * 8 + 8));
+    }
+  });
+
+  it('find a smooth hump wherever it is', async () => {
+    const random = uniform(3);
+    using one = Tensor.from(new Float32Array([4, 0, 0, 0]), [1, 1, 1, 4]);
+    for (let trial = 0; trial < 6; trial++) {
+      const position = Math.floor(random() * (capacity - 1000)) + 500;
+      const keys = Float32Array.from({ length: capacity * 4 }, () => 0.4 * (random() - 0.5));
+      for (let t = position - 256; t < position + 256; t++) keys[t * 4]! += 2 ** -(((t - position) / 64) ** 2);
+      using k = Tensor.from(keys, [1, capacity, 1, 4]);
+      using plan = hipPlan(one, k, { budget: 512, causal: true });
+      using dense = plan.toDense();
+      expect((await dense.read())[position], `at ${position}`).toBe(1);
+    }
   });
 });
 

@@ -139,7 +139,7 @@ it('starts anew with fewer keys, other shapes and other options', () => {
 it.each<[string, string, RegExp, () => unknown]>([
   ['no state', 'ERR_OPTION', /state is 5/, () => hipPlan(newest(9), keys(9), { budget: 8, state: 5 as never })],
   ['no refresh', 'ERR_OPTION', /refresh\[1\] is 0/, () => new HipState({ refresh: [3, 0] })],
-  ['too many', 'ERR_OPTION', /1 to 4 numbers/, () => new HipState({ refresh: [1, 1, 1, 1, 1] })],
+  ['too many', 'ERR_OPTION', /1 to 8 numbers/, () => new HipState({ refresh: Array(9).fill(1) })],
   [
     'other stages',
     'ERR_OPTION',

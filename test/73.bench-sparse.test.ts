@@ -221,15 +221,17 @@ describe('keys scored', () => {
     select([{ q: [[1, 0.3]], k }], selection, choose);
     return looked;
   }
-  const stages = (budget: number) => [256, 32, 8].map((chunk, stage) => ({ chunk, keep: budget * 4 ** (2 - stage) }));
+  const published = (budget: number) =>
+    [256, 32, 8].map((chunk, stage) => ({ chunk, keep: budget * 4 ** (2 - stage) }));
 
   it.each([
-    [16384, 256],
-    [8192, 64],
-    [8192, 1024],
-  ])('are as many as the definitions look at: %d keys, budget %d', (keys, budget) => {
+    [16384, 256, []],
+    [8192, 64, []],
+    [8192, 1024, []],
+    [49152, 64, [{ chunk: 2048, keep: 32768 }]],
+  ])('are as many as the definitions look at: %d keys, budget %d', (keys, budget, above) => {
     for (const [name, choose] of [
-      ['hip', hip(stages(budget), false)],
+      ['hip', hip([...above, ...published(budget)], false)],
       ['hip1', bisection(false)],
     ] as const) {
       const [said, seen] = [selectorOf(name).scored(keys, budget), counted(choose, keys, budget)];
@@ -381,8 +383,12 @@ describe('conclusions', () => {
       bytes: { hip: tokens, hip1: tokens ** 2 },
     }));
     const texts = findingsOf([], growths).map(({ text }) => text);
-    expect(texts[0]).toContain('to the power of 1.50 over 5 lengths (T log T: 1.12), memory of 1.00');
-    expect(texts[1]).toContain('to the power of 1.00 over 5 lengths (T log T: 1.12), memory of 2.00');
+    expect(texts[0]).toContain(
+      'to the power of 1.50 over 5 lengths (vectors scored 1.59; T log(T / budget) 1.25), memory of 1.00',
+    );
+    expect(texts[1]).toContain(
+      'to the power of 1.00 over 5 lengths (vectors scored 1.47; T log(T / budget) 1.25), memory of 2.00',
+    );
     expect(findingsOf([], growths.slice(1))).toEqual([]); // fewer lengths say nothing
   });
 

@@ -141,5 +141,5 @@ export interface GrowthCase {
 
 /** As many queries as keys, causal. */
 export function growthCases(options: SparseOptions): GrowthCase[] {
-  return growthLengths(options, 19).map((tokens) => ({ name: `growth: T=${tokens}`, tokens }));
+  return growthLengths(options, 20).map((tokens) => ({ name: `growth: T=${tokens}`, tokens }));
 }

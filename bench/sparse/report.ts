@@ -8,8 +8,9 @@ import { densityText, PHASES, phaseName } from './cases';
 import { ABOUT_KINDS, KINDS, type Kind, type Phase } from './inputs';
 import { type Found, HEIGHT, NEEDLES } from './needles';
 import { type Quality, TOP } from './quality';
+import { selectorOf } from './selectors';
 import { STEPS } from './steps';
-import { DENSE_OVER_ATTENTION, GROWING, type GrowthOutcome } from './time';
+import { DENSE_OVER_ATTENTION, GROWING, GROWTH_BUDGET, type GrowthOutcome } from './time';
 
 /** A selector on one kind of input. */
 export interface Judged {
@@ -176,20 +177,32 @@ export function findingsOf(
   });
   if (growths.length < 5) return findings;
   const tokens = growths.map(({ test }) => test.tokens);
-  const loglinear = growth(tokens.map((each) => [each, each * Math.log(each)]));
+  const power = (of: (length: number, n: number) => number) => growth(tokens.map((each, n) => [each, of(each, n)]));
+  const loglinear = power((length) => length * Math.log(length / GROWTH_BUDGET));
   return [
     ...findings,
     ...GROWING.map((selector, n) => {
-      const time = growth(growths.map(({ test, samples }) => [test.tokens, median(samples[n]!)]));
-      const memory = growth(growths.map(({ test, bytes }) => [test.tokens, bytes[selector]!]));
+      const time = power((_, at) => median(growths[at]!.samples[n]!));
+      const scored = power((length) => scoredInAll(selector, length));
+      const memory = power((_, at) => growths[at]!.bytes[selector]!);
       return {
         name: `growth of ${selector}`,
         text:
-          `time with tokens to the power of ${time.toFixed(2)} over ${tokens.length} lengths (T log T: ` +
-          `${loglinear.toFixed(2)}), memory of ${memory.toFixed(2)}`,
+          `time with tokens to the power of ${time.toFixed(2)} over ${tokens.length} lengths (vectors scored ` +
+          `${scored.toFixed(2)}; T log(T / budget) ${loglinear.toFixed(2)}), memory of ${memory.toFixed(2)}`,
       };
     }),
   ];
+}
+
+/** Tiles of queries of all positions, causal, whose vectors scored are added up. */
+const SAMPLED = 512;
+
+/** Vectors that are scored for as many queries as keys, but for a factor that all lengths have in common. */
+function scoredInAll(selector: string, tokens: number): number {
+  const places = Array.from({ length: SAMPLED }, (_, n) => ((n + 0.5) / SAMPLED) * tokens);
+  const scored = places.map((keys) => selectorOf(selector).scored(keys, GROWTH_BUDGET));
+  return tokens * scored.reduce((sum, each) => sum + each, 0);
 }
 
 /** Of rows with a selection: what rows of all lengths have in common. */

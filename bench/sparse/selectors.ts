@@ -52,17 +52,25 @@ const open = (keys: number) => keys - ALWAYS.sink - ALWAYS.window;
 /** Chunks of the stages of hipPlan, the blocks being those of the last. */
 const STAGES = [256, 32, 8] as const;
 
+/** What each stage of hipPlan goes through, and how many keys it keeps. */
+function stagesOf(keys: number, budget: number): { chunk: number; keep: number }[] {
+  const stages = STAGES.map((chunk, stage) => ({ chunk, keep: budget * 4 ** (STAGES.length - 1 - stage) }));
+  for (let keep = Math.max(32768, 512 * budget); keep < keys; keep *= 8) {
+    stages.unshift({ chunk: 8 * stages[0]!.chunk, keep });
+  }
+  return stages;
+}
+
 /** Each chunk is bisected down to one key, and both halves of every step are scored. */
 function scoredByStages(keys: number, budget: number): number {
   let left = open(keys);
   let scored = 0;
-  STAGES.forEach((chunk, stage) => {
-    const parts = Math.ceil(left / chunk);
-    const kept = Math.ceil((budget * 4 ** (STAGES.length - 1 - stage)) / chunk);
-    if (parts <= kept) return;
+  for (const { chunk, keep } of stagesOf(keys, budget)) {
+    const [parts, kept] = [Math.ceil(left / chunk), Math.ceil(keep / chunk)];
+    if (parts <= kept) continue;
     scored += parts * 2 * Math.log2(chunk);
     left = kept * chunk;
-  });
+  }
   return scored;
 }
 

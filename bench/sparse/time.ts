@@ -225,7 +225,7 @@ export interface GrowthOutcome extends Measurement {
 
 export const GROWING = ['hip', 'hip1'];
 /** Small, so that every stage has something to leave out at every length. */
-const GROWTH_BUDGET = 64;
+export const GROWTH_BUDGET = 64;
 
 /** Selecting for as many queries as there are keys. */
 export async function measureGrowth({ name, tokens }: GrowthCase, plan: Plan): Promise<GrowthOutcome> {

@@ -393,7 +393,7 @@ typedef struct na_pool {
   void* workspace;
 } na_pool;
 
-#define NA_MAX_STAGES 4
+#define NA_MAX_STAGES 8
 
 typedef enum na_selector {
   NA_SELECT_HIP,       /* stages of chunks, each of which finds its best key by bisection on its own */

@@ -58,6 +58,11 @@ struct PlanShape {
     const int64_t end = (tile + 1) * query_tile;
     return end < queries ? end : queries;
   }
+  // Which of the 32 queries that a word of a bitmap has bits for there are.
+  NA_HOST_DEVICE uint32_t queries_of_word(int64_t tile, int64_t word) const {
+    const int64_t count = end_query(tile) - first_query(tile) - 32 * word;
+    return count <= 0 ? 0 : count >= 32 ? ~uint32_t{0} : (uint32_t{1} << count) - 1;
+  }
   NA_HOST_DEVICE int64_t end_key(int64_t block) const {
     const int64_t end = (block + 1) * key_block;
     return end < keys ? end : keys;

@@ -612,14 +612,8 @@ class AttentionJob final : public Job {
     const Problem& p = description_.problem;
     const int bytes = p.dtype == NA_FLOAT32 ? 4 : 2;
     for (int64_t row = 0; row < tile.heads * to.run; row++) {
-      const int64_t head = tile.head + row / to.run;
-      int64_t out = tile.batch * p.out.batch + head * p.out.head, lse = tile.batch * p.lse.batch + head * p.lse.head;
-      int64_t rest = to.first + row % to.run;
-      for (int a = p.query_axes - 1; a >= 0; a--) {
-        out += rest % p.query_extent[a] * p.out.token[a];
-        lse += rest % p.query_extent[a] * p.lse.token[a];
-        rest /= p.query_extent[a];
-      }
+      const int64_t head = tile.head + row / to.run, query = to.first + row % to.run;
+      const int64_t out = p.offset(p.out, tile.batch, head, query), lse = p.offset(p.lse, tile.batch, head, query);
       const float total = to.total[row], share = total == 0 ? 0.0f : 1.0f / total;
       const float* from = to.out + row * row_pitch(p);
       for (int i = 0; i < p.value_dim; i++) {
@@ -771,7 +765,7 @@ class AttentionJob final : public Job {
     if (!p.sparse || !p.sparse->bitmaps || p.means || description_.plans.size() > 1) return false;
     if (p.queries <= p.sparse->query_tile) return false;
     seen_ = seen_share(*p.sparse);
-    return seen_ * (p.sparse->key_block + kGatheringKeys) < p.sparse->key_block && shows_whole_blocks(*p.sparse);
+    return seen_ * (p.sparse->key_block + kGatheringKeys) < p.sparse->key_block;
   }
 
   // Query heads of a key head that may be in one tile: those of one pattern of a sparse plan, or all.

@@ -5,12 +5,6 @@
 namespace na::cpu {
 namespace {
 
-// Which queries of a tile there are, a bit for each.
-uint32_t existing(const PlanShape& shape, int64_t tile, int64_t word) {
-  const int64_t count = shape.end_query(tile) - shape.first_query(tile) - 32 * word;
-  return count <= 0 ? 0 : count >= 32 ? ~uint32_t{0} : (uint32_t{1} << count) - 1;
-}
-
 // Calls visit(block, query) for each of them that some key of the block is shown to.
 template <class Visit>
 void each_pair(const PlanReader& reader, int64_t row, int64_t first, int64_t end, const Visit& visit) {
@@ -20,7 +14,7 @@ void each_pair(const PlanReader& reader, int64_t row, int64_t first, int64_t end
     const int64_t stop = reader.end(row + tile);
     for (PlanEntry entry; reader.next(at, stop, &entry);) {
       for (int64_t word = 0; word < shape.query_words(); word++) {
-        const uint32_t there = existing(shape, tile, word);
+        const uint32_t there = shape.queries_of_word(tile, word);
         for (uint32_t bits = entry.bitmap ? entry.bitmap[word] & there : there; bits != 0; bits &= bits - 1) {
           visit(entry.block, shape.first_query(tile) + 32 * word + __builtin_ctz(bits));
         }
@@ -31,33 +25,21 @@ void each_pair(const PlanReader& reader, int64_t row, int64_t first, int64_t end
 
 }  // namespace
 
-bool shows_whole_blocks(const na_plan& plan) {
-  const PlanReader reader(plan);
-  const PlanShape& shape = reader.shape;
-  const int64_t words = shape.query_words();
-  for (int64_t row = 0; row + 1 < plan.offsets->shape[0]; row++) {
-    int64_t at = reader.begin(row);
-    const int64_t end = reader.end(row);
-    for (PlanEntry entry; reader.next(at, end, &entry);) {
-      if (!entry.bitmap) continue;
-      const int64_t keys = shape.end_key(entry.block) - entry.block * shape.key_block;
-      if (!std::equal(entry.bitmap + words, entry.bitmap + keys * words, entry.bitmap)) return false;
-    }
-  }
-  return true;
-}
-
 double seen_share(const na_plan& plan) {
   const PlanReader reader(plan);
   const PlanShape& shape = reader.shape;
+  const int64_t words = shape.query_words();
   double seen = 0, listed = 0;
   for (int64_t row = 0; row + 1 < plan.offsets->shape[0]; row++) {
     const int64_t tile = row % shape.tiles(), end = reader.end(row);
     int64_t at = reader.begin(row);
     for (PlanEntry entry; reader.next(at, end, &entry);) {
-      for (int64_t word = 0; word < shape.query_words(); word++) {
-        const uint32_t there = existing(shape, tile, word);
-        seen += __builtin_popcount(entry.bitmap ? entry.bitmap[word] & there : there);
+      const uint32_t* bitmap = entry.bitmap;
+      const int64_t keys = shape.end_key(entry.block) - entry.block * shape.key_block;
+      if (bitmap && !std::equal(bitmap + words, bitmap + keys * words, bitmap)) return 1;
+      for (int64_t word = 0; word < words; word++) {
+        const uint32_t there = shape.queries_of_word(tile, word);
+        seen += __builtin_popcount(bitmap ? bitmap[word] & there : there);
         listed += __builtin_popcount(there);
       }
     }

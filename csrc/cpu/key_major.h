@@ -9,10 +9,8 @@
 
 namespace na::cpu {
 
-// Whether bitmaps show a query all keys of a block or none: else a plan has no other order.
-bool shows_whole_blocks(const na_plan& plan);
-
-// Then, of the pairs of query and listed block, the share where the query sees the block.
+// Of the pairs of query and listed block, the share where the query sees the block. 1 where a bitmap shows a query some
+// keys of a block and not the others: such a plan has no other order.
 double seen_share(const na_plan& plan);
 
 class KeyMajor {

@@ -101,6 +101,14 @@ const selectors: [string, Select, 'keys' | 'queries' | '', number?][] = [
     (q, k, o) => hipPlan(q, k, { ...o, stages: [{ chunk: 256, keep: 300 }, { chunk: 128 }, { chunk: o.keyBlock! }] }),
     '',
   ],
+  [
+    'hipPlan, eight stages',
+    (q, k, o) => {
+      const above = [7, 6, 5, 4, 3, 2, 1].map((n) => ({ chunk: o.keyBlock! << n, keep: 100 << n }));
+      return hipPlan(q, k, { ...o, stages: [...above, { chunk: o.keyBlock! }] });
+    },
+    '',
+  ],
   ['hipPlan, one stage', (q, k, o) => hipPlan(q, k, { ...o, stages: [{ chunk: o.keyBlock! }] }), ''],
   ['hipPlan, hip1', (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1' }), ''],
   ['hipPlan, hip1, first', (q, k, o) => hipPlan(q, k, { ...o, variant: 'hip1', representative: 'first' }), ''],

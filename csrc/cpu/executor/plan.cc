@@ -233,14 +233,9 @@ void set_gathered_lanes(const Problem& problem, Tile& tile) {
   int lane = 0;
   for (int64_t head = tile.head; head < tile.head + tile.heads; head++) {
     for (int i = 0; i < gathered.count; i++, lane++) {
-      char* q = problem.q.data + tile.batch * problem.q.batch + head * problem.q.head;
-      int64_t rest = gathered.queries[i];
-      for (int a = problem.query_axes - 1; a >= 0; a--) {
-        q += rest % problem.query_extent[a] * problem.q.token[a];
-        rest /= problem.query_extent[a];
-      }
-      tile.lane_q[lane] = q;
-      tile.lane_query[lane] = gathered.queries[i];
+      const int64_t query = gathered.queries[i];
+      tile.lane_q[lane] = problem.q.data + problem.offset(problem.q, tile.batch, head, query);
+      tile.lane_query[lane] = query;
       tile.lane_head[lane] = static_cast<int32_t>(head);
     }
   }

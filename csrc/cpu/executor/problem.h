@@ -123,6 +123,16 @@ struct Problem {
   bool estimate;                                          // the plan's blocks that are not listed count as their means
   bool means;                                             // these do, or some that are listed, of levels
   const na_summaries *const *pooled_k, *const *pooled_v;  // by level
+
+  // Of a query's row in q, out or lse, in bytes.
+  int64_t offset(const Rows& rows, int64_t entry, int64_t head, int64_t query) const {
+    int64_t bytes = entry * rows.batch + head * rows.head;
+    for (int axis = query_axes - 1; axis >= 0; axis--) {
+      bytes += query % query_extent[axis] * rows.token[axis];
+      query /= query_extent[axis];
+    }
+    return bytes;
+  }
 };
 
 class Cancel;
