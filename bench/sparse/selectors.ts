@@ -54,7 +54,10 @@ const STAGES = [256, 32, 8] as const;
 
 /** What each stage of hipPlan goes through, and how many keys it keeps. */
 function stagesOf(keys: number, budget: number): { chunk: number; keep: number }[] {
-  const stages = STAGES.map((chunk, stage) => ({ chunk, keep: budget * 4 ** (STAGES.length - 1 - stage) }));
+  const stages: { chunk: number; keep: number }[] = STAGES.map((chunk, stage) => ({
+    chunk,
+    keep: budget * 4 ** (STAGES.length - 1 - stage),
+  }));
   for (let keep = Math.max(32768, 512 * budget); keep < keys; keep *= 8) {
     stages.unshift({ chunk: 8 * stages[0]!.chunk, keep });
   }
