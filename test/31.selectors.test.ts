@@ -1,5 +1,6 @@
 // Selectors: the plans that they make, against their definitions in test/support/selection.ts, and what they find.
 
+import fc from 'fast-check';
 import {
   attention,
   causal,
@@ -39,7 +40,9 @@ describe.each(selectors)('%s', (_, make) => {
         expect(await plan.density()).toBe(1);
         const mask = isCausal ? causal() : [];
         const [a, b] = await Promise.all(
-          [attention(q, k, k, { mask: plan }), attention(q, k, k, { mask })].map(({ lse }) => lse.read()),
+          [attention(q, k, k, { mask: plan }), attention(q, k, k, { mask })].map(({ out, lse }) =>
+            Promise.all([out.read(), lse.read()]),
+          ),
         );
         expect(a).toEqual(b);
       }
@@ -91,7 +94,7 @@ describe('the stages of hipPlan in long contexts', () => {
   const keysOf = (length: number) => all.slice([0, 1], [0, length], [0, 1], [0, 4]);
   const lists = async (k: Tensor, more: object = {}) => {
     using plan = hipPlan(q, k, { budget, causal: true, ...more });
-    return listsOf(plan);
+    return await listsOf(plan);
   };
   const above = (n: number) =>
     [
@@ -101,13 +104,35 @@ describe('the stages of hipPlan in long contexts', () => {
 
   it.each([
     [40960, 0],
-    [40961, 1],
+    [40961, 1], // that keeps all there is
+    [100000, 1],
     [327680, 1],
     [327681, 2],
   ])('of %i keys are the published ones behind %i others', async (length, count) => {
     const found = await lists(keysOf(length));
     expect(found).toEqual(await lists(keysOf(length), { stages: [...above(count), ...published] }));
-    if (count > 0) expect(found).not.toEqual(await lists(keysOf(length), { stages: published }));
+    if (length > 50000) expect(found).not.toEqual(await lists(keysOf(length), { stages: published }));
+  });
+
+  it('keep 16 and 4 times the budget but for the last', async () => {
+    const k = keysOf(20000);
+    using four = Tensor.randn([1, 200, 2, 4], { seed: 5 });
+    const rows = async (times: readonly number[]) => {
+      const stages = published.map((stage, i) => (i < 2 ? { ...stage, keep: times[i]! * budget } : stage));
+      using plan = hipPlan(four, k, { budget, causal: true, stages });
+      return await listsOf(plan);
+    };
+    using plan = hipPlan(four, k, { budget, causal: true });
+    const found = await listsOf(plan);
+    expect(found).toEqual(await rows([16, 4]));
+    for (const other of [
+      [12, 4],
+      [20, 4],
+      [16, 2],
+      [16, 8],
+    ]) {
+      expect(found).not.toEqual(await rows(other));
+    }
   });
 
   it('are those of the largest of several budgets, and of no less than 64 keys', async () => {
@@ -119,7 +144,7 @@ describe('the stages of hipPlan in long contexts', () => {
     const first = { chunk: 2048, keep: 32768 };
     const longer = { ...few, stages: [first, ...published] };
     expect(await lists(keysOf(32769), few)).toEqual(await lists(keysOf(32769), longer));
-    expect((await lists(keysOf(capacity), none))[0]).toHaveLength((64 + 256) / 8 + 1); // sink and window alone
+    expect((await lists(keysOf(capacity), none))[0]).toHaveLength((64 + 256) / 8); // sink and window alone
   });
 
   it('with a state are the published ones', async () => {
@@ -131,9 +156,9 @@ describe('the stages of hipPlan in long contexts', () => {
   it('select from each sequence of a cache as if it were alone', async () => {
     const lengths = [330000, 50000, 30000];
     using queries = Tensor.randn([3, 1, 2, 4], { seed: 3 });
-    const attend = (cache: KvCache, q: Tensor) => {
+    const attend = async (cache: KvCache, q: Tensor) => {
       using plan = hipPlan(q, cache, { budget, causal: true });
-      return attention(q, cache, { mask: plan }).out.read();
+      return await attention(q, cache, { mask: plan }).out.read();
     };
     const cacheOf = (members: readonly number[]) => {
       const most = Math.max(...members.map((member) => lengths[member]!));
@@ -194,6 +219,62 @@ describe('the best of many blocks, ties to the lower,', () => {
       expect(await listsOf(plan)).toEqual([best.sort((a, b) => a - b)]);
     }
   });
+});
+
+it('pagePlan bounds a page by no less than the score of any of its keys', async () => {
+  const cases = fc.record({
+    seed: fc.nat(),
+    dtype: fc.constantFrom('float32' as const, 'float16' as const, 'bfloat16' as const),
+    dim: fc.integer({ min: 1, max: 20 }),
+    keyBlock: fc.constantFrom(2, 4, 16, 128),
+    pages: fc.integer({ min: 2, max: 6 }),
+    queries: fc.integer({ min: 1, max: 3 }),
+    size: fc.constantFrom(0.01, 1, 30),
+  });
+  let judged = 0;
+  const check = fc.asyncProperty(cases, async ({ seed, dtype, dim, keyBlock, pages, queries, size }) => {
+    const random = uniform(seed);
+    const drawn = (count: number) => Float32Array.from({ length: count * dim }, () => size * (random() - 0.5));
+    /** As the type has them, wide. */
+    const rounded = async (values: Float32Array) => {
+      using narrow = Tensor.from(values, [values.length], { dtype });
+      using wide = narrow.to('float32');
+      return (await wide.read()) as Float32Array;
+    };
+    const [qs, own] = [await rounded(drawn(queries)), await rounded(drawn(keyBlock))];
+    const products = (i: number, keys: Float32Array) =>
+      Array.from({ length: keys.length / dim }, (_, row) => {
+        let [sum, sizes] = [0, 0];
+        for (let d = 0; d < dim; d++) {
+          const product = qs[i * dim + d]! * keys[row * dim + d]!;
+          [sum, sizes] = [sum + product, sizes + Math.abs(product)];
+        }
+        return { sum, sizes };
+      });
+    const scores = Array.from({ length: queries }, (_, i) => products(i, own).map(({ sum }) => sum));
+    const best = Math.max(...scores.flat());
+    const asker = scores.findIndex((each) => each.includes(best));
+    // All other pages have a key alone, along the query: its score lies a little below the best.
+    const along = qs.slice(asker * dim, (asker + 1) * dim);
+    const square = along.reduce((sum, x) => sum + x * x, 0);
+    const other = await rounded(along.map((x) => (x * 0.98 * best) / square));
+    const [most, rounding] = Array.from({ length: queries }, (_, i) => products(i, other)[0]!).reduce(
+      ([most, rounding], { sum, sizes }) => [Math.max(most, sum), Math.max(rounding, sizes)] as const,
+      [Number.NEGATIVE_INFINITY, 0] as const,
+    );
+    if (!(best > 0 && most + dim * 2 ** -22 * (rounding + best) < best)) return;
+    judged++;
+    const place = Math.floor(random() * pages);
+    const keys = new Float32Array(pages * keyBlock * dim);
+    for (let row = 0; row < pages * keyBlock; row++) keys.set(other, row * dim);
+    keys.set(own, place * keyBlock * dim);
+    using q = Tensor.from(qs, [1, queries, 1, dim], { dtype });
+    using k = Tensor.from(keys, [1, pages * keyBlock, 1, dim], { dtype });
+    using plan = pagePlan(q, k, { budget: keyBlock, keyBlock, always: { sink: 0, window: 0 } });
+    expect(await listsOf(plan)).toEqual([[place]]);
+  });
+  await fc.assert(check, { numRuns: 300 });
+  expect(judged).toBeGreaterThan(100);
 });
 
 describe('a needle in 64K keys', () => {

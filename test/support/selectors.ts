@@ -15,6 +15,7 @@ export const selectors: [string, Select][] = [
   ['pagePlan', pagePlan],
   ['pooledPlan', pooledPlan],
   ['pooledPlan, max', (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max', queries: 'mean' })],
+  ['pooledPlan, min', (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'min' })],
 ];
 
 /** The blocks of each row that hold a key that any query of it sees. */
