@@ -118,6 +118,17 @@ describe('a plan', () => {
     expect(cells).toBe(listed.size);
   });
 
+  it('draws the batch entry that is asked for', async () => {
+    const g = { queries: 32, keys: 32, batch: 2, queryTile: 16, keyBlock: 16 };
+    using plan = SparsePlan.fromBlocks([[0], [1], [0, 1], [1]], g);
+    const cells = async (batch?: number) => (await plan.toSvg({ batch })).match(/opacity=/g)!.length;
+    expect([await cells(), await cells(0), await cells(1)]).toEqual([2, 2, 3]);
+    await expect(plan.toSvg({ batch: 2 })).rejects.toMatchObject({
+      code: 'ERR_OPTION',
+      message: expect.stringMatching(/batch is 2; it must be in 0 ... 1/),
+    });
+  });
+
   it.each([
     [false, false],
     [true, true],

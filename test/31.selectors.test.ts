@@ -258,10 +258,9 @@ it('pagePlan bounds a page by no less than the score of any of its keys', async 
     const along = qs.slice(asker * dim, (asker + 1) * dim);
     const square = along.reduce((sum, x) => sum + x * x, 0);
     const other = await rounded(along.map((x) => (x * 0.98 * best) / square));
-    const [most, rounding] = Array.from({ length: queries }, (_, i) => products(i, other)[0]!).reduce(
-      ([most, rounding], { sum, sizes }) => [Math.max(most, sum), Math.max(rounding, sizes)] as const,
-      [Number.NEGATIVE_INFINITY, 0] as const,
-    );
+    const others = Array.from({ length: queries }, (_, i) => products(i, other)[0]!);
+    const most = Math.max(...others.map(({ sum }) => sum));
+    const rounding = Math.max(...others.map(({ sizes }) => sizes));
     if (!(best > 0 && most + dim * 2 ** -22 * (rounding + best) < best)) return;
     judged++;
     const place = Math.floor(random() * pages);

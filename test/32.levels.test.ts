@@ -257,6 +257,8 @@ describe('words of a plan', () => {
     ['before others', /block 1 is out of order/, [first, 1], [1, first]],
     ['that descend', /block 1 is out of order/, [first | 2, first | 1], [first | 1, first | 2]],
     ['of a block twice', /block 2 .*twice/, [2, first | 2], []],
+    ['of a bitmap that is not there', /block 1 .*bitmap/, [0, (2 << 27) | 1, 0], [0]],
+    ['of a bitmap whose number is missing', /block 1 .*bitmap/, [0, (2 << 27) | 1], [0]],
   ])('%s', async (_, message, entries, same) => {
     using plan = planOfWords([0, entries.length], entries, g);
     await expect(plan.validate()).rejects.toMatchObject({

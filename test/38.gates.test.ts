@@ -55,6 +55,36 @@ describe('pooled', () => {
     expect(new Set(want.map(String)).size).toBeGreaterThan(10);
   });
 
+  it('selects chunks longer than a block, as LongHeads has them, when their keys are given for each block', async () => {
+    const [chunk, keyBlock, budget] = [256, 128, 3];
+    using asked = Tensor.randn([1, 4, 2, 8], { seed: 1 }); // of 4 tiles
+    using chunks = Tensor.randn([1, 10, 2, 8], { seed: 2 });
+    const [a, b] = [asked.data as Float32Array, chunks.data as Float32Array];
+    const twice = Float32Array.from({ length: 2 * b.length }, (_, i) => b[Math.floor(i / 32) * 16 + (i % 16)]!);
+    using blocks = Tensor.from(twice, [1, 20, 2, 8]);
+    using plan = pooledPlan(asked, blocks, {
+      budget: budget * chunk,
+      keyBlock,
+      share: 'none',
+      always: { sink: 0, window: 0 },
+      pooled: { queries: 256, keys: 2560 },
+    });
+    const want = [0, 1].flatMap((head) =>
+      [0, 1, 2, 3].map((tile) => {
+        const score = (row: number) =>
+          Array.from({ length: 8 }, (_, d) => a[(tile * 2 + head) * 8 + d]! * b[(row * 2 + head) * 8 + d]!).reduce(
+            (sum, x) => sum + x,
+          );
+        const best = Array.from({ length: 10 }, (_, row) => row).sort((x, y) => score(y) - score(x));
+        return best
+          .slice(0, budget)
+          .sort((x, y) => x - y)
+          .flatMap((row) => [2 * row, 2 * row + 1]);
+      }),
+    );
+    expect(await listsOf(plan)).toEqual(want);
+  });
+
   it('takes views, and other types', async () => {
     const options = { ...shape, budget: 128, pooled };
     const want = await listsOf(pooledPlan(gateQ.to('bfloat16'), gateK.to('bfloat16'), options));

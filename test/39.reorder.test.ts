@@ -14,7 +14,9 @@ import {
   Tensor,
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import { uniform } from './support/numbers';
 import { code } from './support/refusal';
+import { pooled, select } from './support/selection';
 
 /** The flat token that comes n-th, by walking boxes and then the tokens inside each. */
 function walked(shape: number[], order: number[], box: number[]): number[] {
@@ -190,6 +192,41 @@ describe('plans of tokens in another order', () => {
         expect(Math.abs(x - b[i]!)).toBeLessThan(2 * 8 * (16 + 2) * 2 ** -24 * 5);
       });
     }
+  });
+
+  it.each(['a tile', 'each query'])('the boxes that %s selects are those whose mean keys are best', async (whose) => {
+    const [box, order, keyBlock] = [[2, 2, 4], [2, 0, 1], 16];
+    const whole = uniform(7);
+    const small = (tokens: number) => Float32Array.from({ length: tokens * 8 }, () => Math.floor(whole() * 9) - 4);
+    const [qs, ks] = [small(192), small(192)];
+    const [own, tile] = whose === 'each query' ? [{ queries: 'own' as const }, 1] : [{}, 16];
+    const permuted = [qs, ks].map((values) => permuteTokens(Tensor.from(values, [1, ...shape, 1, 8]), { box, order }));
+    const always = { sink: 0, window: 0 };
+    const plan = pooledPlan(permuted[0]!, permuted[1]!, {
+      budget: 2 * keyBlock,
+      queryTile: 16,
+      keyBlock,
+      always,
+      ...own,
+    });
+    const tokens = walked(shape, order, box);
+    const rows = (values: Float32Array) => tokens.map((token) => [...values.subarray(8 * token, 8 * token + 8)]);
+    const want = select(
+      [{ q: rows(qs), k: rows(ks) }],
+      { queryTile: tile, keyBlock, budget: 2, causal: false, sink: 0, window: 0 },
+      pooled('mean'),
+    );
+    const seen = await plan.toDense().read();
+    for (let query = 0; query < 192; query++) {
+      const blocks = Array.from({ length: 12 }, (_, block) => block).filter((block) =>
+        seen.subarray(192 * query + 16 * block, 192 * query + 16 * (block + 1)).every((one) => one === 1),
+      );
+      expect(blocks).toEqual(want[Math.floor(query / tile)]);
+    }
+    // A box is the tokens that lie together in space and time, wherever they are in the walk.
+    const first = want[0]![0]!;
+    const inside = tokens.slice(16 * first, 16 * (first + 1)).map((token) => [token % 8, Math.floor(token / 8) % 6]);
+    expect(new Set(inside.map(([column, row]) => `${column! >> 2} ${row! >> 1}`)).size).toBe(1);
   });
 
   it('selecting every box is dense attention', async () => {

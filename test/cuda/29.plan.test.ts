@@ -273,9 +273,13 @@ describe.skipIf(missing)(title('plans on a device'), () => {
       next();
       const [queries, keys] = tokens as [number, number];
       const [q, k] = [queries, keys].map((n, seed) => Tensor.randn([1, n, 2, 16], { seed }));
-      const here = attention(q!, k!, k!, { mask: make('cpu') });
+      using own = make('cpu');
+      using other = make('cuda');
+      expect(other.device).toBe('cuda:0');
+      expect(await other.toDense().read()).toEqual(await own.toDense().read());
+      const here = attention(q!, k!, k!, { mask: own });
       const [qd, kd] = [q!.to('cuda'), k!.to('cuda')];
-      const there = attention(qd, kd, kd, { mask: make('cuda') });
+      const there = attention(qd, kd, kd, { mask: other });
       close(await there.out.read(), await here.out.read());
       close(await there.lse.read(), await here.lse.read());
     }
