@@ -12,7 +12,7 @@ namespace {
 // How far ahead codes are fetched, in bytes: the processor itself does not look beyond a page of memory. The nearest
 // cache has room for few requests at a time, too few to be read into as fast as memory can, so the next one is asked
 // first.
-constexpr int64_t kNear = 2048, kFar = 6144;
+constexpr int64_t kNear = 2048, kFar = 16384;
 
 // What is fetched while 16 rows are scored, at the pace at which these are read.
 struct Ahead {
@@ -27,6 +27,14 @@ struct Ahead {
 // Of each of 16 rows the sum of (code - 128) * step over all columns: exact, the same for every instruction set.
 #if defined(__AVX512VNNI__)
 
+// Adds the products of four codes of each row with the same four steps. Of the intrinsic GCC makes three instructions,
+// a copy of the sum, one of the steps to all rows, and this one: the loop then waits for instructions rather than for
+// memory.
+NA_INLINE __m512i add_products(__m512i sum, __m512i codes, const int32_t& steps) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(steps));
+  return sum;
+}
+
 // A step is 128 * high + low, since instructions multiply bytes only; they take codes as they are, and what 128 of each
 // adds to a sum is known.
 template <int kQueries>
@@ -36,9 +44,10 @@ NA_INLINE void count_steps(const uint8_t* codes, int quads, const ScanQuery* que
   for (int quad = 0; quad < quads; quad++) {
     ahead.fetch(quad * 64);
     const __m512i code = _mm512_loadu_si512(codes + quad * 64);
+#pragma GCC unroll 4
     for (int i = 0; i < kQueries; i++) {
-      high[i] = _mm512_dpbusd_epi32(high[i], code, _mm512_set1_epi32(queries[i].high[quad]));
-      low[i] = _mm512_dpbusd_epi32(low[i], code, _mm512_set1_epi32(queries[i].low[quad]));
+      high[i] = add_products(high[i], code, queries[i].high[quad]);
+      low[i] = add_products(low[i], code, queries[i].low[quad]);
     }
   }
   for (int i = 0; i < kQueries; i++) {
