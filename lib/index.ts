@@ -49,6 +49,7 @@ export {
   type GridOptions,
   gridPlan,
   type RadialOptions,
+  type RuleAlways,
   radialPlan,
   type StreamingOptions,
   streamingPlan,

@@ -55,7 +55,7 @@ export interface NativeNeighborhood {
 
 export type NativeMask = { left: number; right: number } | { settings: NativeNeighborhood[] } | { plan: NativePlan };
 
-/** What a sparse plan is for: [batch, patterns of heads, queries, keys, queryTile, keyBlock, causal]. */
+/** What a sparse plan is for: [batch, patterns of heads, queries, keys, queryTile, keyBlock, causal, estimate, levels, complete]. */
 export type NativeGeometry = number[];
 
 /** Which of the tensors there are follows from the kind. */

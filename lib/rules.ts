@@ -125,8 +125,74 @@ function layoutOfTokens(call: string, what: string, tokens: number, given: Param
   throw new AttentionError('ERR_OPTION', `${call}: ${what} makes ${tokens} tokens; at most ${mostTokens} are possible`);
 }
 
+/** Keys that every row of a rule sees besides, as `always` of {@link SelectorOptions} has them. */
+export interface RuleAlways {
+  /** How many keys from the first on; default 0. */
+  sink?: number;
+  /** How many keys up to each query's own, that one included, and as many on its other side when not causal; default 0. */
+  window?: number;
+}
+
+/** Shows a row the first keys, and the last ones up to each query's own. */
+function showEnds({ first, last }: Row, show: Show, sink: number, window: number): void {
+  show(0, sink);
+  if (window > 0) show(first - window + 1, last + window);
+}
+
+/** The rule, and what every row sees besides. */
+function besides(call: string, always: unknown, rule: (row: Row, show: Show) => void): typeof rule {
+  const given = options(`${call}: always`, always, ['sink', 'window']);
+  const sink = integer(call, 'always.sink', given.sink ?? 0, 0);
+  const window = integer(call, 'always.window', given.window ?? 0, 0);
+  return (row, show) => {
+    if (sink > 0 || window > 0) showEnds(row, show, sink, window);
+    rule(row, show);
+  };
+}
+
 /** Options of {@link streamingPlan}. */
 export interface StreamingOptions extends RuleOptions {
+  /** How many keys from the first on every query sees: one number, or one for each of `heads`; default 0. */
+  sink?: number | readonly number[];
+  /**
+   * How many keys up to a query's own it sees, that one included; as many on its other side when not causal: one number,
+   * or one for each of `heads`.
+   */
+  window: number | readonly number[];
+}
+
+/** One number for all heads, or one for each. */
+function numbersPerHead(call: string, name: string, value: unknown, heads: number): number[] {
+  if (!isArray(value)) return [integer(call, name, value, 0)];
+  if (value.length !== heads) {
+    throw new AttentionError(
+      'ERR_OPTION',
+      `${call}: ${name} has ${value.length} numbers; give one, or one per head: ${heads}`,
+    );
+  }
+  return integers(call, name, value, 0, 'ERR_OPTION');
+}
+
+/**
+ * The first keys and the last ones before each query, rounded up to blocks: the pattern of StreamingLLM.
+ *
+ * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
+ * ERR_OPTION for a `sink` or `window` that is no integer of at least 0, or a list of these for another number of heads.
+ * @see Xiao et al. 2023 (StreamingLLM).
+ */
+export function streamingPlan(opts: StreamingOptions): SparsePlan {
+  const call = 'streamingPlan';
+  const given = options(call, opts, [...planNames, 'sink', 'window']);
+  const layout = layoutOf(call, given);
+  const sinks = numbersPerHead(call, 'sink', given.sink ?? 0, layout.heads);
+  const windows = numbersPerHead(call, 'window', given.window, layout.heads);
+  const rule = (row: Row, show: Show) =>
+    showEnds(row, show, sinks[row.head % sinks.length]!, windows[row.head % windows.length]!);
+  return planOf(call, layout, rule, Math.max(sinks.length, windows.length));
+}
+
+/** Options of {@link dilatedPlan}. */
+export interface DilatedOptions extends RuleOptions {
   /** How many keys from the first on every query sees; default 0. */
   sink?: number;
   /** How many keys up to a query's own it sees, that one included; as many on its other side when not causal. */
@@ -134,32 +200,11 @@ export interface StreamingOptions extends RuleOptions {
 }
 
 /**
- * The first keys and the last ones before each query, rounded up to blocks: the pattern of StreamingLLM.
- *
- * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
- * ERR_OPTION for a `sink` or `window` that is no integer of at least 0.
- * @see Xiao et al. 2023 (StreamingLLM).
- */
-export function streamingPlan(opts: StreamingOptions): SparsePlan {
-  const call = 'streamingPlan';
-  const given = options(call, opts, [...planNames, 'sink', 'window']);
-  const layout = layoutOf(call, given);
-  const sink = integer(call, 'sink', given.sink ?? 0, 0);
-  const window = integer(call, 'window', given.window, 0);
-  return planOf(call, layout, ({ first, last }, show) => {
-    show(0, sink);
-    if (window > 0) show(first - window + 1, last + window);
-  });
-}
-
-/** Options of {@link dilatedPlan}. */
-export interface DilatedOptions extends StreamingOptions {}
-
-/**
  * Blocks at distances of 1, 2, 4, 8 ... blocks beside a sink and a window: what a query sees through several layers
  * grows exponentially with their number.
  *
- * @throws AttentionError as {@link streamingPlan}; ERR_OPTION for more than 2^28 ranges of keys that all rows see.
+ * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
+ * ERR_OPTION for a `sink` or `window` that is no integer of at least 0, and for more than 2^28 ranges of keys that all rows see.
  * @see Chen et al. 2025 (PowerAttention).
  */
 export function dilatedPlan(opts: DilatedOptions): SparsePlan {
@@ -169,9 +214,9 @@ export function dilatedPlan(opts: DilatedOptions): SparsePlan {
   const sink = integer(call, 'sink', given.sink ?? 0, 0);
   const window = integer(call, 'window', given.window, 0);
   const { keyBlock, blocks } = layout;
-  return planOf(call, layout, ({ first, last }, show) => {
-    show(0, sink);
-    if (window > 0) show(first - window + 1, last + window);
+  return planOf(call, layout, (row, show) => {
+    const { first, last } = row;
+    showEnds(row, show, sink, window);
     const [begin, end] = [Math.floor(first / keyBlock), Math.floor(last / keyBlock)];
     for (let distance = 1; distance < blocks; distance *= 2) {
       show((begin - distance) * keyBlock, (end - distance + 1) * keyBlock);
@@ -192,6 +237,8 @@ export interface VerticalSlashOptions extends RuleOptions {
    * each of `heads`.
    */
   slash: readonly number[] | readonly (readonly number[])[];
+  /** Keys that every query sees besides; none unless given. */
+  always?: RuleAlways;
 }
 
 /** One list for all heads, or one for each. */
@@ -236,13 +283,13 @@ function runsOf(
  * Vertical and slash lines, rounded up to blocks: some keys for all queries, and the keys at some distances from each.
  *
  * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
- * ERR_OPTION for lists of anything but integers of at least 0, of more than 65536 of them, for another number of heads, or for more
- * than 2^28 lines that all rows see, those in one block counted as one.
+ * ERR_OPTION for lists of anything but integers of at least 0, of more than 65536 of them, for another number of heads, for
+ * an `always` of anything but integers of at least 0, or for more than 2^28 lines that all rows see, those in one block counted as one.
  * @see Jiang et al. 2024 (MInference).
  */
 export function verticalSlashPlan(opts: VerticalSlashOptions): SparsePlan {
   const call = 'verticalSlashPlan';
-  const given = options(call, opts, [...planNames, 'vertical', 'slash']);
+  const given = options(call, opts, [...planNames, 'vertical', 'slash', 'always']);
   const layout = layoutOf(call, given);
   const { keyBlock, heads } = layout;
   const block = (key: number) => Math.floor(key / keyBlock);
@@ -253,10 +300,10 @@ export function verticalSlashPlan(opts: VerticalSlashOptions): SparsePlan {
   const slash = perHead(call, 'slash', given.slash, heads).map((list) =>
     runsOf(list, (distance, next) => next - distance <= keyBlock).reverse(),
   );
-  const rule = ({ head, first, last }: Row, show: Show) => {
+  const rule = besides(call, given.always, ({ head, first, last }, show) => {
     for (const [from, to] of vertical[head % vertical.length]!) show(from, to);
     for (const [from, to] of slash[head % slash.length]!) show(first - to + 1, last - from + 1);
-  };
+  });
   return planOf(call, layout, rule, Math.max(vertical.length, slash.length));
 }
 
@@ -268,6 +315,8 @@ export interface RadialOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
   tokensPerFrame: number;
   /** Whether every query sees the first frame; default true. */
   firstFrame?: boolean;
+  /** Keys that every query sees besides; none unless given. */
+  always?: RuleAlways;
 }
 
 /**
@@ -276,23 +325,24 @@ export interface RadialOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
  * place in every second, fourth ... frame. Rounded up to blocks.
  *
  * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
- * ERR_OPTION for `frames` or `tokensPerFrame` that are no integers of at least 1, or make more than 2^30 tokens, and for more
- * than 2^28 ranges of keys that all rows see.
+ * ERR_OPTION for `frames` or `tokensPerFrame` that are no integers of at least 1, or make more than 2^30 tokens, for an
+ * `always` of anything but integers of at least 0, and for more than 2^28 ranges of keys that all rows see.
  * @see Li et al. 2025 (Radial Attention).
  */
 export function radialPlan(opts: RadialOptions): SparsePlan {
   const call = 'radialPlan';
-  const { frames, tokensPerFrame, firstFrame, ...rest } = options(call, opts, [
+  const { frames, tokensPerFrame, firstFrame, always, ...rest } = options(call, opts, [
     ...planNames.filter((name) => name !== 'queries' && name !== 'keys'),
     'frames',
     'tokensPerFrame',
     'firstFrame',
+    'always',
   ]);
   const count = integer(call, 'frames', frames, 1);
   const size = integer(call, 'tokensPerFrame', tokensPerFrame, 1);
   const toFirst = boolean(call, 'firstFrame', firstFrame ?? true);
   const layout = layoutOfTokens(call, `frames ${count} x tokensPerFrame ${size}`, count * size, rest);
-  return planOf(call, layout, ({ first, last }, show) => {
+  const rule = besides(call, always, ({ first, last }, show) => {
     if (toFirst) show(0, size);
     for (let frame = Math.floor(first / size); frame * size <= last; frame++) {
       const [from, to] = [Math.max(first - frame * size, 0), Math.min(last - frame * size, size - 1)];
@@ -311,6 +361,7 @@ export function radialPlan(opts: RadialOptions): SparsePlan {
       }
     }
   });
+  return planOf(call, layout, rule);
 }
 
 /** Options of {@link gridPlan}: `queries` and `keys` follow from the grid. */
@@ -321,6 +372,8 @@ export interface GridOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
   box: readonly number[];
   /** How many boxes before and after its own a token sees along each axis; default 0, its own box alone. */
   reach?: readonly number[];
+  /** Keys that every query sees besides, as flat tokens; none unless given. */
+  always?: RuleAlways;
 }
 
 /**
@@ -328,16 +381,17 @@ export interface GridOptions extends Omit<RuleOptions, 'queries' | 'keys'> {
  * blocks of flat tokens, and so are best where a box's innermost extent is the grid's.
  *
  * @throws AttentionError as {@link SparsePlan.fromBlocks} for a geometry, a number of blocks, a device or a stream;
- * ERR_OPTION for lists of different lengths, extents that are no integers of at least 1, a grid of more than 2^30 tokens, or
- * more than 2^28 ranges of keys that all rows see.
+ * ERR_OPTION for lists of different lengths, extents that are no integers of at least 1, a grid of more than 2^30 tokens, an
+ * `always` of anything but integers of at least 0, or more than 2^28 ranges of keys that all rows see.
  */
 export function gridPlan(opts: GridOptions): SparsePlan {
   const call = 'gridPlan';
-  const { shape, box, reach, ...rest } = options(call, opts, [
+  const { shape, box, reach, always, ...rest } = options(call, opts, [
     ...planNames.filter((name) => name !== 'queries' && name !== 'keys'),
     'shape',
     'box',
     'reach',
+    'always',
   ]);
   const extents = integers(call, 'shape', shape, 1, 'ERR_OPTION');
   const boxes = integers(call, 'box', box, 1, 'ERR_OPTION');
@@ -360,7 +414,7 @@ export function gridPlan(opts: GridOptions): SparsePlan {
     const [before, behind] = [Math.floor(at / b[axis]) - r[axis], Math.floor((at + count - 1) / b[axis]) + r[axis] + 1];
     return [Math.max(0, before * b[axis]), Math.min(e[axis], behind * b[axis])] as const;
   };
-  return planOf(call, layout, ({ first, last }, show) => {
+  const rule = besides(call, always, ({ first, last }, show) => {
     // A row is some boxes of tokens: the rest of a line, lines, planes, lines, the beginning of a line.
     for (let token = first; token <= last; ) {
       const line = Math.floor(token / e[2]);
@@ -386,4 +440,5 @@ export function gridPlan(opts: GridOptions): SparsePlan {
       }
     }
   });
+  return planOf(call, layout, rule);
 }

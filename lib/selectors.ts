@@ -87,6 +87,7 @@ function select(
         Number(boolean(call, 'causal', given.causal ?? false)),
         Number(boolean(call, 'estimate', given.estimate ?? false)),
         0,
+        0,
       ],
       sink: keys('always.sink', always.sink ?? 64, 2 ** 30),
       window: keys('always.window', always.window ?? 256, 2 ** 31),

@@ -184,7 +184,8 @@ function placeOf(call: string, given: { device?: unknown; stream?: unknown }): P
   );
 }
 
-const numbersOf = (l: Required<PlanGeometry> & Pick<Layout, 'levels'>) => [
+/** `complete`: each row lists all blocks that it may see, with neither bitmap nor level, so that attention is dense. */
+const numbersOf = (l: Required<PlanGeometry> & Pick<Layout, 'levels'>, complete: boolean) => [
   l.batch,
   l.heads,
   l.queries,
@@ -194,6 +195,7 @@ const numbersOf = (l: Required<PlanGeometry> & Pick<Layout, 'levels'>) => [
   Number(l.causal),
   Number(l.estimate),
   l.levels.reduce((bits, level) => bits | (1 << level), 0),
+  Number(complete),
 ];
 
 const wordsOf = (values: ArrayLike<number>) => Tensor.from(new Int32Array(values), [values.length]);
@@ -354,11 +356,14 @@ export class SparsePlan extends Mask {
 
   readonly #native: NativePlan;
   readonly #queryHeads: number;
+  /** Whether it is known, whatever the plan's words say, that each row lists all that it may see. */
+  readonly #complete: boolean;
 
   private constructor(plan: NativePlan, queryHeads?: number) {
     super({ plan });
     const { geometry, bytes, device } = native.planInfo(plan);
-    const [batch, heads, queries, keys, queryTile, keyBlock, causal, estimate, levels] = geometry as [
+    const [batch, heads, queries, keys, queryTile, keyBlock, causal, estimate, levels, complete] = geometry as [
+      number,
       number,
       number,
       number,
@@ -381,6 +386,7 @@ export class SparsePlan extends Mask {
     this.device = device as Device;
     this.bytes = bytes;
     this.#native = plan;
+    this.#complete = complete !== 0;
     this.#queryHeads = queryHeads !== undefined && queryHeads % heads === 0 ? queryHeads : heads;
   }
 
@@ -468,7 +474,7 @@ export class SparsePlan extends Mask {
   /** Made where the lists are, which is on the CPU. */
   static #build(layout: Layout, offsets: Parameters<typeof native.planBuild>[1], blocks: typeof offsets): SparsePlan {
     const stream = layout.device === 'cpu' ? optionalStream(layout.stream) : undefined;
-    return SparsePlan.#placed(layout, native.planBuild(numbersOf(layout), offsets, blocks, stream));
+    return SparsePlan.#placed(layout, native.planBuild(numbersOf(layout, false), offsets, blocks, stream));
   }
 
   /** The SparsePlan of a plan on the CPU, moved to where it is wanted. */
@@ -506,6 +512,7 @@ export class SparsePlan extends Mask {
     const entries: number[] = [];
     const bitmaps: Int32Array[] = [];
     const known = new Map<string, number>();
+    let complete = true;
     for (let row = 0; row < layout.rows; row++) {
       const [tile, head, batch] = [row % tiles, Math.floor(row / tiles) % heads, Math.floor(row / tiles / heads)];
       const first = tile * queryTile;
@@ -526,6 +533,7 @@ export class SparsePlan extends Mask {
             bits[(key - from) * words + (bit >> 5)]! |= 1 << (bit & 31);
           }
         }
+        if (seen < possible) complete = false;
         if (seen === 0) continue;
         if (seen < possible) {
           const name = bits.join();
@@ -545,14 +553,15 @@ export class SparsePlan extends Mask {
     using all = wordsOf(offsets);
     using list = wordsOf(entries);
     const handles: NativePlanWords = { offsets: tensorHandle(all, call), entries: tensorHandle(list, call) };
-    if (bitmaps.length === 0) return SparsePlan.#placed(layout, native.planOver(numbersOf(layout), handles));
+    const numbers = numbersOf(layout, complete);
+    if (bitmaps.length === 0) return SparsePlan.#placed(layout, native.planOver(numbers, handles));
     const flat = new Int32Array(bitmaps.length * keyBlock * words);
     bitmaps.forEach((bits, i) => {
       flat.set(bits, i * bits.length);
     });
     using table = Tensor.from(flat, [bitmaps.length, keyBlock, words]);
     handles.bitmaps = tensorHandle(table, call);
-    return SparsePlan.#placed(layout, native.planOver(numbersOf(layout), handles));
+    return SparsePlan.#placed(layout, native.planOver(numbers, handles));
   }
 
   static {
@@ -560,11 +569,17 @@ export class SparsePlan extends Mask {
     fromRows = (call, layout, rows, distinct = layout.rows) => {
       const copies = layout.rows / distinct;
       let listed = 0;
+      let complete = true;
       for (let row = 0; row < distinct; row++) {
         const { visible } = limitsOf(layout, row);
-        rows(row, (begin, end) => {
-          listed += copies * Math.max(0, Math.min(end, visible) - begin);
+        let own = 0;
+        let means = false;
+        rows(row, (begin, end, level = 0) => {
+          own += Math.max(0, Math.min(end, visible) - begin);
+          means ||= level > 0;
         });
+        listed += copies * own;
+        complete &&= own === visible && !means;
         if (listed <= mostListed) continue;
         throw new AttentionError(
           'ERR_OPTION',
@@ -590,7 +605,7 @@ export class SparsePlan extends Mask {
       using first = Tensor.from(offsets, [offsets.length]);
       using rest = Tensor.from(entries, [entries.length]);
       const handles = { offsets: tensorHandle(first, call), entries: tensorHandle(rest, call) };
-      return SparsePlan.#placed(layout, native.planOver(numbersOf(layout), handles));
+      return SparsePlan.#placed(layout, native.planOver(numbersOf(layout, complete), handles));
     };
   }
 
@@ -613,7 +628,7 @@ export class SparsePlan extends Mask {
     try {
       const copies: NativePlanWords = { offsets: copy(words.offsets), entries: copy(words.entries) };
       if (words.bitmaps) copies.bitmaps = copy(words.bitmaps);
-      return new SparsePlan(native.planOver(numbersOf(this.#geometry()), copies), this.#queryHeads);
+      return new SparsePlan(native.planOver(numbersOf(this.#geometry(), this.#complete), copies), this.#queryHeads);
     } finally {
       for (const tensor of held) tensor.dispose();
     }
@@ -748,13 +763,16 @@ export class SparsePlan extends Mask {
     return { rows, blocks, possibleBlocks, bitmaps, means, density: possible === 0 ? 0 : shown / possible, heads };
   }
 
-  /** A sentence or two on how attention walks the plan, with how many blocks it lists and what share of the scores. */
+  /**
+   * A sentence or two on how attention walks the plan, with how many blocks it lists and what share of the scores. It is
+   * dense only where that was known when the plan was made: of lists in tensors, unions and intersections it is not.
+   */
   async explain(): Promise<string> {
     const { rows, blocks: listed, possibleBlocks: blocks, bitmaps, means, density } = await this.statistics();
     const what =
       `${rows} rows of ${this.queryTile} queries list ${listed} of ${blocks} blocks of ${this.keyBlock} ` +
       `keys${this.causal ? ', causal' : ''}: ${(100 * density).toPrecision(3)} % of the scores`;
-    if (listed === blocks && bitmaps === 0 && means === 0) return `${what}. That is every block: attention is dense`;
+    if (this.#complete) return `${what}. That is every block: attention is dense`;
     const sizes = this.levels.map((level) => 2 ** level).join(', ');
     const some = means === 0 ? '' : `, ${means} of them by means of ${sizes} keys`;
     if (this.estimate) {

@@ -7,7 +7,7 @@ import { itAgrees } from './support/instruction-sets';
 import { check } from './support/library';
 import { normal, uniform } from './support/numbers';
 import { type PlanSpec, seesInPlan } from './support/oracle';
-import { planOf, randomPlan } from './support/plans';
+import { planOf, randomPlan, unreadPlan } from './support/plans';
 
 const runs = 60;
 
@@ -171,9 +171,16 @@ describe('a plan', () => {
 
   it('says how attention walks it', async () => {
     using half = planOf(randomPlan(1, geometryOf(), 0.5));
-    using whole = planOf(randomPlan(1, geometryOf(), 1));
     expect(await half.explain()).toMatch(/row by row/);
-    expect(await whole.explain()).toMatch(/36 of 36 blocks of 16 keys: 100 % .*every block: .*dense/);
+    const whole = '36 of 36 blocks of 16 keys: 100 % of the scores. ';
+    using known = SparsePlan.fromBlocks(all(geometryOf()), geometryOf());
+    expect(await known.explain()).toContain(`${whole}That is every block: attention is dense`);
+    // Of what tensors list, and of what two plans list together, nobody knows.
+    using unread = unreadPlan(all(geometryOf()), geometryOf());
+    using both = known.union(known);
+    for (const plan of [unread, both]) {
+      expect(await plan.explain()).toContain(`${whole}That is 0.8 of the blocks or more`);
+    }
     using most = planOf(randomPlan(1, geometryOf({ keys: 130 }), 1, true));
     expect(await most.explain()).toMatch(/in the tiles of a dense one/);
   });

@@ -8,6 +8,8 @@ import {
   dilatedPlan,
   gridPlan,
   neighborhood,
+  pagePlan,
+  type RuleAlways,
   radialPlan,
   type SparsePlan,
   streamingPlan,
@@ -54,6 +56,12 @@ async function expectBlocks(plan: SparsePlan, wants: Wants): Promise<void> {
   }
 }
 
+/** What every row of a rule may see besides. */
+const ALWAYS = [{ sink: 9 }, { window: 20 }, { sink: 17, window: 1 }, { sink: 0, window: 1000 }];
+
+const isAlways = ({ sink = 0, window = 0 }: RuleAlways, causal: boolean, p: number, j: number) =>
+  j < sink || (j > p - window && (causal || j < p + window));
+
 const sizes = [
   { queries: 200, keys: 200, queryTile: 16, keyBlock: 8 },
   { queries: 70, keys: 333, queryTile: 32, keyBlock: 16 },
@@ -71,6 +79,42 @@ describe.each(sizes)('%j', (size) => {
       using plan = streamingPlan({ ...size, causal, sink, window });
       const wants: Wants = (p, j) => j < sink || (j > p - window && (causal || j < p + window));
       await expectBlocks(plan, wants);
+    }
+  });
+
+  it.each([true, false])('streamingPlan of heads that differ, causal %s', async (causal) => {
+    const [sinks, windows] = [
+      [9, 0, 30],
+      [1, 50, 0],
+    ];
+    for (const [sink, window] of [
+      [sinks, windows],
+      [sinks, 12],
+      [5, windows],
+    ] as const) {
+      using plan = streamingPlan({ ...size, causal, heads: 3, batch: 2, sink, window });
+      const of = (value: number | readonly number[], head: number) =>
+        typeof value === 'number' ? value : value[head]!;
+      await expectBlocks(plan, (p, j, head) => {
+        const last = of(window, head);
+        return j < of(sink, head) || (j > p - last && (causal || j < p + last));
+      });
+    }
+  });
+
+  it.each([true, false])('verticalSlashPlan, and what is seen always, causal %s', async (causal) => {
+    for (const always of ALWAYS) {
+      using plan = verticalSlashPlan({ ...size, causal, vertical: [77], slash: [60], always });
+      await expectBlocks(plan, (p, j) => j === 77 || p - j === 60 || isAlways(always, causal, p, j));
+      // As a selector has it that may choose nothing.
+      using none = verticalSlashPlan({ ...size, causal, vertical: [], slash: [], always });
+      using q = Tensor.zeros([1, size.queries, 1, 4]);
+      using k = Tensor.zeros([1, size.keys, 1, 4]);
+      const { queryTile, keyBlock } = size;
+      const all = { sink: 0, window: 0, ...always };
+      using chosen = pagePlan(q, k, { budget: 0, causal, queryTile, keyBlock, always: all });
+      const [a, b] = await Promise.all([none, chosen].map((of) => of.toDense().read()));
+      expect(a).toEqual(b);
     }
   });
 
@@ -296,6 +340,23 @@ describe('radialPlan', () => {
   });
 });
 
+it.each([true, false])('radialPlan and gridPlan, and what is seen always, causal %s', async (causal) => {
+  for (const always of ALWAYS) {
+    const size = { queryTile: 16, keyBlock: 8, causal };
+    for (const make of [
+      (more: object) => radialPlan({ ...size, frames: 40, tokensPerFrame: 5, firstFrame: false, ...more }),
+      (more: object) => gridPlan({ ...size, shape: [20, 16], box: [5, 16], ...more }),
+    ]) {
+      using plan = make({ always });
+      using bare = make({});
+      const { queries } = bare;
+      const seen = await bare.toDense().read();
+      // Blocks that the rule lists, and those of these keys.
+      await expectBlocks(plan, (p, j) => seen[p * queries + j] === 1 || isAlways(always, causal, p, j));
+    }
+  }
+});
+
 it('radialPlan takes time by what it lists, not by pairs of frames', () => {
   const spent = (frames: number) => {
     const before = process.cpuUsage();
@@ -351,6 +412,36 @@ describe('gridPlan', () => {
 
 it.each<[string, RegExp, () => unknown]>([
   ['no window', /streamingPlan: window is undefined/, () => streamingPlan({ queries: 4, keys: 4 } as never)],
+  [
+    'numbers for other heads',
+    /streamingPlan: window has 2 numbers; give one, or one per head: 3/,
+    () => streamingPlan({ queries: 4, keys: 4, heads: 3, window: [1, 2] }),
+  ],
+  [
+    'no sink of a head',
+    /streamingPlan: sink\[1\] is -1/,
+    () => streamingPlan({ queries: 4, keys: 4, heads: 2, sink: [1, -1], window: 1 }),
+  ],
+  [
+    'lists of a dilated plan',
+    /dilatedPlan: window is \[1\]/,
+    () => dilatedPlan({ queries: 4, keys: 4, window: [1] as never }),
+  ],
+  [
+    'half a key always',
+    /radialPlan: always.window is 0.5/,
+    () => radialPlan({ frames: 2, tokensPerFrame: 3, always: { window: 0.5 } }),
+  ],
+  [
+    'more sinks',
+    /gridPlan: always: option 'sinks'/,
+    () => gridPlan({ shape: [4], box: [2], always: { sinks: 1 } as never }),
+  ],
+  [
+    'no keys always',
+    /verticalSlashPlan: always.sink is 'x'/,
+    () => verticalSlashPlan({ queries: 4, keys: 4, vertical: [], slash: [], always: { sink: 'x' as never } }),
+  ],
   [
     'queries of a video',
     /radialPlan: option 'queries'/,

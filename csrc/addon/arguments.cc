@@ -50,9 +50,9 @@ Status read_dtype(const Napi::Value& value, int32_t* result) {
 Status read_geometry(const Napi::Value& value, PlanGeometry* result) {
   std::vector<int64_t> numbers;
   NA_TRY(read_integers(value, "geometry", NA_ERR_OPTION, &numbers));
-  if (numbers.size() != 9) return error(NA_ERR_OPTION, "geometry must have 9 numbers");
+  if (numbers.size() != 10) return error(NA_ERR_OPTION, "geometry must have 10 numbers");
   *result = {numbers[0], numbers[1],      numbers[2],      numbers[3], numbers[4],
-             numbers[5], numbers[6] != 0, numbers[7] != 0, numbers[8]};
+             numbers[5], numbers[6] != 0, numbers[7] != 0, numbers[8], numbers[9] != 0};
   return {};
 }
 

@@ -103,8 +103,8 @@ Napi::Value plan_info(const Napi::CallbackInfo& info) {
   Ref<SparsePlan> plan;
   NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this plan", &plan));
   const na_plan& view = plan->view;
-  const int64_t geometry[] = {view.batch,     view.heads,  view.queries,  view.keys,  view.query_tile,
-                              view.key_block, view.causal, view.estimate, view.levels};
+  const int64_t geometry[] = {view.batch,     view.heads,  view.queries,  view.keys,   view.query_tile,
+                              view.key_block, view.causal, view.estimate, view.levels, plan->complete};
   Napi::Object result = Napi::Object::New(env);
   result.Set("geometry", numbers(env, geometry, std::size(geometry)));
   result.Set("bytes", Napi::Number::New(env, static_cast<double>(plan->bytes())));

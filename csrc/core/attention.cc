@@ -228,15 +228,18 @@ class CachedAttention final : public RecordedCall {
   std::vector<Ref<Tensor>> held_;
 };
 
-// Of the means that the plan among the masks needs: bits of their levels.
-uint32_t mean_levels(const AttentionArguments& a) {
-  for (const MaskSpec& mask : a.masks) {
-    if (mask.kind != NA_MASK_PLAN) continue;
-    const na_plan& plan = mask.plan->view;
-    // A block, which is what is estimated, has as many keys as the bit of its level says.
-    return static_cast<uint32_t>(plan.levels | (plan.estimate ? plan.key_block : 0));
+// The plan among the masks, or null.
+const SparsePlan* plan_among(const std::vector<MaskSpec>& masks) {
+  for (const MaskSpec& mask : masks) {
+    if (mask.kind == NA_MASK_PLAN) return mask.plan.get();
   }
-  return 0;
+  return nullptr;
+}
+
+// Of the means by which keys of a plan may count: bits of their levels.
+uint32_t mean_levels(const SparsePlan& plan) {
+  // A block, which is what is estimated, has as many keys as the bit of its level says.
+  return static_cast<uint32_t>(plan.view.levels | (plan.view.estimate ? plan.view.key_block : 0));
 }
 
 int count_of(uint32_t levels) { return __builtin_popcount(levels); }
@@ -311,11 +314,12 @@ Status attention(const AttentionArguments& arguments, Submission* all, Attention
   const Named q{"q", a.q}, k{of ? of : "k", a.k}, v{of ? of : "v", a.v};
   Device* device = a.q->device();
   NA_TRY(stream->check_device(device, "q"));
-  const uint32_t levels = mean_levels(a);
+  const SparsePlan* const plan = plan_among(a.masks);
+  const uint32_t levels = plan && !plan->complete ? mean_levels(*plan) : 0;
   NA_TRY(stream->room(1 + count_of(levels) * 2 * CacheSummaries::kMaking + (a.cache ? 1 + KvCache::kListing : 0)));
   for (const Named& tensor : {q, k, v}) NA_TRY(check_tokens(tensor, q, 4, 3 + NA_MAX_AXES));
   NA_TRY(check_keys(q, k, v));
-  if (levels != 0) NA_TRY(check_means(a));
+  if (plan && mean_levels(*plan) != 0) NA_TRY(check_means(a));  // whatever it lists
 
   const na_tensor& qv = a.q->view;
   const int64_t heads = qv.shape[qv.rank - 2];

@@ -60,6 +60,34 @@ Status resolve(const NeighborhoodSpec& spec, const Shape& extents, na_neighborho
   return {};
 }
 
+// Refuses a plan that does not fit the call.
+Status check_plan(const SparsePlan& plan, const ScoreShape& shape) {
+  const na_plan& p = plan.view;
+  if (shape.ragged) {
+    return error(NA_ERR_OPTION, "mask: a sparse plan cannot be used with cuSeqlens; call attention() per sequence");
+  }
+  if (plan.device() != shape.device) {
+    return error(NA_ERR_DEVICE, "mask: the sparse plan is on %s but q is on %s; move it with to()",
+                 plan.device()->name.c_str(), shape.device->name.c_str());
+  }
+  if (p.queries != shape.queries || p.keys != shape.keys) {
+    return error(NA_ERR_SHAPE, "mask: the sparse plan is for %lld queries and %lld keys, q and k have %lld and %lld",
+                 Count(p.queries), Count(p.keys), Count(shape.queries), Count(shape.keys));
+  }
+  if (p.batch != 1 && p.batch != shape.batch) {
+    return error(NA_ERR_SHAPE, "mask: the sparse plan is for a batch of %lld, q has one of %lld", Count(p.batch),
+                 Count(shape.batch));
+  }
+  // The heads of a pattern are those of whole key heads, or a part of those of one.
+  if (shape.heads % p.heads != 0 || (shape.kv_heads % p.heads != 0 && p.heads % shape.kv_heads != 0)) {
+    return error(NA_ERR_SHAPE,
+                 "mask: the sparse plan has %lld patterns of heads for %lld heads and %lld kvHeads: give 1, or one per "
+                 "key head, or one per head",
+                 Count(p.heads), Count(shape.heads), Count(shape.kv_heads));
+  }
+  return {};
+}
+
 }  // namespace
 
 Status ScoreMod::make(const std::vector<MaskSpec>& masks, const std::vector<BiasSpec>& biases, const ScoreShape& shape,
@@ -90,9 +118,16 @@ Status ScoreMod::add_mask(const MaskSpec& spec, const ScoreShape& shape) {
     }
   } else if (spec.kind == NA_MASK_PLAN) {
     if (plan_) return error(NA_ERR_OPTION, "mask: more than one sparse plan; make one of them with intersect()");
-    NA_TRY(add_plan(*spec.plan, shape));
+    NA_TRY(check_plan(*spec.plan, shape));
     plan_ = spec.plan;
-    mask.plan = &plan_->view;
+    if (plan_->complete) {  // all that it says is its causality: no backend reads it, and dense attention runs
+      if (plan_->view.causal == 0) return {};
+      mask.kind = NA_MASK_WINDOW;
+      mask.right = 0;
+    } else {
+      plan_->each_tensor([&](const Ref<Tensor>& tensor) { tensors_.push_back(tensor); });
+      mask.plan = &plan_->view;
+    }
   } else {
     if (shape.ragged) {
       return error(NA_ERR_OPTION, "mask: neighborhood needs a grid and cannot be used with cuSeqlens; use window()");
@@ -115,34 +150,6 @@ Status ScoreMod::add_mask(const MaskSpec& spec, const ScoreShape& shape) {
     mask.settings_count = static_cast<int32_t>(settings_.back().size());
   }
   masks_.push_back(mask);
-  return {};
-}
-
-Status ScoreMod::add_plan(const SparsePlan& plan, const ScoreShape& shape) {
-  const na_plan& p = plan.view;
-  if (shape.ragged) {
-    return error(NA_ERR_OPTION, "mask: a sparse plan cannot be used with cuSeqlens; call attention() per sequence");
-  }
-  if (plan.device() != shape.device) {
-    return error(NA_ERR_DEVICE, "mask: the sparse plan is on %s but q is on %s; move it with to()",
-                 plan.device()->name.c_str(), shape.device->name.c_str());
-  }
-  if (p.queries != shape.queries || p.keys != shape.keys) {
-    return error(NA_ERR_SHAPE, "mask: the sparse plan is for %lld queries and %lld keys, q and k have %lld and %lld",
-                 Count(p.queries), Count(p.keys), Count(shape.queries), Count(shape.keys));
-  }
-  if (p.batch != 1 && p.batch != shape.batch) {
-    return error(NA_ERR_SHAPE, "mask: the sparse plan is for a batch of %lld, q has one of %lld", Count(p.batch),
-                 Count(shape.batch));
-  }
-  // The heads of a pattern are those of whole key heads, or a part of those of one.
-  if (shape.heads % p.heads != 0 || (shape.kv_heads % p.heads != 0 && p.heads % shape.kv_heads != 0)) {
-    return error(NA_ERR_SHAPE,
-                 "mask: the sparse plan has %lld patterns of heads for %lld heads and %lld kvHeads: give 1, or one per "
-                 "key head, or one per head",
-                 Count(p.heads), Count(shape.heads), Count(shape.kv_heads));
-  }
-  plan.each_tensor([&](const Ref<Tensor>& tensor) { tensors_.push_back(tensor); });
   return {};
 }
 

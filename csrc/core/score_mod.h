@@ -31,7 +31,6 @@ class ScoreMod : public RefCounted {
 
  private:
   Status add_mask(const MaskSpec& spec, const ScoreShape& shape);
-  Status add_plan(const SparsePlan& plan, const ScoreShape& shape);
 
   std::vector<na_mask> masks_;
   Ref<SparsePlan> plan_;

@@ -342,15 +342,23 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   NA_TRY(HipStep::begin(a, g, lengths, *stream, &step));
   const int64_t window = a.window + step.appended();
   const PlanShape shape(counted);
+  // Rows of a sequence that has fewer keys than the plan list none of those that it lacks, and with a share nobody
+  // knows.
+  g.complete = a.top_p >= 1 && a.threshold <= 0 &&
+               std::all_of(lengths.begin(), lengths.end(), [&](int64_t own) { return own == g.keys; });
   int64_t blocks = 0;
   const int64_t most_blocks = a.per_query ? kMostWords / kWordsOfBitmap : kMostWords;
   for (int64_t own : lengths) {
     const PlanShape of_own = shape.with_keys(own);
     for (int64_t tile = 0; tile < shape.tiles(); tile++) {
       const int64_t entries = a.cache ? 1 : g.batch;
+      const SelectedRow row(of_own, tile, a.sink, window);
+      // A query that selects for itself chooses among all that others have always.
+      const int64_t open = a.per_query ? of_own.visible_blocks(tile) : row.open_count();
       for (int64_t budget : budgets) {
-        blocks += entries * (a.per_query ? room_of_queries(of_own, tile, a.sink, window, budget)
-                                         : SelectedRow(of_own, tile, a.sink, window).most(budget + by_means));
+        blocks += entries *
+                  (a.per_query ? room_of_queries(of_own, tile, a.sink, window, budget) : row.most(budget + by_means));
+        g.complete &= open <= budget;
       }
       if (blocks > most_blocks) {
         return error(NA_ERR_OPTION,

@@ -180,7 +180,7 @@ Status SparsePlan::over(const PlanGeometry& g, Ref<Tensor> offsets, Ref<Tensor> 
                         g.causal,
                         g.estimate,
                         static_cast<int32_t>(g.levels)};
-  *plan = Ref<SparsePlan>(new SparsePlan(view, std::move(offsets), std::move(entries), std::move(bitmaps)));
+  *plan = Ref<SparsePlan>(new SparsePlan(view, g.complete, std::move(offsets), std::move(entries), std::move(bitmaps)));
   return {};
 }
 

@@ -10,6 +10,7 @@ struct PlanGeometry {
   bool causal = false;
   bool estimate = false;  // blocks that are not listed count as their means: see na_plan
   int64_t levels = 0;     // of means that entries may have: see na_plan
+  bool complete = false;  // known here, whoever writes it: each row lists all blocks that it may see, with no bitmap
 };
 
 class SparsePlan : public RefCounted {
@@ -36,10 +37,15 @@ class SparsePlan : public RefCounted {
   const Ref<Tensor>& bitmaps() const { return bitmaps_; }  // may be null
 
   const na_plan view;
+  const bool complete;  // attention over it is dense, as causal as the plan
 
  private:
-  SparsePlan(const na_plan& view, Ref<Tensor> offsets, Ref<Tensor> entries, Ref<Tensor> bitmaps)
-      : view(view), offsets_(std::move(offsets)), entries_(std::move(entries)), bitmaps_(std::move(bitmaps)) {}
+  SparsePlan(const na_plan& view, bool complete, Ref<Tensor> offsets, Ref<Tensor> entries, Ref<Tensor> bitmaps)
+      : view(view),
+        complete(complete),
+        offsets_(std::move(offsets)),
+        entries_(std::move(entries)),
+        bitmaps_(std::move(bitmaps)) {}
   const Ref<Tensor> offsets_, entries_, bitmaps_;
 };
 

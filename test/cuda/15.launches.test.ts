@@ -13,6 +13,7 @@ import {
   Tensor,
 } from 'node-attention';
 import { describe, expect, test } from 'vitest';
+import { unreadPlan } from '../support/plans';
 import { interpreted, longestQueue, missing, title } from './support/device';
 
 const ramp = (count: number) => Float32Array.from({ length: count }, (_, i) => i);
@@ -114,7 +115,7 @@ const OPERATIONS: [string, () => Enqueue][] = [
     'a plan beside a neighborhood',
     () => {
       const x = zeros(1, 16, 1, 32);
-      const plan = SparsePlan.fromBlocks([[0]], { queries: 16, keys: 16, queryTile: 16, keyBlock: 16, device: 'cuda' });
+      const plan = unreadPlan([[0]], { queries: 16, keys: 16, queryTile: 16, keyBlock: 16, device: 'cuda' });
       return (stream) => attention(x, x, x, { mask: [plan, neighborhood({ window: 3 })], stream });
     },
   ],

@@ -25,7 +25,10 @@ function planOf(offsets: number[], entries: number[], causal: boolean): SparsePl
     entries: tensorHandle(words(entries), 'entries'),
     bitmaps: tensorHandle(words(table, [2, keyBlock, 1]), 'bitmaps'),
   };
-  return makePlan(native.planOver([1, 1, queries, keys, queryTile, keyBlock, Number(causal), 0, LEVELS], handles), 1);
+  return makePlan(
+    native.planOver([1, 1, queries, keys, queryTile, keyBlock, Number(causal), 0, LEVELS, 0], handles),
+    1,
+  );
 }
 
 const BITMAP = 2 << 27;

@@ -21,7 +21,7 @@ import { describe, expect, it } from 'vitest';
 import { check, expectedOn, expectResult, run } from '../support/library';
 import type { Float } from '../support/numbers';
 import type { MaskSpec, PlanSpec } from '../support/oracle';
-import { planCase, planOf, planProblem, randomPlan } from '../support/plans';
+import { planCase, planOf, planProblem, randomPlan, unreadPlan } from '../support/plans';
 import { refused } from '../support/refusal';
 import { missing, schedule, schedules, title } from './support/device';
 import { CAUSAL, poison, problemOf, type Spec } from './support/problems';
@@ -456,7 +456,7 @@ describe.skipIf(missing)(title('plans on a device'), () => {
   it('what does not run is refused', () => {
     const g = { queries: 16, keys: 16, queryTile: 16, keyBlock: 16 };
     const x = Tensor.zeros([1, 16, 2, 8], { device: 'cuda' });
-    const plan = SparsePlan.fromBlocks([[0]], { ...g, device: 'cuda' });
+    const plan = unreadPlan([[0]], { ...g, device: 'cuda' });
     const attend = (options: AttentionOptions) => refused(() => attention(x, x, x, options));
     expect(attend({ mask: [plan, neighborhood([{ window: 3 }, { window: 5 }])] })).toMatch(
       /^ERR_OPTION .*from head to head/,

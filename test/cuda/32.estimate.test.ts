@@ -20,7 +20,7 @@ import { checkAttention } from '../support/cached';
 import { expectedOn, expectResult, run, tensorOf } from '../support/library';
 import { decode, type Float, normal, uniform, type Values } from '../support/numbers';
 import type { PlanSpec, Problem } from '../support/oracle';
-import { estimateCase, estimateProblem, randomPlan, withMeans } from '../support/plans';
+import { estimateCase, estimateProblem, planOf, randomPlan, withMeans } from '../support/plans';
 import { refused } from '../support/refusal';
 import { append, emptyTwin, lengthsOf, type Sizes, smallSizes, type Twin } from '../support/twin';
 import { interpreted, launches, missing, schedule, schedules, title } from './support/device';
@@ -186,8 +186,8 @@ describe.skipIf(missing)(title('plans that estimate'), () => {
     const spec: Spec = { dtype: 'float16', queries: 70, keys: 200, headDim: 64, group: 2 };
     const problem = estimating(spec, { keyBlock: 4, holes: true, causal: true });
     await checkSchedules(problem, spec.dtype);
-    const { lists, holes: _, ...geometry } = (problem.masks![0] as { plan: PlanSpec }).plan;
-    using mask = SparsePlan.fromBlocks(lists, { ...geometry, device: 'cuda' });
+    const { plan } = problem.masks![0] as { plan: PlanSpec };
+    using mask = planOf({ ...plan, holes: false }, 'cuda');
     await checkGraphs(problem, mask);
   });
 

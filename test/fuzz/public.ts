@@ -373,12 +373,17 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
       invoke(
         'streamingPlan',
         api.streamingPlan,
-        optional({ queries: small, keys: small, sink: small, window: small, device }, [
-          'queries',
-          'keys',
-          'sink',
-          'window',
-        ]),
+        optional(
+          {
+            queries: small,
+            keys: small,
+            heads: few,
+            sink: selectorOptions.budget,
+            window: selectorOptions.budget,
+            device,
+          },
+          ['queries', 'keys', 'sink', 'window'],
+        ),
       ),
     ],
     [
@@ -453,7 +458,7 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
       invoke(
         'verticalSlashPlan',
         api.verticalSlashPlan,
-        optional({ ...geometry, heads: small, vertical: lines, slash: lines }, [
+        optional({ ...geometry, heads: small, vertical: lines, slash: lines, always: selectorOptions.always }, [
           'queries',
           'keys',
           'vertical',
@@ -466,10 +471,16 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
       invoke(
         'radialPlan',
         api.radialPlan,
-        optional({ frames: small, tokensPerFrame: small, firstFrame: mostly(oneOf(true, false)), keyBlock }, [
-          'frames',
-          'tokensPerFrame',
-        ]),
+        optional(
+          {
+            frames: small,
+            tokensPerFrame: small,
+            firstFrame: mostly(oneOf(true, false)),
+            keyBlock,
+            always: selectorOptions.always,
+          },
+          ['frames', 'tokensPerFrame'],
+        ),
       ),
     ],
     [
@@ -477,7 +488,10 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
       invoke(
         'gridPlan',
         api.gridPlan,
-        optional({ shape: axes, box: axes, reach: axes, keyBlock, stream }, ['shape', 'box']),
+        optional({ shape: axes, box: axes, reach: axes, keyBlock, always: selectorOptions.always, stream }, [
+          'shape',
+          'box',
+        ]),
       ),
     ],
     [1, invoke('permuteTokens', api.permuteTokens, tokens, optional({ order: axes, box: axes, stream }))],

@@ -29,6 +29,8 @@ export interface PlanSpec {
   estimate?: boolean;
   /** Of each listed block: 0, or that it counts by means of 2^level keys, for which see withMeans() as well. */
   levels?: number[][];
+  /** Whether the library gets the lists as tensors, which it does not read: it then knows of no plan that it is dense. */
+  unread?: boolean;
 }
 
 const isHole = (query: number, key: number, head: number) => (query * 5 + key * 3 + head + (query & key)) % 7 < 3;

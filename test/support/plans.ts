@@ -1,12 +1,13 @@
 // Sparse plans as tests describe them: lists of blocks, and perhaps holes in them.
 
 import fc from 'fast-check';
-import { type Device, type Mask, type PlanGeometry, SparsePlan } from 'node-attention';
+import { type Device, type Mask, type PlanGeometry, type PlanOptions, SparsePlan, Tensor } from 'node-attention';
 import { attentionCase, type Case, decodeCase, problemOf } from './cases';
 import { count, type Float, normal, round, uniform, type Values } from './numbers';
 import { levelInPlan, type PlanSpec, type Problem, seesInPlan } from './oracle';
 
-export function planOf({ lists, holes, ...geometry }: PlanSpec, device?: Device): SparsePlan & Mask {
+export function planOf({ lists, holes, unread, ...geometry }: PlanSpec, device?: Device): SparsePlan & Mask {
+  if (!holes && unread && !geometry.levels) return unreadPlan(lists, { ...geometry, device });
   if (!holes) return SparsePlan.fromBlocks(lists, { ...geometry, device });
   const whole = { lists, holes, ...geometry };
   return SparsePlan.fromPredicate((i, j, head, batch) => seesInPlan(whole, batch, head, geometry.heads, i, j), {
@@ -15,7 +16,16 @@ export function planOf({ lists, holes, ...geometry }: PlanSpec, device?: Device)
   });
 }
 
-/** Random lists; `share` of the blocks are in them, and some rows are empty. */
+/** The plan of lists that are tensors: nobody knows what it lists. */
+export function unreadPlan(lists: readonly number[][], options: PlanGeometry & PlanOptions): SparsePlan {
+  const words = (values: number[]) => Tensor.from(Int32Array.from(values), [values.length]);
+  let end = 0;
+  using offsets = words([0, ...lists.map((list) => (end += list.length))]);
+  using blocks = words(lists.flat());
+  return SparsePlan.fromBlocks({ offsets, blocks }, options);
+}
+
+/** Random lists; `share` of the blocks are in them, and some rows are empty. Every other seed has them {@link PlanSpec.unread}. */
 export function randomPlan(
   seed: number,
   geometry: Required<Omit<PlanGeometry, 'estimate'>>,
@@ -29,7 +39,7 @@ export function randomPlan(
     const own = share < 1 && random() < 0.1 ? 0 : share;
     return Array.from({ length: blocks }, (_, block) => block).filter(() => random() < own);
   });
-  return { ...geometry, lists, holes };
+  return { ...geometry, lists, holes, unread: seed % 2 === 1 };
 }
 
 /** Whether all queries of the tile that begins with query `first` may see all keys of a block. */

@@ -35,6 +35,6 @@ export function planOfWords(
   const { tensorHandle } = inside('../../dist/tensor.js');
   const { makePlan } = inside('../../dist/sparse_plan.js');
   const handle = (list: number[]) => tensorHandle(Tensor.from(Int32Array.from(list), [list.length]), 'words');
-  const geometry = [1, 1, g.queries, g.keys, g.queryTile, g.keyBlock, Number(g.causal), 0, g.levels];
+  const geometry = [1, 1, g.queries, g.keys, g.queryTile, g.keyBlock, Number(g.causal), 0, g.levels, 0];
   return makePlan(native.planOver(geometry, { offsets: handle(offsets), entries: handle(entries) }), 1);
 }
