@@ -9,7 +9,7 @@ import { fullName, OWN, parseResults, type ResultFile, type Row, type SuiteResul
 import { efficiencyLengths } from './masks/efficiency';
 import { type Column, columnsOf, factor, optional, percent } from './report';
 import { TARGETS as RETRIEVAL } from './retrieval/main';
-import { efficiencyName, TARGETS as SPARSE } from './sparse/report';
+import { efficiencyName, TARGETS as SPARSE, untimedText } from './sparse/report';
 import { judge, judgeBy, OVER_TILES, type Target } from './targets';
 
 const root = join(__dirname, '..');
@@ -205,11 +205,7 @@ function suiteBlock(name: string, machines: readonly (readonly Source[])[]): str
       ],
       ({ name }) => [name, true],
     );
-    // A run of a few cases has a text of these alone: that of the largest.
-    const text = runs.reduce(
-      (most, run) => (run.text && run.rows.length >= (most?.rows.length ?? 0) ? run : most),
-      undefined as SuiteResult | undefined,
-    )?.text;
+    const text = name === 'sparse' ? sparseText(sources, runs) : largestText(runs);
     return [
       `${about} By \`${command}\`.`,
       origin(sources),
@@ -220,6 +216,24 @@ function suiteBlock(name: string, machines: readonly (readonly Source[])[]): str
     ];
   });
   return [`## ${name}`, ...blocks.flat()].filter((part) => part !== '').join('\n\n');
+}
+
+/** A run of a few cases has a text of these alone: that of the largest. */
+const largestText = (runs: readonly SuiteResult[]): string | undefined =>
+  runs.reduce(
+    (most, run) => (run.text && run.rows.length >= (most?.rows.length ?? 0) ? run : most),
+    undefined as SuiteResult | undefined,
+  )?.text;
+
+/** Tables of all rows without times, whichever runs these are from, and what the last run says behind its tables. */
+function sparseText(sources: readonly Source[], runs: readonly SuiteResult[]): string | undefined {
+  const tables = untimedText(sources.map(({ row }) => row));
+  const notes = runs
+    .flatMap(({ text }) => text || [])
+    .at(-1)
+    ?.split('\n\n')
+    .at(-1);
+  return [tables, notes].filter(Boolean).join('\n\n') || undefined;
 }
 
 /** Of all with the same name the last one, if there is one, that says something; in the order of names. */
