@@ -262,7 +262,8 @@ const GPU_MISSING = `| case | time | TFLOP/s | of the matrix peak | GB/s | of th
 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 | bfloat16 dense and causal, S = 512 to 32768, D = 64, 128, 256, heads · D = 2048 | not measured | | | | | | | | |
 | the same with D = 128 and 64 query heads on 8 key heads | not measured | | | | | | | | |
-| decode, batch 1, 8, 64, 8192 to 131072 keys, D = 128, 64 heads on 8 | not measured | | | | | | | | |`;
+| decode, batch 1, 8, 64, 8192 to 131072 keys, D = 128, 64 heads on 8 | not measured | | | | | | | | |
+| the same with batch 1, 131072 and 1048576 keys, 2 % of them chosen by hipPlan, with HipState and without, and by pagePlan | not measured | | | | | | | | |`;
 
 /** Ranges over the lengths. */
 function gpuSummary(sources: readonly Source[]): string {
