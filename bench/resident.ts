@@ -30,15 +30,23 @@ export async function bytesBeyond(run: () => Promise<unknown>): Promise<number> 
 
 const TIMEOUT_MS = 60_000;
 
-/** What a fresh process of a program with `answerBytes` says; undefined where the system does not tell, it saw none, or it took over a minute. */
+/** For `bytesInChild`: what glibc gets back it gives back, so that none of it is had again for a plan of some KiB. */
+export const GIVES_BACK: NodeJS.ProcessEnv = { MALLOC_MMAP_THRESHOLD_: '32768', MALLOC_TRIM_THRESHOLD_: '65536' };
+
+/**
+ * What a fresh process of a program with `answerBytes` says; undefined where the system does not tell, it saw none, or it
+ * took over a minute. `env`: beside that of this process.
+ */
 export async function bytesInChild<Task extends { name: string }>(
   file: string,
   task: Task,
+  env: NodeJS.ProcessEnv = {},
 ): Promise<number | undefined> {
   if (!tellsPeak()) return undefined;
   // Which ends it, too.
   const child = fork(file, {
     cwd: __dirname,
+    env: { ...process.env, ...env },
     // A thread of V8 that compiles or sweeps would free what it has meanwhile, which hides as much.
     execArgv: ['--expose-gc', '--single-threaded', '--import', 'tsx'],
     signal: AbortSignal.timeout(TIMEOUT_MS),

@@ -9,7 +9,7 @@ import { fullName, OWN, parseResults, type ResultFile, type Row, type SuiteResul
 import { efficiencyLengths } from './masks/efficiency';
 import { type Column, columnsOf, factor, optional, percent } from './report';
 import { TARGETS as RETRIEVAL } from './retrieval/main';
-import { efficiencyName, TARGETS as SPARSE } from './sparse/report';
+import { efficiencyName, TARGETS as SPARSE, untimedText } from './sparse/report';
 import { judge, judgeBy, OVER_TILES, type Target } from './targets';
 
 const root = join(__dirname, '..');
@@ -205,11 +205,7 @@ function suiteBlock(name: string, machines: readonly (readonly Source[])[]): str
       ],
       ({ name }) => [name, true],
     );
-    // A run of a few cases has a text of these alone: that of the largest.
-    const text = runs.reduce(
-      (most, run) => (run.text && run.rows.length >= (most?.rows.length ?? 0) ? run : most),
-      undefined as SuiteResult | undefined,
-    )?.text;
+    const text = name === 'sparse' ? sparseText(sources, runs) : largestText(runs);
     return [
       `${about} By \`${command}\`.`,
       origin(sources),
@@ -220,6 +216,24 @@ function suiteBlock(name: string, machines: readonly (readonly Source[])[]): str
     ];
   });
   return [`## ${name}`, ...blocks.flat()].filter((part) => part !== '').join('\n\n');
+}
+
+/** A run of a few cases has a text of these alone: that of the largest. */
+const largestText = (runs: readonly SuiteResult[]): string | undefined =>
+  runs.reduce(
+    (most, run) => (run.text && run.rows.length >= (most?.rows.length ?? 0) ? run : most),
+    undefined as SuiteResult | undefined,
+  )?.text;
+
+/** Tables of all rows without times, whichever runs these are from, and what the last run says behind its tables. */
+function sparseText(sources: readonly Source[], runs: readonly SuiteResult[]): string | undefined {
+  const tables = untimedText(sources.map(({ row }) => row));
+  const notes = runs
+    .flatMap(({ text }) => text || [])
+    .at(-1)
+    ?.split('\n\n')
+    .at(-1);
+  return [tables, notes].filter(Boolean).join('\n\n') || undefined;
 }
 
 /** Of all with the same name the last one, if there is one, that says something; in the order of names. */
@@ -248,7 +262,8 @@ const GPU_MISSING = `| case | time | TFLOP/s | of the matrix peak | GB/s | of th
 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 | bfloat16 dense and causal, S = 512 to 32768, D = 64, 128, 256, heads · D = 2048 | not measured | | | | | | | | |
 | the same with D = 128 and 64 query heads on 8 key heads | not measured | | | | | | | | |
-| decode, batch 1, 8, 64, 8192 to 131072 keys, D = 128, 64 heads on 8 | not measured | | | | | | | | |`;
+| decode, batch 1, 8, 64, 8192 to 131072 keys, D = 128, 64 heads on 8 | not measured | | | | | | | | |
+| the same with batch 1, 131072 and 1048576 keys, 2 % of them chosen by hipPlan, with HipState and without, and by pagePlan | not measured | | | | | | | | |`;
 
 /** Ranges over the lengths. */
 function gpuSummary(sources: readonly Source[]): string {

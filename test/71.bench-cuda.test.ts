@@ -17,12 +17,14 @@ import {
   keyBytes,
   makeCudaCase,
   ROTATE_BYTES,
+  SELECTORS,
   setsOf,
 } from '../bench/cuda/cases';
 import { expectedRows, faultOf, largestDifference } from '../bench/cuda/check';
 import { BASELINES, Driver, phaseOf } from '../bench/cuda/driver';
 import { makeBlock } from '../bench/cuda/inputs';
 import { measureJavaScript } from '../bench/cuda/javascript';
+import { DENSITY, measurePlans, withoutAddon } from '../bench/cuda/plans';
 import { LIMITS, measureInProcess } from '../bench/cuda/process';
 import { judgeCuda, rowOf, suiteResult } from '../bench/cuda/report';
 import { type Outcome, runCase } from '../bench/cuda/run';
@@ -40,7 +42,11 @@ describe('cases', () => {
 
   it('are those of the grid', () => {
     const count = (kind: string) => cases.filter((test) => test.kind === kind).length;
-    expect([count('dense'), count('causal'), count('decode')]).toEqual([28, 28, 15]);
+    expect([count('dense'), count('causal'), count('decode')]).toEqual([28, 28, 21]);
+    const chosen = (quick: boolean) => allCudaCases(quick).flatMap(({ selector, keys }) => (selector ? [keys] : []));
+    expect([chosen(true), chosen(false)]).toEqual(
+      [131072, 1048576].map((_, n) => [131072, 1048576].slice(0, n + 1).flatMap((keys) => [keys, keys, keys])),
+    );
     expect(new Set(cases.map(({ name }) => name)).size).toBe(cases.length);
     for (const { kind, batch, queries, heads, kvHeads, headDim } of cases) {
       if (kind === 'decode') continue;
@@ -456,6 +462,7 @@ describe('report', () => {
       Object.fromEntries([
         ...['dense', 'causal'].flatMap((kind) => masks.map((mask) => [`${kind}, ${mask}`, 7])),
         ...batches,
+        ...['hip', 'hip + state', 'pages'].map((selector) => [`decode, ${selector}, D=128`, 2]),
       ]),
     );
   });
@@ -492,6 +499,60 @@ describe('report', () => {
     expect(bandwidth).toMatchObject({ verdict: 'missed', rows: 1, worst: { figure: 0.5 } });
     expect(floor).toMatchObject({ verdict: 'reached', rows: 1, worst: { figure: 0 } });
     expect(judgeCuda([]).map(({ verdict }) => verdict)).toEqual(new Array(3).fill('not measured'));
+  });
+});
+
+describe('decoding with keys that a selector chooses', () => {
+  const sizes = { batch: 1, heads: 8, kvHeads: 2, queries: 1, keys: 32768, headDim: 128 };
+  const once = { rounds: 1, batchMs: 0, settleMs: 0, warmRuns: 1, patience: 1 };
+  const device: DeviceReport = {
+    name: 'd',
+    instructionSet: 'i',
+    memoryBytes: 1,
+    copyRate: 1e9,
+    versions: {},
+    notes: [],
+  };
+
+  it.each(SELECTORS)('is right, and timed with selecting and without, on any device: %s', async (selector) => {
+    const test = makeCudaCase('decode', { ...sizes, selector });
+    const outcome = await measurePlans(test, 'cpu', once);
+    expect([outcome.faults, outcome.absent]).toEqual([[], []]);
+    expect(outcome.contestants).toEqual(['node-attention', 'selection', 'attention', 'dense']);
+    for (const [ms] of outcome.samples) expect(ms).toBeGreaterThan(0);
+    // In whole blocks of 16 keys at most, of what is chosen, of the sink and of the window.
+    expect(Math.abs(outcome.shown! - DENSITY)).toBeLessThan((3 * 16) / sizes.keys);
+    expect(outcome.flops).toBe(4 * 8 * 32768 * 128 * outcome.shown!);
+    expect(outcome.bytes).toBe(keyBytes(test) * outcome.shown! + 8 * (2 * 2 * 128 + 4));
+    const row = rowOf(outcome, device);
+    expect(row).toMatchObject({
+      name: `bfloat16 decode S=32768 D=128 H=8/2 B=1 ${selector}`,
+      case: { mask: `decode, ${selector}`, tokens: 32768 },
+      figures: { density: outcome.shown },
+    });
+    expect(Object.keys(row.ratios)).toEqual(['selection', 'attention', 'dense']);
+  });
+
+  it('is not measured with a backend that the addon does not have', () => {
+    const row = rowOf(withoutAddon(makeCudaCase('decode', { ...sizes, selector: 'hip' })), device);
+    expect(row).toMatchObject({ times: {}, figures: {}, absent: [{ contestant: 'node-attention' }] });
+    expect(judgeCuda([row]).every(({ verdict }) => verdict === 'not measured')).toBe(true);
+  });
+
+  it('has what is published beside it, where as many keys were measured', () => {
+    const outcome = (keys: number): Outcome => ({
+      ...withoutAddon(makeCudaCase('decode', { ...sizes, keys, selector: 'pages' })),
+      contestants: ['node-attention'],
+      samples: [[0.25]],
+      absent: [],
+      shown: DENSITY,
+    });
+    const findings = (keys: number) => suiteResult(device, [outcome(keys)], undefined, []).findings!;
+    expect(findings(131072)).toEqual([]);
+    const [found] = findings(1048576);
+    expect(found!.name).toBe('decoding at 1048576 keys');
+    expect(found!.text).toMatch(/^decode, pages 250 us; published: HiP 450 us, .* 234 us, .* 4645 us \(an RTX 4090,/);
+    expect(found!.text).toContain('not measured here');
   });
 });
 

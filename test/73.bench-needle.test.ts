@@ -1,13 +1,16 @@
 // The benchmark of needles: that they are what they are said to be, that the rates count them, that the report has them.
 
 import { describe, expect, it } from 'vitest';
+import { FORMAT, type ResultFile, type Row } from '../bench/format';
 import { chartsOf } from '../bench/html/charts';
 import { budgetOf, needleCases, type SparseOptions } from '../bench/sparse/cases';
 import { HEAD_DIM } from '../bench/sparse/heads';
+import { qualityRow } from '../bench/sparse/judged';
 import { sparse } from '../bench/sparse/main';
-import { type Found, findNeedles, HEIGHT, NEEDLES, needleRow, needlesIn } from '../bench/sparse/needles';
+import { type Found, findNeedles, foundIn, HEIGHT, NEEDLES, needleRow, needlesIn } from '../bench/sparse/needles';
 import { printed } from '../bench/sparse/report';
 import { ALWAYS } from '../bench/sparse/selectors';
+import { blocks } from '../bench/tables';
 import { options } from './support/sparse-bench';
 
 describe('cases', () => {
@@ -112,11 +115,45 @@ describe('the report', () => {
   it('has a table of a line for each selector', () => {
     const text = printed([], [], [], found);
     expect(text).toContain('Needles found, decoding, 65536 keys, 2 %');
-    expect(text).toMatch(/selector +\| keys scored \| width 1 \| width 2 \| .* \| width 256 \|/);
-    expect(text).toMatch(/\| hip +\| +20\.0 % \| +11 % \| +22 % \| .* \| +100 % \|/);
-    expect(text).toMatch(/\| streaming +\| +0\.0 % \| +0 % \| .* \| +0 % \|/);
+    expect(text).toMatch(/selector +\| measured \| keys scored \| width 1 \| width 2 \| .* \| width 256 \|/);
+    expect(text).toMatch(/\| hip +\| +2\.0 % \| +20\.0 % \| +11 % \| +22 % \| .* \| +100 % \|/);
+    expect(text).toMatch(/\| streaming +\| +2\.0 % \| +0\.0 % \| +0 % \| .* \| +0 % \|/);
     expect(text).not.toMatch(/NaN|undefined/);
     expect(printed([], [], [])).not.toContain('Needles found');
+  });
+
+  it('has that table beside those of other runs, in the joined results', () => {
+    expect(rows.map(foundIn)).toEqual(found);
+    const file = (date: string, rows: Row[], text: string): ResultFile => ({
+      ...FORMAT,
+      date,
+      command: 'npm run bench -- sparse --json FILE',
+      machine: { cpu: 'a processor', processors: 2, instructionSet: 'avx2', memoryBytes: 1, system: 'Linux' },
+      versions: {},
+      suites: [{ suite: 'sparse', about: '', command: '', peaks: [], rows, targets: [], notMeasured: [], text }],
+    });
+    const judged = {
+      kind: 'text',
+      phase: 'decode',
+      keys: 8192,
+      headDim: 128,
+      selector: 'pages',
+      density: 0.1,
+      scored: 0.125,
+      quality: { density: 0.1, mass: 0.75, recall: 0.5, error: 0.25 },
+    } as const;
+    const files = [
+      file('2026-01-01', rows.slice(0, 4), 'Needles\n\n| of 2 widths |\n\nold notes'),
+      file('2026-01-02', [qualityRow(judged)], 'Quality\n\n| its table |\n\nnew notes'),
+      file('2026-01-03', rows.slice(4), ''),
+    ];
+    const { results } = blocks(files)['docs/results.md']!;
+    const [text] = /```text\n(.*)\n```/s.exec(results!)!.slice(1);
+    const needles = printed([], [], [], found).split('\n\nEvery selector')[0];
+    expect(text).toMatch(/^Quality, decoding, 8192 keys\n\n/);
+    expect(text!.endsWith(`${needles}\n\nnew notes`)).toBe(true);
+    expect(text).toMatch(/\| pages +\| +10 % \| +10\.0 % \| +12\.5 % \|/);
+    for (const gone of ['of 2 widths', 'its table', 'old notes']) expect(results).not.toContain(gone);
   });
 
   it('has a chart of rates over widths, and no other, of these rows', () => {

@@ -2,19 +2,30 @@
 
 import { attention, HipState, SparsePlan, Tensor } from 'node-attention';
 import { describe, expect, it, vi } from 'vitest';
+import { makeRow } from '../bench/format';
+import { chartsOf } from '../bench/html/charts';
 import { page } from '../bench/html/page';
 import { runSuites } from '../bench/session';
-import { budgetOf, growthCases, lengthsOf, qualityCases, stepCases, timeCases } from '../bench/sparse/cases';
+import {
+  budgetOf,
+  growthCases,
+  lengthsOf,
+  listedCases,
+  qualityCases,
+  stepCases,
+  timeCases,
+} from '../bench/sparse/cases';
 import { faultOfLastRow, keyBytes, makeData } from '../bench/sparse/data';
 import { basis, HEAD_DIM, normals, structuredHead } from '../bench/sparse/heads';
 import { type Inputs, inputsOf, KINDS, QUERIES } from '../bench/sparse/inputs';
-import { listedRows, measureListed, OVER_SHARE } from '../bench/sparse/listed';
-import { judge, qualityRow, sparse } from '../bench/sparse/main';
+import { type Judged, judgedIn, qualityRow } from '../bench/sparse/judged';
+import { listedContestants, listedRows, measureListed, OVER_SHARE } from '../bench/sparse/listed';
+import { judge, sparse } from '../bench/sparse/main';
 import { choiceOf, earlierWeights, exactOf, qualityOf, tensorsOf } from '../bench/sparse/quality';
-import { findingsOf, type Judged, printed, TARGETS, worstOf } from '../bench/sparse/report';
+import { findingsOf, printed, TARGETS, untimedText, worstOf } from '../bench/sparse/report';
 import { ALWAYS, SELECTORS, type Selector, selectorOf } from '../bench/sparse/selectors';
 import { measureSteps, STEPS, stepRows } from '../bench/sparse/steps';
-import { DENSE_OVER_ATTENTION, measureGrowth, measureTimes, timeRows } from '../bench/sparse/time';
+import { DENSE_OVER_ATTENTION, growthRows, measureGrowth, measureTimes, timeRows } from '../bench/sparse/time';
 import { suites } from '../bench/suites';
 import { judgeBy } from '../bench/targets';
 import { uniform } from './support/numbers';
@@ -56,6 +67,16 @@ describe('cases', () => {
     expect(chunks.at(-1)!.queries).toBe(32768);
     expect(chunks.map(({ densities }) => densities.length)).toEqual([1, 2, 2, 2, 1]); // nothing to choose; minutes for each
     expect(suites.map(({ name }) => name)).toContain('sparse');
+    // Two selectors are other forms of ones that --quick times.
+    const timed = (quick: boolean) => timeCases(options({ quick }))[0]!.selectors;
+    expect(timed(false).filter((name) => !timed(true).includes(name))).toEqual(['hip1', 'pooled 16']);
+    for (const name of timed(false)) expect(selectorOf(name), name).toBeDefined();
+    const listed = (quick: boolean) => listedCases(options({ quick })).map(({ queries, keys }) => [queries, keys]);
+    expect(listed(true)).toEqual([
+      [1024, 1024],
+      [1, 8192],
+    ]);
+    expect(listed(false).at(-1)).toEqual([1, 131072]);
   });
 });
 
@@ -246,14 +267,13 @@ describe('times', () => {
     ['decode', 1],
     ['prefill', 100],
   ] as const)('are of outputs that are right, %s', async (phase, queries) => {
-    const test = { name: 'time', phase, queries, keys: 2000, densities: [0.3] };
+    const selectors = ['hip', 'hip1', 'pages', 'pooled 16', 'pooled 64', 'pages + estimate', 'pooled 64 + estimate'];
+    const test = { name: 'time', phase, queries, keys: 2000, densities: [0.3], selectors };
     const outcome = await measureTimes(test, once, true);
-    expect(outcome.contestants).toHaveLength(1 + 1 + 5 * 3);
+    expect(outcome.contestants).toHaveLength(1 + 1 + 7 * 3);
     const peaks = ['float32 avx2', 'read'].map((name) => ({ name, threads: 2, rate: 1e11, unit: 'FLOP/s' as const }));
     const rows = timeRows(outcome, peaks, 'avx2', 2);
-    expect(rows.map(({ case: { mask } }) => mask)).toEqual(
-      ['hip', 'pages', 'pooled 64', 'pages + estimate', 'pooled 64 + estimate'].map((name) => `${name} 30 %`),
-    );
+    expect(rows.map(({ case: { mask } }) => mask)).toEqual(selectors.map((name) => `${name} 30 %`));
     // What leaves the caches before it is read again: all keys, and what is seen of them.
     expect(outcome.sets * keyBytes(2000) * (phase === 'decode' ? 0.3 : 3)).toBeGreaterThan(2 ** 26);
     const told = process.platform === 'linux';
@@ -321,27 +341,54 @@ describe('times', () => {
   });
 
   it('of shares of the blocks are of outputs that are right, up to all of them', async () => {
-    const outcome = await measureListed({ name: 'listed', tokens: 512 }, once);
+    const test = { name: 'listed', phase: 'prefill', queries: 512, keys: 512 } as const;
+    const outcome = await measureListed(test, once);
     expect(outcome.faults).toEqual([]);
     expect(outcome.contestants).toEqual([
-      ...['dense', '25 %', '50 %', '75 %', '80 %', '90 %', '100 %'],
+      ...['dense', '25 %', '50 %', '75 %', '80 %', '90 %', '100 %', '100 % in blocks of 16', '100 % in blocks of 128'],
       ...['5 % by query', '25 % by query'],
     ]);
+    expect(listedContestants(test)).toBe(outcome.contestants.length);
     const rows = listedRows(outcome, [], 'avx2', 2);
     expect(rows.map(({ flops }) => flops! / (4 * 128 * 8 * 512 ** 2))).toEqual(
-      [2, 4, 6, 6, 7, 8, 1, 2].map((n) => n / 8),
+      [2, 4, 6, 6, 7, 8, 8, 8, 1, 2].map((n) => n / 8),
     );
     const { samples, figures } = rows[1]!;
     expect(figures![OVER_SHARE]).toBe(samples['node-attention']![0]! / samples.dense![0]! / 0.5);
   });
 
-  it('of growth have the bytes of the plan', async () => {
-    const { samples, bytes } = await measureGrowth({ name: 'growth', tokens: 1024 }, once);
+  it('of all blocks of a long context are of one query, over a cache', async () => {
+    const outcome = await measureListed({ name: 'listed', phase: 'decode', queries: 1, keys: 4096 }, once);
+    expect([outcome.faults, outcome.contestants]).toEqual([[], ['dense', '100 %']]);
+    const [row] = listedRows(outcome, [], 'avx2', 2);
+    expect(row).toMatchObject({
+      name: 'listed 100 %',
+      case: { mask: '100 % listed', tokens: 4096, data: 'blocks listed, decoding' },
+      flops: 4 * 128 * 8 * 4096,
+      bytes: 2 * 2 * 128 * (8 + 2 * 4096),
+    });
+  });
+
+  it('of growth have the bytes of the plan, and those that selecting takes', async () => {
+    const outcome = await measureGrowth({ name: 'growth', tokens: 16384 }, once, true);
+    const { samples, planBytes, memory } = outcome;
     expect(samples).toHaveLength(2);
-    using q = Tensor.zeros([1, 1024, 1, 4]);
-    using plan = selectorOf('hip').plan({ q, k: q, keys: 1024, queries: 1024, budget: 64, share: 'none' });
+    using q = Tensor.zeros([1, 16384, 1, 4]);
+    using plan = selectorOf('hip').plan({ q, k: q, keys: 16384, queries: 16384, budget: 64, share: 'none' });
     expect(plan).toBeInstanceOf(SparsePlan);
-    expect(bytes).toEqual({ hip: plan.bytes, hip1: plan.bytes });
+    expect(planBytes).toEqual({ hip: plan.bytes, hip1: plan.bytes });
+    const rows = growthRows(outcome, 2);
+    expect(rows.map(({ figures }) => figures)).toEqual(rows.map(() => ({ 'plan KiB': plan.bytes / 1024 })));
+    expect(rows.map((row) => row.memory!['node-attention'])).toEqual([memory.hip, memory.hip1]);
+    if (process.platform !== 'linux') return;
+    // The plan is written, in whole pages; a picture of all pairs would be 256 MiB.
+    for (const bytes of Object.values(memory)) {
+      expect(bytes).toBeGreaterThan(0.9 * plan.bytes);
+      expect(bytes).toBeLessThan(2 * plan.bytes);
+    }
+    expect(Object.keys(memory)).toEqual(['hip', 'hip1']);
+    const quick = await measureGrowth({ name: 'growth', tokens: 1024 }, once);
+    expect([quick.memory, growthRows(quick, 2)[0]!.memory]).toEqual([{}, {}]);
   });
 });
 
@@ -363,9 +410,13 @@ describe('conclusions', () => {
     expect(worstOf(all, ({ mass }) => -mass).kind).toBe('MQAR');
     const text = printed(all, [], []);
     expect(text).toMatch(
-      /hip +\| +10 % +\| +50\.0 % .* 0\.500 \(MQAR\) \| +0\.500 \(MQAR\) \| +0\.500 \(MQAR\) \| 25 %/,
+      /hip +\| +10 % +\| +10\.0 % \| +50\.0 % .* 0\.500 \(MQAR\) \| +0\.500 \(MQAR\) \| +0\.500 \(MQAR\) \| 25 %/,
     );
     expect(text).not.toMatch(/NaN|undefined/);
+    const uneven = { density: 0.087, mass: 1, recall: 1, error: 0 };
+    expect(printed([...all, judged('spiky', 1, { quality: uneven })], [], [])).toMatch(
+      /hip +\| +10 % +\| 8\.7 % - 10\.0 % \|/,
+    );
     const other = judged('smooth', 0.1, { density: 0.2 });
     expect(findingsOf([...all, other], [])).toEqual([
       {
@@ -380,15 +431,19 @@ describe('conclusions', () => {
     const growths = sizes.map((tokens) => ({
       test: { name: 'growth', tokens },
       samples: [[tokens ** 1.5], [tokens]],
-      bytes: { hip: tokens, hip1: tokens ** 2 },
+      planBytes: { hip: tokens, hip1: tokens },
+      memory: { hip: tokens ** 1.25, hip1: tokens ** 2 } as { [selector: string]: number },
     }));
     const texts = findingsOf([], growths).map(({ text }) => text);
     expect(texts[0]).toContain(
-      'to the power of 1.50 over 5 lengths (vectors scored 1.59; T log(T / budget) 1.25), memory of 1.00',
+      'to the power of 1.50 over 5 lengths (vectors scored 1.59; T log(T / budget) 1.25), memory of 1.25, plan of 1.00',
     );
     expect(texts[1]).toContain(
-      'to the power of 1.00 over 5 lengths (vectors scored 1.47; T log(T / budget) 1.25), memory of 2.00',
+      'to the power of 1.00 over 5 lengths (vectors scored 1.47; T log(T / budget) 1.25), memory of 2.00, plan of 1.00',
     );
+    // What was not measured of every length is not said.
+    const unknown = growths.map((each, n) => (n === 2 ? { ...each, memory: { hip1: 1 } } : each));
+    expect(findingsOf([], unknown)[0]!.text).toMatch(/T log\(T \/ budget\) 1\.25\), plan of 1\.00$/);
     expect(findingsOf([], growths.slice(1))).toEqual([]); // fewer lengths say nothing
   });
 
@@ -419,11 +474,54 @@ describe('conclusions', () => {
     );
   });
 
+  it('are the same of rows that come from several files', () => {
+    const rows = all.map(qualityRow);
+    for (const [n, row] of rows.entries()) {
+      const { density, ...measures } = judgedIn(row)!.quality;
+      expect(density).toBeCloseTo(all[n]!.quality.density, 12);
+      expect({ ...judgedIn(row)!, quality: { ...measures, density: 0.1 } }).toEqual({ ...all[n]! });
+    }
+    const [first] = printed(all, [], []).split('\n\nEvery selector');
+    expect(untimedText(rows)).toBe(first);
+    expect(untimedText([])).toBe('');
+  });
+
+  it('have curves of selecting and attending over density', () => {
+    const rows = [0.02, 0.1].flatMap((density) =>
+      ['hip', 'pages + estimate'].map((selector, n) =>
+        makeRow({
+          name: `time: ${selector} ${density}`,
+          case: {
+            mask: `${selector} ${100 * density} %`,
+            dtype: 'bfloat16',
+            tokens: 8192,
+            headDim: 128,
+            data: 'decoding',
+          },
+          samples: { 'node-attention': [3], selection: [1 + n], attention: [2 * density], dense: [9] },
+          disturbed: 0,
+          repeated: 0,
+          figures: { density },
+        }),
+      ),
+    );
+    const titles = (of: typeof rows) =>
+      chartsOf({ ...empty, rows: of })
+        .map(({ title }) => title)
+        .filter((title) => title.includes('over density'));
+    expect(titles(rows)).toEqual(
+      ['selection', 'attention'].map((part) => `sparse: time of ${part} over density, bfloat16, decoding, 8192 keys`),
+    );
+    expect(titles(rows.slice(0, 2))).toEqual([]); // one density makes no curve
+    const svg = chartsOf({ ...empty, rows }).find(({ title }) => title.includes('selection over density'))!.svg;
+    for (const text of ['hip', 'pages + estimate', 'dense']) expect(svg).toContain(`>${text}<`);
+  });
+
   it('judge what is long and sparse', async () => {
     const test = { name: 'time', phase: 'decode', queries: 1, keys: 131072, densities: [0.02] } as const;
     const made = { planBytes: 2048, shown: 0.02, density: 0.02 };
     const outcome = {
-      test: { ...test, densities: [...test.densities] },
+      test: { ...test, densities: [...test.densities], selectors: ['hip', 'pages + estimate'] },
       sets: 3,
       contestants: ['dense', 'attention streaming 2 %', 'attention hip 2 %', 'attention pages + estimate 2 %'],
       samples: [[20], [1], [2], [4]],
@@ -445,12 +543,28 @@ describe('conclusions', () => {
       },
       2,
     );
-    const verdicts = judgeBy(TARGETS, [...rows, ...steps], ({ name }) => name);
+    const listed = listedRows(
+      {
+        test: { name: 'time: blocks listed', phase: 'prefill', queries: 1024, keys: 1024 },
+        sets: 1,
+        contestants: ['dense', '90 %', '100 %', '100 % in blocks of 16'],
+        samples: [[19], [40], [20], [25]],
+        faults: [],
+        disturbed: 0,
+        repeated: 0,
+      },
+      [],
+      'avx2',
+      2,
+    );
+    const verdicts = judgeBy(TARGETS, [...rows, ...steps, ...listed], ({ name }) => name);
     expect(verdicts.map(({ verdict, worst }) => [verdict, worst?.figure])).toEqual([
       ['reached', 10], // what is estimated is no part of the 2 %
       ['missed', 9], // by stages that are kept
       ['not measured', undefined],
+      ['missed', 19 / 25], // 19 / 20 is enough, and fewer blocks are no matter of it
     ]);
+    expect(verdicts.at(-1)).toMatchObject({ rows: 2, reached: 1 });
   });
 });
 

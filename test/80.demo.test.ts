@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { alibi, Tensor } from 'node-attention';
+import { alibi, pagePlan, Tensor } from 'node-attention';
 import { afterAll, describe, expect, it } from 'vitest';
 import { contextCodes, randomBits, randomCodes } from '../examples/text/codes';
 import { createMemory, predict } from '../examples/text/predict';
@@ -129,8 +129,8 @@ describe('report', () => {
     const tokens = { ids, vocabulary: [...'abcdefghijklmnopqrst'], identifier: new Uint8Array(20).fill(1) };
     const right = ids.subarray(1);
     const finding = (width: number) =>
-      report(tokens, { width: undefined, predicted: right, seconds: 2 }, [
-        { width, predicted: right.map(() => -1), seconds: 1 },
+      report(tokens, { width: undefined, predicted: right, seconds: 2, seen: 30 }, [
+        { width, predicted: right.map(() => -1), seconds: 1, seen: width },
       ])
         .split('\n')
         .at(-1);
@@ -147,7 +147,41 @@ describe('report', () => {
   });
 });
 
+describe('report of several selectors', () => {
+  const ids = Int32Array.from({ length: 60 }, (_, i) => i % 20);
+  const tokens = { ids, vocabulary: [...'abcdefghijklmnopqrst'], identifier: new Uint8Array(20).fill(1) };
+  const right = ids.subarray(1);
+  const wrong = right.map(() => -1);
+  const lines = report(tokens, { width: undefined, predicted: right, seconds: 2, seen: 30 }, [
+    { width: 25, selector: 'window', predicted: wrong, seconds: 1, seen: 19.6 },
+    { width: 25, selector: 'hip', predicted: right, seconds: 0.5, seen: 20.4 },
+    { width: 19, selector: 'window', predicted: wrong, seconds: 1, seen: 16 },
+    { width: 19, selector: 'hip', predicted: right, seconds: 1, seen: 17 },
+  ]).split('\n');
+
+  it('has all of them in one table, with the keys that they see', () => {
+    expect(lines.slice(0, 6).map((line) => line.replace(/ +/g, ' '))).toEqual([
+      ' all tokens identifiers keys seen tokens/s far tokens right full right',
+      'full attention 100.0 % 100.0 % 30 30',
+      'window of 25 0.0 % 0.0 % 20 59 0.0 % - -',
+      'hip of 25 100.0 % 100.0 % 20 118 0.0 % - -',
+      'window of 19 0.0 % 0.0 % 16 59 54.2 % 0.0 % 100.0 %',
+      'hip of 19 100.0 % 100.0 % 17 59 54.2 % 100.0 % 100.0 %',
+    ]);
+  });
+
+  it('has a sentence on each of them, with the fewest tokens', () => {
+    const sentences = lines.slice(-3);
+    expect(sentences[0]).toMatch(/^Far: .* further back than the number of tokens seen\.$/);
+    expect(sentences[1]).toMatch(/^A window of 19 tokens gets 0\.0 % of the tokens right, full attention 100\.0 %;/);
+    expect(sentences[2]).toMatch(/^Selector hip, with a budget of 19 tokens gets 100\.0 % of the tokens right/);
+  });
+});
+
 describe('model', () => {
+  /** The predictions alone. */
+  const guess = async (...args: Parameters<typeof predict>) => (await predict(...args)).predicted;
+
   const cycle = (period: number, length: number): Tokens => ({
     ids: Int32Array.from({ length }, (_, i) => i % period),
     vocabulary: Array.from({ length: period }, (_, i) => `t${i}`),
@@ -160,10 +194,10 @@ describe('model', () => {
       const tokens = cycle(period, 2500); // two chunks of queries
       const memory = createMemory(tokens, 3, dtype);
       const second = (i: number) => i >= period; // the first period was never seen before
-      expect(accuracy(tokens.ids, await predict(memory, undefined), second)).toBe(1);
-      expect(accuracy(tokens.ids, await predict(memory, period), second)).toBe(1);
+      expect(accuracy(tokens.ids, await guess(memory, undefined), second)).toBe(1);
+      expect(accuracy(tokens.ids, await guess(memory, period), second)).toBe(1);
       // The answer is not in the window; chance is 1 in 150.
-      expect(accuracy(tokens.ids, await predict(memory, period - 1), second)).toBeLessThan(0.05);
+      expect(accuracy(tokens.ids, await guess(memory, period - 1), second)).toBeLessThan(0.05);
     });
   }
 
@@ -173,11 +207,26 @@ describe('model', () => {
       const tokens = cycle(300, 2500);
       const memory = createMemory(tokens, 3, 'float32');
       const second = (i: number) => i >= 300;
-      const found = accuracy(tokens.ids, await predict(memory, 256, undefined, selector), second);
-      expect(found).toBeGreaterThan(2 * accuracy(tokens.ids, await predict(memory, 256), second));
-      expect(await predict(memory, 4000, undefined, selector)).toEqual(await predict(memory, undefined));
+      const found = accuracy(tokens.ids, await guess(memory, 256, undefined, selector), second);
+      expect(found).toBeGreaterThan(2 * accuracy(tokens.ids, await guess(memory, 256), second));
+      expect(await guess(memory, 4000, undefined, selector)).toEqual(await guess(memory, undefined));
     },
   );
+
+  it('counts the keys that queries see', async () => {
+    const length = 700; // one chunk of queries
+    const memory = createMemory(cycle(300, length + 1), 3, 'float32');
+    const seen = async (...[width, selector]: [number?, 'pages'?]) =>
+      (await predict(memory, width, undefined, selector)).seen;
+    expect(await seen()).toBe((length + 1) / 2);
+    expect(await seen(256)).toBe((256 * (length - 256) + (256 * 257) / 2) / length);
+    const always = { sink: 0, window: 64 };
+    const options = { budget: 192, causal: true, always, queryTile: 16, keyBlock: 8 };
+    using plan = pagePlan(memory.queries, memory.keys, options);
+    using dense = plan.toDense();
+    const shown = ((await dense.read()) as Uint8Array).reduce((sum, each) => sum + each, 0);
+    expect(await seen(256, 'pages')).toBeCloseTo(shown / length, 9);
+  });
 
   it('prefers near tokens with ALiBi, as steeply as it is told', async () => {
     const tokens = cycle(300, 2500);
@@ -185,7 +234,7 @@ describe('model', () => {
     const second = (i: number) => i >= 300;
     const right = async (slope: number) => {
       const bias = alibi(Tensor.from(Float32Array.of(slope), [1]));
-      return accuracy(tokens.ids, await predict(memory, undefined, undefined, 'window', bias), second);
+      return accuracy(tokens.ids, await guess(memory, undefined, undefined, 'window', bias), second);
     };
     expect(await right(1e-9)).toBeGreaterThan(0.99);
     // The match lies 299 positions back: at a slope of 1 that costs far more than it can be worth, which is 25.
@@ -195,8 +244,8 @@ describe('model', () => {
   it('sees nothing of the token it predicts, nor of later ones', async () => {
     const text = cycle(40, 300);
     const changed = { ...text, ids: text.ids.map((id, i) => (i < 200 ? id : (id * 7 + 3) % 40)) };
-    const before = await predict(createMemory(text, 1, 'float32'), undefined);
-    const after = await predict(createMemory(changed, 1, 'float32'), undefined);
+    const before = await guess(createMemory(text, 1, 'float32'), undefined);
+    const after = await guess(createMemory(changed, 1, 'float32'), undefined);
     // Prediction 199 is of token 200, the first to differ.
     expect(after.subarray(0, 200)).toEqual(before.subarray(0, 200));
     expect(after).not.toEqual(before);
@@ -220,7 +269,7 @@ describe('model', () => {
     const memory = createMemory(cycle(40, 500), 5, 'float32');
     const stretches = drawStretches(memory.length, 1);
     const { predicted, count, read, seconds } = await decode(memory, stretches, {});
-    const whole = await predict(memory, undefined);
+    const whole = await guess(memory, undefined);
     expect([count, read]).toEqual([stretches.starts.length * stretches.size, 1]);
     expect(seconds).toBeGreaterThan(0);
     const within = (i: number) => stretches.starts.some((start) => i >= start && i < start + stretches.size);
@@ -251,7 +300,7 @@ describe('model', () => {
       'the cat sat on the mat and the dog sat on the rug and the cat saw the dog on the mat . '.repeat(2),
     );
     const run = async (seed: number, progress?: (done: number) => void) =>
-      predict(createMemory(tokens, seed, 'float32'), undefined, progress);
+      guess(createMemory(tokens, seed, 'float32'), undefined, progress);
     const heard: number[] = [];
     const first = await run(5, (done) => heard.push(done));
     expect(await run(5)).toEqual(first);
@@ -292,6 +341,33 @@ describe('program', () => {
     });
     expect(stdout).toMatch(/pages right/);
     expect(stdout).toMatch(/^Selector pages, with a budget of 256 tokens gets/m);
+  });
+
+  it('compares several selectors with a window of as many keys', () => {
+    const { stdout, stderr, status } = demo('--tokens', '1500', '--selector', 'all', '--seed', '2');
+    const names = ['window', 'hip', 'pages', 'pooled'];
+    const rows = ['1,024', '256'].flatMap((width) => names.map((name) => `${name} of ${width}`));
+    expect({ stderr, status }).toEqual({
+      stderr: ['full attention', ...rows].map((name) => `${name}: predicting 1,499 tokens\n`).join(''),
+      status: 0,
+    });
+    const seen = rows.map((row) => Number(new RegExp(`^${row}(?: +[\\d.]+ %){2} +(\\d+) `, 'm').exec(stdout)?.[1]));
+    const window = [1024, 256].map((width) => (width * (1499 - width) + (width * (width + 1)) / 2) / 1499);
+    expect(seen.slice(0, 1)).toEqual([Math.round(window[0]!)]);
+    // In blocks of 8 keys, for 16 queries at a time.
+    seen.forEach((keys, n) => {
+      const equal = window[Math.floor(n / names.length)]!;
+      expect(Math.abs(keys - equal), rows[n]).toBeLessThan(16 + 8);
+    });
+    expect(stdout.match(/^(A window|Selector \w+, with a budget) of 256 tokens/gm)).toHaveLength(4);
+    const two = demo('--tokens', '300', '--selector', 'pooled,window,pooled');
+    expect(two.stderr.split('\n').map((line) => line.split(' ')[0])).toEqual(['full', 'pooled', 'window', '']);
+    for (const wrong of ['hip,guess', '', 'all,hip']) {
+      expect(demo('--selector', wrong).stderr).toBe(
+        `error: option '--selector <names>' argument '${wrong}' is invalid. ` +
+          'Give window, hip, pages, pooled, or several with commas between them, or all.\n',
+      );
+    }
   });
 
   it('decodes with keys that an index retrieves', () => {

@@ -1,5 +1,7 @@
 // What is measured on a GPU: bfloat16, 16384 tokens or one sequence, 2048 columns or 64 query heads that share 8 key heads;
-// and decoding, one query against a long cache.
+// and decoding, one query against a long cache; of which a selector chooses keys, too.
+
+export const SELECTORS = ['hip', 'hip + state', 'pages'] as const;
 
 export interface CudaCase {
   name: string;
@@ -10,6 +12,8 @@ export interface CudaCase {
   queries: number;
   keys: number;
   headDim: number;
+  /** While decoding, who chooses the keys that are seen; unless given all are. */
+  selector?: (typeof SELECTORS)[number];
 }
 
 export const BYTES = 2;
@@ -18,11 +22,12 @@ const COLUMNS = 2048;
 const LENGTHS = [512, 1024, 2048, 4096, 8192, 16384, 32768];
 const DECODE_BATCHES = [1, 8, 64];
 const DECODE_KEYS = [8192, 16384, 32768, 65536, 131072];
+const SELECT_KEYS = [131072, 1048576];
 
 export function makeCudaCase(kind: CudaCase['kind'], sizes: Omit<CudaCase, 'name' | 'kind'>): CudaCase {
-  const { batch, heads, kvHeads, keys, headDim } = sizes;
-  const name = `bfloat16 ${kind} S=${keys} D=${headDim} H=${heads === kvHeads ? heads : `${heads}/${kvHeads}`} B=${batch}`;
-  return { name, kind, ...sizes };
+  const { batch, heads, kvHeads, keys, headDim, selector } = sizes;
+  const extents = `S=${keys} D=${headDim} H=${heads === kvHeads ? heads : `${heads}/${kvHeads}`} B=${batch}`;
+  return { name: `bfloat16 ${kind} ${extents}${selector === undefined ? '' : ` ${selector}`}`, kind, ...sizes };
 }
 
 function prefill(kind: 'dense' | 'causal', length: number, headDim: number, heads: number, kvHeads: number): CudaCase {
@@ -30,8 +35,8 @@ function prefill(kind: 'dense' | 'causal', length: number, headDim: number, head
   return makeCudaCase(kind, { batch, heads, kvHeads, queries: length, keys: length, headDim });
 }
 
-const decode = (batch: number, keys: number): CudaCase =>
-  makeCudaCase('decode', { batch, heads: 64, kvHeads: 8, queries: 1, keys, headDim: 128 });
+const decode = (batch: number, keys: number, selector?: CudaCase['selector']): CudaCase =>
+  makeCudaCase('decode', { batch, heads: 64, kvHeads: 8, queries: 1, keys, headDim: 128, selector });
 
 /** Every case, or (`quick`) a few of each kind. */
 export function allCudaCases(quick: boolean): CudaCase[] {
@@ -44,6 +49,7 @@ export function allCudaCases(quick: boolean): CudaCase[] {
       decode(1, 8192),
       decode(1, 131072),
       decode(8, 32768),
+      ...SELECTORS.map((selector) => decode(1, SELECT_KEYS[0]!, selector)),
     ];
   }
   const cases: CudaCase[] = [];
@@ -55,6 +61,7 @@ export function allCudaCases(quick: boolean): CudaCase[] {
     for (const length of LENGTHS) cases.push(prefill(kind, length, 128, 64, 8));
   }
   for (const batch of DECODE_BATCHES) for (const keys of DECODE_KEYS) cases.push(decode(batch, keys));
+  for (const keys of SELECT_KEYS) for (const selector of SELECTORS) cases.push(decode(1, keys, selector));
   return cases;
 }
 
@@ -65,20 +72,19 @@ export function cudaFlops({ kind, batch, heads, queries, keys, headDim }: CudaCa
 }
 
 /** The fewest bytes that have to be moved: every input read once, every output written once. */
-export function cudaBytes(test: CudaCase): number {
-  const { batch, heads, queries } = test;
-  const lse = 4 * batch * queries * heads;
-  return setBytes(test) + lse;
-}
+export const cudaBytes = (test: CudaCase): number => keyBytes(test) + resultBytes(test);
 
 /** Bytes of keys and values. */
 export const keyBytes = ({ batch, kvHeads, keys, headDim }: CudaCase): number =>
   2 * BYTES * batch * keys * kvHeads * headDim;
 
-function setBytes(test: CudaCase): number {
-  const { batch, heads, queries, headDim } = test;
-  return keyBytes(test) + 2 * BYTES * batch * queries * heads * headDim;
-}
+const queryBytes = ({ batch, heads, queries, headDim }: CudaCase): number =>
+  2 * BYTES * batch * queries * heads * headDim;
+
+/** Bytes of queries, outputs and lse. */
+export const resultBytes = (test: CudaCase): number => queryBytes(test) + 4 * test.batch * test.queries * test.heads;
+
+const setBytes = (test: CudaCase): number => keyBytes(test) + queryBytes(test);
 
 /** The caches of GPUs hold less than this by far, so that a run finds nothing of the run before it there. */
 export const ROTATE_BYTES = 512 * 2 ** 20;

@@ -46,7 +46,8 @@ const commandOf = ({ quick, torch, backend }: CudaOptions) =>
 const ABOUT =
   "Attention on a GPU against cuDNN, CUTLASS's example and (--torch) the flash attention of PyTorch and of flash_attn: " +
   'bfloat16, prefill and decode. Contestants take turns on the same tensors, rotated through more memory than the ' +
-  'caches hold, timed by CUDA events on the device.';
+  'caches hold, timed by CUDA events on the device. Decoding with keys that a selector chooses, through the addon, beside ' +
+  'selecting, attention and dense attention alone.';
 
 export const cuda: Suite<CudaOptions> = {
   name: 'cuda',
@@ -87,7 +88,8 @@ export const cuda: Suite<CudaOptions> = {
       cudart: libraries.cudart,
       cudnn: libraries.cudnn,
       torch: torch?.python,
-      // Only through the addon's own backend, and once.
+      // Only through the addon's own backend, and calls once.
+      addon: backend === undefined ? 'cuda' : undefined,
       javascript: javascript && backend === undefined && !told ? 'cuda' : undefined,
     };
     const clocks = [readClocks()];

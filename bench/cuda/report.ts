@@ -1,6 +1,8 @@
 // From samples to the common form of results.
 
 import { type Floor, fullName, makeRow, OWN, type Peak, type Row, type SuiteResult, type Verdict } from '../format';
+import { SHOWN } from '../sparse/headings';
+import { PUBLISHED_KEYS, publishedText } from '../sparse/published';
 import type { Summary } from '../statistics';
 import { judgeBy, type Target } from '../targets';
 import { type CudaCase, keyBytes } from './cases';
@@ -20,14 +22,15 @@ function matrixPeak({ matrixRate, torchMatrixRate }: DeviceReport): number | und
 }
 
 /** The line of charts that a case belongs to: the batch of a prefill follows from its length. */
-function maskOf({ kind, batch, heads, kvHeads }: CudaCase): string {
+function maskOf({ kind, batch, heads, kvHeads, selector }: CudaCase): string {
+  if (selector !== undefined) return `${kind}, ${selector}`;
   if (kind === 'decode') return `decode, batch ${batch}`;
   return heads === kvHeads ? kind : `${kind}, ${heads}/${kvHeads} heads`;
 }
 
 /** The row of an outcome. What the device could not tell is absent from it. */
 export function rowOf(outcome: Outcome, device: DeviceReport): Row {
-  const { test, contestants, samples, flops, bytes, faults, absent, errors, tolerance, differences } = outcome;
+  const { test, contestants, samples, flops, bytes, faults, absent, errors, tolerance, differences, shown } = outcome;
   const { name, headDim, keys } = test;
   const peak = matrixPeak(device);
   const measured = {
@@ -45,6 +48,7 @@ export function rowOf(outcome: Outcome, device: DeviceReport): Row {
     absent,
   };
   const row = makeRow(measured);
+  if (test.selector !== undefined) return { ...row, figures: shown === undefined ? {} : { [SHOWN]: shown } };
   const seconds = row.times[OWN] && row.times[OWN].median / 1e3;
   if (!seconds) return row;
   return {
@@ -112,6 +116,7 @@ export function suiteResult(
     targets: judgeCuda(rows),
     findings: [
       ...(javascript ? javascriptLines(javascript).map((text, i) => ({ name: FROM_JAVASCRIPT[i]!, text })) : []),
+      ...publishedFindings(rows),
       ...clocks.map((text, i) => ({ name: i === 0 ? 'clocks before' : 'clocks after', text })),
     ],
     notMeasured: device.notes.map((note) => {
@@ -119,6 +124,16 @@ export function suiteResult(
       return { what: what!, why: why! };
     }),
   };
+}
+
+/** Where decoding with selection was measured with as many keys: what others have published, beside it. */
+export function publishedFindings(rows: readonly Row[]): { name: string; text: string }[] {
+  const ours = rows.filter(({ case: { tokens }, times, figures = {} }) => {
+    return tokens === PUBLISHED_KEYS && times[OWN] && SHOWN in figures;
+  });
+  if (ours.length === 0) return [];
+  const times = ours.map(({ case: { mask }, times }) => `${mask} ${(1e3 * times[OWN]!.median).toFixed(0)} us`);
+  return [{ name: `decoding at ${PUBLISHED_KEYS} keys`, text: `${times.join(', ')}; published: ${publishedText()}` }];
 }
 
 export function peaksOf({ copyRate, copyRateByEvents, matrixRate, torchMatrixRate }: DeviceReport): Peak[] {

@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { commit } from '../commit';
 import { parseResults, type Row, type SuiteResult } from '../format';
 import { allCudaCases, type CudaCase } from './cases';
-import { judgeCuda } from './report';
+import { judgeCuda, publishedFindings } from './report';
 
 /**
  * What a file has of this suite, if it is of this commit, by this command and, unless that is not known, of this device;
@@ -53,7 +53,10 @@ export function joined(earlier: SuiteResult | undefined, now: SuiteResult): Suit
       rate: Math.max(rateOf(earlier, peak.name), rateOf(now, peak.name)),
     })),
     targets: judgeCuda(rows),
-    findings: lastOf([...(earlier.findings ?? []), ...(now.findings ?? [])], ({ name }) => name),
+    findings: lastOf(
+      [...(earlier.findings ?? []), ...(now.findings ?? []), ...publishedFindings(rows)],
+      ({ name }) => name,
+    ),
     notMeasured: lastOf([...earlier.notMeasured, ...now.notMeasured], ({ what }) => what).filter(
       ({ what }) => !measured.has(what),
     ),

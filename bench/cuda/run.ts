@@ -25,7 +25,9 @@ export interface Outcome extends Measurement {
   differences: { [peer: string]: number };
   /** Of those that are right, the largest difference from float64 in the sampled rows; and the largest allowed there. */
   errors: { [contestant: string]: number };
-  tolerance: number;
+  tolerance?: number;
+  /** Of the keys, what plans show, where there are plans. */
+  shown?: number;
 }
 
 /** A pass lasts at least so long, so that what lies between two passes does not count. */

@@ -1,11 +1,13 @@
 // Child process of main.ts: what measures, so that a device that fails or a library that crashes takes no results along.
 
+import type { Device } from 'node-attention';
 import type { Plan } from '../measure';
 import type { Built } from './build';
-import { allCudaCases, ROTATE_BYTES } from './cases';
+import { allCudaCases, type CudaCase, ROTATE_BYTES } from './cases';
 import { BASELINES, Driver } from './driver';
 import { makeBlock } from './inputs';
 import { type JavaScriptPath, measureJavaScript } from './javascript';
+import { measurePlans, withoutAddon } from './plans';
 import { type Outcome, runCase, sentence } from './run';
 import { TorchCuda } from './torch';
 
@@ -19,6 +21,8 @@ export interface Task extends Built {
   cudnn: string;
   /** The Python to run PyTorch with, if it is a contestant. */
   torch?: string;
+  /** The device of the addon that plans are measured on; unless given they are not. */
+  addon?: Device;
   /** After the cases: measures calls from JavaScript, on this device of the addon. */
   javascript?: string;
 }
@@ -94,6 +98,9 @@ function report(driver: Driver, task: Task, torch: TorchCuda | undefined): Devic
 
 const send = (message: Message) => new Promise((sent) => process.send!(message, sent));
 
+const runPlans = async (test: CudaCase, { addon, plan }: Task) =>
+  addon === undefined ? withoutAddon(test) : measurePlans(test, addon, plan);
+
 async function main(task: Task): Promise<void> {
   const driver = new Driver(task.driver);
   try {
@@ -111,7 +118,8 @@ async function main(task: Task): Promise<void> {
     const cases = new Map(allCudaCases(task.quick).map((test) => [test.name, test]));
     for (const name of task.cases) {
       await send({ begins: name });
-      const outcome = await runCase(cases.get(name)!, { ...setting, torch });
+      const test = cases.get(name)!;
+      const outcome = await (test.selector === undefined ? runCase(test, { ...setting, torch }) : runPlans(test, task));
       driver.copy(ALIVE_BYTES, 1); // throws when a contestant took the context of all along
       await send({ outcome });
     }

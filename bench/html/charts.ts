@@ -5,7 +5,7 @@ import { GridComponent, LegendComponent, TitleComponent } from 'echarts/componen
 import * as echarts from 'echarts/core';
 import { SVGRenderer } from 'echarts/renderers';
 import type { Peak, Row, SuiteResult } from '../format';
-import { FOUND_RATE, NEEDLE_WIDTH } from '../sparse/headings';
+import { FOUND_RATE, NEEDLE_WIDTH, SHOWN } from '../sparse/headings';
 import { plain } from './markup';
 
 echarts.use([LineChart, ScatterChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
@@ -48,7 +48,7 @@ export interface Drawing {
 
 /** Every chart that the rows of a suite can fill. */
 export function chartsOf(suite: SuiteResult): Drawing[] {
-  return [speeds, ratios, rooflines, qualities, needles, bounds]
+  return [speeds, ratios, rooflines, densities, qualities, needles, bounds]
     .flatMap((charts) => charts(suite))
     .map((chart) => ({ title: chart.title, svg: draw(chart) }));
 }
@@ -260,6 +260,37 @@ function slopesOf(peaks: readonly Peak[]): Peak[] {
   }
   const rates = peaks.filter(({ unit }) => unit === 'B/s').sort((a, b) => b.rate - a.rate);
   return rates.slice(0, 1);
+}
+
+/** What selecting takes, and attending to what was selected, over its share of the keys: of lengths with several shares. */
+function densities({ suite, rows }: SuiteResult): Chart[] {
+  return ['selection', 'attention'].flatMap((part) =>
+    groups(
+      rows.filter(({ times, figures = {} }) => times[part] && SHOWN in figures),
+      (row) => `${row.case.dtype}${subject(row)}, ${row.case.tokens} keys${threadsText(row)}`,
+    ).flatMap(([name, members]): Chart[] => {
+      const x = ({ figures }: Row) => figures![SHOWN]!;
+      const series = groups(members, ({ case: { mask } }) => mask.replace(/ [\d.]+ %$/, ''))
+        .map(([selector, group]) => ({
+          name: selector,
+          points: group.map((row): Point => [x(row), row.times[part]!.median]).sort(([a], [b]) => a - b),
+        }))
+        .filter(({ points }) => points.length > 1);
+      if (series.length === 0) return [];
+      const dense = members.flatMap((row): Point[] => (row.times.dense ? [[x(row), row.times.dense.median]] : []));
+      return [
+        {
+          title: `${suite}: time of ${part} over density, ${name}`,
+          x: { name: 'share of the keys that are seen' },
+          y: { name: 'ms', log: true },
+          series: [
+            ...series,
+            ...(dense.length > 0 ? [{ name: 'dense', points: dense.sort(([a], [b]) => a - b), limit: true }] : []),
+          ],
+        },
+      ];
+    }),
+  );
 }
 
 function qualities({ suite, rows }: SuiteResult): Chart[] {

@@ -83,7 +83,13 @@ export interface TimeCase {
   queries: number;
   keys: number;
   densities: number[];
+  /** Those that choose by themselves; the window stands beside them. */
+  selectors: string[];
 }
+
+const TIMED_SELECTORS = ['hip', 'hip1', 'pages', 'pooled 16', 'pooled 64', 'pages + estimate', 'pooled 64 + estimate'];
+/** Selectors of which --quick times another form. */
+const NOT_QUICK = ['hip1', 'pooled 16'];
 
 /** The most pairs of tokens of a chunk that are measured at every density: the next length takes minutes for each run. */
 const MOST_PAIRS = 32768 * 524288;
@@ -91,6 +97,7 @@ const MOST_PAIRS = 32768 * 524288;
 /** One token, or a chunk of the last ones: 32K tokens are what InfiniteHiP is measured with. */
 export function timeCases(options: SparseOptions): TimeCase[] {
   const chunk = options.full ? 32768 : options.quick ? 512 : 2048;
+  const selectors = TIMED_SELECTORS.filter((name) => !options.quick || !NOT_QUICK.includes(name));
   return PHASES.flatMap((phase) =>
     lengthsOf(options).map((keys) => {
       const queries = phase === 'decode' ? 1 : Math.min(chunk, keys);
@@ -101,6 +108,7 @@ export function timeCases(options: SparseOptions): TimeCase[] {
         queries,
         keys,
         densities: queries * keys > MOST_PAIRS ? densities.slice(0, 1) : densities,
+        selectors,
       };
     }),
   );
@@ -126,12 +134,26 @@ export function stepCases(options: SparseOptions): StepCase[] {
 
 export interface ListedCase {
   name: string;
-  tokens: number;
+  phase: Phase;
+  queries: number;
+  keys: number;
 }
 
-/** Plans by the share of the blocks that they list. */
+/** Plans by the share of the blocks that they list: of as many queries as keys, and of one query over many keys. */
 export function listedCases({ quick }: SparseOptions): ListedCase[] {
-  return (quick ? [1024] : [1024, 4096]).map((tokens) => ({ name: `time: blocks listed T=${tokens}`, tokens }));
+  const tokens = quick ? [1024] : [1024, 4096];
+  const keys = quick ? 8192 : 131072;
+  return [
+    ...tokens.map(
+      (length): ListedCase => ({
+        name: `time: blocks listed T=${length}`,
+        phase: 'prefill',
+        queries: length,
+        keys: length,
+      }),
+    ),
+    { name: `time: blocks listed, ${phaseName('decode')} T=${keys}`, phase: 'decode', queries: 1, keys },
+  ];
 }
 
 export interface GrowthCase {

@@ -126,7 +126,7 @@ export async function faultOfLastRow(
   { k, v }: Data['judged'],
   plan: SparsePlan | undefined,
 ): Promise<string | undefined> {
-  const [queries, head] = [q.shape[1]!, HEADS - 1];
+  const [queries, head] = [q.shape[1]!, q.shape[2]! - 1];
   const keys = k.length / HEAD_DIM;
   const row = async (tensor: Tensor) => {
     using part = tensor.slice([0, 1], [queries - 1, queries], [head, head + 1]);

@@ -1,7 +1,7 @@
 // The suite of sparse plans and the selectors that make them.
 
 import { devices } from 'node-attention';
-import { makeRow, type Row, type SuiteResult } from '../format';
+import type { SuiteResult } from '../format';
 import { efficiencyLengths } from '../masks/efficiency';
 import { type Plan, roundsOf } from '../measure';
 import { peaksOf } from '../peak';
@@ -9,13 +9,12 @@ import { type Progress, runSteps, type Suite } from '../session';
 import { judgeBy } from '../targets';
 import {
   budgetOf,
-  densityText,
+  type GrowthCase,
   growthCases,
   type ListedCase,
   listedCases,
   type NeedleCase,
   needleCases,
-  phaseName,
   type QualityCase,
   qualityCases,
   type SparseOptions,
@@ -25,13 +24,14 @@ import {
   timeCases,
 } from './cases';
 import { inputsOf } from './inputs';
-import { listedRows, measureListed } from './listed';
+import { type Judged, qualityRow } from './judged';
+import { listedContestants, listedRows, measureListed } from './listed';
 import { type Found, findNeedles, HEIGHT, needleRow } from './needles';
-import { choiceOf, earlierWeights, exactOf, type Quality, qualityOf, TOP, tensorsOf } from './quality';
-import { efficiencyName, findingsOf, type Judged, printed, TARGETS } from './report';
+import { choiceOf, earlierWeights, exactOf, qualityOf, tensorsOf } from './quality';
+import { efficiencyName, findingsOf, printed, TARGETS } from './report';
 import { SELECTORS } from './selectors';
 import { measureSteps, STEPS, stepRows } from './steps';
-import { growthRows, measureGrowth, measureTimes, timeRows } from './time';
+import { GROWING, growthRows, measureGrowth, measureTimes, timeRows } from './time';
 
 const FULL: Plan = { rounds: 6, batchMs: 30, settleMs: 0, warmRuns: 1, patience: 2, mostMs: 20 * 60_000 };
 const QUICK: Plan = { rounds: 3, batchMs: 5, settleMs: 0, warmRuns: 1, patience: 1 };
@@ -59,9 +59,9 @@ export const sparse: Suite<SparseOptions> = {
       name: test.name,
       seconds: listedSeconds(test, options),
     })),
-    ...chosen(growthCases(options), options).map(({ name, tokens }) => ({
-      name,
-      seconds: (tokens / 40000) ** 2 + 0.1,
+    ...chosen(growthCases(options), options).map((test) => ({
+      name: test.name,
+      seconds: growthSeconds(test, options),
     })),
   ],
   run: bench,
@@ -84,17 +84,32 @@ const qualitySeconds = ({ keys, densities }: QualityCase) => (keys / 16384) * (0
 
 const needleSeconds = ({ keys }: NeedleCase) => 0.3 + keys / 65536;
 
-/** Of dense attention and all others together, which take three times as long, at what bfloat16 reaches without AMX. */
-const timeSeconds = ({ queries, keys }: TimeCase, { quick }: SparseOptions) => {
-  const round = 0.3 + (8 * 4 * 8 * 128 * queries * keys) / 1e12;
-  return (keys / 131072) * 4 + (1 + roundsOf(quick ? QUICK : FULL, 1000 * round)) * round;
+/** Of a process that tells its memory. */
+const CHILD_SECONDS = 2;
+
+/**
+ * Of dense attention, at what bfloat16 reaches without AMX, and all selectors, each of which takes 0.6 times as long; and
+ * of memory.
+ */
+const timeSeconds = ({ queries, keys, densities, selectors }: TimeCase, { quick }: SparseOptions) => {
+  const round = 0.3 + ((1 + 0.6 * selectors.length) * 2 * 4 * 8 * 128 * queries * keys) / 1e12;
+  const children = quick ? 0 : 1 + selectors.length * densities.length;
+  const rounds = 1 + roundsOf(quick ? QUICK : FULL, 1000 * round);
+  return (keys / 131072) * 4 + rounds * round + children * CHILD_SECONDS;
 };
 
 const stepSeconds = ({ keys }: StepCase, { quick }: SparseOptions) =>
   (keys / 131072) * 4 + (quick ? 4 : 6) * STEPS * (0.01 + keys / 1e7);
 
-const listedSeconds = ({ tokens }: ListedCase, { quick }: SparseOptions) =>
-  1 + (quick ? 4 : 6) * 7 * (0.05 + (4 * 8 * 128 * tokens ** 2) / 1e12);
+const listedSeconds = (test: ListedCase, { quick }: SparseOptions) => {
+  const { queries, keys } = test;
+  const run = 0.05 + (4 * 8 * 128 * queries * keys) / 1e12;
+  return 1 + (keys / 131072) * 4 + (quick ? 4 : 6) * listedContestants(test) * run;
+};
+
+/** Memory is that of many heads. */
+const growthSeconds = ({ tokens }: GrowthCase, { quick }: SparseOptions) =>
+  (tokens / 40000) ** 2 + 0.1 + (quick ? 0 : GROWING.length * (CHILD_SECONDS + tokens / 5000));
 
 async function bench(options: SparseOptions, progress: Progress): Promise<SuiteResult> {
   const { threads, instructionSet } = devices().find(({ device }) => device === 'cpu')!;
@@ -129,7 +144,7 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
     })),
     ...chosen(growthCases(options), options).map((test) => ({
       name: test.name,
-      run: async () => void growths.push(await measureGrowth(test, plan)),
+      run: async () => void growths.push(await measureGrowth(test, plan, !options.quick)),
     })),
   ];
   const failure = await runSteps(steps, progress);
@@ -154,14 +169,14 @@ async function bench(options: SparseOptions, progress: Progress): Promise<SuiteR
       ...(options.quick
         ? [
             {
-              what: 'efficiency length in memory',
+              what: 'efficiency length in memory, growth of memory',
               why: 'left out of --quick: a process for each length and contestant',
             },
           ]
         : []),
       {
         what: 'published times of HiP and InfiniteHiP',
-        why: 'they are of GPUs, on which selectors have not been measured yet',
+        why: 'they are of a GPU: npm run bench -- cuda --filter decode has them beside its own',
       },
       ...(options.full ? [] : [{ what: 'more than 131072 keys', why: 'not asked for (--full)' }]),
     ],
@@ -185,33 +200,4 @@ export async function judge({ kind, phase, keys, densities }: Omit<QualityCase, 
   }
   for (const tensor of Object.values(tensors)) tensor.dispose();
   return judged;
-}
-
-export function qualityRow({ kind, phase, keys, headDim, selector, density, scored, quality }: Judged): Row {
-  return makeRow({
-    name: `${phaseName(phase)} ${kind} T=${keys} ${selector} ${densityText(density)}`,
-    case: {
-      mask: selector,
-      dtype: 'float32',
-      tokens: keys,
-      headDim,
-      data: `${kind}, ${phaseName(phase)}, ${keys} keys`,
-    },
-    samples: {},
-    disturbed: 0,
-    repeated: 0,
-    faults: quality.fault === undefined ? [] : [{ contestant: 'node-attention', fault: quality.fault }],
-    quality: measuresOf(quality),
-    figures: { 'keys scored': scored },
-  });
-}
-
-function measuresOf({ density, mass, recall, error, accuracy }: Quality): NonNullable<Row['quality']> {
-  return {
-    sparsity: 1 - density,
-    'softmax mass': mass,
-    [`recall@${TOP}`]: recall,
-    'output error': error,
-    ...(accuracy === undefined ? {} : { 'MQAR accuracy': accuracy }),
-  };
 }

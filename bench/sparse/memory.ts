@@ -1,8 +1,9 @@
-// Child process: how many bytes selecting and attending take beyond their inputs, or dense attention (bench/resident.ts).
-// Over a cache that is what a first step makes of all keys, too.
+// Child process: how many bytes selecting and attending take beyond their inputs, or dense attention, or selecting alone
+// (bench/resident.ts). Over a cache that is what a first step makes of all keys, too.
 
 import { attention, causal, Stream, Tensor } from 'node-attention';
 import { answerBytes, bytesBeyond } from '../resident';
+import { median } from '../statistics';
 import { budgetOf } from './cases';
 import { cacheOf, HEADS, KV_HEADS } from './data';
 import { HEAD_DIM } from './heads';
@@ -17,6 +18,14 @@ export interface MemoryTask {
   /** Or 'dense'. */
   selector: string;
   density: number;
+}
+
+/** Selecting alone, for as many queries as keys: bytes of one head. */
+export interface SelectionTask {
+  name: string;
+  tokens: number;
+  selector: string;
+  budget: number;
 }
 
 /** Any numbers do. */
@@ -37,11 +46,41 @@ async function makeStep({ phase, selector, density }: MemoryTask, queries: numbe
   };
 }
 
+/** Selecting takes little: of so many heads, what threads and heap happen to take is little beside it. */
+const SELECTING_HEADS = 16;
+
+async function makeSelection({ tokens, selector, budget }: SelectionTask) {
+  const make = (seed: number, heads: number) => Tensor.randn([1, tokens, heads, HEAD_DIM], { seed, dtype: 'bfloat16' });
+  const [q, k] = [make(1, SELECTING_HEADS), make(2, 1)];
+  const stream = new Stream();
+  await Promise.all([q, k].map((tensor) => tensor.slice([0, 1], [0, 1]).read())); // they are filled by now
+  return async () => {
+    const plan = selectorOf(selector).plan({ q, k, keys: tokens, queries: tokens, budget, share: 'none', stream });
+    await stream.synchronize();
+    return [plan, q, k];
+  };
+}
+
 /** After so few, threads and code are there. */
 const TINY = 16;
+/** After so few, with which there is something to leave out, those of selecting are. */
+const SMALL = 1024;
 
-answerBytes(async (task: MemoryTask) => {
+async function stepBytes(task: MemoryTask): Promise<number> {
   const first = await makeStep({ ...task, selector: 'dense' }, Math.min(TINY, task.queries), TINY);
   await first();
   return bytesBeyond(await makeStep(task, task.queries, task.keys));
-});
+}
+
+/** Of one head, the median of three runs: the process takes and gives back other memory, too, but not in each. */
+async function selectionBytes(task: SelectionTask): Promise<number> {
+  const first = await makeSelection({ ...task, tokens: SMALL });
+  const held = [await first()];
+  const run = await makeSelection(task);
+  const measure = () => bytesBeyond(async () => held.push(await run()));
+  const bytes = [await measure(), await measure(), await measure()];
+  for (const each of held.flat()) each.dispose(); // not before: its memory could be had again
+  return median(bytes) / SELECTING_HEADS;
+}
+
+answerBytes((task: MemoryTask | SelectionTask) => ('tokens' in task ? selectionBytes(task) : stepBytes(task)));

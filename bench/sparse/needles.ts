@@ -5,8 +5,9 @@ import { Tensor } from 'node-attention';
 import { uniform } from '../../test/support/numbers';
 import { makeRow, type Row } from '../format';
 import { budgetOf, densityText, type NeedleCase, phaseName } from './cases';
-import { FOUND_RATE, NEEDLE_WIDTH } from './headings';
+import { FOUND_RATE, NEEDLE_WIDTH, SCORED, SHOWN } from './headings';
 import { basis, filled, HEAD_DIM, noiseFrom, normals } from './heads';
+import { densityIn } from './judged';
 import { ALWAYS, selectorOf } from './selectors';
 
 /** In one context, each for a query of its own. */
@@ -99,6 +100,26 @@ export function needleRow({ test, selector, rate, shown, scored }: Found): Row {
     samples: {},
     disturbed: 0,
     repeated: 0,
-    figures: { [NEEDLE_WIDTH]: width, [FOUND_RATE]: rate, density: shown, 'keys scored': scored },
+    figures: { [NEEDLE_WIDTH]: width, [FOUND_RATE]: rate, [SHOWN]: shown, [SCORED]: scored },
   });
+}
+
+/** What a row says that `needleRow` made; undefined: it is another. */
+export function foundIn(row: Row): Found | undefined {
+  const { name, figures = {} } = row;
+  if (!(NEEDLE_WIDTH in figures)) return undefined;
+  const { tokens, mask } = row.case;
+  const density = densityIn(row);
+  return {
+    test: {
+      name: name.slice(0, name.lastIndexOf(` ${mask} `)),
+      keys: tokens,
+      density,
+      width: figures[NEEDLE_WIDTH]!,
+    },
+    selector: mask,
+    rate: figures[FOUND_RATE]!,
+    shown: figures[SHOWN]!,
+    scored: figures[SCORED]!,
+  };
 }

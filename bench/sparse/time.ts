@@ -6,18 +6,16 @@ import { floorOf } from '../floor';
 import { type Fault, makeRow, OWN, type Peak, type Row } from '../format';
 import { watchLoad } from '../load';
 import { inTurn, interleave, type Measurement, type Plan, type Timed, timeRuns } from '../measure';
-import { bytesInChild } from '../resident';
+import { bytesInChild, GIVES_BACK } from '../resident';
 import { medianRatio } from '../statistics';
 import { budgetOf, densityText, type GrowthCase, phaseName, type TimeCase } from './cases';
 import { type Data, disposeData, faultOfLastRow, HEADS, KV_HEADS, makeData } from './data';
+import { SHOWN } from './headings';
 import { HEAD_DIM } from './heads';
-import type { MemoryTask } from './memory';
+import type { MemoryTask, SelectionTask } from './memory';
 import { type Choice, selectorOf } from './selectors';
 
 const TILE = 64;
-
-/** Those that choose by themselves; the window stands beside them. */
-const TIMED_SELECTORS = ['hip', 'pages', 'pooled 64', 'pages + estimate', 'pooled 64 + estimate'];
 
 /** A selector and a density, and its contestants. */
 interface Entry {
@@ -45,9 +43,11 @@ export interface TimeOutcome extends Measurement {
 const named = (part: string, { selector, density }: Pick<Entry, 'selector' | 'density'>) =>
   `${part} ${selector} ${densityText(density)}`;
 
+const MEMORY = join(__dirname, 'memory.ts');
+
 /** With `memory`, that too, in a process for each contestant. */
 export async function measureTimes(test: TimeCase, plan: Plan, memory = false): Promise<TimeOutcome> {
-  const { phase, queries, keys, densities } = test;
+  const { phase, queries, keys, densities, selectors } = test;
   using stream = new Stream();
   const data = await makeData(phase, queries, keys, Math.min(...densities));
   const { sets, q, out, held, choices } = data;
@@ -68,7 +68,7 @@ export async function measureTimes(test: TimeCase, plan: Plan, memory = false): 
   };
   const bytesOf = (selector: string, density: number) =>
     memory
-      ? bytesInChild(join(__dirname, 'memory.ts'), {
+      ? bytesInChild(MEMORY, {
           name: `${test.name} ${selector}`,
           phase,
           queries,
@@ -87,7 +87,7 @@ export async function measureTimes(test: TimeCase, plan: Plan, memory = false): 
       const { k, cache } = held[set % held.length]!;
       return { q: q[set]!, k, cache, keys, queries, budget, share: 'group', stream };
     };
-    for (const name of ['streaming', ...TIMED_SELECTORS]) {
+    for (const name of ['streaming', ...selectors]) {
       const selector = selectorOf(name);
       const own = Array.from({ length: choices }, (_, set) => selector.plan(choiceOf(set)));
       plans.push(...own);
@@ -154,6 +154,8 @@ async function faultOf(
   return faultOfLastRow(q[set]!, out[set]!, judged, last);
 }
 
+const PLAN_KIB = 'plan KiB';
+
 /** How many times as long dense attention takes as attention over a plan that is there already. */
 export const DENSE_OVER_ATTENTION = 'dense over attention';
 
@@ -210,8 +212,8 @@ export function timeRows(outcome: TimeOutcome, peaks: readonly Peak[], set: stri
         },
         faults,
         figures: {
-          density: shown,
-          'plan KiB': planBytes / 2 ** 10,
+          [SHOWN]: shown,
+          [PLAN_KIB]: planBytes / 2 ** 10,
           ...(alone && dense ? { [DENSE_OVER_ATTENTION]: medianRatio(dense, alone) } : {}),
         },
       });
@@ -220,37 +222,45 @@ export function timeRows(outcome: TimeOutcome, peaks: readonly Peak[], set: stri
 
 export interface GrowthOutcome extends Measurement {
   test: GrowthCase;
-  bytes: { [selector: string]: number };
+  /** Of each selector. */
+  planBytes: { [selector: string]: number };
+  /** Bytes that selecting takes beyond its inputs, the plan being one part, where that was measured. */
+  memory: { [selector: string]: number };
 }
 
 export const GROWING = ['hip', 'hip1'];
 /** Small, so that every stage has something to leave out at every length. */
 export const GROWTH_BUDGET = 64;
 
-/** Selecting for as many queries as there are keys. */
-export async function measureGrowth({ name, tokens }: GrowthCase, plan: Plan): Promise<GrowthOutcome> {
+/** Selecting for as many queries as there are keys. With `memory`, that too, in a process for each selector. */
+export async function measureGrowth({ name, tokens }: GrowthCase, plan: Plan, memory = false): Promise<GrowthOutcome> {
   using stream = new Stream();
   using q = Tensor.randn([1, tokens, 1, HEAD_DIM], { seed: 1, dtype: 'bfloat16' });
   using k = Tensor.randn([1, tokens, 1, HEAD_DIM], { seed: 2, dtype: 'bfloat16' });
   const choice: Choice = { q, k, keys: tokens, queries: tokens, budget: GROWTH_BUDGET, share: 'none', stream };
-  const bytes: GrowthOutcome['bytes'] = {};
-  const contestants = GROWING.map((selector): Timed => {
+  const outcome: Pick<GrowthOutcome, 'planBytes' | 'memory'> = { planBytes: {}, memory: {} };
+  const contestants: Timed[] = [];
+  for (const selector of GROWING) {
     const make = () => selectorOf(selector).plan(choice);
     using made = make();
-    bytes[selector] = made.bytes;
-    return {
-      run: (times) =>
-        timeRuns(times, async () => {
-          using made = make();
-          await stream.synchronize();
-          return void made;
-        }),
+    outcome.planBytes[selector] = made.bytes;
+    if (memory) {
+      const task: SelectionTask = { name: `${name} ${selector}`, tokens, selector, budget: GROWTH_BUDGET };
+      const bytes = await bytesInChild(MEMORY, task, GIVES_BACK);
+      if (bytes !== undefined) outcome.memory[selector] = bytes;
+    }
+    const run = async () => {
+      using made = make();
+      await stream.synchronize();
+      return void made;
     };
-  });
-  return { test: { name, tokens }, bytes, ...(await interleave(contestants, plan, watchLoad())) };
+    contestants.push({ run: (times) => timeRuns(times, run) });
+  }
+  return { test: { name, tokens }, ...outcome, ...(await interleave(contestants, plan, watchLoad())) };
 }
 
-export function growthRows({ test, bytes, samples, disturbed, repeated }: GrowthOutcome, threads: number): Row[] {
+export function growthRows(outcome: GrowthOutcome, threads: number): Row[] {
+  const { test, planBytes, memory, samples, disturbed, repeated } = outcome;
   return GROWING.map((selector, n) =>
     makeRow({
       name: `${test.name} ${selector}`,
@@ -258,7 +268,8 @@ export function growthRows({ test, bytes, samples, disturbed, repeated }: Growth
       samples: { [OWN]: samples[n]! },
       disturbed,
       repeated,
-      memory: { [OWN]: bytes[selector]! },
+      memory: memory[selector] === undefined ? {} : { [OWN]: memory[selector] },
+      figures: { [PLAN_KIB]: planBytes[selector]! / 2 ** 10 },
     }),
   );
 }

@@ -22,7 +22,7 @@ interface Options {
   tokens: number;
   seed: number;
   dtype: 'float32' | 'float16' | 'bfloat16';
-  selector: Selector;
+  selector: Selector[];
   alibi?: number;
   retrieve?: Method;
 }
@@ -45,10 +45,19 @@ function positive(value: string): number {
   return number;
 }
 
+function selectors(value: string): Selector[] {
+  const names = value === 'all' ? [...SELECTORS] : [...new Set(value.split(','))];
+  const known = names.map((name) => SELECTORS.find((each) => each === name));
+  if (!known.every((name) => name !== undefined)) {
+    throw new InvalidArgumentError(`Give ${SELECTORS.join(', ')}, or several with commas between them, or all.`);
+  }
+  return known;
+}
+
 const program = new Command('npm run demo --')
   .description(
     'Predicts every next token of a text from the tokens before it, by attention alone: no weights, no training.\n' +
-      'Full attention is compared with sliding windows, or with as many keys that a selector chooses.',
+      'Full attention is compared with sliding windows, and with as many keys that selectors choose.',
   )
   .option('--file <path>', "the text to read (default: the TypeScript compiler's lib.dom.d.ts)")
   .option('--tokens <n>', 'how many tokens of it to use at most', wholeNumber(2), 65536)
@@ -59,7 +68,12 @@ const program = new Command('npm run demo --')
       .default('bfloat16'),
   )
   .addOption(
-    new Option('--selector <name>', 'which tokens are seen where not all are').choices(SELECTORS).default('window'),
+    new Option(
+      '--selector <names>',
+      `which tokens are seen where not all are: ${SELECTORS.join(', ')}; several with commas between them, or all`,
+    )
+      .argParser(selectors)
+      .default(['window'], 'window'),
   )
   .addOption(
     new Option('--alibi [slope]', 'also see all tokens with a linear bias: each token further back costs this much')
@@ -74,7 +88,7 @@ const program = new Command('npm run demo --')
 
 async function main(): Promise<void> {
   const options = program.parse().opts<Options>();
-  const { file = DEFAULT_FILE, tokens: limit, seed, dtype, selector, alibi: slope, retrieve: method } = options;
+  const { file = DEFAULT_FILE, tokens: limit, seed, dtype, selector: chosen, alibi: slope, retrieve: method } = options;
   const tokens = read(file, limit);
   const { length } = tokens.ids;
   console.log(
@@ -86,23 +100,22 @@ async function main(): Promise<void> {
     console.log(`\n${await retrieval(tokens, memory, method, seed)}`);
     return;
   }
-  const measure = async (name: string, width?: number, bias?: Bias): Promise<Result> => {
+  const measure = async (name: string, width?: number, selector?: Selector, bias?: Bias): Promise<Result> => {
     const bar = startProgress(name, memory.length);
-    const start = performance.now();
-    const predicted = await predict(memory, width, bar.update, selector, bias);
+    const prediction = await predict(memory, width, bar.update, selector, bias);
     bar.stop();
-    return { width, selector, predicted, seconds: (performance.now() - start) / 1000 };
+    return { width, selector, ...prediction };
   };
   const full = await measure('full attention');
-  const windows: Result[] = [];
+  const sparse: Result[] = [];
   for (const width of WINDOWS.filter((width) => width < length)) {
-    windows.push(await measure(`${selector} of ${count(width)}`, width));
+    for (const selector of chosen) sparse.push(await measure(`${selector} of ${count(width)}`, width, selector));
   }
   const biased =
     slope === undefined
       ? undefined
-      : await measure('full with ALiBi', undefined, alibi(Tensor.from(Float32Array.of(slope), [1])));
-  console.log(`\n${report(tokens, full, windows, biased)}`);
+      : await measure('full with ALiBi', undefined, undefined, alibi(Tensor.from(Float32Array.of(slope), [1])));
+  console.log(`\n${report(tokens, full, sparse, biased)}`);
 }
 
 /** Decodes parts of the text with full attention, windows and an index, and reports. */

@@ -14,6 +14,7 @@ import {
   type Mask,
   pagePlan,
   pooledPlan,
+  SparsePlan,
   Tensor,
   window,
 } from 'node-attention';
@@ -77,6 +78,14 @@ function maskOf(selector: Selector, width: number, q: Tensor, k: Tensor): Mask {
   });
 }
 
+export interface Prediction {
+  /** Of each token but the first. */
+  predicted: Int32Array;
+  seconds: number;
+  /** Keys that a query saw, the mean over all queries. */
+  seen: number;
+}
+
 /**
  * Predicts tokens 1 ... length from those before them, seeing all of them or `width` of them: the last ones, or those
  * that a selector chooses for 16 queries at a time. All chunks are queued at once and end in order; `progress` hears how
@@ -88,14 +97,17 @@ export async function predict(
   progress: (done: number) => void = () => {},
   selector: Selector = 'window',
   bias?: Bias,
-): Promise<Int32Array> {
+): Promise<Prediction> {
+  const began = performance.now();
   const { length, keys, queries, values } = memory;
   const answers: Promise<Float32Array>[] = [];
+  const masks: Mask[] = [];
   for (let start = 0; start < length; start += CHUNK) {
     // The last query of the chunk stands at the last key: attention aligns them at the end by itself.
     const end = Math.min(start + CHUNK, length);
     const [q, k] = [positions(queries, start, end), positions(keys, 0, end)];
     const mask = width === undefined ? causal() : maskOf(selector, width, q, k);
+    masks.push(mask);
     using remembered = attention(q, k, positions(values, 0, end), { mask, bias, scale: SHARPNESS }).out;
     answers.push(lookUp(memory, remembered));
   }
@@ -105,7 +117,26 @@ export async function predict(
     predicted.set(found, chunk * CHUNK);
     progress(chunk * CHUNK + found.length);
   }
-  return predicted;
+  const seconds = (performance.now() - began) / 1000;
+  return { predicted, seconds, seen: await keysSeen(length, width, masks) };
+}
+
+/** Of each chunk of queries its mask; those that are no plans show the last `width` keys. Disposes of plans. */
+async function keysSeen(length: number, width: number | undefined, masks: readonly Mask[]): Promise<number> {
+  let pairs = 0;
+  for (const [chunk, mask] of masks.entries()) {
+    const [start, end] = [chunk * CHUNK, Math.min((chunk + 1) * CHUNK, length)];
+    let [visible, last] = [0, 0];
+    for (let query = start; query < end; query++) {
+      visible += query + 1;
+      last += Math.min(query + 1, width ?? length);
+    }
+    if (mask instanceof SparsePlan) {
+      pairs += visible * (await mask.density());
+      mask.dispose();
+    } else pairs += last;
+  }
+  return pairs / length;
 }
 
 /**

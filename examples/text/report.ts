@@ -5,13 +5,15 @@ import { CONTEXT } from './codes';
 import type { Tokens } from './tokenize';
 
 export interface Result {
-  /** What this predictor saw: the number of tokens, undefined for all. */
+  /** What this predictor was to see: the number of tokens, undefined for all. */
   width: number | undefined;
   /** Who chose them; a window of the last ones unless given. */
   selector?: string;
   /** Prediction i is for token i + 1. */
   predicted: Int32Array;
   seconds: number;
+  /** Keys that a query saw, the mean over all queries. */
+  seen: number;
 }
 
 /** How often the predictions are right, over those that `counts` selects; NaN when it selects none. */
@@ -69,31 +71,20 @@ export function exactLookup(ids: Int32Array, longest = CONTEXT): Int32Array {
 }
 
 /**
- * The table and the sentence. `full` is the result that saw everything, `biased` the same with ALiBi if wanted, `windows`
- * the others, widest first.
+ * The table, and a sentence on each selector. `full` is the result that saw everything, `biased` the same with ALiBi if
+ * wanted, `sparse` the others, the most tokens first.
  */
-export function report(tokens: Tokens, full: Result, windows: Result[], biased?: Result): string {
+export function report(tokens: Tokens, full: Result, sparse: Result[], biased?: Result): string {
   const { ids, vocabulary, identifier } = tokens;
   const isIdentifier = (i: number) => identifier[ids[i + 1]!] === 1;
   const distances = contextDistances(ids);
+  const selectors = new Set(sparse.map(({ selector = 'window' }) => selector));
 
-  const rows = [
-    [
-      '',
-      'all tokens',
-      'identifiers',
-      'tokens/s',
-      'far tokens',
-      `${windows[0]?.selector ?? 'window'} right`,
-      'full right',
-    ],
-  ];
-  const add = (name: string, predicted: Int32Array, ...more: string[]) =>
-    rows.push([name, percent(accuracy(ids, predicted)), percent(accuracy(ids, predicted, isIdentifier)), ...more]);
-
-  const losses = windows.map(({ width, selector = 'window', predicted }) => {
+  const losses = sparse.map((result) => {
+    const { width, selector = 'window', predicted } = result;
     const isFar = (i: number) => distances[i]! >= width!;
     return {
+      result,
       width: width!,
       selector,
       all: accuracy(ids, predicted),
@@ -102,33 +93,41 @@ export function report(tokens: Tokens, full: Result, windows: Result[], biased?:
       farFull: accuracy(ids, full.predicted, isFar),
     };
   });
-  add('full attention', full.predicted, speed(full));
-  if (biased) add('full with ALiBi', biased.predicted, speed(biased));
-  windows.forEach((result, w) => {
-    const { width, selector, share, far, farFull } = losses[w]!;
-    add(
-      `${selector} of ${count(width)}`,
-      result.predicted,
-      speed(result),
-      percent(share),
-      percent(far),
-      percent(farFull),
-    );
-  });
+  const rows = [
+    [
+      '',
+      'all tokens',
+      'identifiers',
+      'keys seen',
+      'tokens/s',
+      'far tokens',
+      selectors.size > 1 ? 'right' : `${[...selectors][0] ?? 'window'} right`,
+      'full right',
+    ],
+  ];
+  const add = (name: string, predicted: Int32Array, ...more: string[]) =>
+    rows.push([name, percent(accuracy(ids, predicted)), percent(accuracy(ids, predicted, isIdentifier)), ...more]);
+  const addResult = (name: string, result: Result, ...more: string[]) =>
+    add(name, result.predicted, count(Math.round(result.seen)), speed(result), ...more);
+  addResult('full attention', full);
+  if (biased) addResult('full with ALiBi', biased);
+  for (const { result, width, selector, share, far, farFull } of losses) {
+    addResult(`${selector} of ${count(width)}`, result, percent(share), percent(far), percent(farFull));
+  }
   add(`exact lookup, last ${CONTEXT} or fewer`, exactLookup(ids));
   add('most frequent so far', mostFrequent(ids, vocabulary.length));
 
+  const bound = [...selectors].some((selector) => selector !== 'window') ? 'number of tokens seen' : 'window';
   const lines = [
     table(rows),
     '',
-    `Far: tokens whose preceding ${CONTEXT} tokens were last seen further back than the ${windows[0]?.selector === undefined || windows[0].selector === 'window' ? 'window' : 'number of tokens seen'}.`,
+    `Far: tokens whose preceding ${CONTEXT} tokens were last seen further back than the ${bound}.`,
   ];
-  const narrowest = losses.at(-1);
-  if (narrowest !== undefined) {
-    const { width, selector, all, share, far, farFull } = narrowest;
+  const narrowest = losses.at(-1)?.width;
+  const whole = accuracy(ids, full.predicted);
+  for (const { width, selector, all, share, far, farFull } of losses.filter(({ width }) => width === narrowest)) {
     const who = selector === 'window' ? 'A window' : `Selector ${selector}, with a budget`;
     const what = selector === 'window' ? 'the window' : 'that';
-    const whole = accuracy(ids, full.predicted);
     lines.push(
       `${who} of ${count(width)} tokens gets ${percent(all)} of the tokens right, full attention ${percent(whole)}` +
         (share > 0

@@ -1,0 +1,138 @@
+// Decoding over a KvCache with keys that a selector chooses, through the addon: selection and attention together and each
+// alone, beside dense attention over the same cache, timed by events on the device.
+
+import {
+  attention,
+  type Device,
+  fromBfloat16,
+  HipState,
+  hipPlan,
+  KvCache,
+  type Mask,
+  pagePlan,
+  type SparsePlan,
+  Stream,
+  Tensor,
+} from 'node-attention';
+import { type Fault, OWN } from '../format';
+import { interleave, type Plan, type Timed } from '../measure';
+import { budgetOf } from '../sparse/cases';
+import { faultOfLastRow } from '../sparse/data';
+import { ALWAYS } from '../sparse/selectors';
+import { type CudaCase, cudaFlops, keyBytes, resultBytes } from './cases';
+import type { Outcome } from './run';
+
+/** Of the keys, what a query sees. */
+export const DENSITY = 0.02;
+
+/** Steps of a run, each with a query of its own: what one sees is not in the caches any more when it has its next turn. */
+const STEPS = 16;
+
+const quiet = { start() {}, stop: () => 0 };
+
+/** What is not timed, and why: the other cases need the backend alone. */
+export const withoutAddon = (test: CudaCase): Outcome =>
+  outcomeOf(test, undefined, {
+    absent: [{ contestant: OWN, fault: "plans are measured with the addon's own backend" }],
+  });
+
+/** On any device. Keys do not grow from step to step, so that all contestants see the same ones. */
+export async function measurePlans(test: CudaCase, device: Device, plan: Plan): Promise<Outcome> {
+  const { heads, kvHeads, keys, headDim, selector } = test;
+  const place = { dtype: 'bfloat16', device } as const;
+  using stream = new Stream(device);
+  using state = new HipState();
+  const make = (tokens: number, count: number, seed: number) =>
+    Tensor.randn([1, tokens, count, headDim], { ...place, seed });
+  using k = make(keys, kvHeads, 1);
+  using v = make(keys, kvHeads, 2);
+  using out = Tensor.empty([1, 1, heads, headDim], place);
+  const queries = Array.from({ length: STEPS }, (_, step) => make(1, heads, 3 + step));
+  const cache = new KvCache({ batch: 1, kvHeads, headDim, capacity: keys, ...place });
+  cache.append(k, v, { stream });
+  const select = (step: number): SparsePlan => {
+    const options = { budget: budgetOf(keys, DENSITY), causal: true, always: ALWAYS, share: 'group', stream } as const;
+    const q = queries[step]!;
+    if (selector === 'pages') return pagePlan(q, cache, options);
+    return hipPlan(q, cache, { ...options, state: selector === 'hip + state' ? state : undefined });
+  };
+  const attend = (step: number, mask?: Mask) => attention(queries[step]!, cache, { mask, out, stream }).lse;
+  const timed = (steps: (step: number) => { dispose(): void }[]): Timed => ({
+    async run(times) {
+      const elapsed: number[] = [];
+      for (let n = 0; n < times; n++) {
+        const before = stream.record();
+        const made = queries.flatMap((_, step) => steps(step));
+        const after = stream.record();
+        elapsed.push((await before.elapsedMs(after)) / STEPS);
+        for (const each of made) each.dispose();
+      }
+      return elapsed;
+    },
+  });
+
+  // The state has plans of its own; any selector that chooses does for attention alone.
+  const plans = queries.map((_, step) => select(step));
+  const contestants: [string, Timed][] = [
+    [
+      OWN,
+      timed((step) => {
+        const own = select(step);
+        return [own, attend(step, own)];
+      }),
+    ],
+    ['selection', timed((step) => [select(step)])],
+    ['attention', timed((step) => [attend(step, plans[step]!)])],
+    ['dense', timed((step) => [attend(step)])],
+  ];
+  const judged = { k: await lastHead(k), v: await lastHead(v) };
+  const faults: Fault[] = [];
+  const last = STEPS - 1;
+  for (const [contestant, mask] of [
+    [OWN, plans[last]],
+    ['dense', undefined],
+  ] as const) {
+    attend(last, mask).dispose();
+    const fault = await faultOfLastRow(queries[last]!, out, judged, mask);
+    if (fault !== undefined) faults.push({ contestant, fault });
+  }
+  const wrong = (name: string) => faults.some(({ contestant }) => contestant === (name === 'dense' ? name : OWN));
+  const right = contestants.filter(([name]) => !wrong(name));
+  const shares = await Promise.all(plans.map((each) => each.density()));
+  const measurement = await interleave(
+    right.map(([, contestant]) => contestant),
+    plan,
+    quiet,
+  );
+  for (const each of [...plans, ...queries, cache]) each.dispose();
+  const shown = shares.reduce((sum, share) => sum + share, 0) / STEPS;
+  return outcomeOf(test, shown, { ...measurement, contestants: right.map(([name]) => name), faults });
+}
+
+/** The last head of keys or values, as the oracle takes it. */
+async function lastHead(all: Tensor): Promise<Float32Array> {
+  const [, tokens, heads] = all.shape as [number, number, number];
+  using last = all.slice([0, 1], [0, tokens], [heads - 1, heads]);
+  return fromBfloat16((await last.read()) as Uint16Array);
+}
+
+/** Operations and bytes are those of attention to what is seen: what selecting needs depends on the selector. */
+function outcomeOf(test: CudaCase, shown: number | undefined, measured: Partial<Outcome>): Outcome {
+  return {
+    test,
+    flops: (shown ?? 1) * cudaFlops(test),
+    bytes: (shown ?? 1) * keyBytes(test) + resultBytes(test),
+    sets: STEPS,
+    runs: STEPS,
+    contestants: [],
+    samples: [],
+    faults: [],
+    absent: [],
+    differences: {},
+    errors: {},
+    disturbed: 0,
+    repeated: 0,
+    shown,
+    ...measured,
+  };
+}
