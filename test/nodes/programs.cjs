@@ -137,7 +137,8 @@ const programs = {
   /**
    * A day of a server that answers two requests a second: 172,800 of them, each of which allocates q, k, v, their
    * result and its lse, and the copy that is read: over a million allocations, of sizes between 1 KiB and 128 KiB. One
-   * result in sixteen is left to the collector.
+   * result in sixteen is left to the collector, which is called every 512 requests: how many blocks the pool keeps
+   * follows from how many live at once, and that would be Node's own affair.
    */
   async churn(device) {
     // Not in workers: koffi, by which it works, aborts when a worker is terminated that is loading it.
@@ -160,6 +161,7 @@ const programs = {
         const batch = [];
         for (const some = n + 64; n < some && n < end; n++) batch.push(request(n));
         await Promise.all(batch);
+        if (n % 512 === 0) globalThis.gc();
       }
       await backTo(before, device);
       const sample = {
@@ -171,15 +173,17 @@ const programs = {
       for (let i = 0; i < 5; i++) {
         globalThis.gc();
         await pause(5);
-        sample.allocated = Math.min(sample.allocated, allocated());
+        sample.allocated = Math.min(sample.allocated, allocated() - sample.pooledBytes);
       }
       samples.push(sample);
     }
     // In the first half Node grows to what it needs; a leak would go on in the second. There the CPU is asked 43,200 times
-    // after the first five samples: 48 bytes that each request leaves behind are found. The resident memory follows
-    // JavaScript's heap, whose size is Node's own affair; its limit is for what malloc does not know of.
+    // after the first five samples: 48 bytes that each request leaves behind are found, in the pool or outside. The pool
+    // may grow by what the 64 requests of a batch hold, 1.3 MB, on the day's first batch that holds it all at once. The
+    // resident memory follows JavaScript's heap, whose size is Node's own affair; its limit is for what malloc does not
+    // know of.
     const most = (key, from, to) => Math.max(...samples.slice(from, to).map((sample) => sample[key]));
-    for (const [key, allowed] of Object.entries({ allocated: 2 ** 21, pooledBytes: 2 ** 20, rss: 64 * 2 ** 20 })) {
+    for (const [key, allowed] of Object.entries({ allocated: 2 ** 21, pooledBytes: 2 ** 21, rss: 64 * 2 ** 20 })) {
       const [early, late] = [most(key, 10, 15), most(key, 15, 20)];
       if (late > early + allowed) throw new Error(`${key} grew from ${early} to ${late}: ${JSON.stringify(samples)}`);
     }
