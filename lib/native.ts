@@ -192,7 +192,8 @@ export interface NativeSelect {
   first: boolean;
   /** Index into na_pooling. */
   pooling: number;
-  meanQuery: boolean;
+  /** Index into na_pooling, or -1. */
+  queryPooling: number;
   perQuery: boolean;
   /** q and k have a row for each tile and block of the geometry. */
   pooled: boolean;

@@ -97,7 +97,7 @@ function select(
       keep: [],
       first: false,
       pooling: poolings.mean,
-      meanQuery: false,
+      queryPooling: -1,
       perQuery: false,
       pooled: false,
       scale: 1 / Math.sqrt(q.shape.at(-1) ?? 1),
@@ -306,12 +306,12 @@ export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
   /** What becomes of the keys of a block; default 'mean'. */
   pooling?: 'mean' | 'max' | 'min';
   /**
-   * Whether each query of a tile counts, the highest score deciding, or their mean; or whether each query selects its
-   * `own` blocks: budget and `always` are then those of a query, as if `queryTile` were 1. Attention walks through what
+   * Whether each query of a tile counts, the highest score deciding, or one in their place, their mean or what is largest
+   * or least in each column; or whether each query selects its `own` blocks: budget and `always` are then those of a query, as if `queryTile` were 1. Attention walks through what
    * any query of a tile has selected, and the plan holds room for 4 bytes for each key of these blocks and every 32
    * queries of a tile. Not with `estimate`. Default 'each'.
    */
-  queries?: 'each' | 'mean' | 'own';
+  queries?: 'each' | 'mean' | 'max' | 'min' | 'own';
   /**
    * Says that q and k are pooled already, as by a learned gate, for so many queries and keys: q is one row for each tile,
    * `[batch, tiles, heads, n]`, k one for each block, `[batch, blocks, kvHeads, n]`. Without `pooling` and `queries`.
@@ -361,7 +361,7 @@ export function pooledPlan(q: Tensor, k: Tensor | KvCache, opts: PooledOptions):
     );
   }
   const pooling = oneOf(call, 'pooling', given.pooling ?? 'mean', ['mean', 'max', 'min']);
-  const queries = oneOf(call, 'queries', given.queries ?? 'each', ['each', 'mean', 'own']);
+  const queries = oneOf(call, 'queries', given.queries ?? 'each', ['each', 'mean', 'max', 'min', 'own']);
   const share = (name: 'topP' | 'threshold', otherwise: number) => {
     const value = finite(call, name, given[name] ?? otherwise);
     if (value >= 0 && value <= 1) return value;
@@ -389,7 +389,7 @@ export function pooledPlan(q: Tensor, k: Tensor | KvCache, opts: PooledOptions):
     }),
     levels: given.levels === undefined ? [] : integers(call, 'levels', given.levels, 0, 'ERR_OPTION'),
     pooling: poolings[pooling],
-    meanQuery: queries === 'mean',
+    queryPooling: queries === 'each' || queries === 'own' ? -1 : poolings[queries],
     perQuery: queries === 'own',
     topP: share('topP', 1),
     threshold: share('threshold', 0),

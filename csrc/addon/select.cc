@@ -21,6 +21,8 @@ Status read_select(const Napi::Object& call, SelectArguments* a) {
   NA_TRY(read_integer(call.Get("pooling"), "pooling", NA_ERR_OPTION, &pooling));
   if (selector < NA_SELECT_HIP || selector > NA_SELECT_POOLED) return error(NA_ERR_OPTION, "selector is not known");
   if (pooling < NA_POOL_MEAN || pooling > NA_POOL_BOUNDS) return error(NA_ERR_OPTION, "pooling is not known");
+  NA_TRY(read_integer(call.Get("queryPooling"), "queryPooling", NA_ERR_OPTION, &a->query_pooling));
+  if (a->query_pooling < -1 || a->query_pooling > NA_POOL_MIN) return error(NA_ERR_OPTION, "queryPooling is not known");
   a->selector = static_cast<na_selector>(selector);
   a->pooling = static_cast<na_pooling>(pooling);
   NA_TRY(read_geometry(call.Get("geometry"), &a->geometry));
@@ -40,7 +42,6 @@ Status read_select(const Napi::Object& call, SelectArguments* a) {
     }
   }
   a->first = read_flag(call.Get("first"));
-  a->mean_query = read_flag(call.Get("meanQuery"));
   a->per_query = read_flag(call.Get("perQuery"));
   a->pooled = read_flag(call.Get("pooled"));
   NA_TRY(read_number(call, "scale", &a->scale));

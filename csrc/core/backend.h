@@ -424,7 +424,7 @@ typedef struct na_select {
   int32_t first;              /* HIP, BISECTION: the first key of a range stands for it, else the middle one */
   const na_summaries* pooled; /* POOLED: what na_pool made of k, or NULL */
   int32_t bounds;             /* POOLED: of NA_POOL_BOUNDS */
-  int32_t mean_query;         /* POOLED: the mean of the row's queries counts, else each of them */
+  int32_t query_pooling;      /* POOLED: NA_POOL_MEAN, MAX or MIN of the row's queries counts; -1: each of them */
   float scale;                /* POOLED: of scores, for what follows */
   float top_p;     /* POOLED: no more blocks than have this share of the softmax; 1: all that the budget allows */
   float threshold; /* POOLED: no block of a smaller share */

@@ -98,7 +98,7 @@ Status check_stages(const SelectArguments& a) {
 // Of queries that select for themselves.
 Status check_queries(const SelectArguments& a) {
   if (!a.per_query) return {};
-  if (a.selector != NA_SELECT_POOLED || a.mean_query) {
+  if (a.selector != NA_SELECT_POOLED || a.query_pooling >= 0) {
     return error(NA_ERR_OPTION, "only pooledPlan has queries that select for themselves, each of them");
   }
   if (a.geometry.estimate) {
@@ -131,7 +131,7 @@ Status check_levels(const SelectArguments& a) {
 // Of queries and keys that are pooled already.
 Status check_pooled(const SelectArguments& a, const PlanGeometry& g) {
   if (!a.pooled) return {};
-  if (a.selector != NA_SELECT_POOLED || a.pooling == NA_POOL_BOUNDS || a.mean_query || a.per_query) {
+  if (a.selector != NA_SELECT_POOLED || a.pooling == NA_POOL_BOUNDS || a.query_pooling >= 0 || a.per_query) {
     return error(NA_ERR_OPTION, "pooled: only pooledPlan takes rows that are pooled already, and pools no more");
   }
   if (a.cache) {
@@ -387,7 +387,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   NA_TRY(step.attach(device, g.batch * g.heads * shape.tiles(), budgets, &call));
   call.first = a.first;
   call.bounds = a.pooling == NA_POOL_BOUNDS;
-  call.mean_query = a.mean_query;
+  call.query_pooling = static_cast<int32_t>(a.query_pooling);
   call.per_query = a.per_query;
   call.tile_queries = a.pooled;
   call.scale = static_cast<float>(a.scale);

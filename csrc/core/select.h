@@ -43,10 +43,10 @@ struct SelectArguments {
   bool first = false;                // the first key of a range stands for it
   HipState* state = nullptr;         // HIP
   na_pooling pooling = NA_POOL_MEAN;
-  bool mean_query = false;
-  bool per_query = false;  // POOLED: queries of a row select for themselves
-  bool pooled = false;     // POOLED: q and k are [batch, tiles or blocks, heads, features] of the queries and keys that
-                           // the geometry says
+  int64_t query_pooling = -1;  // na_select
+  bool per_query = false;      // POOLED: queries of a row select for themselves
+  bool pooled = false;  // POOLED: q and k are [batch, tiles or blocks, heads, features] of the queries and keys that
+                        // the geometry says
   double scale = 0, top_p = 1, threshold = 0;
 };
 

@@ -24,14 +24,24 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// The elements of a row are added to `sums`.
-void add_row(const char* row, int32_t dtype, int count, float* sums) {
+// What rows are folded into: their sum, maxima or minima.
+float neutral(int32_t pooling) {
+  return pooling == NA_POOL_MAX ? -kInfinity : pooling == NA_POOL_MIN ? kInfinity : 0.0f;
+}
+
+// What is no number is neither a maximum nor a minimum.
+void fold_row(const char* row, int32_t dtype, int count, int32_t pooling, float* to) {
   with_type(dtype, [&](auto* type) {
     using Type = std::remove_pointer_t<decltype(type)>;
     for (int d = 0; d < count; d++) {
-      Type value;
-      memcpy(&value, row + d * static_cast<int64_t>(sizeof(Type)), sizeof(Type));
-      sums[d] += static_cast<float>(widen(value));
+      Type element;
+      memcpy(&element, row + d * static_cast<int64_t>(sizeof(Type)), sizeof(Type));
+      const auto value = static_cast<float>(widen(element));
+      switch (pooling) {
+        case NA_POOL_MAX: to[d] = value > to[d] ? value : to[d]; break;
+        case NA_POOL_MIN: to[d] = value < to[d] ? value : to[d]; break;
+        default: to[d] += value;
+      }
     }
   });
 }
@@ -381,8 +391,8 @@ class SelectJob final : public Job {
   int64_t first_head(int64_t pattern) const { return pattern * heads_ / select_.out->heads; }
   int64_t kv_head(int64_t head) const { return head / (heads_ / kv_heads_); }
 
-  // The queries of one head in a row; `together` of them, or those that are left, become their mean.
-  Queries queries_of(const Row& row, int64_t head, int64_t together) const {
+  // The queries of one head in a row; `together` of them, or those that are left, become their mean, maxima or minima.
+  Queries queries_of(const Row& row, int64_t head, int64_t together, int32_t pooling = NA_POOL_MEAN) const {
     const int64_t first = select_.tile_queries ? row.tile : row.shape.first_query(row.tile),
                   end = select_.tile_queries ? first + 1 : row.shape.end_query(row.tile);
     Queries queries(q_.dtype, q_.head_dim);
@@ -391,15 +401,17 @@ class SelectJob final : public Job {
       return queries;
     }
     queries.make(static_cast<size_t>(ceil_div(end - first, together)));
-    std::vector<float> mean(static_cast<size_t>(q_.head_dim));
+    std::vector<float> made(static_cast<size_t>(q_.head_dim));
     for (size_t i = 0; i < queries.rows.size(); i++) {
       const int64_t from = first + static_cast<int64_t>(i) * together, to = std::min(from + together, end);
-      std::fill(mean.begin(), mean.end(), 0.0f);
+      std::fill(made.begin(), made.end(), neutral(pooling));
       for (int64_t query = from; query < to; query++) {
-        add_row(q_.row(row.batch, query, head), q_.dtype, q_.head_dim, mean.data());
+        fold_row(q_.row(row.batch, query, head), q_.dtype, q_.head_dim, pooling, made.data());
       }
-      for (float& sum : mean) sum /= static_cast<float>(to - from);
-      queries.set(i, mean);
+      if (pooling == NA_POOL_MEAN) {
+        for (float& sum : made) sum /= static_cast<float>(to - from);
+      }
+      queries.set(i, made);
     }
     return queries;
   }
@@ -630,7 +642,8 @@ class SelectJob final : public Job {
     std::vector<Queries> given;
     size_t count = 0;
     for (int64_t head = first; head < end; head++) {
-      given.push_back(queries_of(row, head, select_.mean_query ? shape_.query_tile : 1));
+      const bool pools = select_.query_pooling >= 0;
+      given.push_back(queries_of(row, head, pools ? shape_.query_tile : 1, select_.query_pooling));
       count += given.back().rows.size();
     }
     const na_tensor& table = *select_.pooled->rest;
@@ -641,7 +654,7 @@ class SelectJob final : public Job {
     for (size_t i = 0; i < count; i++) {
       const size_t each = given[0].rows.size();
       std::fill(values.begin(), values.end(), 0.0f);
-      add_row(given[i / each].rows[i % each], q_.dtype, q_.head_dim, values.data());
+      fold_row(given[i / each].rows[i % each], q_.dtype, q_.head_dim, NA_POOL_MEAN, values.data());
       for (int d = 0; select_.bounds && d < q_.head_dim; d++) {
         float& least = values[static_cast<size_t>(q_.head_dim + d)];
         least = std::min(values[static_cast<size_t>(d)], 0.0f);

@@ -36,7 +36,7 @@ struct Selection {
   bool bounds, first, tile_queries;
   int32_t heads, group, columns, features;  // heads: of a pattern; features: of k
   float* queries;                           // [rows, heads, queries_room, pitch], what is compared with k
-  int32_t queries_room, pitch;
+  int32_t queries_room, pitch, query_pooling;
   uint32_t* scores;  // [rows, scores_room]
   uint32_t* levels;  // [rows, scores_room]: which level a choice gets; nullptr: there are none
   int64_t scores_room;

@@ -145,8 +145,25 @@ __global__ void __launch_bounds__(32 * kScoreWarps, 1) score_kernel(const __grid
   if (n + 1 < choices.count) scores[n + 1] = two ? key_of(best.right) : kAbsent;
 }
 
-// What is compared with keys: queries, or means of some that follow each other, in float32. With bounds, positive parts
-// meet the maxima and negative ones the minima.
+// Of one column of queries that follow each other, their mean, or what is largest or least of it.
+__device__ inline float pooled_queries(const Selection& a, const WantedRow& row, int64_t head, int32_t from,
+                                       int32_t until, int32_t column) {
+  constexpr float kInfinity = __builtin_huge_valf();
+  float sum = 0, most = -kInfinity, least = kInfinity;
+  for (int32_t query = from; query < until; query++) {
+    const float value = a.q[a.q.row(row.batch, query, head) + column];
+    sum += value;
+    if (value > most) most = value;
+    if (value < least) least = value;
+  }
+  if (a.together == 1) return sum;
+  if (a.query_pooling == NA_POOL_MAX) return most;
+  if (a.query_pooling == NA_POOL_MIN) return least;
+  return rounded(sum / static_cast<float>(until - from), a.q.dtype);
+}
+
+// What is compared with keys: queries, or what is made of some that follow each other, in float32. With bounds,
+// positive parts meet the maxima and negative ones the minima.
 __global__ void __launch_bounds__(32 * kScoreWarps) queries_kernel(const __grid_constant__ Selection a) {
   const int64_t local = blockIdx.x / static_cast<uint32_t>(a.heads);
   const WantedRow row(a, local);
@@ -161,8 +178,7 @@ __global__ void __launch_bounds__(32 * kScoreWarps) queries_kernel(const __grid_
     if (feature < a.features) {
       const bool least = feature >= a.columns;
       const int32_t column = least ? feature - a.columns : feature;
-      for (int32_t query = from; query < until; query++) value += a.q[a.q.row(row.batch, query, head) + column];
-      if (a.together > 1) value = rounded(value / static_cast<float>(until - from), a.q.dtype);
+      value = pooled_queries(a, row, head, from, until, column);
       if (a.bounds && (least ? value > 0 : value < 0)) value = 0;
     }
     to[i] = value;

@@ -310,7 +310,8 @@ class Selecting {
     a_.tile_queries = select.tile_queries != 0;
     a_.features = a_.bounds ? 2 * a_.columns : a_.columns;
     a_.pitch = (a_.features + 31) / 32 * 32;
-    const bool one_query = mean_query() || a_.tile_queries;
+    a_.query_pooling = pools_queries() ? select.query_pooling : NA_POOL_MEAN;
+    const bool one_query = pools_queries() || a_.tile_queries;
     a_.queries_room = one_query ? 1 : static_cast<int32_t>(std::min<int64_t>(out.query_tile, out.queries));
     a_.words = static_cast<int32_t>(a_.plan.query_words());
     for (int64_t head = 0; head < out.heads; head++) {
@@ -363,7 +364,7 @@ class Selecting {
  private:
   static constexpr int64_t kWord = 4, kAligned = 16;  // bytes, words
 
-  bool mean_query() const { return select_.selector == NA_SELECT_POOLED && select_.mean_query; }
+  bool pools_queries() const { return select_.selector == NA_SELECT_POOLED && select_.query_pooling >= 0; }
   // Whether rows list as many blocks as they have room for.
   bool exact() const {
     return select_.selector != NA_SELECT_HIP && !shares() && !select_.per_query && a_.by_levels == 0;
@@ -465,7 +466,7 @@ class Selecting {
         if (select_.per_query) {
           choose_by_queries(rows);
         } else {
-          prepare(rows, mean_query() ? select_.out->query_tile : 1);
+          prepare(rows, pools_queries() ? select_.out->query_tile : 1);
           step(rows, ceil_div(a_.scores_room, 2));
         }
     }

@@ -116,6 +116,8 @@ const selectors: [string, Select, 'keys' | 'queries' | '', number?][] = [
   ['pooledPlan', pooledPlan, 'keys'],
   ['pooledPlan, max', (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max' }), ''],
   ['pooledPlan, min, mean', (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'min', queries: 'mean' }), 'queries'],
+  ['pooledPlan, max, max', (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max', queries: 'max' }), ''],
+  ['pooledPlan, least queries', (q, k, o) => pooledPlan(q, k, { ...o, queries: 'min' }), 'keys'],
   ['pooledPlan, topP', (q, k, o) => pooledPlan(q, k, { ...o, budget: undefined, topP: 0.8 }), 'keys'],
   ['pooledPlan, threshold', (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max', threshold: 0.02 }), ''],
   [

@@ -38,6 +38,7 @@ export const makes: [name: string, make: Make][] = [
   ['pooledPlan', pooledPlan],
   ['pooledPlan, max', pooled({ pooling: 'max' })],
   ['pooledPlan, min', pooled({ pooling: 'min', queries: 'mean' })],
+  ['pooledPlan, max of queries', pooled({ queries: 'max' })],
   ['pooledPlan, topP', pooled({ topP: 0.6 })],
   ['pooledPlan, own', pooled({ queries: 'own' })],
 ];

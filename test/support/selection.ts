@@ -146,18 +146,27 @@ export const bisection =
 
 export type Pooling = 'mean' | 'max' | 'min' | 'bounds';
 
+/** Of each column the largest element, or the least. */
+const extreme = (rows: readonly number[][], pick: (...values: number[]) => number) =>
+  rows[0]!.map((_, d) => pick(...rows.map((row) => row[d]!)));
+
+/** What counts of the queries of a tile. */
+const together = {
+  each: (rows: number[][]) => rows,
+  mean: (rows: number[][]) => [mean(rows)],
+  max: (rows: number[][]) => [extreme(rows, Math.max)],
+  min: (rows: number[][]) => [extreme(rows, Math.min)],
+};
+
 const pooledScores =
-  (pooling: Pooling, meanQuery: boolean) =>
+  (pooling: Pooling, counts: keyof typeof together) =>
   (heads: Rows[], s: Selection, { first, end, open }: ReturnType<typeof tileOf>): number[] =>
     open.map((block) =>
       Math.max(
         ...heads.map(({ q, k }) => {
-          const rows = q.slice(first, end);
           const keys = k.slice(block * s.keyBlock, (block + 1) * s.keyBlock);
-          const extreme = (pick: (...values: number[]) => number) =>
-            keys[0]!.map((_, d) => pick(...keys.map((key) => key[d]!)));
-          const [most, least] = [extreme(Math.max), extreme(Math.min)];
-          const queries = meanQuery ? [mean(rows)] : rows;
+          const [most, least] = [extreme(keys, Math.max), extreme(keys, Math.min)];
+          const queries = together[counts](q.slice(first, end));
           if (pooling === 'bounds') {
             const bound = (query: number[]) =>
               query.reduce((sum, x, d) => sum + Math.max(x * most[d]!, x * least[d]!), 0);
@@ -169,9 +178,9 @@ const pooledScores =
     );
 
 export const pooled =
-  (pooling: Pooling, meanQuery = false): Choose =>
+  (pooling: Pooling, counts: keyof typeof together = 'each'): Choose =>
   (heads, s, tile) =>
-    best(tile.open, pooledScores(pooling, meanQuery)(heads, s, tile), s.budget);
+    best(tile.open, pooledScores(pooling, counts)(heads, s, tile), s.budget);
 
 /**
  * Of each tile, the blocks beyond the budget that count by means, as [block, level]: as many blocks of each level, from 1
@@ -181,7 +190,7 @@ export function selectMeans(heads: Rows[], s: Selection, levels: number[]): [blo
   const { q, k } = heads[0]!;
   return Array.from({ length: Math.ceil(q.length / s.queryTile) }, (_, index) => {
     const tile = tileOf(heads, s, index);
-    const scores = pooledScores('mean', false)(heads, s, tile);
+    const scores = pooledScores('mean', 'each')(heads, s, tile);
     const ranked = tile.open.map((_, i) => i).sort((a, b) => scores[b]! - scores[a]! || a - b);
     const last = s.causal ? tile.first + k.length - q.length : k.length; // key that the first query sees
     const rest = ranked

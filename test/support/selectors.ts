@@ -69,9 +69,16 @@ export const cases: Case[] = [
   ['pooledPlan, max', pooled('max'), 16, (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max' })],
   [
     'pooledPlan, min',
-    pooled('min', true),
+    pooled('min', 'mean'),
     16,
     (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'min', queries: 'mean' }),
+  ],
+  ['pooledPlan, largest queries', pooled('mean', 'max'), 32, (q, k, o) => pooledPlan(q, k, { ...o, queries: 'max' })],
+  [
+    'pooledPlan, least queries',
+    pooled('max', 'min'),
+    16,
+    (q, k, o) => pooledPlan(q, k, { ...o, pooling: 'max', queries: 'min' }),
   ],
 ];
 
