@@ -12,6 +12,7 @@ import {
   lengthsOf,
   listedCases,
   qualityCases,
+  type SparseOptions,
   stepCases,
   timeCases,
 } from '../bench/sparse/cases';
@@ -66,6 +67,10 @@ describe('cases', () => {
     const chunks = timeCases(options({ full: true })).filter(({ phase }) => phase === 'prefill');
     expect(chunks.at(-1)!.queries).toBe(32768);
     expect(chunks.map(({ densities }) => densities.length)).toEqual([1, 2, 2, 2, 1]); // nothing to choose; minutes for each
+    const densities = (each: SparseOptions) => timeCases(each).map((test) => test.densities);
+    const curve = [0.01, 0.02, 0.05, 0.1, 0.2];
+    expect(densities(options())).toEqual([[0.1], [0.02, 0.1], curve, [0.1], [0.02, 0.1], curve]);
+    expect(densities(options({ full: true }))[2]).toEqual(curve);
     expect(suites.map(({ name }) => name)).toContain('sparse');
     // Two selectors are other forms of ones that --quick times.
     const timed = (quick: boolean) => timeCases(options({ quick }))[0]!.selectors;

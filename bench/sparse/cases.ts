@@ -91,8 +91,15 @@ const TIMED_SELECTORS = ['hip', 'hip1', 'pages', 'pooled 16', 'pooled 64', 'page
 /** Selectors of which --quick times another form. */
 const NOT_QUICK = ['hip1', 'pooled 16'];
 
-/** The most pairs of tokens of a chunk that are measured at every density: the next length takes minutes for each run. */
+/** Of this context there are curves of time over density, unless the chunk is a long one: that takes hours. */
+const CURVED = { keys: 131072, queries: 2048 };
+/** The most pairs of tokens of a chunk that are measured at several densities: the next length takes minutes for each run. */
 const MOST_PAIRS = 32768 * 524288;
+
+function timedDensities(queries: number, keys: number): number[] {
+  const densities = possible(keys, keys === CURVED.keys && queries <= CURVED.queries ? [0.01, ...CURVE] : TIMED);
+  return queries * keys > MOST_PAIRS ? densities.slice(0, 1) : densities;
+}
 
 /** One token, or a chunk of the last ones: 32K tokens are what InfiniteHiP is measured with. */
 export function timeCases(options: SparseOptions): TimeCase[] {
@@ -101,13 +108,12 @@ export function timeCases(options: SparseOptions): TimeCase[] {
   return PHASES.flatMap((phase) =>
     lengthsOf(options).map((keys) => {
       const queries = phase === 'decode' ? 1 : Math.min(chunk, keys);
-      const densities = possible(keys, TIMED);
       return {
         name: `time: ${phaseName(phase)} T=${keys}`,
         phase,
         queries,
         keys,
-        densities: queries * keys > MOST_PAIRS ? densities.slice(0, 1) : densities,
+        densities: timedDensities(queries, keys),
         selectors,
       };
     }),
