@@ -46,12 +46,15 @@ async function makeStep({ phase, selector, density }: MemoryTask, queries: numbe
   };
 }
 
-/** Selecting takes little: of so many heads, what threads and heap happen to take is little beside it. */
-const SELECTING_HEADS = 16;
+/**
+ * Selecting takes little: of so many heads, what threads and heap happen to take is little beside it. Fewer of longer
+ * sequences do, for which there would be no answer in time.
+ */
+const headsOf = (tokens: number) => Math.max(1, Math.min(16, Math.floor(2 ** 21 / tokens)));
 
 async function makeSelection({ tokens, selector, budget }: SelectionTask) {
   const make = (seed: number, heads: number) => Tensor.randn([1, tokens, heads, HEAD_DIM], { seed, dtype: 'bfloat16' });
-  const [q, k] = [make(1, SELECTING_HEADS), make(2, 1)];
+  const [q, k] = [make(1, headsOf(tokens)), make(2, 1)];
   const stream = new Stream();
   await Promise.all([q, k].map((tensor) => tensor.slice([0, 1], [0, 1]).read())); // they are filled by now
   return async () => {
@@ -80,7 +83,7 @@ async function selectionBytes(task: SelectionTask): Promise<number> {
   const measure = () => bytesBeyond(async () => held.push(await run()));
   const bytes = [await measure(), await measure(), await measure()];
   for (const each of held.flat()) each.dispose(); // not before: its memory could be had again
-  return median(bytes) / SELECTING_HEADS;
+  return median(bytes) / headsOf(task.tokens);
 }
 
 answerBytes((task: MemoryTask | SelectionTask) => ('tokens' in task ? selectionBytes(task) : stepBytes(task)));
