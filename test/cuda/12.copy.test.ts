@@ -1,7 +1,15 @@
 // Copies to, from and on the device: shapes, strides, dtypes and places against what the CPU makes of them.
 import './support/device'; // before node-attention
 import fc from 'fast-check';
-import { AttentionError, type DType, memoryStats, Tensor, type TypedArray } from 'node-attention';
+import {
+  AttentionError,
+  type DType,
+  memoryStats,
+  permuteTokens,
+  restoreTokens,
+  Tensor,
+  type TypedArray,
+} from 'node-attention';
 import { describe, expect, test } from 'vitest';
 import { interpreted, missing, title } from './support/device';
 
@@ -170,6 +178,30 @@ describe.skipIf(missing)(title('copies'), () => {
     const want = await bits(view(host));
     expect(Buffer.compare(await bits(view(there).to({ device: 'cpu', dtype: 'int32' })), want)).toBe(0);
   }, 120_000);
+
+  test('tokens in another order, and back', async () => {
+    const extents = fc.array(fc.tuple(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 1, max: 4 })), {
+      minLength: 1,
+      maxLength: 3,
+    });
+    const orders = extents.chain((axes) =>
+      fc.record({
+        shape: fc.constant(axes.map(([boxes, each]) => boxes * each)),
+        box: fc.constant(axes.map(([, each]) => each)),
+        order: fc.shuffledSubarray([...axes.keys()], { minLength: axes.length }),
+      }),
+    );
+    await fc.assert(
+      fc.asyncProperty(orders, fc.constantFrom(...dtypes), async ({ shape, ...order }, dtype) => {
+        const host = numbers([2, ...shape, 3, 5], dtype, shape.length);
+        const permuted = permuteTokens(host.to('cuda'), order);
+        expect([permuted.device, await bits(permuted)]).toEqual(['cuda:0', await bits(permuteTokens(host, order))]);
+        const restored = restoreTokens(permuted, { ...order, shape });
+        expect([restored.shape, await bits(restored)]).toEqual([host.shape, await bits(host)]);
+      }),
+      { numRuns: interpreted ? 30 : 200 },
+    );
+  });
 
   test('nothing at all', async () => {
     for (const shape of [[0], [3, 0, 2], [0, 4]]) {
