@@ -166,9 +166,9 @@ export interface NativeDevice {
   memoryBytes?: number;
 }
 
-/** The words of a plan. */
+/** The words of a plan; without offsets each row has as many. */
 export interface NativePlanWords {
-  offsets: NativeTensor;
+  offsets?: NativeTensor;
   entries: NativeTensor;
   bitmaps?: NativeTensor;
 }

@@ -232,6 +232,19 @@ const visibleKeys = (l: Layout, query: number) =>
   l.causal ? Math.max(0, Math.min(l.keys, query + l.keys - l.queries + 1)) : l.keys;
 
 const kinds = { full: 0, predicate: 1, bitmap: 2, tail: 3 };
+/** NA_NO_WORD, as an int32. */
+const noWord = -3;
+
+/** The words of even rows, without those behind the last entry of a row. */
+function closedUp(words: Int32Array, rows: number): { offsets: Int32Array; entries: Int32Array } {
+  const each = words.length / rows;
+  const offsets = new Int32Array(rows + 1);
+  for (let row = 0; row < rows; row++) {
+    const end = words.subarray(0, (row + 1) * each).indexOf(noWord, row * each);
+    offsets[row + 1] = offsets[row]! + (end < 0 ? each : end - row * each);
+  }
+  return { offsets, entries: words.filter((word) => word !== noWord) };
+}
 
 /**
  * Of the blocks of a row, how many from the first on all its queries see whole, how many any of them sees, and the kind of
@@ -624,9 +637,10 @@ export class SparsePlan extends Mask {
       held.push(tensor);
       return tensor;
     };
-    const copy = (of: NativePlanWords['offsets']) => tensorHandle(hold(hold(makeTensor(of)).to(target)), 'to');
+    const copy = (of: NativePlanWords['entries']) => tensorHandle(hold(hold(makeTensor(of)).to(target)), 'to');
     try {
-      const copies: NativePlanWords = { offsets: copy(words.offsets), entries: copy(words.entries) };
+      const copies: NativePlanWords = { entries: copy(words.entries) };
+      if (words.offsets) copies.offsets = copy(words.offsets);
       if (words.bitmaps) copies.bitmaps = copy(words.bitmaps);
       return new SparsePlan(native.planOver(numbersOf(this.#geometry(), this.#complete), copies), this.#queryHeads);
     } finally {
@@ -724,13 +738,14 @@ export class SparsePlan extends Mask {
   /** What the plan holds: bitmaps, which can be a hundred times as much as the rest, only where they are wanted. */
   async #words(withBitmaps: boolean): Promise<{ offsets: Int32Array; entries: Int32Array; bitmaps?: Int32Array }> {
     const words = native.planWords(this.#native);
-    using offsets = makeTensor(words.offsets);
+    using offsets = words.offsets && makeTensor(words.offsets);
     using entries = makeTensor(words.entries);
     using bitmaps = words.bitmaps && makeTensor(words.bitmaps);
     const read = async (tensor: Tensor) => (await tensor.read()) as Int32Array;
     const wanted = withBitmaps ? bitmaps : undefined;
-    const [all, list, table] = await Promise.all([read(offsets), read(entries), wanted && read(wanted)]);
-    return { offsets: all, entries: list, bitmaps: table };
+    const [all, list, table] = await Promise.all([offsets && read(offsets), read(entries), wanted && read(wanted)]);
+    if (all) return { offsets: all, entries: list, bitmaps: table };
+    return closedUp(list, this.batch * this.heads * Math.ceil(this.queries / this.queryTile));
   }
 
   /** What the plan lists, counted; its bitmaps are not looked into. It waits for the plan to be made. */

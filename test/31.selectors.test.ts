@@ -9,6 +9,7 @@ import {
   KvCache,
   pagePlan,
   pooledPlan,
+  SparsePlan,
   Stream,
   streamingPlan,
   Tensor,
@@ -54,6 +55,26 @@ describe.each(selectors)('%s', (_, make) => {
     using k = Tensor.randn([1, 2048, 2, 16], { seed: 2 });
     using plan = make(q, k, { budget: [0, 128], always: { sink: 0, window: 0 }, keyBlock: 16 });
     expect((await listsOf(plan)).map((list) => list.length)).toEqual([0, 8]);
+  });
+
+  it('selects for more than 32768 rows', async () => {
+    // A row for each of 257 tiles of queries and 128 heads, for which one of two blocks is nearer than the other.
+    const [queries, heads] = [257 * 16, 128];
+    const near = (row: number) => Number((row * 7919) % 11 < 5);
+    using q = Tensor.from(
+      Float32Array.from({ length: queries * heads }, (_, n) =>
+        near((n % heads) * 257 + Math.floor(n / heads / 16)) ? 1 : -1,
+      ),
+      [1, queries, heads, 1],
+    );
+    using k = Tensor.from(
+      Float32Array.from({ length: 8 * heads }, (_, n) => (n < 4 * heads ? -1 : 1)),
+      [1, 8, heads, 1],
+    );
+    using plan = make(q, k, { budget: 4, keyBlock: 4, queryTile: 16, always: { sink: 0, window: 0 } });
+    const lists = await listsOf(plan);
+    expect(lists).toHaveLength(257 * heads);
+    expect(lists.findIndex((list, row) => list.length !== 1 || list[0] !== near(row))).toBe(-1);
   });
 
   it('follows its inputs in a graph', async () => {
@@ -294,13 +315,13 @@ describe('a needle in 64K keys', () => {
 
   const random = uniform(1);
   const positions = [0, 100, 30000, 65200, ...Array.from({ length: 12 }, () => Math.floor(random() * 64000))];
-  it('is found wherever it is by hipPlan, and not by a window', async () => {
+  it.each([128, 256, 1024])('is found wherever it is by hipPlan, and not by a window: %s keys', async (width) => {
     const always = { sink: 64, window: 256 };
     using local = streamingPlan({ queries: 1, keys: tokens, causal: true, ...always, keyBlock: 8 });
     using seen = local.toDense();
     const near = await seen.read();
     for (const position of positions) {
-      using k = hump(position, 128);
+      using k = hump(position, width);
       using plan = hipPlan(q, k, { budget: 1024, causal: true, always });
       using dense = plan.toDense();
       expect((await dense.read())[position], `at ${position}`).toBe(1);
@@ -384,6 +405,54 @@ describe('pooledPlan', () => {
     expect(await listsOf(plan)).toEqual([[5, 6, 7]]);
     using few = pooledPlan(q, k, { topP: 0.999, budget: 32, keyBlock: 16, always });
     expect(await listsOf(few)).toEqual([[6, 7]]);
+  });
+});
+
+describe('even rows, of decoding', () => {
+  const [keys, keyBlock] = [2048, 16];
+  const always = { sink: 16, window: 16 };
+  // Head h has so steep a softmax that shares of it are few blocks, or nearly all.
+  const q = Tensor.from(
+    Float32Array.from({ length: 2 * 3 * 8 }, (_, n) => (n % 8 === 0 ? [0.01, 3, 30][Math.floor(n / 8) % 3]! : 0)),
+    [2, 1, 3, 8],
+  );
+  const k = Tensor.randn([2, keys, 3, 8], { seed: 3 });
+
+  it('list as many blocks as they have, or fewer, and go with other plans', async () => {
+    using full = pagePlan(q, k, { budget: 160, causal: true, keyBlock, always });
+    // Two blocks always, and ten of the budget; a word each, for six rows.
+    expect([(await full.statistics()).heads.map((head) => head.fewest), full.bytes]).toEqual([
+      [12, 12, 12],
+      4 * 6 * 12,
+    ]);
+    using plan = pooledPlan(q, k, { topP: 0.5, causal: true, keyBlock, always, scale: 1 });
+    expect(plan.bytes).toBe((4 * 6 * keys) / keyBlock);
+    const lists = await listsOf(plan);
+    const { blocks, heads } = await plan.statistics();
+    expect(blocks).toBe(lists.flat().length);
+    for (const [head, { fewest, most }] of heads.entries()) {
+      const lengths = [lists[head]!.length, lists[head + 3]!.length];
+      expect([fewest, most]).toEqual([Math.min(...lengths), Math.max(...lengths)]);
+    }
+    expect(heads[0]!.fewest).toBeGreaterThan(30);
+    expect(heads[2]!.most).toBeLessThan(6);
+    using rules = streamingPlan({
+      ...{ batch: 2, heads: 3, queries: 1, keys, causal: true, keyBlock },
+      ...{ sink: 64, window: 100 },
+    });
+    const local = await listsOf(rules);
+    using either = plan.union(rules);
+    using both = rules.intersect(plan);
+    using copy = plan.to('cpu');
+    const sorted = (list: number[]) => [...new Set(list)].sort((a, b) => a - b);
+    expect(await listsOf(either)).toEqual(lists.map((list, row) => sorted([...list, ...local[row]!])));
+    expect(await listsOf(both)).toEqual(lists.map((list, row) => list.filter((block) => local[row]!.includes(block))));
+    expect([await listsOf(copy), copy.bytes]).toEqual([lists, plan.bytes]);
+    expect(await copy.toSvg()).toBe(await plan.toSvg());
+    using given = SparsePlan.fromBlocks(lists, { batch: 2, heads: 3, queries: 1, keys, causal: true, keyBlock });
+    const [a, b] = [plan, given].map((mask) => attention(q, k, k, { mask }));
+    expect(await a!.out.read()).toEqual(await b!.out.read());
+    expect(await a!.lse.read()).toEqual(await b!.lse.read());
   });
 });
 

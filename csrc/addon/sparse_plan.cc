@@ -25,7 +25,7 @@ Napi::Value plan_build(const Napi::CallbackInfo& info) {
   return wrap_plan(env, std::move(plan));
 }
 
-// planOver(geometry, { offsets, entries, bitmaps? }): plan
+// planOver(geometry, { offsets?, entries, bitmaps? }): plan
 Napi::Value plan_over(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   PlanGeometry geometry;
@@ -34,8 +34,10 @@ Napi::Value plan_over(const Napi::CallbackInfo& info) {
   NA_REFUSE(env, read_geometry(info[0], &geometry));
   if (!info[1].IsObject()) return refuse(env, error(NA_ERR_OPTION, "planOver needs words"));
   const auto words = info[1].As<Napi::Object>();
-  NA_REFUSE(env, unwrap<Tensor>(words.Get("offsets"), "offsets", &offsets));
   NA_REFUSE(env, unwrap<Tensor>(words.Get("entries"), "entries", &entries));
+  if (!words.Get("offsets").IsUndefined()) {
+    NA_REFUSE(env, unwrap<Tensor>(words.Get("offsets"), "offsets", &offsets));
+  }
   if (!words.Get("bitmaps").IsUndefined()) {
     NA_REFUSE(env, unwrap<Tensor>(words.Get("bitmaps"), "bitmaps", &bitmaps));
   }
@@ -85,13 +87,13 @@ Napi::Value plan_dense(const Napi::CallbackInfo& info) {
   return wrap_tensor(env, std::move(tensor));
 }
 
-// planWords(plan): { offsets, entries, bitmaps? }
+// planWords(plan): { offsets?, entries, bitmaps? }
 Napi::Value plan_words(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Ref<SparsePlan> plan;
   NA_REFUSE(env, unwrap<SparsePlan>(info[0], "this plan", &plan));
   Napi::Object words = Napi::Object::New(env);
-  words.Set("offsets", wrap(env, plan->offsets()));
+  if (plan->offsets()) words.Set("offsets", wrap(env, plan->offsets()));
   words.Set("entries", wrap(env, plan->entries()));
   if (plan->bitmaps()) words.Set("bitmaps", wrap(env, plan->bitmaps()));
   return words;

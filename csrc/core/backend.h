@@ -83,9 +83,11 @@ typedef enum na_entry_kind {
  * may see the whole block, as whose kind is full or tail; elsewhere it is passed over.
  */
 #define NA_LEVELS 8 /* 0 are the keys themselves */
+#define NA_NO_WORD 0xfffffffdu
 
 typedef struct na_plan {
-  const na_tensor* offsets; /* [rows + 1]: where the entries of each row begin, and the end of the last */
+  const na_tensor* offsets; /* [rows + 1]: where the entries of each row begin, and the end of the last. NULL: each row
+                               has row_words words, and behind its last entry NA_NO_WORD stands in all of them */
   const na_tensor* entries; /* as many words as the plan may have at most */
   const na_tensor* bitmaps; /* [count, key_block, query_tile / 32, rounded up], a bit for each query; NULL: none */
   int64_t batch, heads;     /* of patterns: batch is 1 or that of the call, heads divides that of the call */
@@ -96,6 +98,7 @@ typedef struct na_plan {
                        many times the mean of its keys, with the mean of their values */
   int32_t levels;   /* bits of the levels that entries may have beside 0; 2^level is at most half of key_block. Entries
                        of other levels are passed over */
+  int64_t row_words;
 } na_plan;
 
 typedef enum na_mask_kind { NA_MASK_WINDOW, NA_MASK_NEIGHBORHOOD, NA_MASK_PLAN } na_mask_kind;

@@ -1,6 +1,7 @@
 // The words of a sparse plan, and how its rows are walked by whoever does not trust their values.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/backend.h"
@@ -89,6 +90,8 @@ struct PlanShape {
   int64_t query_words() const { return (query_tile + 31) / 32; }
 };
 
+inline int64_t plan_rows(const na_plan& plan) { return plan.batch * plan.heads * PlanShape(plan).tiles(); }
+
 struct PlanEntry {
   int64_t block;
   na_entry_kind kind;
@@ -103,16 +106,30 @@ class PlanReader {
  public:
   explicit PlanReader(const na_plan& plan)
       : shape(plan),
-        offsets_(static_cast<const int32_t*>(plan.offsets->data)),
+        offsets_(plan.offsets ? static_cast<const int32_t*>(plan.offsets->data) : nullptr),
         entries_(static_cast<const uint32_t*>(plan.entries->data)),
         bitmaps_(plan.bitmaps ? static_cast<const uint32_t*>(plan.bitmaps->data) : nullptr),
         levels_(plan.levels),
+        row_words_(plan.row_words),
         words_(plan.entries->shape[0]),
         bitmap_count_(plan.bitmaps ? plan.bitmaps->shape[0] : 0) {}
 
   // Where the words of a row begin and end.
-  int64_t begin(int64_t row) const { return clamp(offsets_[row], 0); }
-  int64_t end(int64_t row) const { return clamp(offsets_[row + 1], begin(row)); }
+  int64_t begin(int64_t row) const { return offsets_ ? clamp(offsets_[row], 0) : row * row_words_; }
+  int64_t end(int64_t row) const { return offsets_ ? clamp(offsets_[row + 1], begin(row)) : begin(row) + row_words_; }
+  // Where those end that say something.
+  int64_t listed_end(int64_t row) const {
+    return offsets_ ? end(row) : std::find(entries_ + begin(row), entries_ + end(row), NA_NO_WORD) - entries_;
+  }
+  // Whether a row lies where the plan says, and nothing stands behind its last entry.
+  bool placed(int64_t row) const {
+    if (offsets_) {
+      const int64_t from = offsets_[row];
+      return (row > 0 || from == 0) && from == begin(row) && offsets_[row + 1] == end(row);
+    }
+    const auto nothing = [](uint32_t word) { return word == NA_NO_WORD; };
+    return std::all_of(entries_ + listed_end(row), entries_ + end(row), nothing);
+  }
 
   // The next entry of keys from word `at` on, which moves behind it.
   bool next(int64_t& at, int64_t end, PlanEntry* entry) const {
@@ -144,8 +161,6 @@ class PlanReader {
   }
 
   uint32_t word(int64_t at) const { return entries_[at]; }
-  int64_t given_offset(int64_t row) const { return offsets_[row]; }
-  int64_t words() const { return words_; }
   int64_t bitmap_count() const { return bitmap_count_; }
 
   const PlanShape shape;
@@ -159,7 +174,7 @@ class PlanReader {
   const uint32_t* const entries_;
   const uint32_t* const bitmaps_;
   const int32_t levels_;
-  const int64_t words_, bitmap_count_;
+  const int64_t row_words_, words_, bitmap_count_;
 };
 
 }  // namespace na

@@ -346,7 +346,7 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
   // knows.
   g.complete = a.top_p >= 1 && a.threshold <= 0 &&
                std::all_of(lengths.begin(), lengths.end(), [&](int64_t own) { return own == g.keys; });
-  int64_t blocks = 0;
+  int64_t blocks = 0, most_of_row = 0;
   const int64_t most_blocks = a.per_query ? kMostWords / kWordsOfBitmap : kMostWords;
   for (int64_t own : lengths) {
     const PlanShape of_own = shape.with_keys(own);
@@ -356,8 +356,10 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
       // A query that selects for itself chooses among all that others have always.
       const int64_t open = a.per_query ? of_own.visible_blocks(tile) : row.open_count();
       for (int64_t budget : budgets) {
-        blocks += entries *
-                  (a.per_query ? room_of_queries(of_own, tile, a.sink, window, budget) : row.most(budget + by_means));
+        const int64_t most =
+            a.per_query ? room_of_queries(of_own, tile, a.sink, window, budget) : row.most(budget + by_means);
+        most_of_row = std::max(most_of_row, most);
+        blocks += entries * most;
         g.complete &= open <= budget;
       }
       if (blocks > most_blocks) {
@@ -367,9 +369,14 @@ Status select(const SelectArguments& arguments, Stream* stream, Ref<SparsePlan>*
       }
     }
   }
+  // In decoding, rows are even unless sequences are short: nobody has to find out where they begin, nor to close up
+  // those that list less in the end.
+  const bool even = shape.tiles() == 1 && by_means == 0 && blocks > 0 && most_of_row * g.batch * g.heads == blocks;
   if (a.per_query) {
     // Beside each block the number of its bitmap.
     NA_TRY(SparsePlan::allocate(device, g, kWordsOfBitmap * blocks, blocks, &attached.plan));
+  } else if (even) {
+    NA_TRY(SparsePlan::allocate_even(device, g, most_of_row, &attached.plan));
   } else {
     NA_TRY(SparsePlan::allocate(device, g, blocks, 0, &attached.plan));
   }

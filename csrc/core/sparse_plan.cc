@@ -77,9 +77,8 @@ Status check_words(const char* name, const Tensor& tensor, const Device* device)
   return {};
 }
 
-Status check_list(const PlanGeometry& g, const Tensor& offsets, const char* name, const Tensor& words) {
+Status check_offsets(const PlanGeometry& g, const Tensor& offsets) {
   NA_TRY(check_words("offsets", offsets, offsets.device()));
-  NA_TRY(check_words(name, words, offsets.device()));
   if (offsets.view.rank != 1 || offsets.view.shape[0] != rows_of(g) + 1) {
     return error(NA_ERR_SHAPE,
                  "sparse plan: offsets has shape %s; expected [%lld], one for each of batch %lld x heads %lld x %lld "
@@ -87,6 +86,11 @@ Status check_list(const PlanGeometry& g, const Tensor& offsets, const char* name
                  shape_text(offsets.view).c_str(), Count(rows_of(g) + 1), Count(g.batch), Count(g.heads),
                  Count(tiles_of(g)));
   }
+  return {};
+}
+
+Status check_list(const char* name, const Tensor& words, const Device* device) {
+  NA_TRY(check_words(name, words, device));
   if (words.view.rank != 1 || words.view.shape[0] >= kMostWords) {
     return error(NA_ERR_SHAPE, "sparse plan: %s has shape %s; expected one axis of at most %lld elements", name,
                  shape_text(words.view).c_str(), Count(kMostWords));
@@ -159,16 +163,22 @@ PlanGeometry geometry_of(const na_plan& plan) {
 Status SparsePlan::over(const PlanGeometry& g, Ref<Tensor> offsets, Ref<Tensor> entries, Ref<Tensor> bitmaps,
                         Ref<SparsePlan>* plan) {
   NA_TRY(check(g));
-  NA_TRY(check_list(g, *offsets, "entries", *entries));
+  if (offsets) NA_TRY(check_offsets(g, *offsets));
+  NA_TRY(check_list("entries", *entries, (offsets ? offsets : entries)->device()));
+  const int64_t words = entries->view.shape[0];
+  if (!offsets && words % rows_of(g) != 0) {
+    return error(NA_ERR_SHAPE, "sparse plan: %lld words cannot be as many for each of %lld rows", Count(words),
+                 Count(rows_of(g)));
+  }
   if (bitmaps) {
-    NA_TRY(check_words("bitmaps", *bitmaps, offsets->device()));
+    NA_TRY(check_words("bitmaps", *bitmaps, entries->device()));
     const na_tensor& view = bitmaps->view;
     if (view.rank != 3 || view.shape[1] != g.key_block || view.shape[2] != query_words(g)) {
       return error(NA_ERR_SHAPE, "sparse plan: bitmaps has shape %s; expected [count, %lld, %lld]",
                    shape_text(view).c_str(), Count(g.key_block), Count(query_words(g)));
     }
   }
-  const na_plan view = {&offsets->view,
+  const na_plan view = {offsets ? &offsets->view : nullptr,
                         &entries->view,
                         bitmaps ? &bitmaps->view : nullptr,
                         g.batch,
@@ -179,7 +189,8 @@ Status SparsePlan::over(const PlanGeometry& g, Ref<Tensor> offsets, Ref<Tensor> 
                         static_cast<int32_t>(g.key_block),
                         g.causal,
                         g.estimate,
-                        static_cast<int32_t>(g.levels)};
+                        static_cast<int32_t>(g.levels),
+                        offsets ? 0 : words / rows_of(g)};
   *plan = Ref<SparsePlan>(new SparsePlan(view, g.complete, std::move(offsets), std::move(entries), std::move(bitmaps)));
   return {};
 }
@@ -196,6 +207,13 @@ Status SparsePlan::allocate(Device* device, const PlanGeometry& g, int64_t words
   return over(g, std::move(offsets), std::move(entries), std::move(table), plan);
 }
 
+Status SparsePlan::allocate_even(Device* device, const PlanGeometry& g, int64_t row_words, Ref<SparsePlan>* plan) {
+  NA_TRY(check(g));
+  Ref<Tensor> entries;
+  NA_TRY(Tensor::allocate(device, NA_INT32, {rows_of(g) * row_words}, false, false, &entries));
+  return over(g, {}, std::move(entries), {}, plan);
+}
+
 int64_t SparsePlan::bytes() const {
   int64_t total = 0;
   each_tensor([&](const Ref<Tensor>& tensor) { total += tensor->storage->bytes; });
@@ -204,7 +222,8 @@ int64_t SparsePlan::bytes() const {
 
 Status build_plan(const PlanGeometry& g, Tensor* offsets, Tensor* blocks, Stream* stream, Ref<SparsePlan>* plan) {
   NA_TRY(SparsePlan::check(g));
-  NA_TRY(check_list(g, *offsets, "blocks", *blocks));
+  NA_TRY(check_offsets(g, *offsets));
+  NA_TRY(check_list("blocks", *blocks, offsets->device()));
   NA_TRY(check_stream(*stream, offsets->device()));
   Ref<SparsePlan> made;
   // One word more, to mark offsets that cannot be.
@@ -300,11 +319,12 @@ Status combine(SparsePlan* a, SparsePlan* b, na_plan_source source, SparsePlan* 
 // Room for a copy of a plan.
 Status allocate_like(const SparsePlan& plan, Device* device, Ref<SparsePlan>* copy) {
   const na_plan& view = plan.view;
+  if (!view.offsets) return SparsePlan::allocate_even(device, geometry_of(view), view.row_words, copy);
   return SparsePlan::allocate(device, geometry_of(view), view.entries->shape[0], bitmaps_of(view), copy);
 }
 
 Status copy_words(const SparsePlan& from, const SparsePlan& to, Stream* stream) {
-  NA_TRY(stream->run(new CopyOperation(from.offsets().get(), to.offsets().get())));
+  if (to.offsets()) NA_TRY(stream->run(new CopyOperation(from.offsets().get(), to.offsets().get())));
   NA_TRY(stream->run(new CopyOperation(from.entries().get(), to.entries().get())));
   if (!to.bitmaps()) return {};
   return stream->run(new CopyOperation(from.bitmaps().get(), to.bitmaps().get()));

@@ -17,14 +17,17 @@ class SparsePlan : public RefCounted {
  public:
   // Refuses a geometry that no plan can have.
   static Status check(const PlanGeometry& geometry);
-  // Of int32 tensors that hold the plan's own words; `bitmaps` may be absent.
+  // Of int32 tensors that hold the plan's own words; `bitmaps` may be absent, and `offsets` where all rows have as many
+  // words.
   static Status over(const PlanGeometry& geometry, Ref<Tensor> offsets, Ref<Tensor> entries, Ref<Tensor> bitmaps,
                      Ref<SparsePlan>* plan);
   // With room for so many words and bitmaps, for an operation to write.
   static Status allocate(Device* device, const PlanGeometry& geometry, int64_t words, int64_t bitmaps,
                          Ref<SparsePlan>* plan);
+  // With so many words in each row.
+  static Status allocate_even(Device* device, const PlanGeometry& geometry, int64_t row_words, Ref<SparsePlan>* plan);
 
-  Device* device() const { return offsets_->device(); }
+  Device* device() const { return entries_->device(); }
   int64_t bytes() const;
   template <class Visit>
   void each_tensor(const Visit& visit) const {
@@ -32,7 +35,7 @@ class SparsePlan : public RefCounted {
       if (*tensor) visit(*tensor);
     }
   }
-  const Ref<Tensor>& offsets() const { return offsets_; }
+  const Ref<Tensor>& offsets() const { return offsets_; }  // may be null
   const Ref<Tensor>& entries() const { return entries_; }
   const Ref<Tensor>& bitmaps() const { return bitmaps_; }  // may be null
 

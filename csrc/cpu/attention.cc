@@ -731,9 +731,9 @@ class AttentionJob final : public Job {
     const na_plan& sparse = *description_.problem.sparse;
     const PlanReader reader(sparse);
     const PlanShape& shape = reader.shape;
-    rows_ = sparse.offsets->shape[0] - 1;
+    rows_ = plan_rows(sparse);
     for (int64_t row = 0; row < rows_; row++) {
-      const int64_t end = reader.end(row), words = end - reader.begin(row);
+      const int64_t end = reader.listed_end(row), words = end - reader.begin(row);
       listed_ += words;
       possible_ += shape.visible_blocks(row % shape.tiles());
       const int64_t pooled = sparse.estimate ? shape.blocks() : 0;

@@ -30,7 +30,7 @@ double seen_share(const na_plan& plan) {
   const PlanShape& shape = reader.shape;
   const int64_t words = shape.query_words();
   double seen = 0, listed = 0;
-  for (int64_t row = 0; row + 1 < plan.offsets->shape[0]; row++) {
+  for (int64_t row = 0; row < plan_rows(plan); row++) {
     const int64_t tile = row % shape.tiles(), end = reader.end(row);
     int64_t at = reader.begin(row);
     for (PlanEntry entry; reader.next(at, end, &entry);) {

@@ -246,10 +246,10 @@ class SelectJob final : public Job {
 
   int64_t prepare() override {
     const na_plan& out = *select_.out;
-    const int64_t rows = out.offsets->shape[0] - 1;
+    const int64_t rows = plan_rows(out);
     begin_.resize(static_cast<size_t>(rows) + 1);
     count_.resize(static_cast<size_t>(rows));
-    // Each row has room for all it may list; what it does not need is closed up in the end.
+    // Each row has room for all it may list; what it does not need is closed up in the end, unless rows are even.
     for (int64_t row = 0; row < rows; row++) {
       const int64_t budget = select_.budgets[row / shape_.tiles() % out.heads], tile = row % shape_.tiles();
       const PlanShape shape = own_shape(batch_of(row));
@@ -270,7 +270,7 @@ class SelectJob final : public Job {
     } else {
       write_row(row);
     }
-    if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) close_up();
+    if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1 && select_.out->offsets) close_up();
   }
 
  private:
@@ -317,6 +317,7 @@ class SelectJob final : public Job {
     std::vector<Means> means;
     const std::vector<int64_t> chosen = blocks_of(row, tile, own_shape(batch_of(row)), &means);
     uint32_t* to = entries() + begin_[static_cast<size_t>(row)];
+    uint32_t* const end = to + select_.out->row_words;
     for (const bool full : {true, false}) {
       for (int64_t block : chosen) {
         const na_entry_kind kind = shape_.kind_of(tile, block);
@@ -326,6 +327,7 @@ class SelectJob final : public Job {
     std::sort(means.begin(), means.end(), [](const Means& a, const Means& b) { return a.block < b.block; });
     for (const Means& of : means) *to++ = plan_entry(of.block, shape_.kind_of(tile, of.block), of.level);
     count_[static_cast<size_t>(row)] = static_cast<int64_t>(chosen.size() + means.size());
+    if (!select_.out->offsets) std::fill(to, end, NA_NO_WORD);
   }
 
   // Each query of a row selects for itself: the row lists what any of them has selected, with a bitmap where it is not

@@ -39,8 +39,6 @@ class PlanWriter {
   int64_t words_ = 0;
 };
 
-int64_t row_count(const na_plan& plan) { return plan.offsets->shape[0] - 1; }
-
 // A plan from lists of blocks.
 class ListJob final : public Job {
  public:
@@ -51,7 +49,7 @@ class ListJob final : public Job {
   void run(int64_t, void*, const Cancel& cancel) override {
     const auto* offsets = static_cast<const int32_t*>(build_.offsets->data);
     const auto* blocks = static_cast<const int32_t*>(build_.blocks->data);
-    const int64_t rows = row_count(*build_.out), most = build_.blocks->shape[0];
+    const int64_t rows = plan_rows(*build_.out), most = build_.blocks->shape[0];
     PlanWriter writer(*build_.out);
     int64_t end = std::clamp<int64_t>(offsets[0], 0, most);
     bool known = true;  // no offset so far that cannot be
@@ -99,7 +97,7 @@ class CombineJob final : public Job {
 
   void run(int64_t, void*, const Cancel& cancel) override {
     const na_plan& out = *build_.out;
-    const int64_t rows = row_count(out);
+    const int64_t rows = plan_rows(out);
     PlanWriter writer(out);
     std::vector<Item> a, b, all;
     for (int64_t row = 0; row < rows && !cancel.requested(); row++) {
@@ -263,7 +261,7 @@ void show_entry(const PlanShape& shape, int64_t tile, const PlanEntry& entry, ui
 class InspectJob final : public Job {
  public:
   explicit InspectJob(const na_inspect& inspect)
-      : inspect_(inspect), reader_(*inspect.plan), rows_(row_count(*inspect.plan)) {}
+      : inspect_(inspect), reader_(*inspect.plan), rows_(plan_rows(*inspect.plan)) {}
 
   // The report, then the rows of the dense mask.
   int64_t prepare() override { return (inspect_.report ? 1 : 0) + (inspect_.dense ? rows_ : 0); }
@@ -306,8 +304,8 @@ class InspectJob final : public Job {
       to[1] = row;
       to[2] = block;
     };
-    const int64_t from = reader_.given_offset(row), end = reader_.given_offset(row + 1), tile = row % shape.tiles();
-    if (from < 0 || end < from || end > reader_.words() || (row == 0 && from != 0)) return fault(NA_FAULT_OFFSETS, 0);
+    if (!reader_.placed(row)) return fault(NA_FAULT_OFFSETS, 0);
+    const int64_t from = reader_.begin(row), end = reader_.listed_end(row), tile = row % shape.tiles();
     std::vector<int64_t> blocks;
     bool rest = false, means = false;
     for (int64_t at = from; at < end; at++) {

@@ -266,7 +266,7 @@ class Planner {
 
   void take_plan(const na_plan& sparse, Problem* p) {
     plan_->sparse = &sparse;
-    plan_->unfolded = {static_cast<PlanRow*>(take((sparse.offsets->shape[0] - 1) * int64_t{sizeof(PlanRow)})),
+    plan_->unfolded = {static_cast<PlanRow*>(take(plan_rows(sparse) * int64_t{sizeof(PlanRow)})),
                        static_cast<PlanBlock*>(take(sparse.entries->shape[0] * int64_t{sizeof(PlanBlock)})),
                        static_cast<int32_t>(sparse.batch),
                        0,

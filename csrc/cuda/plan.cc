@@ -46,7 +46,7 @@ void add_plan(const na_plan& plan, Problem* problem) {
 }
 
 int64_t listed_keys(const na_plan& plan) {
-  const int64_t rows = plan.offsets->shape[0] - 1;
+  const int64_t rows = plan_rows(plan);
   const int64_t listed = std::min(ceil_div(plan.entries->shape[0], rows), ceil_div(plan.keys, int64_t{plan.key_block}));
   return listed * plan.key_block;
 }

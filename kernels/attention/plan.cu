@@ -14,10 +14,10 @@ constexpr uint32_t kBitmapKind = uint32_t{NA_ENTRY_BITMAP} << 27;
 constexpr uint32_t kWholeWarp = 0xffffffff;
 
 struct PlanWords {
-  const int32_t* offsets;
+  const int32_t* offsets;  // nullptr: each row has row_words words
   const uint32_t* entries;
-  int64_t words, bitmaps;            // how many there are
-  int32_t plan_batch, heads, block;  // block: the exponent of key_block
+  int64_t row_words, words, bitmaps;  // words, bitmaps: how many there are
+  int32_t plan_batch, heads, block;   // block: the exponent of key_block
   PlanShape shape;
   Unfolded to;
 };
@@ -35,8 +35,10 @@ __global__ void __launch_bounds__(32 * kPlanWarps) unfold_plan_kernel(const __gr
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * kPlanWarps + threadIdx.x / 32; row < rows; row += warps) {
     const auto batch = static_cast<int32_t>(row / each);
     const int64_t from_row = plan.plan_batch == 1 ? row % each : row;
-    const int64_t begin = min(max(int64_t{plan.offsets[from_row]}, int64_t{0}), plan.words);
-    const int64_t end = min(max(int64_t{plan.offsets[from_row + 1]}, begin), plan.words);
+    const int64_t given = plan.offsets ? plan.offsets[from_row] : from_row * plan.row_words;
+    const int64_t begin = min(max(given, int64_t{0}), plan.words);
+    const int64_t given_end = plan.offsets ? plan.offsets[from_row + 1] : given + plan.row_words;
+    const int64_t end = min(max(given_end, begin), plan.words);
     const int64_t tile = row % tiles;
     const PlanShape shape = plan.to.pages.tables ? plan.shape.with_keys(cached_keys(plan.to.pages, batch)) : plan.shape;
     // How many blocks, from the first on, all queries of the row see whole, and have all their keys.
@@ -85,8 +87,9 @@ __global__ void __launch_bounds__(32 * kPlanWarps) unfold_plan_kernel(const __gr
 }
 
 cudaError_t unfold_plan(const na_plan& plan, const Unfolded& to, cudaStream_t stream) {
-  const PlanWords words{static_cast<const int32_t*>(plan.offsets->data),
+  const PlanWords words{plan.offsets ? static_cast<const int32_t*>(plan.offsets->data) : nullptr,
                         static_cast<const uint32_t*>(plan.entries->data),
+                        plan.row_words,
                         plan.entries->shape[0],
                         plan.bitmaps ? plan.bitmaps->shape[0] : 0,
                         static_cast<int32_t>(plan.batch),
@@ -170,7 +173,7 @@ cudaError_t cut_plan(const na_plan& plan, const Grid& grid, PlanRow* rows, PlanB
     cut.from_count = static_cast<int32_t>(plan.bitmaps->shape[0]);
   }
   cut.to = bitmaps;
-  cut.row_count = plan.offsets->shape[0] - 1;
+  cut.row_count = plan_rows(plan);
   cut.queries = static_cast<int32_t>(plan.queries);
   cut.keys = static_cast<int32_t>(plan.keys);
   cut.tiles = static_cast<int32_t>((plan.queries + plan.query_tile - 1) / plan.query_tile);

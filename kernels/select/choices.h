@@ -41,8 +41,9 @@ struct Selection {
   uint32_t* levels;  // [rows, scores_room]: which level a choice gets; nullptr: there are none
   int64_t scores_room;
 
-  uint32_t* entries;  // where rows are written, each from its place on
-  const int32_t* places;
+  uint32_t* entries;      // where rows are written, each from its place on
+  const int32_t* places;  // nullptr: each row has row_words words, of which it fills all
+  int64_t row_words;
   int32_t* counts;  // how many entries it got; nullptr: all that it has room for
 
   // The rows of a launch, whose memory is used again by the next ones.

@@ -59,6 +59,10 @@ __global__ void __launch_bounds__(kPlaceThreads)
   if (threadIdx.x == 0) places[rows] = static_cast<int32_t>(end);
 }
 
+__device__ inline int64_t place_of_row(const Selection& a, int32_t row) {
+  return a.places ? a.places[row] : row * a.row_words;
+}
+
 // Entries of a row, from `to` on; the full ones are those of the lowest blocks. Of a query that selects for itself,
 // marks.
 struct RowWriter {
@@ -68,13 +72,19 @@ struct RowWriter {
   uint32_t* const to;
 
   __device__ RowWriter(const Selection& a, const WantedRow& row)
-      : a(a), row(row), marks(a, row), to(a.seen ? nullptr : a.entries + a.places[row.index]) {}
+      : a(a), row(row), marks(a, row), to(a.seen ? nullptr : a.entries + place_of_row(a, row.index)) {}
   __device__ void write(int64_t place, int64_t block) const {
     if (marks.of_row) {
       marks.mark(block);
     } else {
       to[place] = plan_entry(block, a.shape.kind_of(row.tile, block));
     }
+  }
+  // The row has so many.
+  __device__ void end(int64_t count) const {
+    if (a.counts && !a.seen && threadIdx.x == 0) a.counts[row.index] = static_cast<int32_t>(count);
+    if (a.places) return;
+    for (int64_t n = count + threadIdx.x; n < a.row_words; n += kChooseThreads) to[n] = NA_NO_WORD;
   }
   __device__ void write(int64_t place, const BlockRange& blocks) const {
     for (int64_t n = threadIdx.x; n < blocks.end - blocks.begin; n += kChooseThreads) {
@@ -115,9 +125,7 @@ __global__ void __launch_bounds__(kChooseThreads) choose_kernel(const __grid_con
       writer.write(0, sink);
       writer.write(sink_count, window);
     }
-    if (a.counts && !a.seen && thread == 0) {
-      a.counts[row.index] = static_cast<int32_t>(row.here.always_count() + (row.all ? row.here.open_count() : 0));
-    }
+    writer.end(row.here.always_count() + (row.all ? row.here.open_count() : 0));
     return;
   }
   const Choices choices(a, row, local);
@@ -162,7 +170,7 @@ __global__ void __launch_bounds__(kChooseThreads) choose_kernel(const __grid_con
   sum_before(below, memory.warps, &all_below);
   writer.write(0, sink);
   writer.write(sink_count + static_cast<int64_t>(all_below), window);
-  if (a.counts && !a.seen && thread == 0) a.counts[row.index] = static_cast<int32_t>(row.here.always_count() + chosen);
+  writer.end(row.here.always_count() + chosen);
 }
 
 // Of what choose_kernel has left, the best of those blocks that all queries of the row see whole get levels, and are
@@ -289,7 +297,8 @@ class Selecting {
  public:
   explicit Selecting(const na_select& select) : select_(select), a_{PlanShape(*select.out), PlanShape(*select.out)} {
     const na_plan& out = *select.out;
-    rows_ = out.offsets->shape[0] - 1;
+    rows_ = plan_rows(out);
+    a_.row_words = out.row_words;
     a_.selector = select.selector;
     a_.sink = select.sink;
     a_.window = select.window;
@@ -337,24 +346,25 @@ class Selecting {
     stream_ = stream;
     put_budgets();
     auto* const entries = static_cast<uint32_t*>(select_.out->entries->data);
-    auto* const offsets = static_cast<int32_t*>(select_.out->offsets->data);
+    auto* const offsets = even() ? nullptr : static_cast<int32_t*>(select_.out->offsets->data);
     a_.cuts = shares() ? reinterpret_cast<Cut*>(memory(cuts_)) : nullptr;
     a_.k = select_.pooled ? element_rows(*select_.pooled->rest) : key_rows(*select_.k, select_.pages);
     if (select_.pooled) a_.segments = segments_of(*select_.pooled);
     a_.queries = reinterpret_cast<float*>(memory(queries_));
     a_.scores = reinterpret_cast<uint32_t*>(memory(scores_));
     a_.levels = a_.by_levels > 0 ? reinterpret_cast<uint32_t*>(memory(levels_)) : nullptr;
-    a_.entries = exact() ? entries : reinterpret_cast<uint32_t*>(memory(entries_));
-    a_.counts = exact() ? nullptr : memory(counts_);
+    const bool in_place = even() || exact();
+    a_.entries = in_place ? entries : reinterpret_cast<uint32_t*>(memory(entries_));
+    a_.counts = in_place ? nullptr : memory(counts_);
     a_.seen = select_.per_query ? reinterpret_cast<uint32_t*>(memory(seen_)) : nullptr;
-    int32_t* const places = exact() ? offsets : memory(places_);
+    int32_t* const places = in_place ? offsets : memory(places_);
     a_.places = places;
-    place(nullptr, places);
+    if (!even()) place(nullptr, places);
     for (int64_t first = 0; first < rows_; first += rows_together_) {
       a_.first_row = first;
       choose(std::min(rows_together_, rows_ - first));
     }
-    if (exact()) return status_;
+    if (in_place) return status_;
     place(a_.counts, offsets);
     const int64_t blocks = std::min(rows_, kMostSelectBlocks);
     launch(close_up_kernel, blocks, kChooseThreads, a_.entries, places, entries, offsets, static_cast<int32_t>(rows_));
@@ -365,6 +375,8 @@ class Selecting {
   static constexpr int64_t kWord = 4, kAligned = 16;  // bytes, words
 
   bool pools_queries() const { return select_.selector == NA_SELECT_POOLED && select_.query_pooling >= 0; }
+  // Whether all rows have as many words.
+  bool even() const { return !select_.out->offsets; }
   // Whether rows list as many blocks as they have room for.
   bool exact() const {
     return select_.selector != NA_SELECT_HIP && !shares() && !select_.per_query && a_.by_levels == 0;
@@ -422,7 +434,7 @@ class Selecting {
       default: a_.scores_room = a_.shape.blocks();
     }
     budgets_ = take(select_.out->heads);
-    if (!exact()) {
+    if (!even() && !exact()) {
       places_ = take(rows_ + 1);
       counts_ = take(rows_);
       entries_ = take(select_.out->entries->shape[0]);

@@ -16,12 +16,13 @@ const [queries, keys, queryTile, keyBlock] = [70, 100, 32, 16];
 const rows = 3;
 const LEVELS = 2 | 8; // means of 2 and of 8 keys
 
-function planOf(offsets: number[], entries: number[], causal: boolean): SparsePlan {
+/** Without offsets all rows have as many words. */
+function planOf(offsets: number[] | undefined, entries: number[], causal: boolean): SparsePlan {
   const words = (list: number[], shape = [list.length]) => Tensor.from(Int32Array.from(list), shape);
   const bits = uniform(3);
   const table = Array.from({ length: 2 * keyBlock }, () => bits() * 2 ** 32);
   const handles = {
-    offsets: tensorHandle(words(offsets), 'offsets'),
+    offsets: offsets && tensorHandle(words(offsets), 'offsets'),
     entries: tensorHandle(words(entries), 'entries'),
     bitmaps: tensorHandle(words(table, [2, keyBlock, 1]), 'bitmaps'),
   };
@@ -34,6 +35,7 @@ function planOf(offsets: number[], entries: number[], causal: boolean): SparsePl
 const BITMAP = 2 << 27;
 const PREDICATE = 1 << 27;
 const TAIL = 3 << 27;
+const NO_WORD = -3;
 
 describe.skipIf(missing)(title('words of plans'), () => {
   const random = uniform(17);
@@ -46,7 +48,7 @@ describe.skipIf(missing)(title('words of plans'), () => {
           some(6)
         ]!,
     );
-  it.each<[string, number[], number[]]>([
+  it.each<[string, number[] | undefined, number[]]>([
     ['blocks that there are not', [0, 2, 4, 5], [0, 7, 1, 2 ** 24 - 1, 6 | TAIL]],
     ['bitmaps that there are not', [0, 3, 5, 7], [BITMAP, 2, 1, 3, BITMAP, BITMAP | 1, 1]],
     ['an index that looks like a bitmap', [0, 4, 4, 6], [BITMAP, BITMAP | 1, 1, 2, BITMAP | 2, 0]],
@@ -72,8 +74,12 @@ describe.skipIf(missing)(title('words of plans'), () => {
     ],
     ['chance', [0, 30, 77, 130], chaos(130)],
     ['chance, again', [3, 3, 100, 129], chaos(129)],
+    ['even rows', undefined, [0, 2, 6 | TAIL, 1, NO_WORD, NO_WORD, NO_WORD, NO_WORD, NO_WORD]],
+    ['even rows with words behind their end', undefined, [0, NO_WORD, 2, NO_WORD, BITMAP | 1, 0, NO_WORD, NO_WORD, 1]],
+    ['even rows of chance', undefined, chaos(3 * 45)],
+    ['even rows of nothing', undefined, []],
   ])('%s', async (_, offsets, entries) => {
-    expect(offsets).toHaveLength(rows + 1);
+    expect(offsets?.length ?? rows + 1).toBe(rows + 1);
     const [q, k] = [queries, keys].map((n, seed) => Tensor.randn([1, n, 1, 16], { seed }));
     const [qd, kd] = [q!.to('cuda'), k!.to('cuda')];
     for (const causal of [false, true]) {

@@ -23,7 +23,7 @@ import type { Float } from '../support/numbers';
 import type { MaskSpec, PlanSpec } from '../support/oracle';
 import { planCase, planOf, planProblem, randomPlan, unreadPlan } from '../support/plans';
 import { refused } from '../support/refusal';
-import { missing, schedule, schedules, title } from './support/device';
+import { interpreted, missing, schedule, schedules, title } from './support/device';
 import { CAUSAL, poison, problemOf, type Spec } from './support/problems';
 import { checkSchedules } from './support/repeated';
 
@@ -120,6 +120,19 @@ describe.skipIf(missing)(title('attention over sparse plans'), () => {
       4,
     );
     await compare({ ...base, scale: 0 }, { keyBlock: 4 });
+  });
+
+  it.skipIf(interpreted)('more than 32768 rows (minutes, if interpreted)', async () => {
+    // With q = 0 the result is the mean of what is seen: the number of the one block.
+    const [batch, heads, keys] = [33, 1000, 12];
+    const lists = Array.from({ length: batch * heads }, (_, row) => [((row * 7919) % 11) % 3]);
+    using plan = SparsePlan.fromBlocks(lists, { batch, heads, queries: 1, keys, keyBlock: 4, device: 'cuda' });
+    const q = Tensor.zeros([batch, 1, heads, 1], { device: 'cuda' });
+    const k = Tensor.zeros([batch, keys, 1, 1], { device: 'cuda' });
+    const numbers = Float32Array.from({ length: batch * keys }, (_, n) => (n % keys) >> 2);
+    const v = Tensor.from(numbers, [batch, keys, 1, 1], { device: 'cuda' });
+    const out = await attention(q, k, v, { mask: plan }).out.read();
+    expect(out.findIndex((value, row) => value !== lists[row]![0])).toBe(-1);
   });
 
   it('more queries than keys, and rows that list nothing', async () => {

@@ -18,7 +18,7 @@ import { makeWithLevels } from '../support/cached';
 import { type Float, uniform } from '../support/numbers';
 import { refused } from '../support/refusal';
 import { meansOf } from '../support/words';
-import { missing, schedule, schedules, title } from './support/device';
+import { interpreted, launches, missing, schedule, schedules, title } from './support/device';
 
 type Select = (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan;
 type Options = SelectorOptions & { keyBlock: number };
@@ -304,6 +304,24 @@ describe.skipIf(missing)(title('selectors on a device'), () => {
     // Rows of the one pattern list all blocks, and then give their memory to those of the other.
     const options = { budget: [64, 0], queryTile: 128, keyBlock: 4, always: { sink: 0, window: 9 } };
     await compare(select, inputs, toDevice(inputs), options);
+  });
+
+  it.each(selectors.slice(0, 16))('%s: decoding needs no kernel that finds where rows begin', async (_, make) => {
+    // Shares of the softmax leave some rows with fewer blocks than others.
+    const inputs: Inputs = [packed(1, [2, 1, 4, 12], 'float16'), packed(2, [2, 900, 2, 12], 'float16')];
+    const options = { budget: 100, causal: true, keyBlock: 4, always: { sink: 8, window: 16 } };
+    const before = ['places_kernel', 'close_up_kernel', 'choose_kernel'].map(launches);
+    await compare(make, inputs, toDevice(inputs), options);
+    if (!interpreted) return;
+    const [places, closed, chosen] = ['places_kernel', 'close_up_kernel', 'choose_kernel'].map(launches);
+    expect([places! - before[0]!, closed! - before[1]!]).toEqual([0, 0]);
+    expect(chosen).toBeGreaterThan(before[2]!);
+  });
+
+  it.skipIf(interpreted)('selects for more than 32768 rows (minutes, if interpreted)', async () => {
+    const inputs: Inputs = [packed(1, [33, 1, 1000, 2], 'float16'), packed(2, [33, 12, 1000, 2], 'float16')];
+    const options = { budget: 4, keyBlock: 4, queryTile: 16, always: { sink: 0, window: 0 } };
+    await compare(pagePlan, inputs, toDevice(inputs), options);
   });
 
   it('follows a HipState as on the CPU', async () => {

@@ -133,10 +133,7 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
       [1, 2 ** 40, 1, 1, 16, 16, 0, 0, 1, 0],
     ),
   );
-  const words = record({ offsets: mostly(picked('offsets')), entries: tensor, bitmaps: tensor }, [
-    'offsets',
-    'entries',
-  ]);
+  const words = record({ offsets: mostly(picked('offsets')), entries: tensor, bitmaps: tensor }, ['entries']);
   const select = record(
     {
       q: mostly(picked('q')),
