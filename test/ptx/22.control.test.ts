@@ -99,8 +99,9 @@ describe('divergence', () => {
 });
 
 describe('calls', () => {
-  const source = (functions: string, body: string) =>
-    `.version 8.5\n.target sm_90a\n.address_size 64\n${functions}\n.visible .entry test(${OUT}) {\n${HEAD}${body}\n}\n`;
+  const HEADER = '.version 8.5\n.target sm_90a\n.address_size 64\n';
+  const entry = (body: string) => `.visible .entry test(${OUT}) {\n${HEAD}${body}\n}\n`;
+  const source = (functions: string, body: string) => `${HEADER}${functions}\n${entry(body)}`;
   const ADD = `.func (.param .b32 sum) add(.param .b32 a, .param .b64 b) {
     .reg .b32 %r<4>; .reg .b64 %d<2>;
     ld.param.b32 %r1, [a]; ld.param.b64 %d1, [b]; cvt.u32.u64 %r2, %d1; add.u32 %r3, %r1, %r2; st.param.b32 [sum], %r3; ret; }`;
@@ -125,6 +126,23 @@ describe('calls', () => {
       mov.b64 %d1, 1000; ${call('%r2', '%r1', '%d1')} st.param.b32 [r], %r2; }`;
     const body = `{ .param .b32 i; .param .b32 o; st.param.b32 [i], %r0; call (o), outer, (i); ld.param.b32 %r1, [o]; } ${STORE}`;
     expect(launch(source(outer, body), 32)).toEqual(lanes((i) => (i > 9 ? i : i + 1000)));
+  });
+
+  it('leave alone the registers of an entry that stands before, between or behind functions', () => {
+    const declared = '.func (.param .b32 sum) add(.param .b32 a, .param .b64 b);';
+    const body = `mov.b32 %r7, 9; mov.b32 %r15, 5; mov.b64 %d2, 100; setp.eq.u32 %p7, %r7, 9;
+      ${call('%r1', '%r0', '%d2')} @%p7 add.u32 %r1, %r1, %r7; add.u32 %r1, %r1, %r15; ${STORE}`;
+    const test = entry(body);
+    const small = '.visible .entry small() { .reg .b32 %r<2>; mov.b32 %r1, 3; ret; }';
+    const last = '.func last() { .reg .b32 %r<64>; .reg .pred %p<64>; mov.b32 %r40, 4; ret; }';
+    for (const order of [
+      [ADD, test],
+      [declared, test, ADD],
+      [ADD, small, last, test],
+      [declared, small, test, last, ADD],
+    ]) {
+      expect(launch(`${HEADER}${order.join('\n')}`, 32)).toEqual(lanes((i) => i + 114));
+    }
   });
 
   it('of themselves are refused', () => {
@@ -164,6 +182,25 @@ describe('the end', () => {
       /a block does not end: \d+ warp instructions\n {2}warp 0/,
     );
   }, 120_000);
+
+  it('a block finds nothing in registers and predicates that blocks and kernels before it have left there', () => {
+    const leave = `mov.b32 %r1, 7; mov.b32 %r15, 7; setp.eq.u32 %p1, %r1, 7; setp.eq.u32 %p7, %r1, 7;`;
+    const source = `${kernel(
+      OUT,
+      `${HEAD} mov.u32 %r2, %ctaid.x; mad.wide.u32 %d1, %r2, 4, %d1;
+      selp.b32 %r3, 1, 2, %p7; add.u32 %r1, %r15, %r3; ${STORE} ${leave}`,
+    )}
+      .visible .entry other() { .reg .b32 %r<64>; .reg .pred %p<64>; ${leave} mov.b32 %r63, %r1; ret; }`;
+    const module = new Ptx(source);
+    const fresh = [0, 1, 2].map(() => {
+      module.launch('other', [], { block: [32] });
+      const out = allocate(8).fill(0xcc);
+      module.launch('test', [out], { grid: [2], block: [1] });
+      return [out.readUInt32LE(0), out.readUInt32LE(4)];
+    });
+    // Every bit of a register is set; of predicates every other lane's.
+    expect(fresh).toEqual([0, 1, 2].map(() => [1, 1]));
+  });
 
   it('too many threads, none, and a grid of none are refused', () => {
     const module = new Ptx(`.version 8.5 .target sm_80 .address_size 64 .entry test() .maxntid 64, 1, 1 { ret; }`);

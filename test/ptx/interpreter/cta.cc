@@ -31,7 +31,7 @@ void AsyncGroups::finish() {
   open_.clear();
 }
 
-Cta::Cta(const Launch& launch, const uint32_t index[3])
+Cta::Cta(const Launch& launch, const uint32_t index[3], std::deque<RegisterFile>& files)
     : launch_(launch),
       index_{index[0], index[1], index[2]},
       threads_(launch.block[0] * launch.block[1] * launch.block[2]) {
@@ -48,10 +48,11 @@ Cta::Cta(const Launch& launch, const uint32_t index[3])
   const uint32_t warps = (threads_ + kLanes - 1) / kLanes;
   warpgroups_.resize((warps + 3) / 4);
   random_.seed(launch.schedule.seed * 0x9e3779b97f4a7c15 + index[0] + (uint64_t{index[1]} << 20));
+  if (files.size() < warps) files.resize(warps);
   for (uint32_t w = 0; w < warps; w++) {
     const uint32_t left = threads_ - w * kLanes;
-    warps_.push_back(
-        std::make_unique<Warp>(*this, static_cast<int>(w), left >= kLanes ? ~uint32_t{0} : (uint32_t{1} << left) - 1));
+    const uint32_t lanes = left >= kLanes ? ~uint32_t{0} : (uint32_t{1} << left) - 1;
+    warps_.push_back(std::make_unique<Warp>(*this, static_cast<int>(w), lanes, files[w]));
   }
 }
 

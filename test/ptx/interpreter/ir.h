@@ -141,10 +141,13 @@ struct Function {
   uint64_t static_shared = 0;    // bytes of shared memory that its variables take, those of functions it calls included
   uint64_t local_bytes = 0;      // per thread, all functions of the module together
   int max_threads = 0;           // .maxntid, 0 when not given
+  // Rows of the register file and predicates that a launch needs, those of all functions that are no entries included.
+  int registers = 0, predicates = 0;
 };
 
-// Registers, predicates, local memory and call parameters of all functions lie side by side, so that a call needs no
-// frame. Recursion is refused: nvcc's attention kernels have none.
+// Local memory and call parameters of all functions lie side by side, and registers and predicates of those that can be
+// called, so that a call needs no frame. Recursion is refused: nvcc's attention kernels have none. Registers of entries
+// lie in the same rows, since only one of them runs: all those of a module would be fifty megabytes a warp.
 struct Module {
   std::string source;
   int target = 0;  // 80, 90
@@ -153,7 +156,6 @@ struct Module {
   std::map<std::string, int, std::less<>> function_by_name;
   std::vector<Variable> globals;  // .global and .const; address is a host address in `storage`
   std::vector<std::unique_ptr<uint8_t[]>> storage;
-  int registers = kSpecials, predicates = 0;
   uint64_t local_bytes = 0;  // per thread
   uint64_t call_bytes = 0;   // per thread: .param variables inside functions
 };

@@ -98,9 +98,17 @@ struct LaneGroup {
   int executed = 0;            // instructions, while there were other groups; see Scheduler::choose
 };
 
+// Where a warp has its registers. Megabytes, so they are kept from block to block: to get and return them for each
+// takes longer than most blocks.
+struct RegisterFile {
+  std::vector<Row> rows;
+  std::vector<uint32_t> predicates;
+};
+
 class Warp {
  public:
-  Warp(Cta& cta, int index, uint32_t lanes);
+  // Every register of the file gets poison.
+  Warp(Cta& cta, int index, uint32_t lanes, RegisterFile& file);
 
   Cta& cta() { return *cta_; }
   int index() const { return index_; }  // within the block
@@ -163,8 +171,8 @@ class Warp {
   Cta* cta_;
   int index_;
   uint32_t live_;
-  std::vector<Row> registers_;
-  std::vector<uint32_t> predicates_;
+  std::vector<Row>& registers_;
+  std::vector<uint32_t>& predicates_;
   uint32_t carry_ = 0;
   std::vector<uint8_t> local_, call_;  // per lane, side by side
   Row nowhere_ = {};
@@ -206,7 +214,8 @@ struct Warpgroup {
 
 class Cta {
  public:
-  Cta(const Launch& launch, const uint32_t index[3]);
+  // `files`: of its warps; gets as many as there are warps.
+  Cta(const Launch& launch, const uint32_t index[3], std::deque<RegisterFile>& files);
 
   const Launch& launch() const { return launch_; }
   const uint32_t* index() const { return index_; }

@@ -105,6 +105,7 @@ class Parser {
     scopes_.emplace_back();
     while (peek().kind != Token::Kind::kEnd) module_item();
     place_shared();
+    add_callable();
     for (const Pending& pending : pending_) resolve(pending);
     for (Instruction& instruction : module_->code) instruction_set().decode(instruction);
     return std::move(module_);
@@ -326,11 +327,21 @@ class Parser {
     module_->function_by_name[function.name] = index;
     labels_.emplace_back();
     module_->functions[index].first = static_cast<int>(module_->code.size());
+    // An entry may lie where others do, but not where a function that it calls does.
+    registers_ = is_entry ? callable_registers_ : most_registers_;
+    predicates_ = is_entry ? callable_predicates_ : most_predicates_;
     expect("{");
     body(index);
     final_ret();
     scopes_.pop_back();
     module_->functions[index].end = static_cast<int>(module_->code.size());
+    module_->functions[index].registers = registers_;
+    module_->functions[index].predicates = predicates_;
+    most_registers_ = std::max(most_registers_, registers_);
+    most_predicates_ = std::max(most_predicates_, predicates_);
+    if (is_entry) return;
+    callable_registers_ = registers_;
+    callable_predicates_ = predicates_;
   }
 
   void performance_directive(Function& function) {
@@ -433,7 +444,7 @@ class Parser {
         count = static_cast<int>(number());
         expect(">");
       }
-      int& used = predicate ? module_->predicates : module_->registers;
+      int& used = predicate ? predicates_ : registers_;
       scopes_.back()[name] = {predicate ? Symbol::Kind::kPredicate : Symbol::Kind::kRegister, used, count};
       used += std::max(count, 1);
     } while (accept(","));
@@ -672,7 +683,15 @@ class Parser {
       dynamic_start_[f] = align_up(end, dynamic_align);
       module_->functions[f].static_shared = dynamic_start_[f] - kSharedBase;
     }
-    for (Function& function : module_->functions) function.local_bytes = module_->local_bytes;
+  }
+
+  // What a launch needs of all that it may call.
+  void add_callable() {
+    for (Function& function : module_->functions) {
+      function.local_bytes = module_->local_bytes;
+      function.registers = std::max(function.registers, callable_registers_);
+      function.predicates = std::max(function.predicates, callable_predicates_);
+    }
   }
 
   uint64_t shared_address(const Pending& pending) const {
@@ -723,6 +742,9 @@ class Parser {
   std::vector<Token> tokens_;
   size_t at_ = 0;
   bool external_ = false;
+  // Where the next register is, where those of functions that can be called end, and those of all.
+  int registers_ = kSpecials, callable_registers_ = kSpecials, most_registers_ = kSpecials;
+  int predicates_ = 0, callable_predicates_ = 0, most_predicates_ = 0;
   std::vector<Scope> scopes_;
   std::vector<std::unordered_map<std::string_view, int>> labels_;  // of each function
   std::vector<SharedVariable> shared_;

@@ -184,11 +184,12 @@ void run(const Launch& launch) {
     refuse("clusters of more than one block are not supported");
   }
   if (launch.grid[0] == 0 || launch.grid[1] == 0 || launch.grid[2] == 0) refuse("an empty grid");
+  static thread_local std::deque<RegisterFile> files;  // a launch of one block would gain nothing from its own
   for (uint32_t z = 0; z < launch.grid[2]; z++) {
     for (uint32_t y = 0; y < launch.grid[1]; y++) {
       for (uint32_t x = 0; x < launch.grid[0]; x++) {
         const uint32_t index[3] = {x, y, z};
-        Cta cta(launch, index);
+        Cta cta(launch, index, files);
         Scheduler(cta).run();
       }
     }

@@ -49,16 +49,18 @@ void set_special(std::vector<Row>& rows, const Cta& cta, int index) {
 
 }  // namespace
 
-Warp::Warp(Cta& cta, int index, uint32_t lanes) : cta_(&cta), index_(index), live_(lanes) {
+Warp::Warp(Cta& cta, int index, uint32_t lanes, RegisterFile& file)
+    : cta_(&cta), index_(index), live_(lanes), registers_(file.rows), predicates_(file.predicates) {
   const Module& module = *cta.launch().module;
+  const Function& function = module.functions[static_cast<size_t>(cta.launch().function)];
   Row poison;
   poison.fill(~uint64_t{0});
-  registers_.assign(static_cast<size_t>(module.registers), poison);
-  predicates_.assign(static_cast<size_t>(module.predicates), 0xaaaaaaaa);
+  registers_.assign(static_cast<size_t>(function.registers), poison);
+  predicates_.assign(static_cast<size_t>(function.predicates), 0xaaaaaaaa);
   local_.assign(module.local_bytes * kLanes, kPoison);
   call_.assign(module.call_bytes * kLanes, kPoison);
   set_special(registers_, cta, index);
-  groups_.push_back({lanes, module.functions[static_cast<size_t>(cta.launch().function)].first, {}, false, -1});
+  groups_.push_back({lanes, function.first, {}, false, -1});
   current_ = &groups_.front();
 }
 

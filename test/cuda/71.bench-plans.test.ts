@@ -1,0 +1,20 @@
+// What the benchmark of a GPU does through the addon: decoding over a cache with keys that are chosen on the device.
+// not on a device: the benchmark itself runs there
+import './support/device'; // before node-attention
+import { expect, it } from 'vitest';
+import { makeCudaCase, SELECTORS } from '../../bench/cuda/cases';
+import { DENSITY, measurePlans } from '../../bench/cuda/plans';
+import { missing, title } from './support/device';
+
+const sizes = { batch: 1, heads: 2, kvHeads: 1, queries: 1, keys: 16384, headDim: 128 };
+const once = { rounds: 1, batchMs: 0, settleMs: 0, warmRuns: 1, patience: 1 };
+
+it.skipIf(missing).each(SELECTORS)(
+  title('decoding with plans on a device, as it is measured: %s'),
+  async (selector) => {
+    const outcome = await measurePlans(makeCudaCase('decode', { ...sizes, selector }), 'cuda', once);
+    expect([outcome.faults, outcome.absent]).toEqual([[], []]);
+    expect(outcome.contestants).toEqual(['node-attention', 'selection', 'attention', 'dense']);
+    expect(Math.abs(outcome.shown! - DENSITY)).toBeLessThan((3 * 16) / sizes.keys);
+  },
+);
