@@ -454,6 +454,20 @@ describe('even rows, of decoding', () => {
     expect(await a!.out.read()).toEqual(await b!.out.read());
     expect(await a!.lse.read()).toEqual(await b!.lse.read());
   });
+
+  it('are divided among threads by what they list, not by their room', async () => {
+    const [keys, keyBlock] = [131072, 32];
+    using q = Tensor.randn([1, 1, 1, 64], { seed: 1 });
+    using k = Tensor.randn([1, keys, 1, 64], { seed: 2 });
+    using plan = pooledPlan(q, k, { topP: 0.2, causal: true, keyBlock, always, scale: 0.25 });
+    const lists = await listsOf(plan);
+    expect([lists[0]!.length > 200, lists[0]!.length < 500, plan.bytes]).toEqual([true, true, (4 * keys) / keyBlock]);
+    using given = SparsePlan.fromBlocks(lists, { batch: 1, heads: 1, queries: 1, keys, causal: true, keyBlock });
+    // The same parts are added in the same order, so that there are the same bits.
+    const [a, b] = [plan, given].map((mask) => attention(q, k, k, { mask }));
+    expect(await a!.out.read()).toEqual(await b!.out.read());
+    expect(await a!.lse.read()).toEqual(await b!.lse.read());
+  });
 });
 
 const q = Tensor.zeros([1, 10, 4, 8]);

@@ -119,16 +119,15 @@ class PlanReader {
   int64_t end(int64_t row) const { return offsets_ ? clamp(offsets_[row + 1], begin(row)) : begin(row) + row_words_; }
   // Where those end that say something.
   int64_t listed_end(int64_t row) const {
-    return offsets_ ? end(row) : std::find(entries_ + begin(row), entries_ + end(row), NA_NO_WORD) - entries_;
+    int64_t last = end(row);
+    while (!offsets_ && last > begin(row) && entries_[last - 1] == NA_NO_WORD) last--;
+    return last;
   }
-  // Whether a row lies where the plan says, and nothing stands behind its last entry.
+  // Whether a row lies where the plan says.
   bool placed(int64_t row) const {
-    if (offsets_) {
-      const int64_t from = offsets_[row];
-      return (row > 0 || from == 0) && from == begin(row) && offsets_[row + 1] == end(row);
-    }
-    const auto nothing = [](uint32_t word) { return word == NA_NO_WORD; };
-    return std::all_of(entries_ + listed_end(row), entries_ + end(row), nothing);
+    if (!offsets_) return true;
+    const int64_t from = offsets_[row];
+    return (row > 0 || from == 0) && from == begin(row) && offsets_[row + 1] == end(row);
   }
 
   // The next entry of keys from word `at` on, which moves behind it.

@@ -318,9 +318,16 @@ Status combine(SparsePlan* a, SparsePlan* b, na_plan_source source, SparsePlan* 
 
 // Room for a copy of a plan.
 Status allocate_like(const SparsePlan& plan, Device* device, Ref<SparsePlan>* copy) {
-  const na_plan& view = plan.view;
-  if (!view.offsets) return SparsePlan::allocate_even(device, geometry_of(view), view.row_words, copy);
-  return SparsePlan::allocate(device, geometry_of(view), view.entries->shape[0], bitmaps_of(view), copy);
+  const auto like = [&](const Ref<Tensor>& words, Ref<Tensor>* room) -> Status {
+    if (!words) return {};
+    const na_tensor& view = words->view;
+    return Tensor::allocate(device, NA_INT32, {view.shape, view.shape + view.rank}, false, false, room);
+  };
+  Ref<Tensor> offsets, entries, bitmaps;
+  NA_TRY(like(plan.offsets(), &offsets));
+  NA_TRY(like(plan.entries(), &entries));
+  NA_TRY(like(plan.bitmaps(), &bitmaps));
+  return SparsePlan::over(geometry_of(plan.view), std::move(offsets), std::move(entries), std::move(bitmaps), copy);
 }
 
 Status copy_words(const SparsePlan& from, const SparsePlan& to, Stream* stream) {

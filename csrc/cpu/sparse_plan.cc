@@ -312,7 +312,7 @@ class InspectJob final : public Job {
       const uint32_t word = reader_.word(at);
       const int64_t block = entry_block(word);
       const na_entry_kind kind = entry_kind(word);
-      if (word == kNoOffset) return fault(NA_FAULT_OFFSETS, 0);
+      if (word == kNoOffset || word == NA_NO_WORD) return fault(NA_FAULT_OFFSETS, 0);
       if (word == kNoEntry || block >= shape.visible_blocks(tile)) return fault(NA_FAULT_RANGE, block);
       const bool of_means = entry_of_means(word, inspect_.plan->levels);
       const bool known = kind == NA_ENTRY_BITMAP || kind == shape.kind_of(tile, block);

@@ -17,7 +17,7 @@ const rows = 3;
 const LEVELS = 2 | 8; // means of 2 and of 8 keys
 
 /** Without offsets all rows have as many words. */
-function planOf(offsets: number[] | undefined, entries: number[], causal: boolean): SparsePlan {
+function planOf(offsets: number[] | undefined, entries: number[], causal: boolean, levels = LEVELS): SparsePlan {
   const words = (list: number[], shape = [list.length]) => Tensor.from(Int32Array.from(list), shape);
   const bits = uniform(3);
   const table = Array.from({ length: 2 * keyBlock }, () => bits() * 2 ** 32);
@@ -27,7 +27,7 @@ function planOf(offsets: number[] | undefined, entries: number[], causal: boolea
     bitmaps: tensorHandle(words(table, [2, keyBlock, 1]), 'bitmaps'),
   };
   return makePlan(
-    native.planOver([1, 1, queries, keys, queryTile, keyBlock, Number(causal), 0, LEVELS, 0], handles),
+    native.planOver([1, 1, queries, keys, queryTile, keyBlock, Number(causal), 0, levels, 0], handles),
     1,
   );
 }
@@ -97,6 +97,22 @@ describe.skipIf(missing)(title('words of plans'), () => {
           }
         }
       }
+    }
+  });
+
+  it('even rows go with other plans, bitmaps too', async () => {
+    const entries = [0, BITMAP | 2, 1, NO_WORD, 3, 4, 5, TAIL | 6, BITMAP | 1, 0, BITMAP | 4, 0];
+    using plan = planOf(undefined, entries, false, 0);
+    using other = planOf([0, 2, 5, 6], [2, TAIL | 6, 4, BITMAP | 5, 1, 4], false, 0);
+    await plan.validate();
+    await other.validate();
+    using moved = plan.to('cuda');
+    using beside = other.to('cuda');
+    for (const way of ['union', 'intersect'] as const) {
+      using here = plan[way](other);
+      using there = moved[way](beside);
+      using back = there.to('cpu');
+      expect(await back.toDense().read()).toEqual(await here.toDense().read());
     }
   });
 });

@@ -198,7 +198,7 @@ void set_sparse_lanes(const Problem& problem, Tile& tile) {
   const int64_t head = tile.head * plan.heads / problem.heads, batch = plan.batch == 1 ? 0 : tile.batch;
   for (int row = 0; row < rows; row++) {
     const int64_t index = (batch * plan.heads + head) * shape.tiles() + first + row;
-    const int64_t begin = reader.begin(index), end = reader.end(index);
+    const int64_t begin = reader.begin(index), end = reader.listed_end(index);  // parts are of what is listed
     if (rows > 1) {
       const int64_t middle = full_end(reader, begin, end);
       add_stream(reader, tile.keys, walk, begin, middle, row);
