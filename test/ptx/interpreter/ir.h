@@ -147,7 +147,7 @@ struct Function {
 
 // Local memory and call parameters of all functions lie side by side, and registers and predicates of those that can be
 // called, so that a call needs no frame. Recursion is refused: nvcc's attention kernels have none. Registers of entries
-// lie in the same rows, since only one of them runs: all those of a module would be fifty megabytes a warp.
+// lie in the same rows, since only one of them runs: all those of a module would be up to fifteen megabytes a warp.
 struct Module {
   std::string source;
   int target = 0;  // 80, 90
