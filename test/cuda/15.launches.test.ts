@@ -21,7 +21,7 @@ const zeros = (...shape: number[]) => Tensor.zeros(shape, { dtype: 'bfloat16', d
 
 /** Keeps a stream at work for a while. */
 function work(stream: Stream): Promise<void> {
-  const [tokens, heads] = interpreted ? [512, 2] : [65536, 64];
+  const [tokens, heads] = interpreted ? [1024, 2] : [65536, 64];
   const x = zeros(1, tokens, heads, 128);
   for (let i = 0; i < 2; i++) attention(x, x, x, { stream });
   return stream.record().done();
