@@ -1,7 +1,6 @@
 // The words of a sparse plan, and how its rows are walked by whoever does not trust their values.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "core/backend.h"

@@ -15,17 +15,10 @@ import {
 import { describe, expect, test } from 'vitest';
 import { unreadPlan } from '../support/plans';
 import { interpreted, longestQueue, missing, title } from './support/device';
+import { work } from './support/work';
 
 const ramp = (count: number) => Float32Array.from({ length: count }, (_, i) => i);
 const zeros = (...shape: number[]) => Tensor.zeros(shape, { dtype: 'bfloat16', device: 'cuda' });
-
-/** Keeps a stream at work for a while. */
-function work(stream: Stream): Promise<void> {
-  const [tokens, heads] = interpreted ? [1024, 2] : [65536, 64];
-  const x = zeros(1, tokens, heads, 128);
-  for (let i = 0; i < 2; i++) attention(x, x, x, { stream });
-  return stream.record().done();
-}
 
 /** Neighborhoods of two and three tokens in turn, so that each head takes a kernel of its own. */
 const alternating = (heads: number) => neighborhood(Array.from({ length: heads }, (_, i) => ({ window: 2 + (i % 2) })));
