@@ -86,7 +86,7 @@ struct PlanShape {
     if (end_key(block) > visible_keys(first_query(tile))) return NA_ENTRY_PREDICATE;
     return (block + 1) * key_block > keys ? NA_ENTRY_TAIL : NA_ENTRY_FULL;
   }
-  int64_t query_words() const { return (query_tile + 31) / 32; }
+  NA_HOST_DEVICE int64_t query_words() const { return (query_tile + 31) / 32; }
 };
 
 inline int64_t plan_rows(const na_plan& plan) { return plan.batch * plan.heads * PlanShape(plan).tiles(); }

@@ -31,6 +31,9 @@ constexpr int64_t kResidentSm80 = 2, kResidentSm90 = 1;
 // Partial results may take that much memory, and there may be that many.
 constexpr int64_t kMostPartBytes = int64_t{1} << 28, kMostParts = 128;
 
+// What runs of queries sum up that are walked by keys: rows of a place, and no fewer tiles of queries than that.
+constexpr int64_t kRunRows = 1024, kLeastRunTiles = 4;
+
 // A copy of a tensor whose token axes have no common stride.
 struct Dense {
   const na_tensor* view;
@@ -49,6 +52,7 @@ struct Plan {
   Dense out{}, lse{};  // if they are made elsewhere first
   const na_plan* sparse = nullptr;
   Unfolded unfolded{};               // what is made of the plan first
+  Sights sights{};                   // and what decides which runs are walked by keys, if any may be
   std::vector<Level> levels;         // of the plan
   std::optional<Estimate> estimate;  // of what the plan does not list
   Grids cut;                         // by which `unfolded` is cut, of all heads; none: it is not
@@ -170,6 +174,7 @@ class Planner {
     const int64_t parts = on_grid        ? plan_grids(p)
                           : plan->sparse ? plan_parts(p, listed_keys(*plan->sparse))
                                          : choose_parts(p, plan->hopper);
+    if (sparse && parts == 1 && may_go_by_keys(*sparse)) add_runs(*sparse, &p);
     if (parts > 1 || extra || !plan->levels.empty() || plan->estimate) {
       add_parts(static_cast<int32_t>(parts), extra);
       if (on_grid) p.out = output(*call_.out, &p.out_strides);  // what combine() writes
@@ -277,6 +282,33 @@ class Planner {
     if (plan_->cut.count == 0) return;
     plan_->cut_bitmaps = static_cast<uint32_t*>(take(cut_words(sparse) * int64_t{sizeof(uint32_t)}));
     p->plan.bitmaps = plan_->cut_bitmaps;
+  }
+
+  // With neighborhoods, bitmaps are those that they make; what few rows list is in parts instead.
+  bool may_go_by_keys(const na_plan& sparse) const {
+    return sparse.bitmaps && sparse.queries > sparse.query_tile && plan_->cut.count == 0;
+  }
+
+  // Runs are as long as there is room for, unless there would be too few for the device.
+  void add_runs(const na_plan& sparse, Problem* p) {
+    const int64_t places = device_.multiprocessors * kResidentSm80;
+    const int64_t tile_rows = key_major_tiling(*p, 1).packed * sparse.query_tile;
+    int64_t tiles = std::clamp<int64_t>(kRunRows / tile_rows, 1, kMostRunTiles);
+    const auto items = [&](int64_t n) { return int64_t{key_major_tiling(*p, static_cast<int32_t>(n)).items}; };
+    while (tiles > kLeastRunTiles && items(tiles) < places) tiles /= 2;
+    KeyMajor& to = p->plan.by_keys;
+    to.run_tiles = static_cast<int32_t>(tiles);
+    to.places = static_cast<int32_t>(std::min(items(tiles), places));
+    const TileShape tile = tile_of(*p, false);
+    to.tile_queries = tile.rows / key_major_tiling(*p, to.run_tiles).packed;
+    to.tile_keys = tile.keys;
+    const int64_t rows = to.places * tiles * tile_rows;
+    plan_->sights = {static_cast<RowSight*>(take(plan_rows(sparse) * int64_t{sizeof(RowSight)})),
+                     static_cast<uint32_t*>(take(sight_marks(sparse, to.run_tiles) * int64_t{sizeof(uint32_t)})),
+                     to.run_tiles, mark_words(sparse)};
+    to.sights = plan_->sights.rows;
+    to.sums = static_cast<float2*>(take(rows * int64_t{sizeof(float2)}));
+    to.out = static_cast<float*>(take(rows * ceil_div(p->value_dim, 8) * 8 * int64_t{sizeof(float)}));
   }
 
   int64_t plan_parts(const Problem& p, int64_t keys) const {
@@ -448,6 +480,10 @@ cudaError_t attention(const Device& device, const na_attention& call, cudaStream
     if (!then(cut_plan(*plan.sparse, grid, plan.unfolded.rows, plan.unfolded.blocks, plan.cut_bitmaps, stream)))
       return result;
   }
+  if (plan.keys.plan.by_keys.sights) {
+    if (!then(see_plan(*plan.sparse, plan.unfolded, plan.sights, stream))) return result;
+    if (!then(attention_by_keys(plan.keys, plan.element, stream))) return result;
+  }
   if (!then(run_keys(plan, stream))) return result;
   for (const Level& level : plan.levels) {
     if (!then(attention_over_level(*plan.sparse, level, plan.element, stream))) return result;
@@ -474,7 +510,8 @@ int64_t attention_launches(const Device& device, const na_attention& call) {
   if (!is_dense(*call.lse)) launches++;
   if (call.extra_k) launches++;
   if (const na_plan* const plan = plan_of(call)) {
-    launches += 1 + grids.count;  // unfolded, and cut
+    launches += 1 + grids.count;       // unfolded, and cut
+    if (plan->bitmaps) launches += 3;  // seen, with memory cleared for that, and walked by keys
     launches += means_launches(call, *plan, device.multiprocessors * kResidentSm80);
   }
   return launches;

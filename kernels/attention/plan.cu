@@ -102,6 +102,103 @@ cudaError_t unfold_plan(const na_plan& plan, const Unfolded& to, cudaStream_t st
   return enqueue_kernel(unfold_plan_kernel, dim3(static_cast<unsigned>(needed)), 32 * kPlanWarps, stream, words);
 }
 
+struct PlanSight {
+  const PlanRow* rows;
+  const PlanBlock* blocks;
+  const uint32_t* bitmaps;
+  Sights to;
+  int64_t row_count;
+  int32_t tiles, runs;
+  PlanShape shape;
+};
+
+static_assert(kMostQueryWords == kMostQueryTile / 32);
+
+// Whether a bitmap shows each query all keys of a block that there are, or none. A whole warp, for all lanes alike.
+__device__ inline bool shows_whole(const PlanSight& plan, int32_t key, int32_t bitmap, int lane) {
+  const auto words = static_cast<int32_t>(plan.shape.query_words());
+  const uint32_t* const of = plan.bitmaps + bitmap * plan.shape.key_block * words;
+  const auto end = static_cast<int32_t>(min(plan.shape.key_block, plan.shape.keys - key)) * words;
+  bool alike = true;
+#pragma unroll 4
+  for (int32_t at = lane; at < end; at += 32) alike &= of[at] == of[at % words];
+  return __all_sync(kWholeWarp, alike);
+}
+
+__device__ inline float sum_of_warp(float x) {
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(kWholeWarp, x, i);
+  return x;
+}
+
+// A warp has a row at a time, and each lane one of 32 of its blocks.
+__global__ void __launch_bounds__(32 * kPlanWarps) see_plan_kernel(const __grid_constant__ PlanSight plan) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t warps = static_cast<int64_t>(gridDim.x) * kPlanWarps;
+  const auto words = static_cast<int32_t>(plan.shape.query_words()), size = static_cast<int32_t>(plan.shape.key_block);
+  for (int64_t n = static_cast<int64_t>(blockIdx.x) * kPlanWarps + threadIdx.x / 32; n < plan.row_count; n += warps) {
+    const PlanRow row = plan.rows[n];
+    const auto tile = static_cast<int32_t>(n % plan.tiles);
+    uint32_t* const marks =
+        plan.to.marks + (n / plan.tiles * plan.runs + tile / plan.to.run_tiles) * plan.to.mark_words;
+    RowSight sight = {0, 0, 0, 0};
+    // The last block before these 32: the first key behind it, and who sees it.
+    int32_t end = -1;
+    uint32_t last[kMostQueryWords] = {};
+#pragma unroll 1
+    for (int32_t from = 0; from < row.count; from += 32) {
+      const bool there = from + lane < row.count;
+      const PlanBlock block = there ? plan.blocks[row.begin + from + lane] : PlanBlock{-1, -1};
+      const int32_t before = __shfl_up_sync(kWholeWarp, block.key + size, 1);
+      bool goes_on = there && block.key == (lane == 0 ? end : before);
+      int32_t listed = 0, seen = 0;
+#pragma unroll
+      for (int word = 0; word < kMostQueryWords; word++) {
+        const uint32_t all = word < words && there ? plan.shape.queries_of_word(tile, word) : 0;
+        const bool asks = all != 0 && block.bitmap >= 0;
+        const uint32_t own = asks ? all & plan.bitmaps[int64_t{block.bitmap} * size * words + word] : all;
+        const uint32_t other = __shfl_up_sync(kWholeWarp, own, 1);
+        goes_on &= own == (lane == 0 ? last[word] : other);
+        last[word] = __shfl_sync(kWholeWarp, own, 31);
+        listed += __popc(all);
+        seen += __popc(own);
+      }
+      end = __shfl_sync(kWholeWarp, block.key + size, 31);
+      sight.listed += static_cast<float>(listed);
+      sight.seen += static_cast<float>(seen);
+      if (seen > 0 && !goes_on) {
+        const int32_t index = block.key / size;
+        const uint32_t bit = 1u << index % 32;
+        sight.begun += static_cast<float>(seen);
+        if ((atomicOr(&marks[index / 32], bit) & bit) == 0) sight.chains += 1;
+      }
+      bool whole = true;
+      for (int i = 0; i < 32 && whole; i++) {
+        const int32_t bitmap = __shfl_sync(kWholeWarp, block.bitmap, i), key = __shfl_sync(kWholeWarp, block.key, i);
+        whole = bitmap < 0 || shows_whole(plan, key, bitmap, lane);
+      }
+      if (!whole) {
+        sight.seen = __builtin_huge_valf();
+        break;
+      }
+    }
+    sight = {sum_of_warp(sight.listed), sum_of_warp(sight.seen), sum_of_warp(sight.begun), sum_of_warp(sight.chains)};
+    if (lane == 0) plan.to.rows[n] = sight;
+  }
+}
+
+cudaError_t see_plan(const na_plan& plan, const Unfolded& unfolded, const Sights& to, cudaStream_t stream) {
+  const PlanShape shape(plan);
+  const auto tiles = static_cast<int32_t>(shape.tiles()), runs = (tiles + to.run_tiles - 1) / to.run_tiles;
+  const int64_t heads = unfolded.batch * plan.heads, rows = heads * tiles;
+  const PlanSight sight{
+      unfolded.rows, unfolded.blocks, static_cast<const uint32_t*>(plan.bitmaps->data), to, rows, tiles, runs, shape};
+  const auto bytes = static_cast<size_t>(sight_marks(plan, to.run_tiles)) * sizeof(uint32_t);
+  if (const cudaError_t status = cudaMemsetAsync(to.marks, 0, bytes, stream); status != cudaSuccess) return status;
+  const int64_t needed = std::min((rows + kPlanWarps - 1) / kPlanWarps, kMostPlanGroups);
+  return enqueue_kernel(see_plan_kernel, dim3(static_cast<unsigned>(needed)), 32 * kPlanWarps, stream, sight);
+}
+
 struct PlanCut {
   PlanRow* rows;
   PlanBlock* blocks;

@@ -88,6 +88,26 @@ struct PlanRow {
   int32_t begin, full, count;
 };
 
+// What a row of a plan lists, as walks by blocks of keys see it: pairs of a query and a block, and chains of blocks
+// that follow each other and that the same queries see.
+struct alignas(16) RowSight {
+  float listed;  // pairs
+  float seen;    // those where the query sees the block; infinity if a bitmap shows a query some of its keys alone
+  float begun;   // those of these whose block begins a chain
+  float chains;  // that begin here, and in no row of the run that was looked at before
+};
+
+// How a plan is walked by blocks of keys, see sm80/key_major.h: runs of tiles of queries, so many at a time.
+struct KeyMajor {
+  const RowSight* sights;  // as SparseRows::rows. nullptr: no run is
+  int32_t run_tiles;       // kMostRunTiles at most
+  int32_t places;
+  int32_t tile_queries, tile_keys;  // of a tile of the kernels
+  // Of each place, what its run sums up: for each query and head that is packed with others.
+  float2* sums;  // the largest score, and the sum of exponentials relative to it
+  float* out;    // value_dim columns, rounded up to a multiple of eight
+};
+
 // A sparse plan, see core/backend.h, as unfold_plan() lays it out.
 struct SparseRows {
   const PlanRow* rows;  // [batch, heads, tiles]
@@ -96,6 +116,7 @@ struct SparseRows {
   int32_t batch, heads, tiles;    // of patterns; tiles of queries. heads is 0: there is no plan
   int32_t query_tile, key_block;  // exponents of two
   bool masked;                    // a window hides keys of full blocks, too
+  KeyMajor by_keys;
 };
 
 // Keys and values in pages of memory. A page holds the keys of its tokens, with the strides of a problem's k, and
@@ -152,6 +173,9 @@ struct Problem {
   // a grid, and never with packed sequences.
   Pages pages;
 };
+
+constexpr int kMostRunTiles = 32;   // a lane of a warp has one
+constexpr int kMostQueryWords = 4;  // of a key in a bitmap
 
 inline bool is_sparse(const Problem& problem) { return problem.plan.heads > 0; }
 

@@ -64,7 +64,7 @@ const choices = fc.record({
   batched: fc.boolean(),
   causal: fc.boolean(),
   share: fc.constantFrom(0.05, 0.3, 0.7, 0.95, 1),
-  holes: fc.constantFrom<PlanSpec['holes']>(false, false, true, 'blocks'),
+  holes: fc.constantFrom<PlanSpec['holes']>(false, false, true, 'blocks', 'most blocks'),
 });
 
 /** Random problems of the other tests, with a plan among the masks. */

@@ -41,6 +41,13 @@ constexpr Entry kPlan[] = {
 };
 
 template <Element kElement>
+constexpr Entry kKeyMajor[] = {
+    {64, 64, run_sm80_key_major<kElement, 64>},
+    {128, 128, run_sm80_key_major<kElement, 128>},
+    {256, 256, run_sm80_key_major<kElement, 256>},
+};
+
+template <Element kElement>
 constexpr Entry kPaged[] = {
     {128, 128, run_sm80_paged<kElement, 128>},
     {256, 256, run_sm80_paged<kElement, 256>},
@@ -84,6 +91,14 @@ const Entry* find(const Problem& problem, Element element, bool tf32) {
   }
 }
 
+const Entry* find_key_major(const Problem& problem, Element element) {
+  switch (element) {
+    case Element::kFloat16: return find(kKeyMajor<Element::kFloat16>, problem);
+    case Element::kBfloat16: return find(kKeyMajor<Element::kBfloat16>, problem);
+    default: return find(kKeyMajor<Element::kFloat32>, problem);
+  }
+}
+
 int32_t group_of(const Problem& problem) { return problem.heads / problem.kv_heads; }
 
 // Queries of a sequence; of packed ones the average, since their lengths are not known here.
@@ -120,13 +135,27 @@ int32_t width_of(const void* data, const Strides& strides, const int64_t (&axes)
   return bits % 16 == 0 ? 16 : bits % 4 == 0 ? 4 : 2;
 }
 
+void choose_widths(const Problem& problem, Element element, Launch* launch) {
+  const int bytes = element_bytes(element);
+  const bool queries = problem.queries > 1;
+  const bool keys = problem.keys > 1 || is_paged(problem);  // pages of means begin at any multiple of a row
+  const int step = is_paged(problem) ? 1 : bytes;
+  launch->q_width = width_of(problem.q, problem.q_strides, problem.grid.q, problem, queries, problem.heads, bytes);
+  launch->k_width = width_of(problem.k, problem.k_strides, problem.grid.k, problem, keys, problem.kv_heads, step);
+  launch->v_width = width_of(problem.v, problem.v_strides, problem.grid.v, problem, keys, problem.kv_heads, step);
+  launch->out_width = problem.parts == 0 ? width_of(problem.out, problem.out_strides, problem.grid.out, problem,
+                                                    queries, problem.heads, bytes)
+                      : (reinterpret_cast<intptr_t>(problem.part_out) | problem.value_dim * intptr_t{4}) % 16 == 0 ? 16
+                                                                                                                   : 4;
+}
+
 // Of a plan, the tiles of queries [first_tile, end_tile) alone.
 cudaError_t run(const Problem& problem, Element element, bool tf32, int32_t first_tile, int32_t end_tile,
                 cudaStream_t stream) {
   const Entry* entry = find(problem, element, tf32);
   if (!entry) return cudaErrorInvalidValue;
   if (problem.batch == 0 || problem.queries == 0 || problem.heads == 0) return cudaSuccess;
-  const int bytes = element_bytes(element), group = group_of(problem);
+  const int group = group_of(problem);
   const TileShape shape = shape_of(problem, element, *entry);
   Launch launch{};
   int32_t first_slot = 0;
@@ -147,16 +176,7 @@ cudaError_t run(const Problem& problem, Element element, bool tf32, int32_t firs
     launch.head_tiles = (group + launch.packed - 1) / launch.packed;
     launch.query_slots = tile_slots(problem, shape.rows / launch.packed);
   }
-  const bool queries = problem.queries > 1;
-  const bool keys = problem.keys > 1 || is_paged(problem);  // pages of means begin at any multiple of a row
-  const int step = is_paged(problem) ? 1 : bytes;
-  launch.q_width = width_of(problem.q, problem.q_strides, problem.grid.q, problem, queries, problem.heads, bytes);
-  launch.k_width = width_of(problem.k, problem.k_strides, problem.grid.k, problem, keys, problem.kv_heads, step);
-  launch.v_width = width_of(problem.v, problem.v_strides, problem.grid.v, problem, keys, problem.kv_heads, step);
-  launch.out_width = problem.parts == 0 ? width_of(problem.out, problem.out_strides, problem.grid.out, problem, queries,
-                                                   problem.heads, bytes)
-                     : (reinterpret_cast<intptr_t>(problem.part_out) | problem.value_dim * intptr_t{4}) % 16 == 0 ? 16
-                                                                                                                  : 4;
+  choose_widths(problem, element, &launch);
   const int32_t runs = is_sparse(problem) ? problem.heads / launch.plan_heads : problem.kv_heads;  // that share keys
   const int64_t heads = is_grid(problem) ? problem.grid.heads : int64_t{launch.head_tiles} * runs;
   const int64_t rest = heads * (problem.parts > 0 ? problem.parts : 1);
@@ -167,6 +187,20 @@ cudaError_t run(const Problem& problem, Element element, bool tf32, int32_t firs
 }
 
 }  // namespace
+
+cudaError_t attention_by_keys(const Problem& problem, Element element, cudaStream_t stream) {
+  const Entry* entry = find_key_major(problem, element);
+  if (!entry) return cudaErrorInvalidValue;
+  const KeyMajorTiling of = key_major_tiling(problem, problem.plan.by_keys.run_tiles);
+  Launch launch{};
+  launch.packed = of.packed;
+  launch.head_tiles = of.head_tiles;
+  launch.plan_heads = of.shared;
+  launch.runs = of.runs;
+  launch.items = of.items;
+  choose_widths(problem, element, &launch);
+  return entry->run(problem, launch, false, false, static_cast<uint32_t>(problem.plan.by_keys.places), stream);
+}
 
 TileShape attention_sm80_tile(const Problem& problem, Element element) {
   const Entry* entry = find(problem, element, false);

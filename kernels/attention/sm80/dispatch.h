@@ -20,6 +20,11 @@ template <Element kElement, int kHeadDim>
 cudaError_t run_sm80_plan(const Problem& problem, const Launch& launch, bool few, bool modified, uint32_t blocks,
                           cudaStream_t stream);
 
+// That of plans by blocks of keys, likewise. So many blocks of threads share the launch's items.
+template <Element kElement, int kHeadDim>
+cudaError_t run_sm80_key_major(const Problem& problem, const Launch& launch, bool few, bool modified, uint32_t blocks,
+                               cudaStream_t stream);
+
 // The kernels of keys in pages, of one element in a file: the same for modified scores.
 template <Element kElement, int kHeadDim>
 cudaError_t run_sm80_paged(const Problem& problem, const Launch& launch, bool few, bool modified, uint32_t blocks,

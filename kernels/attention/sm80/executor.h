@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "attention/sm80/byte_tile.h"
+#include "attention/sm80/key_major.h"
 #include "attention/sm80/keys.h"
 #include "attention/sm80/load.h"
 #include "attention/sm80/multiply.h"
@@ -72,18 +73,38 @@ __device__ inline void store_columns(void* row, int32_t column, int32_t columns,
   }
 }
 
+// Eight columns of a row of the result, from sums of weighted values relative to its largest score.
+template <typename T, typename Works, typename Of>
+__device__ inline void store_sums(const Problem& problem, const Launch& launch, const Works& work, const Of& of,
+                                  int32_t column, float maximum, float sum, float (&x)[8]) {
+  const int64_t batch = work.batch(), query = work.query(problem, of);
+  const bool whole = problem.parts == 0;
+  const float sink = whole && problem.sinks ? problem.sinks[of.head * problem.sink_stride] : -kInfinity;
+  float lse;
+  const float share = normalize(maximum, sum, sink, &lse);
+#pragma unroll
+  for (int i = 0; i < 8; i++) x[i] = share == 0 ? 0 : x[i] * share;
+  const int64_t slot = whole ? 0 : problem.first_slot + work.part;
+  const int64_t index = ((slot * problem.batch + batch) * problem.queries + query) * problem.heads + of.head;
+  if (column == 0) (whole ? problem.lse : problem.part_lse)[index] = lse;
+  if (whole) {
+    char* to = static_cast<char*>(problem.out) + work.out_offset(problem, of, query) * T::kBytes;
+    store_columns<T::kElement>(to, column, problem.value_dim, launch.out_width, x);
+  } else {
+    store_columns<Element::kFloat32>(problem.part_out + index * problem.value_dim, column, problem.value_dim,
+                                     launch.out_width, x);
+  }
+}
+
 // What the warps left in shared memory becomes rows of the result; teams' results are put together.
 template <typename T, typename Works>
 __device__ inline void store_tile(const Problem& problem, const Launch& launch, const Works& work, const float* outs,
                                   const float2* sums) {
   constexpr int kColumns = T::kValueDim / 8;
-  const int64_t batch = work.batch();
 #pragma unroll 1
   for (int n = static_cast<int>(threadIdx.x); n < T::kRows * kColumns; n += T::kThreads) {
     const int32_t row = n / kColumns, column = n % kColumns * 8;
     if (!work.exists(row) || (column >= problem.value_dim && column > 0)) continue;
-    const auto of = work.row(row);
-    const int64_t query = work.query(problem, of);
     float maximum = -kInfinity, sum = 0, x[8] = {};
 #pragma unroll
     for (int team = 0; team < T::kTeams; team++) maximum = fmaxf(maximum, sums[row + team * T::kRows].x);
@@ -97,22 +118,7 @@ __device__ inline void store_tile(const Problem& problem, const Launch& launch, 
 #pragma unroll
       for (int i = 0; i < 8; i++) x[i] += out[i] * weight;
     }
-    const bool whole = problem.parts == 0;
-    const float sink = whole && problem.sinks ? problem.sinks[of.head * problem.sink_stride] : -kInfinity;
-    float lse;
-    const float share = normalize(maximum, sum, sink, &lse);
-#pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = share == 0 ? 0 : x[i] * share;
-    const int64_t slot = whole ? 0 : problem.first_slot + work.part;
-    const int64_t index = ((slot * problem.batch + batch) * problem.queries + query) * problem.heads + of.head;
-    if (column == 0) (whole ? problem.lse : problem.part_lse)[index] = lse;
-    if (whole) {
-      char* to = static_cast<char*>(problem.out) + work.out_offset(problem, of, query) * T::kBytes;
-      store_columns<T::kElement>(to, column, problem.value_dim, launch.out_width, x);
-    } else {
-      store_columns<Element::kFloat32>(problem.part_out + index * problem.value_dim, column, problem.value_dim,
-                                       launch.out_width, x);
-    }
+    store_sums<T>(problem, launch, work, work.row(row), column, maximum, sum, x);
   }
 }
 
@@ -123,14 +129,14 @@ using BytesOf =
 template <typename T>
 using KeysOf =
     std::conditional_t<T::kGrid, GridKeys<T>,
-                       std::conditional_t<T::kPlan, PlanKeys<T>, std::conditional_t<T::kPaged, PagedKeys<T>, Keys<T>>>>;
+                       std::conditional_t<T::kKeyMajor, KeyMajorKeys<T>,
+                                          std::conditional_t<T::kPlan, PlanKeys<T>,
+                                                             std::conditional_t<T::kPaged, PagedKeys<T>, Keys<T>>>>>;
 
-template <typename T>
-__device__ inline void attend(const Problem& problem, const Launch& launch) {
-  extern __shared__ __align__(128) uint8_t memory[];
-  using Works = std::conditional_t<T::kGrid, GridWork<T>, std::conditional_t<T::kPlan, PlanWork<T>, Work<T>>>;
-  Works work;
-  if (!work.find(problem, launch, memory + T::kBlockAt)) return;
+// A tile of rows, by the keys that it visits.
+template <typename T, typename Works, typename Visits>
+__device__ inline void attend_tile(const Problem& problem, const Launch& launch, const Works& work, const Visits& tiles,
+                                   uint8_t* memory) {
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int team = T::kTeams == 1 ? 0 : warp, member = T::kTeams == 1 ? thread : lane;
   const int warp_row = T::kTeams == 1 ? warp * T::kWarpRows : 0;
@@ -143,7 +149,6 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     }
   };
 
-  const auto& tiles = work.tiles(problem);
   int32_t visit, end;
   tiles.share(work.part, max(problem.parts, 1), &visit, &end);
 
@@ -281,13 +286,60 @@ __device__ inline void attend(const Problem& problem, const Launch& launch) {
     }
   }
   __syncthreads();
-  store_tile<T>(problem, launch, work, outs, sums);
+  if constexpr (T::kKeyMajor) {
+    work.add_tile(problem, outs, sums);
+  } else {
+    store_tile<T>(problem, launch, work, outs, sums);
+  }
+}
+
+template <typename T>
+__device__ inline void attend(const Problem& problem, const Launch& launch) {
+  extern __shared__ __align__(128) uint8_t memory[];
+  using Works = std::conditional_t<T::kGrid, GridWork<T>, std::conditional_t<T::kPlan, PlanWork<T>, Work<T>>>;
+  Works work;
+  if (!work.find(problem, launch, memory + T::kBlockAt)) return;
+  attend_tile<T>(problem, launch, work, work.tiles(problem), memory);
+}
+
+// Runs of queries, one after the other, each by the blocks of keys that its queries see: the sums of a run are in
+// memory between the tiles that add to them.
+template <typename T>
+__device__ inline void attend_by_keys(const Problem& problem, const Launch& launch) {
+  extern __shared__ __align__(128) uint8_t memory[];
+  auto& step = *reinterpret_cast<KeyStep<T::kRows>*>(memory + T::kBlockAt);
+  for (auto item = static_cast<int32_t>(blockIdx.x); item < launch.items; item += static_cast<int32_t>(gridDim.x)) {
+    KeyMajorWork<T> work(step);
+    if (!work.find(problem, launch, item)) continue;
+    __syncthreads();  // the sums of the run before have been read
+    work.clear_sums();
+    while (true) {
+      __syncthreads();  // all have added to the sums, and are done with the step before
+      if (threadIdx.x < 32) work.next_step(problem, static_cast<int>(threadIdx.x));
+      __syncthreads();
+      if (step.count == 0) break;
+      attend_tile<T>(problem, launch, work, work.tiles(problem), memory);
+    }
+    constexpr int kColumns = T::kValueDim / 8;
+#pragma unroll 1
+    for (int n = static_cast<int>(threadIdx.x); n < work.run_rows() * kColumns; n += T::kThreads) {
+      const int32_t row = n / kColumns, column = n % kColumns * 8;
+      if (!work.exists_in_run(row) || (column >= problem.value_dim && column > 0)) continue;
+      float x[8];
+      const float2 sums = work.sums_of(problem, row, column, x);
+      store_sums<T>(problem, launch, work, work.row_of_run(row), column, sums.x, sums.y, x);
+    }
+  }
 }
 
 template <typename T>
 __global__ void __launch_bounds__(T::kThreads)
     attention_sm80_kernel(const __grid_constant__ Problem problem, const __grid_constant__ Launch launch) {
-  attend<T>(problem, launch);
+  if constexpr (T::kKeyMajor) {
+    attend_by_keys<T>(problem, launch);
+  } else {
+    attend<T>(problem, launch);
+  }
 }
 
 }  // namespace na::cuda

@@ -53,6 +53,13 @@ cudaError_t run_sm80_plan(const Problem& problem, const Launch& launch, bool, bo
 }
 
 template <Element kElement, int kHeadDim>
+cudaError_t run_sm80_key_major(const Problem& problem, const Launch& launch, bool, bool, uint32_t blocks,
+                               cudaStream_t stream) {
+  constexpr int kProducts = kElement == Element::kFloat32 ? 3 : 1;
+  return launch_kernel<KeyMajorTile<kElement, kProducts, kHeadDim>>(problem, launch, blocks, stream);
+}
+
+template <Element kElement, int kHeadDim>
 cudaError_t run_sm80_grid(const Problem& problem, const Launch& launch, bool, bool, uint32_t blocks,
                           cudaStream_t stream) {
   constexpr int kProducts = kElement == Element::kFloat32 ? 3 : 1;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/sm80/keys.h"
+#include "tile/key_major.h"
 #include "tile/plan.h"
 
 namespace na::cuda {
@@ -30,21 +31,63 @@ struct PlanWork : Work<T> {
     this->kv_head = this->first_head / (problem.heads / problem.kv_heads);
     this->first_query = slot * launch.plan_queries;
     this->queries = min(launch.plan_queries, problem.queries - this->first_query);
-    return true;
+    const SparseRows& plan = problem.plan;
+    if (!plan.by_keys.sights) return true;
+    const int32_t tile = this->first_query >> plan.query_tile, first = tile - tile % plan.by_keys.run_tiles;
+    return !walked_by_keys(plan, row_of(problem, first), min(plan.by_keys.run_tiles, plan.tiles - first));
   }
 
   __device__ PlanTiles tiles(const Problem& problem) const {
+    const PlanRow& row = problem.plan.rows[row_of(problem, this->first_query >> problem.plan.query_tile)];
+    return PlanTiles(problem, row, this->sequence, this->first_query, this->first_query + this->queries - 1, T::kKeys);
+  }
+
+ private:
+  // Of the plan, that of a tile of its queries.
+  __device__ int64_t row_of(const Problem& problem, int32_t tile) const {
     const SparseRows& plan = problem.plan;
     const int32_t batch = plan.batch == 1 ? 0 : this->sequence.batch;
     const int32_t head = this->first_head / (problem.heads / plan.heads);
-    const int64_t row = (int64_t{batch} * plan.heads + head) * plan.tiles + (this->first_query >> plan.query_tile);
-    return PlanTiles(problem, plan.rows[row], this->sequence, this->first_query, this->first_query + this->queries - 1,
-                     T::kKeys);
+    return (int64_t{batch} * plan.heads + head) * plan.tiles + tile;
   }
 };
 
-// There is one team. Whether keys lie in pages is asked for each row, since kernels of their own would take as long
-// again to compile.
+// The addresses of keys or values of a head. Whether they lie in pages is asked for each row, since kernels of their
+// own would take as long again to compile.
+template <typename T, bool kValues>
+class PlanAddresses {
+ public:
+  __device__ PlanAddresses(const Problem& problem, int32_t batch, int32_t kv_head) : problem_(problem), batch_(batch) {
+    const Strides& strides = kValues ? problem.v_strides : problem.k_strides;
+    const int step = is_paged(problem) ? 1 : T::kBytes;  // bytes that a stride counts
+    const int64_t row = batch * strides.batch + kv_head * strides.head;
+    // What lies in pages has no data, and so counts from address 0.
+    begin_ = static_cast<const char*>(kValues ? problem.v : problem.k) + row * step +
+             (kValues ? problem.pages.value_offset : 0);
+    pitch_ = strides.token * step;
+  }
+
+  // Some address.
+  __device__ const void* base() const {
+    if (is_paged(problem_)) return problem_.pages.tables;  // the beginning of an allocation: aligned
+    return begin_;
+  }
+
+  __device__ const char* operator()(int32_t key) const {
+    if (!is_paged(problem_)) return begin_ + key * pitch_;
+    const int64_t* const table =
+        problem_.pages.tables + batch_ * problem_.pages.pitch + (kValues ? problem_.pages.value_pages : 0);
+    return in_page(table, problem_.pages.tokens, key, reinterpret_cast<int64_t>(begin_), pitch_);
+  }
+
+ private:
+  const Problem& problem_;
+  int32_t batch_;
+  const char* begin_;
+  int64_t pitch_;
+};
+
+// There is one team. To make addresses for each tile takes fewer registers than to keep them.
 template <typename T>
 class PlanKeys {
  public:
@@ -53,22 +96,15 @@ class PlanKeys {
 
   template <bool kValues>
   __device__ const void* base() const {
-    if (is_paged(problem_)) return problem_.pages.tables;  // the beginning of an allocation: aligned
-    return from<kValues>();
+    return addresses<kValues>().base();
   }
 
   template <bool kValues>
   __device__ auto rows(int32_t visit) const {
     const int64_t first = int64_t{visit} * T::kKeys;
-    const char* const begin = from<kValues>();
-    const int64_t pitch = (kValues ? problem_.v_strides.token : problem_.k_strides.token) * step();
-    return [this, first, begin, pitch](int row) -> const char* {
+    return [this, first, address = addresses<kValues>()](int row) -> const char* {
       const int32_t key = tiles_.spot(first + row).key;
-      if (key < tiles_.first_key() || key >= tiles_.end_key()) return nullptr;
-      if (!is_paged(problem_)) return begin + key * pitch;
-      const int64_t* const table = problem_.pages.tables + work_.sequence.batch * problem_.pages.pitch +
-                                   (kValues ? problem_.pages.value_pages : 0);
-      return in_page(table, problem_.pages.tokens, key, reinterpret_cast<int64_t>(begin), pitch);
+      return key >= tiles_.first_key() && key < tiles_.end_key() ? address(key) : nullptr;
     };
   }
 
@@ -86,17 +122,9 @@ class PlanKeys {
   }
 
  private:
-  // Bytes that a stride counts.
-  __device__ int step() const { return is_paged(problem_) ? 1 : T::kBytes; }
-
-  // The first row; what lies in pages has no data, and so counts from address 0. To compute it for each tile takes
-  // fewer registers than to keep it.
   template <bool kValues>
-  __device__ const char* from() const {
-    const Strides& strides = kValues ? problem_.v_strides : problem_.k_strides;
-    const int64_t row = work_.sequence.batch * strides.batch + work_.kv_head * strides.head;
-    return static_cast<const char*>(kValues ? problem_.v : problem_.k) + row * step() +
-           (kValues ? problem_.pages.value_offset : 0);
+  __device__ PlanAddresses<T, kValues> addresses() const {
+    return {problem_, work_.sequence.batch, work_.kv_head};
   }
 
   const Problem& problem_;

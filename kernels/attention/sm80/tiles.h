@@ -76,7 +76,8 @@ struct Tile {
   static constexpr Element kElement = kElement_;
   static constexpr int kProducts = kProducts_, kHeadDim = kHeadDim_, kValueDim = kValueDim_;
   static constexpr bool kFew = kFew_, kModified = kModified_, kGrid = kGrid_;
-  static constexpr bool kPlan = false;  // see plan.h
+  static constexpr bool kPlan = false;      // see plan.h
+  static constexpr bool kKeyMajor = false;  // see key_major.h
   static constexpr bool kPaged = false;
   static_assert(!kGrid || (kModified && !kFew));
   static constexpr bool kComputesBiases =
@@ -124,6 +125,7 @@ struct Launch {
   int32_t q_width, k_width, v_width, out_width;
 
   int32_t plan_heads, plan_queries;  // of a sparse plan: shared and queries of PlanTiling
+  int32_t runs, items;               // of one that is walked by keys: runs of queries, and those of all heads
 };
 
 }  // namespace na::cuda

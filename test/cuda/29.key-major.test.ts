@@ -1,0 +1,178 @@
+// Attention over plans whose queries see blocks of their own, which a CUDA device walks by blocks of keys.
+import './support/single'; // so that keys have no parts, and a block of threads several runs
+import './support/device'; // before node-attention
+import { attention, type Device, type Mask, pooledPlan, type SparsePlan, Tensor } from 'node-attention';
+import { describe, expect, it } from 'vitest';
+import { checkAttention } from '../support/cached';
+import { check, tensorOf } from '../support/library';
+import { decode, type Float, normal, uniform } from '../support/numbers';
+import { type MaskSpec, type PlanSpec, seesInPlan } from '../support/oracle';
+import { planOf } from '../support/plans';
+import { append, emptyTwin, type Sizes } from '../support/twin';
+import { missing, schedule, schedules, title } from './support/device';
+import { CAUSAL, problemOf, type Spec } from './support/problems';
+import { checkSchedules } from './support/repeated';
+
+const TYPES: Float[] = ['float16', 'bfloat16', 'float32'];
+
+let turn = 0;
+const next = () => schedule(schedules[turn++ % schedules.length]!);
+
+type Pattern = Partial<Omit<PlanSpec, 'lists' | 'queries' | 'keys'>>;
+
+/** Rows list all blocks; each query sees two of 19 pairs of them. */
+function planFor({ queries, keys }: Pick<Spec, 'queries' | 'keys'>, pattern: Pattern): PlanSpec {
+  const geometry = { batch: 1, heads: 1, queryTile: 32, keyBlock: 64, causal: false, queries, keys, ...pattern };
+  const rows = geometry.batch * geometry.heads * Math.ceil(queries / geometry.queryTile);
+  const all = Array.from({ length: Math.ceil(keys / geometry.keyBlock) }, (_, block) => block);
+  return { holes: 'most blocks', ...geometry, lists: Array.from({ length: rows }, () => all) };
+}
+
+/** Against the oracle; with a seed, all tensors are views of others full of NaN. */
+async function compare(spec: Spec, pattern: Pattern, embedSeed?: number, more: MaskSpec[] = []): Promise<void> {
+  next();
+  const problem = problemOf(spec);
+  problem.masks = [...problem.masks!, ...more, { plan: planFor(spec, pattern) }];
+  await check(problem, spec.dtype, embedSeed, 'cuda');
+}
+
+/** Which queries of one head are NaN where the values of one block are, and which of them see that block. */
+async function touched(spec: Spec, pattern: Pattern): Promise<{ got: number[]; seeing: number[] }> {
+  const { queries, keys, headDim, dtype } = spec;
+  const own = planFor(spec, pattern);
+  const block = 2;
+  const values = Float32Array.from({ length: keys * headDim }, (_, i) => {
+    return Math.floor(i / headDim / own.keyBlock) === block ? Number.NaN : 1;
+  });
+  const randn = (seed: number, tokens: number) =>
+    Tensor.randn([1, tokens, 1, headDim], { seed, dtype, device: 'cuda' });
+  const v = Tensor.from(values, [1, keys, 1, headDim], { dtype, device: 'cuda' });
+  using plan = planOf(own, 'cuda');
+  const { out } = attention(randn(1, queries), randn(2, keys), v, { mask: plan });
+  const rows = decode(dtype, await out.read());
+  const all = Array.from({ length: queries }, (_, i) => i);
+  return {
+    got: all.filter((i) => Number.isNaN(rows[i * headDim])),
+    seeing: all.filter((i) => seesInPlan(own, 0, 0, 1, i, block * own.keyBlock)),
+  };
+}
+
+describe.skipIf(missing)(title('plans by blocks of keys'), () => {
+  it('are walked so where queries see few of the blocks that their row lists', async () => {
+    const spec: Spec = { dtype: 'float16', queries: 1024, keys: 512, headDim: 32 };
+    const { got, seeing } = await touched(spec, {});
+    expect(seeing.length).toBeGreaterThan(50);
+    expect(got).toEqual(seeing); // by rows, other queries multiply those values by weights of 0
+    // Not where they see many, nor in blocks too small to be gathered for, nor some keys of a block and not the others.
+    for (const other of [{ holes: 'blocks' }, { keyBlock: 4 }, { holes: true }] as const) {
+      const { got, seeing } = await touched(spec, other);
+      expect(got.length).toBeGreaterThan(seeing.length);
+    }
+  });
+
+  describe.each(TYPES)('%s', (dtype) => {
+    it.each([64, 128, 256])('headDim %i: tiles and blocks of all sizes, causal or not', async (headDim) => {
+      const spec: Spec = { dtype, headDim, queries: 1037, keys: 490 };
+      await compare(spec, { queryTile: 16 });
+      await compare(spec, { queryTile: 128, keyBlock: 128, causal: true });
+      await compare(spec, { queryTile: 64, keyBlock: 32, causal: true });
+      // Not aligned, not as wide as the kernel is, and scores that are changed.
+      const narrow = { ...spec, headDim: headDim - 3, valueDim: headDim - 7, softcap: 3, denseBias: 15 };
+      await compare(narrow, {}, 3);
+    });
+  });
+
+  it('runs of as many tiles as there may be, and more of them than are walked at a time', async () => {
+    const base: Spec = { dtype: 'float16', kvHeads: 2, queries: 1100, keys: 300, headDim: 16 };
+    await compare({ ...base, batch: 2, group: 2 }, { heads: 4, queryTile: 16 });
+    await compare({ ...base, group: 3 }, { heads: 6, queryTile: 32, causal: true });
+  });
+
+  it('patterns of heads and batches, grouped heads that share a tile', async () => {
+    const base: Spec = { dtype: 'float16', batch: 2, kvHeads: 2, group: 3, queries: 600, keys: 290, headDim: 24 };
+    for (const heads of [1, 2, 6]) {
+      for (const queryTile of [16, 64]) {
+        await compare(base, { heads, queryTile, batch: heads === 2 ? 1 : 2, causal: heads === 6 });
+      }
+    }
+    await compare({ ...base, batch: 1, kvHeads: 1, group: 37 }, { queryTile: 16 }); // more heads than share a tile
+  });
+
+  it('sinks, extra keys, windows, biases, scales and caps', async () => {
+    const base: Spec = { dtype: 'float16', kvHeads: 1, group: 2, batch: 2, queries: 577, keys: 350, headDim: 40 };
+    await compare({ ...base, sinks: true }, {});
+    await compare({ ...base, sinks: true, extra: 40 }, {}, 5);
+    await compare({ ...base, mask: CAUSAL }, {});
+    await compare({ ...base, mask: { left: 100, right: -1 } }, { causal: true });
+    await compare({ ...base, mask: { left: 30, right: 5 } }, {}, 2, [CAUSAL]);
+    await compare({ ...base, keyBias: 1, denseBias: 7, scale: -0.2, softcap: 2, sinks: true }, {}, 4);
+    await compare({ ...base, scale: 0 }, {});
+  });
+
+  it('more queries than keys, and rows that list nothing', async () => {
+    const base: Spec = { dtype: 'float32', queries: 1130, keys: 460, headDim: 16, group: 2 };
+    await compare(base, { causal: true });
+    const pattern = planFor(base, { queryTile: 16 });
+    const lists = pattern.lists.map((list, row) => (row % 3 === 1 ? [] : list));
+    const problem = problemOf(base);
+    await check({ ...problem, masks: [{ plan: { ...pattern, lists } }] }, base.dtype, undefined, 'cuda');
+  });
+
+  it('beside runs that are walked by rows, in one call', async () => {
+    const { dtype, ...rest }: Spec = { dtype: 'float16', queries: 1024, keys: 512, headDim: 16, group: 2 };
+    const spec = { dtype, ...rest };
+    const few = planFor(spec, { queryTile: 32 });
+    const makes = (from: number, to: number) => (_: number[], row: number) =>
+      row >= from && row < to ? few.lists[row]! : [];
+    next();
+    using some = planOf({ ...few, lists: few.lists.map(makes(0, 16)) }, 'cuda');
+    using whole = planOf({ ...few, holes: false, lists: few.lists.map(makes(16, 32)) }, 'cuda');
+    using both = some.union(whole);
+    const tensor = (seed: number, tokens: number, heads: number) =>
+      Tensor.randn([1, tokens, heads, 16], { seed, dtype, device: 'cuda' });
+    const [q, k, v] = [tensor(1, 1024, 2), tensor(2, 512, 1), tensor(3, 512, 1)];
+    const read = async (mask: SparsePlan & Mask) => (await attention(q, k, v, { mask }).out.read()) as Uint16Array;
+    const [got, first, last] = [await read(both), await read(some), await read(whole)];
+    const half = got.length / 2;
+    expect(got.subarray(0, half)).toEqual(first.subarray(0, half));
+    expect(got.subarray(half)).toEqual(last.subarray(half));
+  });
+
+  it('are the same bit for bit, however threads take turns', async () => {
+    const spec: Spec = { dtype: 'float16', kvHeads: 2, group: 2, queries: 1100, keys: 300, headDim: 16 };
+    const masks = [{ plan: planFor(spec, { heads: 4, queryTile: 16 }) }];
+    await checkSchedules({ ...problemOf(spec), masks }, spec.dtype);
+  });
+
+  it('over a cache whose sequences have lengths of their own', async () => {
+    const random = uniform(3);
+    for (const [dtype, storage] of [
+      ['float16', undefined],
+      ['float32', undefined],
+      ['float16', 'int8'],
+    ] as const) {
+      const sizes: Sizes = { batch: 3, kvHeads: 2, group: 2, headDim: 61, valueDim: 30, pageSize: 7, dtype, storage };
+      const twin = emptyTwin(sizes, 400, 'cuda');
+      append(twin, sizes, [290, 0, 167], random);
+      const q = normal(random, dtype, [3, 577, 4, 61]);
+      next();
+      await checkAttention(twin, q, dtype, planFor({ queries: 577, keys: 290 }, { heads: 2, causal: true }));
+      twin.cache.dispose();
+    }
+  });
+
+  it('that pooledPlan makes for each query give what they give on the CPU', async () => {
+    const queries = 1024;
+    const make = (device: Device, seed: number) =>
+      Tensor.randn([1, queries, 2, 16], { seed, dtype: 'float32' }).to({ device });
+    const results = [];
+    for (const device of ['cpu', 'cuda'] as const) {
+      const [q, k, v] = [make(device, 1), make(device, 2), make(device, 3)];
+      using plan = pooledPlan(q, k, { queries: 'own', budget: 64, keyBlock: 32, queryTile: 32, causal: true });
+      results.push((await attention(q, k, v, { mask: plan }).out.read()) as Float32Array);
+    }
+    const [cpu, cuda] = results as [Float32Array, Float32Array];
+    const worst = cpu.reduce((most, x, i) => Math.max(most, Math.abs(x - cuda[i]!)), 0);
+    expect(worst).toBeLessThan(1e-5);
+  });
+});
