@@ -298,6 +298,7 @@ class Planner {
     while (tiles > kLeastRunTiles && items(tiles) < places) tiles /= 2;
     KeyMajor& to = p->plan.by_keys;
     to.run_tiles = static_cast<int32_t>(tiles);
+    to.runs = key_major_tiling(*p, to.run_tiles).runs;
     to.places = static_cast<int32_t>(std::min(items(tiles), places));
     const TileShape tile = tile_of(*p, false);
     to.tile_queries = tile.rows / key_major_tiling(*p, to.run_tiles).packed;
@@ -307,6 +308,7 @@ class Planner {
                      static_cast<uint32_t*>(take(sight_marks(sparse, to.run_tiles) * int64_t{sizeof(uint32_t)})),
                      to.run_tiles, mark_words(sparse)};
     to.sights = plan_->sights.rows;
+    to.taken = static_cast<int32_t*>(take(sparse.batch * sparse.heads * to.runs * int64_t{sizeof(int32_t)}));
     to.sums = static_cast<float2*>(take(rows * int64_t{sizeof(float2)}));
     to.out = static_cast<float*>(take(rows * ceil_div(p->value_dim, 8) * 8 * int64_t{sizeof(float)}));
   }

@@ -120,7 +120,7 @@ __device__ inline bool shows_whole(const PlanSight& plan, int32_t key, int32_t b
   const uint32_t* const of = plan.bitmaps + bitmap * plan.shape.key_block * words;
   const auto end = static_cast<int32_t>(min(plan.shape.key_block, plan.shape.keys - key)) * words;
   bool alike = true;
-#pragma unroll 4
+#pragma unroll 2
   for (int32_t at = lane; at < end; at += 32) alike &= of[at] == of[at % words];
   return __all_sync(kWholeWarp, alike);
 }

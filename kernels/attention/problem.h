@@ -100,8 +100,8 @@ struct alignas(16) RowSight {
 // How a plan is walked by blocks of keys, see sm80/key_major.h: runs of tiles of queries, so many at a time.
 struct KeyMajor {
   const RowSight* sights;  // as SparseRows::rows. nullptr: no run is
-  int32_t run_tiles;       // kMostRunTiles at most
-  int32_t places;
+  int32_t* taken;          // [batch, heads, runs] of patterns: whether a run is, as the kernel that walks so has found
+  int32_t runs, run_tiles, places;  // run_tiles is kMostRunTiles at most
   int32_t tile_queries, tile_keys;  // of a tile of the kernels
   // Of each place, what its run sums up: for each query and head that is packed with others.
   float2* sums;  // the largest score, and the sum of exponentials relative to it

@@ -196,7 +196,6 @@ cudaError_t attention_by_keys(const Problem& problem, Element element, cudaStrea
   launch.packed = of.packed;
   launch.head_tiles = of.head_tiles;
   launch.plan_heads = of.shared;
-  launch.runs = of.runs;
   launch.items = of.items;
   choose_widths(problem, element, &launch);
   return entry->run(problem, launch, false, false, static_cast<uint32_t>(problem.plan.by_keys.places), stream);

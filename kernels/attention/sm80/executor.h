@@ -287,7 +287,7 @@ __device__ inline void attend_tile(const Problem& problem, const Launch& launch,
   }
   __syncthreads();
   if constexpr (T::kKeyMajor) {
-    work.add_tile(problem, outs, sums);
+    work.add_tile(outs, sums);
   } else {
     store_tile<T>(problem, launch, work, outs, sums);
   }
@@ -309,13 +309,13 @@ __device__ inline void attend_by_keys(const Problem& problem, const Launch& laun
   extern __shared__ __align__(128) uint8_t memory[];
   auto& step = *reinterpret_cast<KeyStep<T::kRows>*>(memory + T::kBlockAt);
   for (auto item = static_cast<int32_t>(blockIdx.x); item < launch.items; item += static_cast<int32_t>(gridDim.x)) {
-    KeyMajorWork<T> work(step);
-    if (!work.find(problem, launch, item)) continue;
+    KeyMajorWork<T> work(problem, launch, step);
+    if (!work.find(item)) continue;
     __syncthreads();  // the sums of the run before have been read
     work.clear_sums();
     while (true) {
       __syncthreads();  // all have added to the sums, and are done with the step before
-      if (threadIdx.x < 32) work.next_step(problem, static_cast<int>(threadIdx.x));
+      if (threadIdx.x < 32) work.next_step(static_cast<int>(threadIdx.x));
       __syncthreads();
       if (step.count == 0) break;
       attend_tile<T>(problem, launch, work, work.tiles(problem), memory);
@@ -326,7 +326,7 @@ __device__ inline void attend_by_keys(const Problem& problem, const Launch& laun
       const int32_t row = n / kColumns, column = n % kColumns * 8;
       if (!work.exists_in_run(row) || (column >= problem.value_dim && column > 0)) continue;
       float x[8];
-      const float2 sums = work.sums_of(problem, row, column, x);
+      const float2 sums = work.sums_of(row, column, x);
       store_sums<T>(problem, launch, work, work.row_of_run(row), column, sums.x, sums.y, x);
     }
   }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "attention/sm80/plan.h"
+#include "tile/key_major.h"
 #include "tile/softmax.h"
 
 namespace na::cuda {
@@ -22,6 +23,8 @@ struct KeyStep {
   int32_t count;               // queries of the tile. 0: the run is done
   uint16_t queries[kRows];     // which, ascending, counted from the first one of the run
   // Of the first warp alone.
+  int64_t row;                                    // of the plan, the first one of the run
+  int32_t tiles;                                  // of the run
   int32_t seeing, given;                          // queries that see the chain; how many of them have been in tiles
   int32_t at[kMostRunTiles];                      // for each row, how many of its blocks are behind
   uint32_t seen[kMostRunTiles][kMostQueryWords];  // of these queries, those of each row
@@ -77,46 +80,50 @@ class KeyMajorWork {
   int32_t kv_head, part;
   Sequence sequence;
 
-  __device__ explicit KeyMajorWork(KeyStep<T::kRows>& step) : step_(step) {}
+  __device__ KeyMajorWork(const Problem& problem, const Launch& launch, KeyStep<T::kRows>& step)
+      : problem_(problem), launch_(launch), step_(step) {}
 
   // All threads together. False: this run is walked by queries.
-  __device__ bool find(const Problem& problem, const Launch& launch, int32_t item) {
-    const SparseRows& plan = problem.plan;
+  __device__ bool find(int32_t item) {
+    const SparseRows& plan = problem_.plan;
     auto rest = static_cast<uint32_t>(item);
-    const int32_t head_tile = next_digit(rest, launch.head_tiles);
-    const int32_t group = next_digit(rest, problem.heads / launch.plan_heads);
-    const int32_t batch = next_digit(rest, problem.batch);
-    const int32_t first_tile = (launch.runs - 1 - static_cast<int32_t>(rest)) * plan.by_keys.run_tiles;
-    tiles_ = min(plan.by_keys.run_tiles, plan.tiles - first_tile);
-    packed_ = launch.packed;
-    first_head_ = group * launch.plan_heads + head_tile * launch.packed;
-    heads_ = min(launch.packed, launch.plan_heads - head_tile * launch.packed);
-    const int32_t pattern = first_head_ / (problem.heads / plan.heads);
-    row_ = (int64_t{plan.batch == 1 ? 0 : batch} * plan.heads + pattern) * plan.tiles + first_tile;
-    if (!walked_by_keys(plan, row_, tiles_)) return false;
-    kv_head = first_head_ / (problem.heads / problem.kv_heads);
+    const int32_t head_tile = next_digit(rest, launch_.head_tiles);
+    const int32_t group = next_digit(rest, problem_.heads / launch_.plan_heads);
+    const int32_t batch = next_digit(rest, problem_.batch);
+    const int32_t run = plan.by_keys.runs - 1 - static_cast<int32_t>(rest), first_tile = run * plan.by_keys.run_tiles;
+    const int32_t tiles = min(plan.by_keys.run_tiles, plan.tiles - first_tile);
+    first_head_ = group * launch_.plan_heads + head_tile * launch_.packed;
+    heads_ = min(launch_.packed, launch_.plan_heads - head_tile * launch_.packed);
+    const int64_t pattern =
+        int64_t{plan.batch == 1 ? 0 : batch} * plan.heads + first_head_ / (problem_.heads / plan.heads);
+    const int64_t row = pattern * plan.tiles + first_tile;
+    const bool taken = walked_by_keys(plan, row, tiles);
+    if (threadIdx.x == 0) plan.by_keys.taken[pattern * plan.by_keys.runs + run] = taken;
+    if (!taken) return false;
+    kv_head = first_head_ / (problem_.heads / problem_.kv_heads);
     part = 0;
-    const int32_t keys = is_paged(problem) ? cached_keys(problem.pages, batch) : problem.keys;
-    sequence = {batch, 0, problem.queries, 0, keys, 0};
+    const int32_t keys = is_paged(problem_) ? cached_keys(problem_.pages, batch) : problem_.keys;
+    sequence = {batch, 0, problem_.queries, 0, keys, 0};
     first_query_ = first_tile << plan.query_tile;
-    queries_ = min(tiles_ << plan.query_tile, problem.queries - first_query_);
-    const int64_t place = int64_t{blockIdx.x} * (plan.by_keys.run_tiles << plan.query_tile) * packed_;
-    columns_ = (problem.value_dim + 7) / 8 * 8;
-    sums_ = plan.by_keys.sums + place;
-    out_ = plan.by_keys.out + place * columns_;
+    queries_ = min(tiles << plan.query_tile, problem_.queries - first_query_);
+    if (threadIdx.x == 0) {
+      step_.row = row;
+      step_.tiles = tiles;
+    }
     return true;
   }
 
   // The first warp also goes back to the first blocks.
   __device__ void clear_sums() const {
-    for (int row = static_cast<int>(threadIdx.x); row < run_rows(); row += T::kThreads) sums_[row] = {-kInfinity, 0};
+    float2* const to = sums();
+    for (int row = static_cast<int>(threadIdx.x); row < run_rows(); row += T::kThreads) to[row] = {-kInfinity, 0};
     if (threadIdx.x < 32) step_.at[threadIdx.x] = 0;
     if (threadIdx.x == 0) step_.seeing = step_.given = 0;
   }
 
   // The first warp: the next tile of queries that see the chain, or the first one of the next chain.
-  __device__ void next_step(const Problem& problem, int lane) const {
-    if (step_.given == step_.seeing && !next_chain(problem.plan, lane)) {
+  __device__ void next_step(int lane) const {
+    if (step_.given == step_.seeing && !next_chain(lane)) {
       if (lane == 0) step_.count = 0;
       return;
     }
@@ -130,7 +137,7 @@ class KeyMajorWork {
       const int32_t more = __shfl_up_sync(0xffffffff, before, i);
       if (lane >= i) before += more;
     }
-    const int32_t given = step_.given, count = min(T::kRows / packed_, step_.seeing - given);
+    const int32_t given = step_.given, count = min(T::kRows / launch_.packed, step_.seeing - given);
     int32_t index = before - own - given;
 #pragma unroll 1
     for (int word = 0; word < kMostQueryWords; word++) {
@@ -138,7 +145,7 @@ class KeyMajorWork {
       for (uint32_t bits = seen[word]; bits != 0; bits &= bits - 1, index++) {
         if (index < 0 || index >= count) continue;
         step_.queries[index] =
-            static_cast<uint16_t>((lane << problem.plan.query_tile) + 32 * word + __ffs(static_cast<int>(bits)) - 1);
+            static_cast<uint16_t>((lane << problem_.plan.query_tile) + 32 * word + __ffs(static_cast<int>(bits)) - 1);
       }
     }
     __syncwarp();  // all have read what comes now
@@ -148,21 +155,21 @@ class KeyMajorWork {
   }
 
   // What was computed for the tile is added to the sums of its rows.
-  __device__ void add_tile(const Problem& problem, const float* outs, const float2* sums) const {
+  __device__ void add_tile(const float* outs, const float2* tile_sums) const {
     constexpr int kColumns = T::kValueDim / 8;
 #pragma unroll 1
     for (int n = static_cast<int>(threadIdx.x); n < T::kRows * kColumns; n += T::kThreads) {
       const int32_t row = n / kColumns, column = n % kColumns * 8;
-      if (!exists(row) || column >= problem.value_dim) continue;
+      if (!exists(row) || column >= problem_.value_dim) continue;
       const int32_t place = row_in_run(row);
-      const float2 own = sums[row], more = sums_[place];
+      const float2 own = tile_sums[row], more = sums()[place];
       if (own.x == -kInfinity && own.y == 0) continue;  // saw nothing
       const bool first = more.x == -kInfinity && more.y == 0;
       const float maximum = fmaxf(own.x, more.x);
       const float weight = exp2_approximate((own.x - maximum) * kLog2E);
       const float decay = exp2_approximate((more.x - maximum) * kLog2E);
       const float* const from = outs + row * T::kOutPitch + column;
-      auto* const to = reinterpret_cast<float4*>(out_ + int64_t{place} * columns_ + column);
+      auto* const to = reinterpret_cast<float4*>(out_of(place) + column);
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const float4 x = reinterpret_cast<const float4*>(from)[i];
@@ -178,8 +185,8 @@ class KeyMajorWork {
     const int row = static_cast<int>(threadIdx.x);
     static_assert(T::kRows <= T::kThreads);
     if (row >= T::kRows || !exists(row)) return;
-    const float2 own = sums[row];
-    float2& sum = sums_[row_in_run(row)];
+    const float2 own = tile_sums[row];
+    float2& sum = sums()[row_in_run(row)];
     if (own.x == -kInfinity && own.y == 0) return;
     const float maximum = fmaxf(own.x, sum.x);
     sum = {maximum,
@@ -192,10 +199,12 @@ class KeyMajorWork {
                       T::kKeys);
   }
   __device__ int32_t batch() const { return sequence.batch; }
-  __device__ bool any_from(int32_t row) const { return row < step_.count * packed_; }
-  __device__ bool exists(int32_t row) const { return row < step_.count * packed_ && row % packed_ < heads_; }
+  __device__ bool any_from(int32_t row) const { return row < step_.count * launch_.packed; }
+  __device__ bool exists(int32_t row) const {
+    return row < step_.count * launch_.packed && row % launch_.packed < heads_;
+  }
   __device__ Row row(int32_t row) const {
-    return {query_of(min(row / packed_, step_.count - 1)), first_head_ + min(row % packed_, heads_ - 1)};
+    return {query_of(min(row / launch_.packed, step_.count - 1)), first_head_ + min(row % launch_.packed, heads_ - 1)};
   }
   __device__ int64_t query(const Problem&, const Row& of) const { return of.query; }
   __device__ int64_t query_offset(const Problem& problem, const Row& of) const { return offset(problem.q_strides, of); }
@@ -204,29 +213,43 @@ class KeyMajorWork {
   }
 
   // Rows of a run, likewise: all of its queries.
-  __device__ int32_t run_rows() const { return queries_ * packed_; }
-  __device__ bool exists_in_run(int32_t row) const { return row % packed_ < heads_; }
-  __device__ Row row_of_run(int32_t row) const { return {first_query_ + row / packed_, first_head_ + row % packed_}; }
+  __device__ int32_t run_rows() const { return queries_ * launch_.packed; }
+  __device__ bool exists_in_run(int32_t row) const { return row % launch_.packed < heads_; }
+  __device__ Row row_of_run(int32_t row) const {
+    return {first_query_ + row / launch_.packed, first_head_ + row % launch_.packed};
+  }
   // What such a row has summed up: its largest score, the sum of its weights, and eight columns.
-  __device__ float2 sums_of(const Problem& problem, int32_t row, int32_t column, float (&x)[8]) const {
-    const float2 sum = sums_[row];
-    const bool none = (sum.x == -kInfinity && sum.y == 0) || column >= problem.value_dim;
-    const float* const from = out_ + int64_t{row} * columns_ + column;
+  __device__ float2 sums_of(int32_t row, int32_t column, float (&x)[8]) const {
+    const float2 sum = sums()[row];
+    const bool none = (sum.x == -kInfinity && sum.y == 0) || column >= problem_.value_dim;
+    const float* const from = out_of(row) + column;
 #pragma unroll
     for (int i = 0; i < 8; i++) x[i] = none ? 0 : from[i];
     return sum;
   }
 
  private:
+  // In memory, of this block of threads.
+  __device__ int64_t place() const {
+    const SparseRows& plan = problem_.plan;
+    return int64_t{blockIdx.x} * (plan.by_keys.run_tiles << plan.query_tile) * launch_.packed;
+  }
+  __device__ float2* sums() const { return problem_.plan.by_keys.sums + place(); }
+  __device__ float* out_of(int32_t row) const {
+    return problem_.plan.by_keys.out + (place() + row) * ((problem_.value_dim + 7) / 8 * 8);
+  }
+
   __device__ int32_t query_of(int32_t index) const { return first_query_ + step_.queries[index]; }
-  __device__ int32_t row_in_run(int32_t row) const { return step_.queries[row / packed_] * packed_ + row % packed_; }
+  __device__ int32_t row_in_run(int32_t row) const {
+    return step_.queries[row / launch_.packed] * launch_.packed + row % launch_.packed;
+  }
   __device__ int64_t offset(const Strides& strides, const Row& of) const {
     return sequence.batch * strides.batch + of.head * strides.head + int64_t{of.query} * strides.token;
   }
 
   // The queries of a lane's row that see a block.
-  __device__ void see(const SparseRows& plan, const PlanBlock& block, int lane,
-                      uint32_t (&seen)[kMostQueryWords]) const {
+  __device__ void see(const PlanBlock& block, int lane, uint32_t (&seen)[kMostQueryWords]) const {
+    const SparseRows& plan = problem_.plan;
     const int32_t rows = 1 << plan.query_tile, there = min(rows, queries_ - (lane << plan.query_tile));
     const int32_t words = (rows + 31) / 32;
     const uint32_t* const bitmap = plan.bitmaps + (int64_t{block.bitmap} << plan.key_block) * words;
@@ -239,10 +262,11 @@ class KeyMajorWork {
   }
 
   // The first warp, of which each lane has a row of the plan. False: there is none.
-  __device__ bool next_chain(const SparseRows& plan, int lane) const {
+  __device__ bool next_chain(int lane) const {
+    const SparseRows& plan = problem_.plan;
     constexpr int32_t kNone = INT32_MAX;
     PlanRow own = {0, 0, 0};
-    if (lane < tiles_) own = plan.rows[row_ + lane];
+    if (lane < step_.tiles) own = plan.rows[step_.row + lane];
     int32_t at = step_.at[lane];
     const auto next = [&] { return at < own.count ? plan.blocks[own.begin + at] : PlanBlock{kNone, -1}; };
     int32_t seeing = 0;
@@ -252,7 +276,7 @@ class KeyMajorWork {
       if (first == kNone) return false;
       const bool lists = block.key == first;
       uint32_t seen[kMostQueryWords] = {};
-      if (lists) see(plan, block, lane, seen);
+      if (lists) see(block, lane, seen);
       int32_t end = first;
       bool goes_on;
       do {
@@ -262,7 +286,7 @@ class KeyMajorWork {
         goes_on = (block.key == end) == lists;
         if (lists && goes_on) {
           uint32_t further[kMostQueryWords];
-          see(plan, block, lane, further);
+          see(block, lane, further);
 #pragma unroll
           for (int word = 0; word < kMostQueryWords; word++) goes_on &= seen[word] == further[word];
         }
@@ -288,11 +312,10 @@ class KeyMajorWork {
     return true;
   }
 
+  const Problem& problem_;
+  const Launch& launch_;
   KeyStep<T::kRows>& step_;
-  int64_t row_;  // of the plan, the first one of the run
-  int32_t tiles_, first_query_, queries_, first_head_, heads_, packed_, columns_;
-  float2* sums_;
-  float* out_;
+  int32_t first_query_, queries_, first_head_, heads_;
 };
 
 // Keys of a chain, which are neighbours.

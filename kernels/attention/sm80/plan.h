@@ -2,7 +2,6 @@
 #pragma once
 
 #include "attention/sm80/keys.h"
-#include "tile/key_major.h"
 #include "tile/plan.h"
 
 namespace na::cuda {
@@ -31,24 +30,25 @@ struct PlanWork : Work<T> {
     this->kv_head = this->first_head / (problem.heads / problem.kv_heads);
     this->first_query = slot * launch.plan_queries;
     this->queries = min(launch.plan_queries, problem.queries - this->first_query);
-    const SparseRows& plan = problem.plan;
-    if (!plan.by_keys.sights) return true;
-    const int32_t tile = this->first_query >> plan.query_tile, first = tile - tile % plan.by_keys.run_tiles;
-    return !walked_by_keys(plan, row_of(problem, first), min(plan.by_keys.run_tiles, plan.tiles - first));
+    const KeyMajor& by_keys = problem.plan.by_keys;
+    if (!by_keys.sights) return true;
+    const int32_t tile = this->first_query >> problem.plan.query_tile;
+    return by_keys.taken[pattern(problem) * by_keys.runs + tile / by_keys.run_tiles] == 0;
   }
 
   __device__ PlanTiles tiles(const Problem& problem) const {
-    const PlanRow& row = problem.plan.rows[row_of(problem, this->first_query >> problem.plan.query_tile)];
-    return PlanTiles(problem, row, this->sequence, this->first_query, this->first_query + this->queries - 1, T::kKeys);
+    const SparseRows& plan = problem.plan;
+    const int64_t row = pattern(problem) * plan.tiles + (this->first_query >> plan.query_tile);
+    return PlanTiles(problem, plan.rows[row], this->sequence, this->first_query, this->first_query + this->queries - 1,
+                     T::kKeys);
   }
 
  private:
-  // Of the plan, that of a tile of its queries.
-  __device__ int64_t row_of(const Problem& problem, int32_t tile) const {
+  // Among those of all batch entries.
+  __device__ int64_t pattern(const Problem& problem) const {
     const SparseRows& plan = problem.plan;
     const int32_t batch = plan.batch == 1 ? 0 : this->sequence.batch;
-    const int32_t head = this->first_head / (problem.heads / plan.heads);
-    return (int64_t{batch} * plan.heads + head) * plan.tiles + tile;
+    return int64_t{batch} * plan.heads + this->first_head / (problem.heads / plan.heads);
   }
 };
 
@@ -57,7 +57,8 @@ struct PlanWork : Work<T> {
 template <typename T, bool kValues>
 class PlanAddresses {
  public:
-  __device__ PlanAddresses(const Problem& problem, int32_t batch, int32_t kv_head) : problem_(problem), batch_(batch) {
+  __device__ PlanAddresses(const Problem& problem, const int32_t& batch, int32_t kv_head)
+      : problem_(problem), batch_(batch) {
     const Strides& strides = kValues ? problem.v_strides : problem.k_strides;
     const int step = is_paged(problem) ? 1 : T::kBytes;  // bytes that a stride counts
     const int64_t row = batch * strides.batch + kv_head * strides.head;
@@ -82,7 +83,7 @@ class PlanAddresses {
 
  private:
   const Problem& problem_;
-  int32_t batch_;
+  const int32_t& batch_;
   const char* begin_;
   int64_t pitch_;
 };

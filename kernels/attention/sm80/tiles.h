@@ -125,7 +125,7 @@ struct Launch {
   int32_t q_width, k_width, v_width, out_width;
 
   int32_t plan_heads, plan_queries;  // of a sparse plan: shared and queries of PlanTiling
-  int32_t runs, items;               // of one that is walked by keys: runs of queries, and those of all heads
+  int32_t items;                     // of one that is walked by keys: runs of queries of all heads
 };
 
 }  // namespace na::cuda
