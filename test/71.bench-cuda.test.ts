@@ -16,6 +16,7 @@ import {
   cudaFlops,
   keyBytes,
   makeCudaCase,
+  OF_CHUNKS,
   ROTATE_BYTES,
   SELECTORS,
   setsOf,
@@ -42,14 +43,15 @@ describe('cases', () => {
 
   it('are those of the grid', () => {
     const count = (kind: string) => cases.filter((test) => test.kind === kind).length;
-    expect([count('dense'), count('causal'), count('decode')]).toEqual([28, 28, 21]);
+    expect([count('dense'), count('causal'), count('decode')]).toEqual([28, 29, 21]);
     const chosen = (quick: boolean) => allCudaCases(quick).flatMap(({ selector, keys }) => (selector ? [keys] : []));
+    const decoding = [131072, 1048576];
     expect([chosen(true), chosen(false)]).toEqual(
-      [131072, 1048576].map((_, n) => [131072, 1048576].slice(0, n + 1).flatMap((keys) => [keys, keys, keys])),
+      decoding.map((_, n) => [...decoding.slice(0, n + 1).flatMap((keys) => [keys, keys, keys]), 32768]),
     );
     expect(new Set(cases.map(({ name }) => name)).size).toBe(cases.length);
-    for (const { kind, batch, queries, heads, kvHeads, headDim } of cases) {
-      if (kind === 'decode') continue;
+    for (const { kind, batch, queries, heads, kvHeads, headDim, selector } of cases) {
+      if (kind === 'decode' || selector) continue;
       expect(batch * queries).toBe(queries > 16384 ? queries : 16384);
       if (heads === kvHeads) expect(heads * headDim).toBe(2048);
       else expect([heads, kvHeads, headDim]).toEqual([64, 8, 128]);
@@ -463,6 +465,7 @@ describe('report', () => {
         ...['dense', 'causal'].flatMap((kind) => masks.map((mask) => [`${kind}, ${mask}`, 7])),
         ...batches,
         ...['hip', 'hip + state', 'pages'].map((selector) => [`decode, ${selector}, D=128`, 2]),
+        ['causal, each query, D=128', 1],
       ]),
     );
   });
@@ -531,6 +534,20 @@ describe('decoding with keys that a selector chooses', () => {
       figures: { density: outcome.shown },
     });
     expect(Object.keys(row.ratios)).toEqual(['selection', 'attention', 'dense']);
+  });
+
+  it('is right for a chunk, of which each query chooses', async () => {
+    const test = makeCudaCase('causal', { ...sizes, queries: 70, selector: OF_CHUNKS });
+    const outcome = await measurePlans(test, 'cpu', once);
+    expect([outcome.faults, outcome.absent]).toEqual([[], []]);
+    expect([outcome.sets, outcome.runs, outcome.contestants.length]).toEqual([1, 1, 4]);
+    const pairs = 70 * 32768 - (70 * 69) / 2;
+    expect(outcome.flops).toBe(4 * 8 * pairs * 128 * outcome.shown!);
+    expect(rowOf(outcome, device)).toMatchObject({
+      name: 'bfloat16 causal Q=70 S=32768 D=128 H=8/2 B=1 each query',
+      case: { mask: 'causal, each query', tokens: 32768 },
+      figures: { density: outcome.shown },
+    });
   });
 
   it('is not measured with a backend that the addon does not have', () => {

@@ -3,6 +3,9 @@
 
 export const SELECTORS = ['hip', 'hip + state', 'pages'] as const;
 
+/** With it each query of a chunk selects blocks of its own. */
+export const OF_CHUNKS = 'each query';
+
 export interface CudaCase {
   name: string;
   kind: 'dense' | 'causal' | 'decode';
@@ -12,8 +15,8 @@ export interface CudaCase {
   queries: number;
   keys: number;
   headDim: number;
-  /** While decoding, who chooses the keys that are seen; unless given all are. */
-  selector?: (typeof SELECTORS)[number];
+  /** Who chooses the keys that are seen, while decoding or of a chunk; unless given all are. */
+  selector?: (typeof SELECTORS)[number] | typeof OF_CHUNKS;
 }
 
 export const BYTES = 2;
@@ -23,10 +26,12 @@ const LENGTHS = [512, 1024, 2048, 4096, 8192, 16384, 32768];
 const DECODE_BATCHES = [1, 8, 64];
 const DECODE_KEYS = [8192, 16384, 32768, 65536, 131072];
 const SELECT_KEYS = [131072, 1048576];
+const CHUNK = { queries: 2048, keys: 32768 };
 
 export function makeCudaCase(kind: CudaCase['kind'], sizes: Omit<CudaCase, 'name' | 'kind'>): CudaCase {
-  const { batch, heads, kvHeads, keys, headDim, selector } = sizes;
-  const extents = `S=${keys} D=${headDim} H=${heads === kvHeads ? heads : `${heads}/${kvHeads}`} B=${batch}`;
+  const { batch, heads, kvHeads, queries, keys, headDim, selector } = sizes;
+  const chunk = kind === 'decode' || queries === keys ? '' : `Q=${queries} `;
+  const extents = `${chunk}S=${keys} D=${headDim} H=${heads === kvHeads ? heads : `${heads}/${kvHeads}`} B=${batch}`;
   return { name: `bfloat16 ${kind} ${extents}${selector === undefined ? '' : ` ${selector}`}`, kind, ...sizes };
 }
 
@@ -37,6 +42,15 @@ function prefill(kind: 'dense' | 'causal', length: number, headDim: number, head
 
 const decode = (batch: number, keys: number, selector?: CudaCase['selector']): CudaCase =>
   makeCudaCase('decode', { batch, heads: 64, kvHeads: 8, queries: 1, keys, headDim: 128, selector });
+
+const chunk = makeCudaCase('causal', {
+  batch: 1,
+  heads: 64,
+  kvHeads: 8,
+  headDim: 128,
+  ...CHUNK,
+  selector: OF_CHUNKS,
+});
 
 /** Every case, or (`quick`) a few of each kind. */
 export function allCudaCases(quick: boolean): CudaCase[] {
@@ -50,6 +64,7 @@ export function allCudaCases(quick: boolean): CudaCase[] {
       decode(1, 131072),
       decode(8, 32768),
       ...SELECTORS.map((selector) => decode(1, SELECT_KEYS[0]!, selector)),
+      chunk,
     ];
   }
   const cases: CudaCase[] = [];
@@ -62,12 +77,13 @@ export function allCudaCases(quick: boolean): CudaCase[] {
   }
   for (const batch of DECODE_BATCHES) for (const keys of DECODE_KEYS) cases.push(decode(batch, keys));
   for (const keys of SELECT_KEYS) for (const selector of SELECTORS) cases.push(decode(1, keys, selector));
+  cases.push(chunk);
   return cases;
 }
 
 /** Floating-point operations: two products, a multiplication and an addition each, for every visible pair. */
 export function cudaFlops({ kind, batch, heads, queries, keys, headDim }: CudaCase): number {
-  const pairs = kind === 'causal' ? (keys * (keys + 1)) / 2 : queries * keys;
+  const pairs = queries * keys - (kind === 'causal' ? (queries * (queries - 1)) / 2 : 0);
   return 4 * batch * heads * pairs * headDim;
 }
 

@@ -1,8 +1,9 @@
-// Decoding over a KvCache with keys that a selector chooses, through the addon: selection and attention together and each
-// alone, beside dense attention over the same cache, timed by events on the device.
+// Keys that a selector chooses, through the addon, while decoding over a KvCache or for the queries of a chunk: selection and
+// attention together and each alone, beside dense attention over the same keys, timed by events on the device.
 
 import {
   attention,
+  causal,
   type Device,
   fromBfloat16,
   HipState,
@@ -10,6 +11,7 @@ import {
   KvCache,
   type Mask,
   pagePlan,
+  pooledPlan,
   type SparsePlan,
   Stream,
   Tensor,
@@ -19,14 +21,19 @@ import { interleave, type Plan, type Timed } from '../measure';
 import { budgetOf } from '../sparse/cases';
 import { faultOfLastRow } from '../sparse/data';
 import { ALWAYS } from '../sparse/selectors';
-import { type CudaCase, cudaFlops, keyBytes, resultBytes } from './cases';
+import { type CudaCase, cudaFlops, keyBytes, OF_CHUNKS, resultBytes } from './cases';
 import type { Outcome } from './run';
 
 /** Of the keys, what a query sees. */
 export const DENSITY = 0.02;
 
-/** Steps of a run, each with a query of its own: what one sees is not in the caches any more when it has its next turn. */
+/** Steps of a run of decoding, each with a query of its own: what one sees is not in the caches any more at its next turn. */
 const STEPS = 16;
+
+const stepsOf = ({ selector }: CudaCase): number => (selector === OF_CHUNKS ? 1 : STEPS);
+
+/** What a query of a chunk chooses from beyond its own block; what is always seen is less than that by far. */
+const OWN_BLOCKS = { keyBlock: 128, queryTile: 64, always: { sink: 0, window: 1 } } as const;
 
 const quiet = { start() {}, stop: () => 0 };
 
@@ -36,9 +43,10 @@ export const withoutAddon = (test: CudaCase): Outcome =>
     absent: [{ contestant: OWN, fault: "plans are measured with the addon's own backend" }],
   });
 
-/** On any device. Keys do not grow from step to step, so that all contestants see the same ones. */
+/** On any device. Keys do not grow from step to step, so that all contestants see the same ones. Chunks are of tensors. */
 export async function measurePlans(test: CudaCase, device: Device, plan: Plan): Promise<Outcome> {
-  const { heads, kvHeads, keys, headDim, selector } = test;
+  const { heads, kvHeads, queries: tokens, keys, headDim, selector } = test;
+  const steps = stepsOf(test);
   const place = { dtype: 'bfloat16', device } as const;
   using stream = new Stream(device);
   using state = new HipState();
@@ -46,25 +54,30 @@ export async function measurePlans(test: CudaCase, device: Device, plan: Plan): 
     Tensor.randn([1, tokens, count, headDim], { ...place, seed });
   using k = make(keys, kvHeads, 1);
   using v = make(keys, kvHeads, 2);
-  using out = Tensor.empty([1, 1, heads, headDim], place);
-  const queries = Array.from({ length: STEPS }, (_, step) => make(1, heads, 3 + step));
+  using out = Tensor.empty([1, tokens, heads, headDim], place);
+  const queries = Array.from({ length: steps }, (_, step) => make(tokens, heads, 3 + step));
   const cache = new KvCache({ batch: 1, kvHeads, headDim, capacity: keys, ...place });
-  cache.append(k, v, { stream });
+  if (selector !== OF_CHUNKS) cache.append(k, v, { stream });
   const select = (step: number): SparsePlan => {
     const options = { budget: budgetOf(keys, DENSITY), causal: true, always: ALWAYS, share: 'group', stream } as const;
     const q = queries[step]!;
+    if (selector === OF_CHUNKS) return pooledPlan(q, k, { ...options, queries: 'own', ...OWN_BLOCKS });
     if (selector === 'pages') return pagePlan(q, cache, options);
     return hipPlan(q, cache, { ...options, state: selector === 'hip + state' ? state : undefined });
   };
-  const attend = (step: number, mask?: Mask) => attention(queries[step]!, cache, { mask, out, stream }).lse;
-  const timed = (steps: (step: number) => { dispose(): void }[]): Timed => ({
+  const attend = (step: number, mask?: Mask): Tensor => {
+    const q = queries[step]!;
+    if (selector === OF_CHUNKS) return attention(q, k, v, { mask: mask ?? causal(), out, stream }).lse;
+    return attention(q, cache, { mask, out, stream }).lse;
+  };
+  const timed = (work: (step: number) => { dispose(): void }[]): Timed => ({
     async run(times) {
       const elapsed: number[] = [];
       for (let n = 0; n < times; n++) {
         const before = stream.record();
-        const made = queries.flatMap((_, step) => steps(step));
+        const made = queries.flatMap((_, step) => work(step));
         const after = stream.record();
-        elapsed.push((await before.elapsedMs(after)) / STEPS);
+        elapsed.push((await before.elapsedMs(after)) / steps);
         for (const each of made) each.dispose();
       }
       return elapsed;
@@ -87,7 +100,7 @@ export async function measurePlans(test: CudaCase, device: Device, plan: Plan): 
   ];
   const judged = { k: await lastHead(k), v: await lastHead(v) };
   const faults: Fault[] = [];
-  const last = STEPS - 1;
+  const last = steps - 1;
   for (const [contestant, mask] of [
     [OWN, plans[last]],
     ['dense', undefined],
@@ -105,7 +118,7 @@ export async function measurePlans(test: CudaCase, device: Device, plan: Plan): 
     quiet,
   );
   for (const each of [...plans, ...queries, cache]) each.dispose();
-  const shown = shares.reduce((sum, share) => sum + share, 0) / STEPS;
+  const shown = shares.reduce((sum, share) => sum + share, 0) / steps;
   return outcomeOf(test, shown, { ...measurement, contestants: right.map(([name]) => name), faults });
 }
 
@@ -122,8 +135,8 @@ function outcomeOf(test: CudaCase, shown: number | undefined, measured: Partial<
     test,
     flops: (shown ?? 1) * cudaFlops(test),
     bytes: (shown ?? 1) * keyBytes(test) + resultBytes(test),
-    sets: STEPS,
-    runs: STEPS,
+    sets: stepsOf(test),
+    runs: stepsOf(test),
     contestants: [],
     samples: [],
     faults: [],

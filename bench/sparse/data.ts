@@ -135,8 +135,9 @@ export async function faultOfLastRow(
   let seen = new Uint8Array(keys).fill(1);
   if (plan) {
     using dense = plan.toDense();
-    const all = (await dense.read()) as Uint8Array;
-    seen = all.slice(all.length - keys); // the last query of the last pattern
+    const [batch, patterns] = dense.shape as [number, number];
+    using last = dense.slice([batch - 1, batch], [patterns - 1, patterns], [queries - 1, queries]);
+    seen = (await last.read()) as Uint8Array<ArrayBuffer>;
   }
   const geometry = plan ?? { estimate: false, keyBlock: 1, queries };
   const values = { q: await row(q), k, v, headDim: HEAD_DIM, valueDim: HEAD_DIM };

@@ -32,7 +32,7 @@ constexpr int64_t kResidentSm80 = 2, kResidentSm90 = 1;
 constexpr int64_t kMostPartBytes = int64_t{1} << 28, kMostParts = 128;
 
 // What runs of queries sum up that are walked by keys: rows of a place, and no fewer tiles of queries than that.
-constexpr int64_t kRunRows = 1024, kLeastRunTiles = 4;
+constexpr int64_t kRunRows = 2048, kLeastRunTiles = 4;
 
 // A copy of a tensor whose token axes have no common stride.
 struct Dense {

@@ -332,8 +332,9 @@ __device__ inline void attend_by_keys(const Problem& problem, const Launch& laun
   }
 }
 
+// Of runs that are walked by keys, a multiprocessor has two: registers need not be spilled for a third.
 template <typename T>
-__global__ void __launch_bounds__(T::kThreads)
+__global__ void __launch_bounds__(T::kThreads, T::kKeyMajor ? 2 : 0)
     attention_sm80_kernel(const __grid_constant__ Problem problem, const __grid_constant__ Launch launch) {
   if constexpr (T::kKeyMajor) {
     attend_by_keys<T>(problem, launch);
