@@ -31,8 +31,9 @@ constexpr int64_t kResidentSm80 = 2, kResidentSm90 = 1;
 // Partial results may take that much memory, and there may be that many.
 constexpr int64_t kMostPartBytes = int64_t{1} << 28, kMostParts = 128;
 
-// What runs of queries sum up that are walked by keys: rows of a place, and no fewer tiles of queries than that.
-constexpr int64_t kRunRows = 2048, kLeastRunTiles = 4;
+// Runs of queries that are walked by keys have so many rows of tiles at most, and so many tiles of queries at least;
+// marks of all of them may take that much memory.
+constexpr int64_t kRunRows = 2048, kLeastRunTiles = 4, kMostMarkBytes = int64_t{1} << 27;
 
 // A copy of a tensor whose token axes have no common stride.
 struct Dense {
@@ -286,7 +287,7 @@ class Planner {
 
   // With neighborhoods, bitmaps are those that they make; what few rows list is in parts instead.
   bool may_go_by_keys(const na_plan& sparse) const {
-    return sparse.bitmaps && sparse.queries > sparse.query_tile && plan_->cut.count == 0;
+    return sparse.bitmaps && sparse.queries > sparse.query_tile && sparse.keys > 0 && plan_->cut.count == 0;
   }
 
   // Runs are as long as there is room for, unless there would be too few for the device.
@@ -295,18 +296,26 @@ class Planner {
     const int64_t tile_rows = key_major_tiling(*p, 1).packed * sparse.query_tile;
     int64_t tiles = std::clamp<int64_t>(kRunRows / tile_rows, 1, kMostRunTiles);
     const auto items = [&](int64_t n) { return int64_t{key_major_tiling(*p, static_cast<int32_t>(n)).items}; };
-    while (tiles > kLeastRunTiles && items(tiles) < places) tiles /= 2;
+    while (tiles > kLeastRunTiles && items(tiles) < places) tiles = std::max(tiles / 2, kLeastRunTiles);
+    const int64_t mark_bytes = sight_marks(sparse, static_cast<int32_t>(tiles)) * int64_t{sizeof(uint32_t)};
+    if (mark_bytes > kMostMarkBytes) return;
     KeyMajor& to = p->plan.by_keys;
     to.run_tiles = static_cast<int32_t>(tiles);
     to.runs = key_major_tiling(*p, to.run_tiles).runs;
     to.places = static_cast<int32_t>(std::min(items(tiles), places));
     const TileShape tile = tile_of(*p, false);
-    to.tile_queries = tile.rows / key_major_tiling(*p, to.run_tiles).packed;
+    to.tile_rows = tile.rows;
     to.tile_keys = tile.keys;
+    const KeyMajorTiling by_keys = key_major_tiling(*p, to.run_tiles);
+    const PlanTiling by_rows = plan_tiling(*p, tile.rows);
+    to.packed = by_keys.packed;
+    // Rows of a tile that a query takes, and which share of the device is at work.
+    const double each = double(by_rows.head_tiles) * tile.rows / by_rows.queries;
+    const auto busy = [&](int64_t blocks) { return std::min(1.0, double(blocks) / places); };
+    to.odds = static_cast<float>(by_keys.head_tiles / each * busy(plan_cost(*p, 0, tile).blocks) / busy(by_keys.items));
     const int64_t rows = to.places * tiles * tile_rows;
     plan_->sights = {static_cast<RowSight*>(take(plan_rows(sparse) * int64_t{sizeof(RowSight)})),
-                     static_cast<uint32_t*>(take(sight_marks(sparse, to.run_tiles) * int64_t{sizeof(uint32_t)})),
-                     to.run_tiles, mark_words(sparse)};
+                     static_cast<uint32_t*>(take(mark_bytes)), to.run_tiles, mark_words(sparse)};
     to.sights = plan_->sights.rows;
     to.taken = static_cast<int32_t*>(take(sparse.batch * sparse.heads * to.runs * int64_t{sizeof(int32_t)}));
     to.sums = static_cast<float2*>(take(rows * int64_t{sizeof(float2)}));

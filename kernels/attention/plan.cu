@@ -125,6 +125,12 @@ __device__ inline bool shows_whole(const PlanSight& plan, int32_t key, int32_t b
   return __all_sync(kWholeWarp, alike);
 }
 
+// 1 if a block was not marked before.
+__device__ inline float mark(uint32_t* marks, int32_t block) {
+  const uint32_t bit = 1u << block % 32;
+  return (atomicOr(&marks[block / 32], bit) & bit) == 0 ? 1 : 0;
+}
+
 __device__ inline float sum_of_warp(float x) {
 #pragma unroll
   for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(kWholeWarp, x, i);
@@ -167,11 +173,13 @@ __global__ void __launch_bounds__(32 * kPlanWarps) see_plan_kernel(const __grid_
       sight.listed += static_cast<float>(listed);
       sight.seen += static_cast<float>(seen);
       if (seen > 0 && !goes_on) {
-        const int32_t index = block.key / size;
-        const uint32_t bit = 1u << index % 32;
         sight.begun += static_cast<float>(seen);
-        if ((atomicOr(&marks[index / 32], bit) & bit) == 0) sight.chains += 1;
+        sight.chains += mark(marks, block.key / size);
       }
+      // Where the queries of a row end, the chain of others ends as well.
+      const int32_t behind = block.key + size;
+      const bool ends = __shfl_down_sync(kWholeWarp, !goes_on, 1) || lane == 31;
+      if (seen > 0 && ends && behind < plan.shape.keys) sight.chains += mark(marks, behind / size);
       bool whole = true;
       for (int i = 0; i < 32 && whole; i++) {
         const int32_t bitmap = __shfl_sync(kWholeWarp, block.bitmap, i), key = __shfl_sync(kWholeWarp, block.key, i);

@@ -94,7 +94,7 @@ struct alignas(16) RowSight {
   float listed;  // pairs
   float seen;    // those where the query sees the block; infinity if a bitmap shows a query some of its keys alone
   float begun;   // those of these whose block begins a chain
-  float chains;  // that begin here, and in no row of the run that was looked at before
+  float chains;  // that begin or end here, and in no row of the run that was looked at before
 };
 
 // How a plan is walked by blocks of keys, see sm80/key_major.h: runs of tiles of queries, so many at a time.
@@ -102,7 +102,9 @@ struct KeyMajor {
   const RowSight* sights;  // as SparseRows::rows. nullptr: no run is
   int32_t* taken;          // [batch, heads, runs] of patterns: whether a run is, as the kernel that walks so has found
   int32_t runs, run_tiles, places;  // run_tiles is kMostRunTiles at most
-  int32_t tile_queries, tile_keys;  // of a tile of the kernels
+  int32_t tile_rows, tile_keys;     // of a tile of the kernels
+  int32_t packed;                   // heads that are in a tile with each query
+  float odds;                       // what time a row of a tile takes, over that of a query that is walked by rows
   // Of each place, what its run sums up: for each query and head that is packed with others.
   float2* sums;  // the largest score, and the sum of exponentials relative to it
   float* out;    // value_dim columns, rounded up to a multiple of eight

@@ -1,4 +1,4 @@
-// Which runs of queries of a sparse plan are walked by blocks of keys.
+// Which runs of queries of a sparse plan are walked by blocks of keys, not by rows of the plan.
 #pragma once
 
 #include "attention/problem.h"
@@ -13,10 +13,13 @@ namespace na::cuda {
 // measured yet.
 constexpr float kGatheringKeys = 200;
 
+// And to look for the next block of a run, and who sees it: a load or two behind another, for which all wait. A guess.
+constexpr float kSearchingKeys = 20;
+
 // Of the `tiles` rows from `row` on, which are a run. By all threads of a warp; for all of them alike.
 //
-// Walked by queries, each pair that is listed takes the keys of a block. Walked by keys, each chain takes as many tiles
-// of queries as see it, and the last of them need not be full.
+// Walked by rows, each pair that is listed takes the keys of a block. Walked by keys, each chain takes as many tiles as
+// hold the queries that see it, and the last of them need not be full.
 __device__ inline bool walked_by_keys(const SparseRows& plan, int64_t row, int32_t tiles) {
   const auto lane = static_cast<int32_t>(threadIdx.x % 32);
   RowSight sum = {0, 0, 0, 0};
@@ -28,10 +31,13 @@ __device__ inline bool walked_by_keys(const SparseRows& plan, int64_t row, int32
     sum.begun += __shfl_xor_sync(0xffffffff, sum.begun, i);
     sum.chains += __shfl_xor_sync(0xffffffff, sum.chains, i);
   }
-  const auto block = static_cast<float>(1 << plan.key_block);
-  const auto queries = static_cast<float>(plan.by_keys.tile_queries), keys = static_cast<float>(plan.by_keys.tile_keys);
-  const float chain = fmaxf(sum.seen * block / fmaxf(sum.begun, 1), keys) + kGatheringKeys;
-  return (sum.begun + sum.chains * queries) * chain < sum.listed * block;
+  const KeyMajor& by_keys = plan.by_keys;
+  const auto block = static_cast<float>(1 << plan.key_block), blocks = sum.seen / fmaxf(sum.begun, 1);  // of a chain
+  const float chain =
+      fmaxf(blocks * block, static_cast<float>(by_keys.tile_keys)) + kGatheringKeys + blocks * kSearchingKeys;
+  const float rows =
+      sum.begun * static_cast<float>(by_keys.packed) + sum.chains * static_cast<float>(by_keys.tile_rows);
+  return rows * chain * by_keys.odds < sum.listed * block;
 }
 
 }  // namespace na::cuda

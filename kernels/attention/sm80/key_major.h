@@ -36,7 +36,7 @@ struct KeyMajorTile : PlanTile<kElement, kProducts, kHeadDim> {
   static constexpr bool kKeyMajor = true;
   static constexpr int kSharedBytes = Base::kBlockAt + static_cast<int>(sizeof(KeyStep<Base::kRows>));
   static_assert(kSharedBytes <= 99 * 1024);
-  static_assert(kSharedBytes - Base::kBlockAt <= 1024 || Base::kBlockAt < 64 * 1024);  // as of grids
+  static_assert(kSharedBytes - Base::kBlockAt <= 1024);  // as of grids
 };
 
 __device__ inline int32_t least_of_warp(int32_t n) {
@@ -50,10 +50,10 @@ class ChainTiles {
  public:
   // Those that some query of [first, last] sees.
   __device__ ChainTiles(const Problem& problem, const Sequence& sequence, int32_t first, int32_t last,
-                        int32_t chain_first, int32_t chain_end, int32_t tile_keys)
-      : begin_(chain_first) {
+                        int32_t chain_first, int32_t chain_end, int32_t tile_keys) {
     const int32_t low = sequence.position(first);
     first_key_ = max(KeyTiles::from(problem, low), chain_first);
+    begin_ = first_key_ - (first_key_ - chain_first) % tile_keys;
     end_key_ = min(min(KeyTiles::to(problem, sequence.position(last)), sequence.keys), chain_end);
     count_ = max(end_key_ - begin_ + tile_keys - 1, 0) / tile_keys;
     const int32_t all = min(KeyTiles::to(problem, low), end_key_);

@@ -102,7 +102,8 @@ struct Tile {
   static constexpr int kOutPitch = kValueDim + 8;  // floats; eight rows of two-float accesses lie in different banks
   static constexpr int kOutBytes = kWarps * kWarpRows * kOutPitch * 4, kSoftmaxBytes = kWarps * kWarpRows * 8;
   static constexpr int kLoopBytes = kQueryBytes + kTeams * kRingBytes, kEndBytes = kOutBytes + kSoftmaxBytes;
-  static constexpr int kBlockAt = kLoopBytes > kEndBytes ? kLoopBytes : kEndBytes;  // of a grid, behind all that
+  static constexpr int kBlockAt =
+      kLoopBytes > kEndBytes ? kLoopBytes : kEndBytes;  // of a grid or a run, behind all that
   static constexpr int kSharedBytes = kBlockAt + (kGrid ? static_cast<int>(sizeof(GridBlock<kRows>)) : 0);
   static_assert(kSharedBytes <= 99 * 1024);
   static_assert(kSharedBytes - kBlockAt <= 1024);  // so that two blocks of 80 KiB still fit on an A100
