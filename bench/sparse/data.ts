@@ -135,8 +135,7 @@ export async function faultOfLastRow(
   let seen = new Uint8Array(keys).fill(1);
   if (plan) {
     using dense = plan.toDense();
-    const [batch, patterns] = dense.shape as [number, number];
-    using last = dense.slice([batch - 1, batch], [patterns - 1, patterns], [queries - 1, queries]);
+    using last = dense.slice(...dense.shape.slice(0, 3).map((extent): [number, number] => [extent - 1, extent]));
     seen = (await last.read()) as Uint8Array<ArrayBuffer>;
   }
   const geometry = plan ?? { estimate: false, keyBlock: 1, queries };
