@@ -307,9 +307,10 @@ export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
   pooling?: 'mean' | 'max' | 'min';
   /**
    * Whether each query of a tile counts, the highest score deciding, or one in their place, their mean or what is largest
-   * or least in each column; or whether each query selects its `own` blocks: budget and `always` are then those of a query, as if `queryTile` were 1. Attention walks through what
-   * any query of a tile has selected, and the plan holds room for 4 bytes for each key of these blocks and every 32
-   * queries of a tile. Not with `estimate`. Default 'each'.
+   * or least in each column; or whether each query selects its `own` blocks: budget and `always` are then those of a
+   * query, as if `queryTile` were 1. Attention multiplies a block by the queries that see it, or where that is cheaper by
+   * whole tiles, and the plan holds room for 4 bytes for each key of the blocks that any query of a tile has selected and
+   * every 32 queries. Not with `estimate`. Default 'each'.
    */
   queries?: 'each' | 'mean' | 'max' | 'min' | 'own';
   /**
