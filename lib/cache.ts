@@ -17,12 +17,19 @@ export interface RopeOptions {
   interleaved?: boolean;
 }
 
-/** The tokens of a {@link KvCache} that a GPU holds while all are in host memory. */
+/** What of a {@link KvCache} a GPU holds while all of it is in host memory. */
 export interface ResidentOptions {
   /** The first tokens of each sequence; default 0. */
   sink?: number;
   /** The last tokens of each sequence, at least 1. */
   window: number;
+  /**
+   * At most so many pages of each sequence in between: those that sparse plans listed last. While it attends by a plan
+   * the GPU notes its pages; an append has those copied that are missing, as far as the call has ended by then, and what
+   * was not listed for longest makes room. Pages that leave the window count as listed. Where a plan lists more than
+   * fit, those stay that are there; so they do where the GPU has no memory for more. Default 0.
+   */
+  pages?: number;
 }
 
 /** Options of {@link KvCache}. */
@@ -56,7 +63,8 @@ export interface KvCacheOptions {
    * On CUDA: keeps all keys and values in pinned memory of the host, and copies of the pages with these tokens on the GPU,
    * so that memory of the GPU does not grow with the context, but for 8 bytes a page and what selectors and estimates
    * keep. Results are the same. The GPU reads what is resident from its own memory, and all else over the bus: so attend
-   * with masks that stay within it, or by a {@link KvIndex}. After `truncate` and {@link KvCache.load} the next append
+   * with masks that stay within it, by plans that mostly list the same pages from step to step (`resident.pages`), or by
+   * a {@link KvIndex}. After `truncate` and {@link KvCache.load} the next append
    * brings what is missing of it. Default: all is on the GPU.
    */
   resident?: ResidentOptions;
@@ -114,7 +122,7 @@ export class KvCache {
   readonly device: Device;
   /** The rotary position embedding that is applied, if any. */
   readonly rope: Readonly<Required<RopeOptions>> | undefined;
-  /** The tokens that the GPU holds while all are in host memory, if that is so. */
+  /** What the GPU holds while all is in host memory, if that is so. */
   readonly resident: Readonly<Required<ResidentOptions>> | undefined;
   #handle: NativeCache | undefined;
 
@@ -183,6 +191,7 @@ export class KvCache {
       interleaved: this.rope?.interleaved ?? false,
       sink: this.resident?.sink ?? 0,
       window: this.resident?.window ?? 0,
+      pages: this.resident?.pages ?? 0,
     });
   }
 
@@ -335,7 +344,7 @@ export class KvCache {
 }
 
 const ROPE = ['theta', 'dim', 'interleaved'] as const;
-const RESIDENT = ['sink', 'window'] as const;
+const RESIDENT = ['sink', 'window', 'pages'] as const;
 
 /** What fork() hands to the constructor. */
 class Forked {
@@ -368,5 +377,6 @@ function residentOf(resident: { [name in (typeof RESIDENT)[number]]?: unknown })
   return Object.freeze({
     sink: integer(call, 'sink', resident.sink ?? 0, 0),
     window: integer(call, 'window', resident.window, 1),
+    pages: integer(call, 'pages', resident.pages ?? 0, 0),
   });
 }

@@ -103,9 +103,10 @@ export interface NativeCacheOptions {
   theta: number;
   columns: number;
   interleaved: boolean;
-  /** Of the resident part; both are 0 without one. */
+  /** Of the resident part; all are 0 without one. */
   sink: number;
   window: number;
+  pages: number;
 }
 
 /** Rows of a sequence of a cache, as they are stored: of values or keys, or of the units of int8. */

@@ -734,7 +734,7 @@ describe('rows below the public interface', () => {
   const sizes = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, int8: false };
   const make = (more: object = {}) =>
     native.kvCacheCreate({
-      ...{ ...sizes, device: 'cpu', theta: 0, columns: 0, interleaved: false, sink: 0, window: 0 },
+      ...{ ...sizes, device: 'cpu', theta: 0, columns: 0, interleaved: false, sink: 0, window: 0, pages: 0 },
       ...more,
     });
 

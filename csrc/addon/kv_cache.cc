@@ -9,7 +9,7 @@ namespace na {
 namespace {
 
 // kvCacheCreate({ batch, kvHeads, headDim, valueDim, pageSize, capacity, dtype, int8, device, theta, columns,
-// interleaved, sink, window }); theta is 0 without rotary embedding, sink and window without a resident part
+// interleaved, sink, window, pages }); theta is 0 without rotary embedding, the last three without a resident part
 Napi::Value create(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!info[0].IsObject()) return refuse(env, error(NA_ERR_OPTION, "KvCache needs options"));
@@ -26,7 +26,8 @@ Napi::Value create(const Napi::CallbackInfo& info) {
                 {"capacity", &shape.capacity},
                 {"columns", &shape.rotary.columns},
                 {"sink", &shape.resident.sink},
-                {"window", &shape.resident.window}};
+                {"window", &shape.resident.window},
+                {"pages", &shape.resident.pages}};
   for (const auto& field : fields) {
     NA_REFUSE(env, read_integer(options.Get(field.name), field.name, NA_ERR_OPTION, field.value));
   }

@@ -16,6 +16,7 @@ constexpr int64_t kMostTokens = int64_t{1} << 30;
 struct Attached {
   Ref<ScoreMod> mod;
   Ref<CacheView> cache;
+  Ref<Tensor> touched;
   Ref<Summaries> pooled_k[NA_LEVELS], pooled_v[NA_LEVELS];
 };
 
@@ -43,6 +44,7 @@ class AttentionOperation final : public Operation {
     if (attached_.cache) {
       attached_.cache->each_tensor([&](Tensor* tensor) { visit(context, tensor, false); });
     }
+    if (attached_.touched) visit(context, attached_.touched.get(), true);
     for (const auto* pooled : {&attached_.pooled_k, &attached_.pooled_v}) {
       for (const Ref<Summaries>& means : *pooled) {
         if (means) means->each_tensor([&](Tensor* tensor, bool) { visit(context, tensor, false); });
@@ -430,6 +432,8 @@ Status attention(const AttentionArguments& arguments, Submission* all, Attention
     NA_TRY(a.cache->rotate_queries(a.q, all, &rotated));
     call.q = &rotated->view;
     call.pages = &cached->pages();
+    if (plan && !plan->complete) NA_TRY(a.cache->note_touched(*plan, all, &attached.touched));
+    call.touched = view_of(attached.touched.get());
   }
   all->add(new AttentionOperation(call, attached));
   return {};

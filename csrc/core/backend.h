@@ -191,7 +191,10 @@ typedef struct na_summaries {
 typedef struct na_attention {
   const na_tensor *q, *k, *v, *out, *lse;
   const na_pages* pages; /* where k and v are, which then have no data, the strides of a page, and the longest length */
-  const na_tensor* sinks;             /* float32 [heads] */
+  const na_tensor* touched; /* with pages and a plan, on a device that is not the host: uint8 [batch of the plan, n],
+                               contiguous, of which those of the first n pages become 1 that have keys of a listed
+                               block; the others stay. NULL: nobody asks */
+  const na_tensor* sinks;   /* float32 [heads] */
   const na_tensor *extra_k, *extra_v; /* [batch, n, kvHeads, headDim]: seen by every query */
   const na_tensor *cu_q, *cu_k;       /* int32 [sequences + 1], batch 1, one token axis; values unchecked */
   const na_summaries *pooled_k[NA_LEVELS], *pooled_v[NA_LEVELS]; /* means of 2^level keys and values, in the dtype of k:

@@ -243,9 +243,10 @@ Status KvCache::create(Device* device, const CacheShape& shape, Ref<KvCache>* ca
     }
     NA_TRY(check_range("resident.sink", resident.sink, 0, kMostTokens));
     NA_TRY(check_range("resident.window", resident.window, 1, kMostTokens));
+    NA_TRY(check_range("resident.pages", resident.pages, 0, kMostTokens));
     NA_TRY(find_device("cpu", &page_device));
     const int64_t most = (resident.sink + shape.page_tokens - 1) / shape.page_tokens +
-                         (resident.window + shape.page_tokens - 2) / shape.page_tokens + 1;
+                         (resident.window + shape.page_tokens - 2) / shape.page_tokens + 1 + resident.pages;
     copies = Ref<PagePool>(new PagePool(device, page_bytes(shape), shape.batch * std::min(most, pages)));
   }
   Ref<PagePool> pool(new PagePool(page_device, page_bytes(shape), shape.batch * pages, resident.any()));
@@ -267,7 +268,9 @@ KvCache::KvCache(Device* device, Device* page_device, const CacheShape& shape, R
       nothing_(std::move(nothing)),
       summaries_(std::move(summaries)),
       sequences_(shape.batch),
-      device_tables_(device, shape.batch, shape.page_tokens, shape.capacity) {}
+      device_tables_(device, shape.batch, shape.page_tokens, shape.capacity) {
+  for (Sequence& sequence : sequences_) sequence.room = shape.resident.pages;
+}
 
 KvCache::~KvCache() {
   for (const Ref<Watermark>& mark : watermarks_) mark->cache = nullptr;
@@ -441,20 +444,71 @@ Status KvCache::allocate_targets(const std::vector<int64_t>& grown, Ref<Tensor>*
 
 Status KvCache::reserve_copies(const std::vector<int64_t>& grown) {
   if (!copies_) return {};
+  Ref<Tensor> touched;
+  if (touched_ && !touched_->storage->pending()) touched = std::exchange(touched_, {});
+  if (touched && touched->storage->failure()) touched = {};
+  if (device->bytes <= scarce_above_) {
+    for (Sequence& sequence : sequences_) sequence.room = shape.resident.pages;
+    scarce_above_ = -1;
+  }
   int64_t missing = 0;
   for (size_t b = 0; b < grown.size(); b++) {
     Sequence& sequence = sequences_[b];
     if (grown[b] == sequence.length) continue;
     const auto pages = static_cast<int64_t>(sequence.pages.size());
-    const int64_t first = std::max(pages_for(shape.resident.sink), window_page(sequence.length));
-    for (int64_t i = first; i < std::min(window_page(grown[b]), pages); i++) drop_copy(b, i);
+    choose_recent(b, grown[b], touched.get());
     // Of a page that others have too, the copy is theirs as well.
     if (writes_shared(sequence, grown[b] - sequence.length)) drop_copy(b, pages - 1);
-    each_resident(grown[b], [&](int64_t i) {
+    each_resident(sequence, grown[b], [&](int64_t i) {
       if (i >= pages || sequence.copies[static_cast<size_t>(i)] < 0) missing++;
     });
   }
-  return copies_->reserve(missing);
+  const Status status = copies_->reserve(missing);
+  int64_t spared = 0;
+  for (size_t b = 0; b < grown.size() && !status.ok(); b++) {
+    Sequence& sequence = sequences_[b];
+    if (grown[b] == sequence.length) continue;
+    const size_t wanted = sequence.recent.size();
+    drop_recent(&sequence, [&](int64_t page) { return sequence.copies[static_cast<size_t>(page)] < 0; });
+    sequence.room = static_cast<int64_t>(sequence.recent.size());
+    spared += static_cast<int64_t>(wanted) - sequence.room;
+  }
+  if (spared == 0) return status;
+  scarce_above_ = std::max<int64_t>(0, device->bytes - spared * copies_->page_bytes());
+  return copies_->reserve(missing - spared);
+}
+
+// What leaves the window counts as needed, since the last tokens mostly are; but what calls touch comes before it.
+void KvCache::choose_recent(size_t b, int64_t grown, const Tensor* touched) {
+  Sequence& sequence = sequences_[b];
+  std::vector<int64_t>& recent = sequence.recent;
+  const auto copied = [&](int64_t page) { return sequence.copies[static_cast<size_t>(page)] >= 0; };
+  const auto room = static_cast<size_t>(sequence.room);
+  const auto pages = static_cast<int64_t>(sequence.pages.size());
+  const int64_t sink_end = pages_for(shape.resident.sink), window = window_page(sequence.length);
+  const int64_t next_window = std::min(window_page(grown), pages);
+  // After a truncation the window has some of them; an append that failed has dropped its copies.
+  drop_recent(&sequence, [&](int64_t page) { return page >= window || !copied(page); });
+  std::vector<int64_t> left;
+  for (int64_t page = next_window - 1; page >= std::max(sink_end, window); page--) {
+    if (copied(page)) left.push_back(page);
+  }
+  recent.insert(recent.begin(), left.begin(), left.end());
+  if (touched) {
+    const na_tensor& noted = touched->view;  // of a plan that all sequences share it has one row
+    const auto* const row =
+        static_cast<const uint8_t*>(noted.data) + (noted.shape[0] == 1 ? 0 : static_cast<int64_t>(b)) * noted.stride[0];
+    const auto needed = [&](int64_t page) { return page < noted.shape[1] && row[page] != 0; };
+    // Those that are there stay first: where calls touch more pages than there is room for, they find the same ones
+    // each time, which are no fewer than any other choice would have.
+    const auto further = std::stable_partition(recent.begin(), recent.end(), needed);
+    std::vector<int64_t> added;
+    for (int64_t page = next_window - 1; page >= sink_end && added.size() < room; page--) {
+      if (needed(page) && !copied(page)) added.push_back(page);
+    }
+    recent.insert(further, added.begin(), added.end());
+  }
+  for (; recent.size() > room; recent.pop_back()) drop_copy(b, recent.back());
 }
 
 void KvCache::drop_copy(size_t b, int64_t page) {
@@ -490,7 +544,7 @@ Operation* KvCache::append_copies(Tensor* k, Tensor* v, const std::vector<Ref<Pa
     if (!grows) continue;
     const int64_t first = written ? sequence.length + skipped : grown[b];  // that is written
     sequence.copies.resize(static_cast<size_t>(pages_for(grown[b])), -1);
-    each_resident(grown[b], [&](int64_t i) {
+    each_resident(sequence, grown[b], [&](int64_t i) {
       int32_t& copy = sequence.copies[static_cast<size_t>(i)];
       if (copy < 0) {
         copy = copies_->take();
@@ -553,7 +607,7 @@ Status KvCache::truncate(const std::vector<int64_t>& lengths) {
       pool_->give_back(sequence.pages.back());
       sequence.pages.pop_back();
     }
-    device_tables_.forget(b, static_cast<int64_t>(sequence.pages.size()));
+    device_tables_.forget_from(b, static_cast<int64_t>(sequence.pages.size()));
   }
   return {};
 }
@@ -650,6 +704,8 @@ Ref<KvCache> KvCache::fork() const {
     Sequence& to = copy->sequences_[b];
     to.pages = from.pages;
     to.copies = from.copies;
+    to.recent = from.recent;
+    to.room = from.room;
     to.length = from.length;
     for (int32_t copy : to.copies) {
       if (copy >= 0) copies_->share(copy);
@@ -677,12 +733,13 @@ Ref<Watermark> KvCache::watch() {
 }
 
 int64_t KvCache::bytes() const {
-  return pool_->bytes() + (copies_ ? copies_->bytes() : 0) + summaries_->bytes() + device_tables_.bytes();
+  return pool_->bytes() + (copies_ ? copies_->bytes() : 0) + summaries_->bytes() + device_tables_.bytes() +
+         (touched_ ? touched_->storage->bytes : 0);
 }
 
 int64_t KvCache::device_bytes() const {
   if (device->host) return 0;
-  return bytes() - (page_device->host ? pool_->bytes() : 0);
+  return (page_device->host ? copies_ : pool_)->bytes() + summaries_->bytes() + device_tables_.bytes();
 }
 
 std::vector<int64_t> KvCache::lengths() const {
@@ -739,6 +796,18 @@ Operation* KvCache::make_list(const std::vector<Ref<PageTable>>& tables, const s
     const int32_t copy = copies_ ? sequences_[b].copies[static_cast<size_t>(page)] : -1;
     return copy >= 0 ? copies_->address(copy) : tables[b]->entries()[page];
   });
+}
+
+// Calls that follow before the note of one is looked at are not noted.
+Status KvCache::note_touched(const SparsePlan& plan, Submission* call, Ref<Tensor>* touched) {
+  if (shape.resident.pages == 0 || touched_) return {};
+  const std::vector<int64_t> tokens = lengths();
+  const int64_t pages = pages_for(*std::max_element(tokens.begin(), tokens.end()));
+  NA_TRY(Tensor::allocate(page_device, NA_UINT8, {plan.view.batch, pages}, true, true, touched));
+  call->then([this, noted = *touched](bool enqueued) {
+    if (enqueued) touched_ = noted;
+  });
+  return {};
 }
 
 Status KvCache::rotate(Tensor* source, std::vector<int64_t> first, Submission* call, Ref<Tensor>* result) const {

@@ -23,10 +23,11 @@ struct RotaryEmbedding {
   bool interleaved = false;
 };
 
-// Tokens of each sequence that a GPU has copies of while the pages are in memory of the host.
+// What of each sequence a GPU has copies of while the pages are in memory of the host.
 struct ResidentPart {
-  int64_t sink = 0, window = 0;  // the first ones, and the last ones; 0 and 0: there is no such part
-  bool any() const { return sink != 0 || window != 0; }
+  int64_t sink = 0, window = 0;  // tokens: the first ones, and the last ones
+  int64_t pages = 0;             // further ones, at most: those that were needed last
+  bool any() const { return sink != 0 || window != 0 || pages != 0; }  // else there is no such part
 };
 
 struct CacheShape {
@@ -150,6 +151,9 @@ class KvCache : public RefCounted {
   static constexpr uint64_t kListing = 1;
   // Whether queries have the axes that it takes, its type, and are on its device.
   Status check_queries(const Tensor& q) const;
+  // Where attention over a plan is to note which pages it touches; null while nobody asks. What it notes is looked at
+  // by the first append after it has ended.
+  Status note_touched(const SparsePlan& plan, Submission* call, Ref<Tensor>* touched);
   // q with the rotary embedding of the positions at which the queries of a call stand; q itself if there is none.
   Status rotate_queries(Tensor* q, Submission* call, Ref<Tensor>* rotated) const;
 
@@ -172,6 +176,8 @@ class KvCache : public RefCounted {
     Ref<PageTable> table;
     std::vector<int32_t> pages;
     std::vector<int32_t> copies;  // with a resident part: of each page that on the device, or -1
+    std::vector<int64_t> recent;  // pages between sink and window that have a copy; what was needed last comes first
+    int64_t room = 0;             // for so many of them
     int64_t length = 0;
   };
   struct Growth;
@@ -187,16 +193,23 @@ class KvCache : public RefCounted {
   // there is room for those to come.
   Status allocate_targets(const std::vector<int64_t>& grown, Ref<Tensor>* targets) const;
   Status reserve_copies(const std::vector<int64_t>& grown);
+  void choose_recent(size_t sequence, int64_t grown, const Tensor* touched);
+  template <class Test>
+  static void drop_recent(Sequence* sequence, const Test& test) {
+    std::vector<int64_t>& recent = sequence->recent;
+    recent.erase(std::remove_if(recent.begin(), recent.end(), test), recent.end());
+  }
   void drop_copy(size_t sequence, int64_t page);
   // The first page of which there is a copy for the sake of the window.
   int64_t window_page(int64_t length) const {
     return std::max<int64_t>(0, length - shape.resident.window) / shape.page_tokens;
   }
-  // Visits the pages of which there are to be copies.
+  // Visits the pages of which there are to be copies, once choose_recent() has chosen for that length.
   template <class Visit>
-  void each_resident(int64_t length, const Visit& visit) const {
+  void each_resident(const Sequence& sequence, int64_t length, const Visit& visit) const {
     const int64_t window = window_page(length);
     for (int64_t page = 0, sink = pages_for(shape.resident.sink); page < std::min(sink, window); page++) visit(page);
+    for (int64_t page : sequence.recent) visit(page);
     for (int64_t page = window; page < pages_for(length); page++) visit(page);
   }
   // What brings copies up to an append whose tokens are in their pages: takes those that are missing.
@@ -217,6 +230,10 @@ class KvCache : public RefCounted {
   const std::unique_ptr<CacheSummaries> summaries_;
   std::vector<Sequence> sequences_;
   DeviceTables device_tables_;  // see na_pages; this cache's own
+  Ref<Tensor> touched_;         // see na_attention; null unless an append is to look at it
+  // The device has refused room for copies that can be done without. Until the library holds no more of it than this,
+  // sequences have no more room for them than they had then: asking anew takes long, and would with each append.
+  int64_t scarce_above_ = -1;  // bytes; -1: it has not
   std::vector<Ref<Watermark>> watermarks_;
 };
 

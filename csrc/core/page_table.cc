@@ -46,21 +46,31 @@ Operation* DeviceTables::make_list(const std::vector<int64_t>& lengths, const Ad
   for (size_t b = 0; b < lengths.size(); b++) {
     const int64_t first = static_cast<int64_t>(b) * row;
     if (listed_[b].length != lengths[b]) say(first, lengths[b]);
-    for (int64_t i = listed_[b].pages; i < pages_for(lengths[b]); i++) {
-      say(first + 1 + i, number_of(address_of(b, i)));
-    }
+    std::vector<int64_t> missing = listed_[b].forgotten;
+    std::sort(missing.begin(), missing.end());
+    missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
+    for (int64_t i = listed_[b].pages; i < pages_for(lengths[b]); i++) missing.push_back(i);
+    for (int64_t i : missing) say(first + 1 + i, number_of(address_of(b, i)));
   }
   return places.empty() ? nullptr : new PutOperation(tensor_.get(), std::move(places), std::move(values));
 }
 
 void DeviceTables::note_listed(const std::vector<int64_t>& lengths) {
   for (size_t b = 0; b < lengths.size(); b++) {
-    listed_[b] = {lengths[b], std::max(listed_[b].pages, pages_for(lengths[b]))};
+    listed_[b] = {lengths[b], std::max(listed_[b].pages, pages_for(lengths[b])), {}};
   }
 }
 
 void DeviceTables::forget(size_t sequence, int64_t page) {
-  listed_[sequence].pages = std::min(listed_[sequence].pages, page);
+  Listed& listed = listed_[sequence];
+  if (page < listed.pages) listed.forgotten.push_back(page);
+}
+
+void DeviceTables::forget_from(size_t sequence, int64_t page) {
+  Listed& listed = listed_[sequence];
+  std::vector<int64_t>& gone = listed.forgotten;
+  gone.erase(std::remove_if(gone.begin(), gone.end(), [&](int64_t i) { return i >= page; }), gone.end());
+  listed.pages = std::min(listed.pages, page);
 }
 
 }  // namespace na

@@ -65,8 +65,10 @@ class DeviceTables {
   using AddressOf = std::function<const void*(size_t sequence, int64_t page)>;
   Operation* make_list(const std::vector<int64_t>& lengths, const AddressOf& address_of) const;
   void note_listed(const std::vector<int64_t>& lengths);
-  // Pages of a sequence from this one on are, or will be, others than those that were listed.
+  // A page of a sequence is, or will be, another than the one that was listed.
   void forget(size_t sequence, int64_t page);
+  // So are all from this one on.
+  void forget_from(size_t sequence, int64_t page);
 
   // int64 [batch, room + 1]; null before reserve(), and where there are none.
   const Ref<Tensor>& tensor() const { return tensor_; }
@@ -75,6 +77,7 @@ class DeviceTables {
  private:
   struct Listed {
     int64_t length = -1, pages = 0;
+    std::vector<int64_t> forgotten;  // of these pages, in any order
   };
   int64_t pages_for(int64_t length) const { return (length + each_ - 1) / each_; }
 

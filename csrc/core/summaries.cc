@@ -110,7 +110,7 @@ void CacheSummaries::truncate(const std::vector<int64_t>& lengths) {
         kept.pool->give_back(segments.back());
         segments.pop_back();
       }
-      kept.list.forget(b, static_cast<int64_t>(segments.size()));
+      kept.list.forget_from(b, static_cast<int64_t>(segments.size()));
     }
   }
 }

@@ -270,13 +270,19 @@ class Planner {
            typical(p, p.queries) >= kLeastHopperQueries && attention_sm90_takes(p, plan_->element);
   }
 
+  TouchedPages touched() const {
+    if (!call_.touched) return {};
+    return {static_cast<uint8_t*>(call_.touched->data), call_.touched->shape[1], divisor_of(call_.pages->page_tokens)};
+  }
+
   void take_plan(const na_plan& sparse, Problem* p) {
     plan_->sparse = &sparse;
     plan_->unfolded = {static_cast<PlanRow*>(take(plan_rows(sparse) * int64_t{sizeof(PlanRow)})),
                        static_cast<PlanBlock*>(take(sparse.entries->shape[0] * int64_t{sizeof(PlanBlock)})),
                        static_cast<int32_t>(sparse.batch),
                        0,
-                       {}};
+                       {},
+                       touched()};
     add_plan(sparse, p);
     p->plan.rows = plan_->unfolded.rows;
     p->plan.blocks = plan_->unfolded.blocks;

@@ -100,8 +100,11 @@ Level make_level(const na_attention& call, const na_plan& plan, const Problem& l
   make_means(call, plan, listed, level, take, &made.problem, &made.means);
   const int64_t rows = made.means.batch * plan.heads * listed.plan.tiles;
   made.rows = {static_cast<PlanRow*>(take(rows * int64_t{sizeof(PlanRow)})),
-               static_cast<PlanBlock*>(take(plan.entries->shape[0] * int64_t{sizeof(PlanBlock)})), made.means.batch,
-               level, listed.pages};
+               static_cast<PlanBlock*>(take(plan.entries->shape[0] * int64_t{sizeof(PlanBlock)})),
+               made.means.batch,
+               level,
+               listed.pages,
+               {}};
   SparseRows& to = made.problem.plan;
   to.rows = made.rows.rows;
   to.blocks = made.rows.blocks;

@@ -22,6 +22,14 @@ struct PlanWords {
   Unfolded to;
 };
 
+__device__ inline void touch_pages(const PlanWords& plan, int32_t batch, uint32_t block) {
+  const TouchedPages& touched = plan.to.touched;
+  const auto first = static_cast<int32_t>(block << plan.block), last = first + (1 << plan.block) - 1;
+  const int64_t end = min(int64_t{divide(last, touched.tokens)} + 1, touched.count);
+  for (int64_t page = divide(first, touched.tokens); page < end; page++)
+    touched.marks[batch * touched.count + page] = 1;
+}
+
 // A warp has a row at a time, and looks at 32 of its words together. The blocks of a row take the places of its words,
 // or fewer. Batch entries with one row in the plan write the same ones: what those with fewer keys see of a level comes
 // first. (Rows that do not ascend, or overlap, which only words that are no plan's can make, mix their blocks.)
@@ -75,6 +83,7 @@ __global__ void __launch_bounds__(32 * kPlanWarps) unfold_plan_kernel(const __gr
       if (there) {
         plan.to.blocks[begin + count + __popc(kept & before)] = {
             static_cast<int32_t>(block << (plan.block - plan.to.level)), bitmap};
+        if (plan.to.touched.marks) touch_pages(plan, batch, block);
       }
       if (all_full) full += __popc(kept & ((cut & -cut) - 1));
       all_full &= cut == 0;

@@ -12,6 +12,13 @@
 
 namespace na::cuda {
 
+// Where it is noted of which pages the keys of listed blocks are: a byte for each of the first `count` pages.
+struct TouchedPages {
+  uint8_t* marks;  // [batch of the plan, count]; nullptr: nobody asks
+  int64_t count;
+  Divisor tokens;  // of a page
+};
+
 // What becomes of the words of a plan.
 struct Unfolded {
   PlanRow* rows;      // [batch, pattern heads, tiles]
@@ -19,6 +26,7 @@ struct Unfolded {
   int32_t batch;      // that of the plan; with pages, of the call
   int32_t level;      // of entries: blocks are those of means of 2^level keys. 0: of the keys themselves
   Pages pages;        // level > 0, with tables: batch entries have keys of their own number
+  TouchedPages touched;
 };
 
 // Enqueues what makes it. Words are not trusted: what names a block or a bitmap that there is not is left out, as on

@@ -16,6 +16,7 @@ import {
   pagePlan,
   type ResidentOptions,
   type RetrievalOptions,
+  SparsePlan,
   Stream,
   Tensor,
   window,
@@ -51,7 +52,11 @@ interface Pair {
 }
 
 const sizesOf = smallSizes([1, 3, 8, 13, 64], FLOATS);
-const residentOf = fc.record({ sink: fc.integer({ min: 0, max: 20 }), window: fc.integer({ min: 1, max: 50 }) });
+const residentOf = fc.record({
+  sink: fc.integer({ min: 0, max: 20 }),
+  window: fc.integer({ min: 1, max: 50 }),
+  pages: fc.integer({ min: 0, max: 6 }),
+});
 
 function emptyPair(sizes: Sizes, resident: ResidentOptions, more: Partial<KvCacheOptions> = {}): Pair {
   return {
@@ -109,6 +114,25 @@ async function expectSame(
   });
 }
 
+/** Attention of one query of each sequence to the blocks of 8 keys that are given, the same for all. */
+async function attendedTo(cache: KvCache, heads: number, blocks: number[]): Promise<unknown[]> {
+  const { batch, headDim, dtype, length: keys } = cache;
+  using q = Tensor.randn([batch, 1, heads, headDim], { seed: 7, dtype, device: 'cuda' });
+  using mask = SparsePlan.fromBlocks([blocks], { queries: 1, keys, keyBlock: 8, device: 'cuda' });
+  return bits(attention(q, cache, { mask }));
+}
+
+/** That both give the same bits for blocks that are chosen at random. */
+async function expectSamePlanned(pair: Pair, { kvHeads, group }: Sizes, random: () => number): Promise<void> {
+  const { cache } = pair.resident;
+  if (cache.length === 0) return;
+  const blocks = Array.from({ length: Math.ceil(cache.length / 8) }, (_, block) => block);
+  const some = blocks.filter(() => random() < 0.3);
+  const results = [cache, pair.plain].map((each) => attendedTo(each, kvHeads * group, some));
+  const [got, want] = await Promise.all(results);
+  expect(got).toEqual(want);
+}
+
 const disposed = ({ resident, plain }: Pair) => {
   resident.cache.dispose();
   plain.dispose();
@@ -125,14 +149,14 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
         dtype: 'float16',
         storage,
       };
-      const [sink, last] = [20, 100];
+      const [sink, last, pages] = [20, 100, 5];
       const cache = new KvCache({
         ...optionsOf(sizes),
         capacity: 8192,
         device: 'cuda',
-        resident: { sink, window: last },
+        resident: { sink, window: last, pages },
       });
-      const copies = 2 * (Math.ceil(sink / 16) + Math.ceil((last - 1) / 16) + 1) * pageBytes(sizes);
+      const copies = 2 * (Math.ceil(sink / 16) + Math.ceil((last - 1) / 16) + 1 + pages) * pageBytes(sizes);
       const random = uniform(1);
       const twin: Twin = { cache, sequences: [] };
       let most = 0;
@@ -155,9 +179,7 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
           cache.lengths.reduce((sum, length) => sum + Math.ceil(length / 16), 0) * pageBytes(sizes),
         );
       }
-      const q = Tensor.zeros([2, 1, 2, 16], { dtype: 'float16', device: 'cuda' });
-      await bits(attention(q, cache)); // what was appended is then written, and its tensors are gone
-      q.dispose();
+      await attendedTo(cache, 2, [1, 3, 50]); // what was appended is then written, and its tensors are gone
       expect(memoryStats('cuda').bytes - before).toBe(cache.deviceBytes);
       expect(memoryStats('cpu').bytes - host).toBe(cache.bytes - cache.deviceBytes);
       cache.dispose();
@@ -167,7 +189,7 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
 
   it('gives what a cache on the GPU gives, bit by bit, whatever is appended, truncated and forked', async () => {
     const step = fc.tuple(
-      fc.constantFrom('append', 'append', 'token', 'token', 'truncate', 'fork', 'attend', 'drop'),
+      fc.constantFrom('append', 'append', 'token', 'token', 'truncate', 'fork', 'attend', 'plan', 'plan', 'drop'),
       fc.nat(),
     );
     await fc.assert(
@@ -180,6 +202,7 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
           const random = uniform(seed);
           const streams = [undefined, new Stream('cuda')];
           let pairs = [emptyPair(sizes, resident)];
+          const unawaited: Promise<void>[] = [];
           for (const [what, pick] of steps) {
             schedule(schedules[pick % schedules.length]!);
             const pair = pairs[pick % pairs.length]!;
@@ -212,10 +235,15 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
             } else if (what === 'drop' && pairs.length > 1) {
               disposed(pair);
               pairs = pairs.filter((other) => other !== pair);
+            } else if (what === 'plan') {
+              const planned = expectSamePlanned(pair, sizes, random);
+              if (pick % 4 > 0) await planned;
+              else unawaited.push(planned);
             } else {
               await expectSame(pair, sizes, 1 + upTo(5), random, pick);
             }
           }
+          await Promise.all(unawaited);
           for (const pair of pairs) {
             await expectSame(pair, sizes, 2, random, seed >>> 0, true);
             disposed(pair);
@@ -223,8 +251,198 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
           for (const stream of streams) stream?.dispose();
         },
       ),
-      { numRuns: 12, seed: 24 },
+      { numRuns: 24, seed: 24 },
     );
+  });
+
+  /** Which pages before the window of 8 tokens the GPU holds: those that it reads when the host's are NaN. */
+  async function heldPages(pair: Pair): Promise<number[]> {
+    const { cache } = pair.resident;
+    const held: number[] = [];
+    poisonPinned();
+    for (let page = 0; (page + 1) * cache.pageSize <= cache.length - 8; page++) {
+      const block = (page * cache.pageSize) / 8;
+      const [got, want] = await Promise.all([cache, pair.plain].map((each) => attendedTo(each, 2, [block])));
+      if (decode(cache.dtype, got![0] as never).some(Number.isNaN)) continue;
+      expect(got).toEqual(want);
+      held.push(page);
+    }
+    return held;
+  }
+
+  describe.runIf(interpreted)('resident.pages', () => {
+    const sizes: Sizes = { batch: 1, kvHeads: 2, group: 1, headDim: 16, valueDim: 16, pageSize: 8, dtype: 'float32' };
+    const LONG = { capacity: 200 };
+    const token = (pair: Pair, seed: number) => grow(pair, sizes, [1], seed);
+    /** A cache of 20 pages, the last of which are in the window, whose calls list the given pages one after the other. */
+    async function listing(pages: number, calls: number[][], more: Partial<Sizes> = {}): Promise<Pair> {
+      const own = { ...sizes, ...more };
+      const pair = emptyPair(own, { window: 8, pages }, LONG);
+      grow(pair, own, [160], 1);
+      for (const [i, blocks] of calls.entries()) {
+        await attendedTo(pair.resident.cache, 2, blocks);
+        grow(pair, own, [1], 2 + i);
+      }
+      return pair;
+    }
+
+    it('holds what plans listed last, in place of what they listed longest ago', async () => {
+      for (const [pages, calls, held] of [
+        [4, [], []],
+        [0, [[3, 5]], []],
+        [4, [[3, 5]], [3, 5]],
+        [4, [[3, 5], [9]], [3, 5, 9]],
+        [3, [[3], [5], [9], [12]], [5, 9, 12]],
+        [3, [[3], [5], [9], [3], [12]], [3, 9, 12]],
+        [2, [[3, 5], []], [3, 5]],
+        [1, [[3], [5], [3]], [3]],
+        [30, [[...Array(18).keys()]], [...Array(18).keys()]],
+      ] as const) {
+        const pair = await listing(
+          pages,
+          calls.map((blocks) => [...blocks]),
+        );
+        expect([pages, calls, await heldPages(pair)]).toEqual([pages, calls, held]);
+        disposed(pair);
+      }
+      for (const more of [{ storage: 'int8' }, { dtype: 'float16' }, { headDim: 5, valueDim: 3 }] as const) {
+        const pair = await listing(4, [[3, 5], [9]], more);
+        expect([more, await heldPages(pair)]).toEqual([more, [3, 5, 9]]);
+        disposed(pair);
+      }
+    });
+
+    it('keeps to the same pages where plans list more than fit', async () => {
+      const listed = [2, 4, 6, 8, 10];
+      const after = async (calls: number) => {
+        const pair = await listing(2, new Array<number[]>(calls).fill(listed));
+        const held = await heldPages(pair);
+        disposed(pair);
+        return held;
+      };
+      const once = await after(1);
+      expect(once).toHaveLength(2);
+      expect(await after(4)).toEqual(once);
+      // Nothing is copied again.
+      const pair = await listing(2, [listed]);
+      const before = launches('copy_pages');
+      for (let n = 0; n < 3; n++) {
+        await attendedTo(pair.resident.cache, 2, listed);
+        token(pair, 10 + n);
+      }
+      await attendedTo(pair.resident.cache, 2, listed);
+      expect(launches('copy_pages') - before).toBe(0);
+      disposed(pair);
+    });
+
+    it('what leaves the window stays while there is room', async () => {
+      const pair = emptyPair(sizes, { window: 8, pages: 3 }, LONG);
+      for (let n = 0; n < 70; n++) token(pair, n);
+      expect(await heldPages(pair)).toEqual([4, 5, 6]);
+      disposed(pair);
+    });
+
+    it('a call that has not ended when tokens are appended is heard of later', async () => {
+      const pair = emptyPair(sizes, { window: 8, pages: 3 }, LONG);
+      grow(pair, sizes, [160], 1);
+      const calls = [3, 5, 9].map((page, i) => {
+        const call = attendedTo(pair.resident.cache, 2, [page]);
+        token(pair, 2 + i);
+        return call;
+      });
+      await Promise.all(calls);
+      token(pair, 9);
+      // At least the first was noted, and whatever was is a page of one of them.
+      const held = await heldPages(pair);
+      expect(held.length).toBeGreaterThan(0);
+      expect([3, 5, 9]).toEqual(expect.arrayContaining(held));
+      disposed(pair);
+    });
+
+    it('where the GPU has no memory for more, append makes do with what is there', async () => {
+      const large = { ...sizes, kvHeads: 1, group: 2, headDim: 256, valueDim: 256, pageSize: 64 }; // 128 KiB a page
+      const after = async (steps: (number[] | 'fill' | 'free')[]) => {
+        const pair = emptyPair(large, { window: 8, pages: 40 }, { capacity: 800 });
+        grow(pair, large, [780], 1);
+        const fillers: Tensor[] = [];
+        for (const [i, step] of steps.entries()) {
+          if (step === 'free') {
+            for (const filler of fillers.splice(0)) filler.dispose();
+          } else if (step === 'fill') {
+            const filler = (size: number) => Tensor.empty([size], { dtype: 'uint8', device: 'cuda' });
+            const spare = filler(2 ** 18); // for calls; five pages need more
+            for (const size of [2 ** 20, 2 ** 16]) {
+              const forever = () => {
+                for (;;) fillers.push(filler(size));
+              };
+              expect(refused(forever)).toMatch(/^ERR_OUT_OF_MEMORY/);
+            }
+            spare.dispose();
+          } else {
+            const blocks = step.map((page) => page * 8);
+            await attendedTo(pair.resident.cache, 2, blocks);
+            grow(pair, large, [1], 2 + i);
+          }
+        }
+        const held = await heldPages(pair);
+        for (const filler of fillers) filler.dispose();
+        disposed(pair);
+        return held;
+      };
+      const [few, many] = [
+        [1, 3],
+        [0, 2, 4, 5, 6, 7, 8, 9, 10],
+      ];
+      const all = [...few, ...many].sort((x, y) => x - y);
+      expect(await after([few, many])).toEqual(all);
+      expect(await after([few, 'fill', many])).toEqual(few);
+      expect(await after([few, 'fill', many, [5]])).toEqual([3, 5]);
+      expect(await after([few, 'fill', many, 'free', many])).toEqual(all);
+    });
+
+    it('each sequence has its own; a fork those of its origin; what is truncated is forgotten', async () => {
+      const two = { ...sizes, batch: 2 };
+      const pair = emptyPair(two, { window: 8, pages: 2 }, LONG);
+      grow(pair, two, [160, 160], 1);
+      const { cache } = pair.resident;
+      const listed = async (lists: number[][]) => {
+        const shape = { queries: 1, keys: cache.length, keyBlock: 8, batch: 2, device: 'cuda' as const };
+        using mask = SparsePlan.fromBlocks(lists, shape);
+        using q = Tensor.randn([2, 1, 2, 16], { seed: 3, device: 'cuda' });
+        await bits(attention(q, cache, { mask }));
+      };
+      await listed([
+        [3, 5],
+        [6, 7],
+      ]);
+      grow(pair, two, [1, 0], 2);
+      await listed([[], [9, 10]]);
+      grow(pair, two, [0, 1], 3);
+      const fork: Pair = { resident: { ...pair.resident, cache: cache.fork() }, plain: pair.plain.fork() };
+      grow(fork, two, [1, 1], 4);
+      const of = async (each: Pair): Promise<number[][]> => {
+        const held: number[][] = [[], []];
+        poisonPinned();
+        for (let page = 0; page < 19; page++) {
+          const [out] = await attendedTo(each.resident.cache, 2, [page]);
+          for (const [b, length] of each.plain.lengths.entries()) {
+            if ((page + 1) * 8 > length - 8) continue; // in the window
+            const own = (out as Float32Array).subarray(b * 32, b * 32 + 32);
+            if (own.every((x) => !Number.isNaN(x))) held[b]!.push(page);
+          }
+        }
+        return held;
+      };
+      expect(await of(fork)).toEqual([
+        [3, 5],
+        [9, 10],
+      ]);
+      disposed(fork);
+      for (const each of [cache, pair.plain]) each.truncate([40, 160]);
+      grow(pair, two, [100, 1], 5);
+      expect(await of(pair)).toEqual([[3], [9, 10]]);
+      disposed(pair);
+    });
   });
 
   it.runIf(interpreted)('reads memory of the GPU alone where the mask stays within the resident part', async () => {
@@ -302,7 +520,7 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
     await pair.plain.save(files[1]);
     expect(readFileSync(files[0]).equals(readFileSync(files[1]))).toBe(true);
     const loaded = await KvCache.load(files[1], { device: 'cuda', resident });
-    expect(loaded.resident).toEqual(resident);
+    expect(loaded.resident).toEqual({ ...resident, pages: 0 });
     await loaded.save(files[2]);
     expect(readFileSync(files[2]).equals(readFileSync(files[1]))).toBe(true);
     const back: Pair = { resident: { cache: loaded, sequences: pair.resident.sequences }, plain: pair.plain };
@@ -344,11 +562,13 @@ describe.skipIf(missing)(title('KvCache with a resident part'), () => {
     expect(made({ device: 'cpu', resident: { window: 8 } })).toMatch(
       /^ERR_OPTION .*leave it out, or use device 'cuda'/,
     );
-    for (const resident of [{}, { window: 0 }, { window: 1.5 }, { sink: -1, window: 1 }, { window: 8, pages: 2 }, 8]) {
+    const wrong = [{ window: 0 }, { window: 1.5 }, { sink: -1, window: 1 }, { pages: 2 }, { window: 8, keys: 2 }];
+    for (const pages of [-1, 0.5, '2', 2 ** 40]) wrong.push({ window: 8, pages } as never);
+    for (const resident of [{}, 8, ...wrong]) {
       expect(made({ resident })).toMatch(/^ERR_OPTION KvCache: resident/);
     }
     using cache = new KvCache({ ...base, resident: { sink: 64, window: 256 } });
-    expect(cache.resident).toEqual({ sink: 64, window: 256 });
+    expect(cache.resident).toEqual({ sink: 64, window: 256, pages: 0 });
     const tokens = Tensor.randn([1, 9000, 1, 64], { seed: 1, device: 'cuda' });
     cache.append(tokens, tokens);
     const q = tokens.slice([0, 1], [0, 3]);

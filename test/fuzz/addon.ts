@@ -113,15 +113,16 @@ export function addonCalls(devices: string[]): fc.Arbitrary<Call> {
       interleaved: flag,
       sink: mostly(oneOf(0, 0, 0, 0, 0, 3)),
       window: mostly(oneOf(0, 0, 0, 0, 0, 5)),
+      pages: mostly(oneOf(0, 0, 0, 0, 0, 2)),
     },
     [
       ...['batch', 'kvHeads', 'headDim', 'valueDim', 'pageSize', 'capacity', 'dtype', 'device', 'theta', 'columns'],
-      ...['sink', 'window'],
+      ...['sink', 'window', 'pages'],
     ],
   );
   const fitting = {
     ...{ batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, device: 'cpu' },
-    ...{ theta: 0, columns: 0, sink: 0, window: 0 },
+    ...{ theta: 0, columns: 0, sink: 0, window: 0, pages: 0 },
   };
   const geometry = mostly(
     oneOf(
@@ -371,7 +372,7 @@ export function addonPool(pool: Pool, devices: string[]): void {
     const sizes = { batch: 2, kvHeads: 2, headDim: 8, valueDim: 6, pageSize: 3, capacity: 40, dtype: 0, int8: false };
     const cache = native.kvCacheCreate({
       ...{ ...sizes, device, theta: 0, columns: 0, interleaved: false },
-      ...{ sink: 0, window: 0 },
+      ...{ sink: 0, window: 0, pages: 0 },
     });
     pool.add('cache', cache);
     const token = make(0, 2, 1, 4, 8);

@@ -255,7 +255,10 @@ export function publicCalls(devices: string[]): fc.Arbitrary<Call> {
             storage: fc.oneof(nothing, oneOf('int8')),
             device,
             rope: optional({ theta: small, dim: small, interleaved: mostly(oneOf(true, false)) }),
-            resident: fc.oneof({ weight: 9, arbitrary: nothing }, optional({ sink: small, window: small })),
+            resident: fc.oneof(
+              { weight: 9, arbitrary: nothing },
+              optional({ sink: small, window: small, pages: small }),
+            ),
           },
           ['batch', 'kvHeads', 'headDim', 'capacity'],
         ),
