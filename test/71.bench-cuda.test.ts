@@ -43,12 +43,11 @@ describe('cases', () => {
 
   it('are those of the grid', () => {
     const count = (kind: string) => cases.filter((test) => test.kind === kind).length;
-    expect([count('dense'), count('causal'), count('decode')]).toEqual([28, 29, 21]);
+    expect([count('dense'), count('causal'), count('decode')]).toEqual([28, 29, 23]);
     const chosen = (quick: boolean) => allCudaCases(quick).flatMap(({ selector, keys }) => (selector ? [keys] : []));
-    const decoding = [131072, 1048576];
-    expect([chosen(true), chosen(false)]).toEqual(
-      decoding.map((_, n) => [...decoding.slice(0, n + 1).flatMap((keys) => [keys, keys, keys]), 32768]),
-    );
+    const selected = (lengths: number[]) => lengths.flatMap((keys) => [keys, keys, keys]);
+    expect(chosen(true)).toEqual([...selected([131072]), 32768]);
+    expect(chosen(false)).toEqual([...selected([131072, 1048576]), 131072, 131072, 32768]);
     expect(new Set(cases.map(({ name }) => name)).size).toBe(cases.length);
     for (const { kind, batch, queries, heads, kvHeads, headDim, selector } of cases) {
       if (kind === 'decode' || selector) continue;
@@ -465,6 +464,7 @@ describe('report', () => {
         ...['dense', 'causal'].flatMap((kind) => masks.map((mask) => [`${kind}, ${mask}`, 7])),
         ...batches,
         ...['hip', 'hip + state', 'pages'].map((selector) => [`decode, ${selector}, D=128`, 2]),
+        ...['pages, host', 'pages, resident'].map((selector) => [`decode, ${selector}, D=128`, 1]),
         ['causal, each query, D=128', 1],
       ]),
     );

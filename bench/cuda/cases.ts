@@ -1,7 +1,10 @@
 // What is measured on a GPU: bfloat16, 16384 tokens or one sequence, 2048 columns or 64 query heads that share 8 key heads;
-// and decoding, one query against a long cache; of which a selector chooses keys, too.
+// and decoding, one query against a long cache; of which a selector chooses keys, too, also where they are in host memory.
 
 export const SELECTORS = ['hip', 'hip + state', 'pages'] as const;
+
+/** `pagePlan` with the keys in memory of the host: what it lists is read from there, or lies on the GPU already. */
+export const HOSTED = ['pages, host', 'pages, resident'] as const;
 
 /** With it each query of a chunk selects blocks of its own. */
 export const OF_CHUNKS = 'each query';
@@ -16,7 +19,7 @@ export interface CudaCase {
   keys: number;
   headDim: number;
   /** Who chooses the keys that are seen, while decoding or of a chunk; unless given all are. */
-  selector?: (typeof SELECTORS)[number] | typeof OF_CHUNKS;
+  selector?: (typeof SELECTORS | typeof HOSTED)[number] | typeof OF_CHUNKS;
 }
 
 export const BYTES = 2;
@@ -77,6 +80,7 @@ export function allCudaCases(quick: boolean): CudaCase[] {
   }
   for (const batch of DECODE_BATCHES) for (const keys of DECODE_KEYS) cases.push(decode(batch, keys));
   for (const keys of SELECT_KEYS) for (const selector of SELECTORS) cases.push(decode(1, keys, selector));
+  for (const selector of HOSTED) cases.push(decode(1, SELECT_KEYS[0]!, selector));
   cases.push(chunk);
   return cases;
 }

@@ -12,6 +12,7 @@ import {
   type Mask,
   pagePlan,
   pooledPlan,
+  type ResidentOptions,
   type SparsePlan,
   Stream,
   Tensor,
@@ -35,6 +36,15 @@ const stepsOf = ({ selector }: CudaCase): number => (selector === OF_CHUNKS ? 1 
 /** What a query of a chunk chooses from beyond its own block; what is always seen is less than that by far. */
 const OWN_BLOCKS = { keyBlock: 128, queryTile: 64, always: { sink: 0, window: 1 } } as const;
 
+/** The last tokens of a cache in host memory that the GPU has, and how many pages are in a cache. */
+const WINDOW = 1024;
+const pagesOf = ({ keys }: CudaCase): number => Math.ceil(keys / 64);
+
+const residentOf = (test: CudaCase): ResidentOptions | undefined => {
+  if (test.selector === 'pages, host') return { window: WINDOW };
+  return test.selector === 'pages, resident' ? { window: WINDOW, pages: pagesOf(test) } : undefined;
+};
+
 const quiet = { start() {}, stop: () => 0 };
 
 /** What is not timed, and why: the other cases need the backend alone. */
@@ -56,13 +66,14 @@ export async function measurePlans(test: CudaCase, device: Device, plan: Plan): 
   using v = make(keys, kvHeads, 2);
   using out = Tensor.empty([1, tokens, heads, headDim], place);
   const queries = Array.from({ length: steps }, (_, step) => make(tokens, heads, 3 + step));
-  const cache = new KvCache({ batch: 1, kvHeads, headDim, capacity: keys, ...place });
+  const resident = residentOf(test);
+  const cache = new KvCache({ batch: 1, kvHeads, headDim, capacity: keys + 1, ...place, resident });
   if (selector !== OF_CHUNKS) cache.append(k, v, { stream });
   const select = (step: number): SparsePlan => {
     const options = { budget: budgetOf(keys, DENSITY), causal: true, always: ALWAYS, share: 'group', stream } as const;
     const q = queries[step]!;
     if (selector === OF_CHUNKS) return pooledPlan(q, k, { ...options, queries: 'own', ...OWN_BLOCKS });
-    if (selector === 'pages') return pagePlan(q, cache, options);
+    if (selector?.startsWith('pages')) return pagePlan(q, cache, options);
     return hipPlan(q, cache, { ...options, state: selector === 'hip + state' ? state : undefined });
   };
   const attend = (step: number, mask?: Mask): Tensor => {
@@ -83,6 +94,18 @@ export async function measurePlans(test: CudaCase, device: Device, plan: Plan): 
       return elapsed;
     },
   });
+
+  // What a call listed is there from the next append on.
+  if (resident?.pages !== undefined) {
+    using token = make(1, kvHeads, 3 + steps);
+    for (const [step] of queries.entries()) {
+      using listed = select(step);
+      attend(step, listed).dispose();
+      await stream.synchronize();
+      cache.append(token, token, { stream });
+      cache.truncate(keys);
+    }
+  }
 
   // The state has plans of its own; any selector that chooses does for attention alone.
   const plans = queries.map((_, step) => select(step));
