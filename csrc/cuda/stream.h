@@ -45,9 +45,9 @@ struct na_stream {
     cudaEvent_t event = nullptr;  // behind it; none if there is nothing to wait for
     void* piece = nullptr;        // pinned memory
     int64_t piece_bytes = 0;
-    int64_t first = 0, end = 0;  // elements in the piece
-    Status status;               // why it could not be enqueued
-    std::vector<na_wait> waits;  // with the last of its operation; their streams are retained
+    int64_t first = 0, end = 0;    // elements in the piece
+    Status status{};               // why it could not be enqueued
+    std::vector<na_wait> waits{};  // with the last of its operation; their streams are retained
   };
   // What is not yet.
   struct Waiting {
