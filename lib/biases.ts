@@ -111,7 +111,7 @@ export function keyBias(tensor: Tensor): Bias {
 export interface DenseBiasOptions {
   /**
    * The heads of q that the heads axis of the tensor is for, in its order. To the others nothing is added, and nothing is
-   * read for them. Every head unless given. Not on CUDA.
+   * read for them. Every head unless given.
    */
   heads?: readonly number[];
 }
@@ -143,8 +143,7 @@ function headsOf(call: string, tensor: Tensor, given: unknown): number[] | undef
  *
  * @throws AttentionError ERR_OPTION for what is no tensor, ERR_DTYPE for one that is not float32, ERR_SHAPE for one of more
  * than four axes or of another number of heads than `heads`, and of other lengths when `attention` is called; ERR_OPTION for
- * heads that are no list of different ones, when `attention` is called for those that q does not have, and for any on
- * CUDA; ERR_DISPOSED.
+ * heads that are no list of different ones, and when `attention` is called for those that q does not have; ERR_DISPOSED.
  */
 export function denseBias(tensor: Tensor, opts?: DenseBiasOptions): Bias {
   const given = options('denseBias', opts, ['heads']);

@@ -25,7 +25,7 @@ export interface FactorizeOptions {
 export interface Factorization {
   /**
    * For `bias` of `attention`: a low rank, and a {@link denseBias} for the heads that would need more than `maxRank`, whose
-   * columns of the low rank are zeros. On CUDA the dense one is read for all heads, with zeros for the others.
+   * columns of the low rank are zeros.
    */
   bias: Bias[];
   /** The heads that are dense in `bias`: those of which some matrix of the batch does not reach `energy` with `maxRank`. */
@@ -97,19 +97,17 @@ function factorsOf({ made, batch, heads, rows, columns, device }: Matrices, keep
 function biasesOf(matrices: Matrices, all: { phiQ: Tensor; phiK: Tensor }, denseHeads: number[]): Bias[] {
   const { data, batch, heads, rows, columns, device } = matrices;
   if (denseHeads.length === 0) return [lowRankBias(all.phiQ, all.phiK)];
-  // CUDA adds a dense bias to all heads.
-  const held = device === 'cpu' ? denseHeads : Array.from({ length: heads }, (_, h) => h);
   const size = rows * columns;
-  const values = new Float32Array(batch * held.length * size);
+  const values = new Float32Array(batch * denseHeads.length * size);
   for (let b = 0; b < batch; b++) {
-    for (const h of denseHeads) {
+    for (const [at, h] of denseHeads.entries()) {
       const from = (b * heads + h) * size;
-      values.set(data.subarray(from, from + size), (b * held.length + held.indexOf(h)) * size);
+      values.set(data.subarray(from, from + size), (b * denseHeads.length + at) * size);
     }
   }
-  const tensor = Tensor.from(values, [batch, held.length, rows, columns], { device });
-  const dense = denseBias(tensor, held.length < heads ? { heads: held } : undefined);
-  if (denseHeads.length === heads) return [dense];
+  const tensor = Tensor.from(values, [batch, denseHeads.length, rows, columns], { device });
+  if (denseHeads.length === heads) return [denseBias(tensor)];
+  const dense = denseBias(tensor, { heads: denseHeads });
   const { phiQ, phiK } = factorsOf(matrices, (h) => !denseHeads.includes(h));
   return [lowRankBias(phiQ, phiK), dense];
 }

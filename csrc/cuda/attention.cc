@@ -158,6 +158,9 @@ class Planner {
     add_masks(&p);
     if (sparse) take_plan(*sparse, &p);
     add_biases(call_, &p);
+    for (int32_t i = 0; i < call_.bias_count; i++) {
+      if (call_.biases[i].places) p.biases[i].places = static_cast<int64_t*>(take(heads * int64_t{sizeof(int64_t)}));
+    }
     add_sequences(&p);
     add_pages(&p);
     if (sparse) take_means();
@@ -492,6 +495,7 @@ cudaError_t attention(const Device& device, const na_attention& call, cudaStream
     const Dense& dense = plan.inputs[i];
     if (!then(copy_all(*dense.view, dense_view(*dense.view, dense.view->dtype, dense.data), stream))) return result;
   }
+  if (!then(put_places(call, plan.keys, stream))) return result;
   if (plan.sparse && !then(unfold_plan(*plan.sparse, plan.unfolded, stream))) return result;
   for (const Grid& grid : plan.cut) {
     if (!then(cut_plan(*plan.sparse, grid, plan.unfolded.rows, plan.unfolded.blocks, plan.cut_bitmaps, stream)))
@@ -526,6 +530,7 @@ int64_t attention_launches(const Device& device, const na_attention& call) {
   }
   if (!is_dense(*call.lse)) launches++;
   if (call.extra_k) launches++;
+  launches += put_places_launches(call);
   if (const na_plan* const plan = plan_of(call)) {
     launches += 1 + grids.count;       // unfolded, and cut
     if (plan->bitmaps) launches += 3;  // seen, with memory cleared for that, and walked by keys

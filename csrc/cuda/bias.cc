@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <climits>
+#include <numeric>
+#include <vector>
 
 #include "core/dtype.h"
 #include "cuda/grid.h"
 #include "cuda/plan.h"
+#include "kv/kv.h"
 #include "tile/divisor.h"
 
 namespace na::cuda {
@@ -91,17 +94,25 @@ Status check_computed(const na_attention& call) {
                most, dtype_name(call.q->dtype), static_cast<long long>(columns));
 }
 
+// The places of a dense bias, as an operation that writes them.
+class Places {
+ public:
+  Places(const na_attention& call, const na_bias& bias, const int64_t* data)
+      : numbers_(static_cast<size_t>(call.q->shape[call.q->rank - 2])),
+        values_(bias.places, bias.places + numbers_.size()) {
+    std::iota(numbers_.begin(), numbers_.end(), 0);
+    to_.data = const_cast<int64_t*>(data);
+  }
+  na_put put() const { return {&to_, numbers_.data(), values_.data(), static_cast<int64_t>(numbers_.size())}; }
+
+ private:
+  std::vector<int64_t> numbers_, values_;
+  na_tensor to_{};
+};
+
 }  // namespace
 
 Status check_biases(const na_attention& call) {
-  for (int32_t i = 0; i < call.bias_count; i++) {
-    if (!call.biases[i].places) continue;
-    return error(
-        NA_ERR_OPTION,
-        "bias %d: denseBias: heads are given, which CUDA does not take: give a tensor of all heads, with zeros "
-        "for the others, or use device 'cpu'",
-        i);
-  }
   for (int32_t i = 0; i < call.bias_count; i++) {
     if (call.biases[i].kind != NA_BIAS_DENSE) NA_TRY(check_computed(call));
   }
@@ -126,6 +137,23 @@ Status check_biases(const na_attention& call) {
 void add_biases(const na_attention& call, Problem* problem) {
   problem->bias_count = call.bias_count;
   for (int32_t i = 0; i < call.bias_count; i++) problem->biases[i] = bias_of(call, call.biases[i]);
+}
+
+cudaError_t put_places(const na_attention& call, const Problem& problem, cudaStream_t stream) {
+  for (int32_t i = 0; i < call.bias_count; i++) {
+    if (!call.biases[i].places) continue;
+    const cudaError_t status = put(Places(call, call.biases[i], problem.biases[i].places).put(), stream);
+    if (status != cudaSuccess) return status;
+  }
+  return cudaSuccess;
+}
+
+int64_t put_places_launches(const na_attention& call) {
+  int64_t launches = 0;
+  for (int32_t i = 0; i < call.bias_count; i++) {
+    if (call.biases[i].places) launches += put_launches(Places(call, call.biases[i], nullptr).put());
+  }
+  return launches;
 }
 
 }  // namespace na::cuda

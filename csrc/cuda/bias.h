@@ -12,4 +12,8 @@ Status check_biases(const na_attention& call);
 
 void add_biases(const na_attention& call, Problem* problem);
 
+// Enqueues what writes Bias::places, for which there is room, where dense biases are of some heads alone.
+cudaError_t put_places(const na_attention& call, const Problem& problem, cudaStream_t stream);
+int64_t put_places_launches(const na_attention& call);
+
 }  // namespace na::cuda

@@ -35,6 +35,8 @@ struct Bias {
   BiasKind kind;
   const float* data;                // dense: the values; else slopes or weights (either may be nullptr) or the table
   int64_t batch, head, query, key;  // its strides in elements, 0 where it is broadcast
+  const int64_t* places;            // dense: where a head's values are in place of its own number; -1: it has none.
+                                    // nullptr: each head has its own
 
   // Low rank and distance: what queries and keys have, and how many columns; whether these may be read in pairs.
   BiasRows q, k;

@@ -14,6 +14,13 @@ struct BiasedRows {
   int32_t position[2];        // of the query, counted as keys are
 };
 
+// Where a dense bias has the values of a head, -1 where it has none. The type, and whether what follows branches, is
+// chosen by where ptxas spills: the numbers are small.
+template <typename Place>
+__device__ inline Place place_of(const Bias& bias, int32_t head) {
+  return bias.places ? static_cast<Place>(bias.places[head]) : head;
+}
+
 // Columns of keys are taken kChunk of eight at a time, 32 keys, of which each lane looks after one.
 template <int kColumns>
 constexpr int kChunk = kColumns < 4 ? kColumns : 4;

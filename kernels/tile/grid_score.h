@@ -42,7 +42,9 @@ __device__ inline void modify_on_grid(float (&scores)[kColumns][4], const Proble
         continue;
       }
     }
-    const float* const from = bias.data + batch * bias.batch + head * bias.head;
+    const auto place = place_of<int32_t>(bias, head);
+    if (place < 0) continue;
+    const float* const from = bias.data + batch * bias.batch + place * bias.head;
     const int64_t queries[2] = {region.token(grid, region.query(grid, rows[0])) * bias.query,
                                 region.token(grid, region.query(grid, rows[1])) * bias.query};
 #pragma unroll

@@ -70,14 +70,15 @@ __device__ inline void modify_spots(float (&scores)[kColumns][4], const Problem&
     const Bias& bias = problem.biases[b];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      const float* from =
-          bias.data + sequence.batch * bias.batch + rows[r].head * bias.head + rows[r].query * bias.query;
+      const auto place = place_of<int32_t>(bias, rows[r].head);
+      const int32_t keys = place < 0 ? 0 : sequence.keys;
+      const float* from = bias.data + sequence.batch * bias.batch + place * bias.head + rows[r].query * bias.query;
 #pragma unroll
       for (int i = 0; i < kColumns; i++) {
         const int32_t key = spots[i].key;
         if (key < -1) continue;  // to ask this of both takes more registers
-        if (static_cast<uint32_t>(key) < static_cast<uint32_t>(sequence.keys)) scores[i][2 * r] += from[key * bias.key];
-        if (key + 1 < sequence.keys) scores[i][2 * r + 1] += from[(key + 1) * bias.key];
+        if (static_cast<uint32_t>(key) < static_cast<uint32_t>(keys)) scores[i][2 * r] += from[key * bias.key];
+        if (key + 1 < keys) scores[i][2 * r + 1] += from[(key + 1) * bias.key];
       }
     }
   }

@@ -68,8 +68,10 @@ __device__ inline void modify(float (&scores)[kColumns][4], const Problem& probl
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
+      const auto place = place_of<int64_t>(bias, rows[r].head);
+      if (place < 0) continue;
       const int64_t query = sequence.first_query + min(rows[r].query, sequence.queries - 1);
-      const float* from = bias.data + sequence.batch * bias.batch + rows[r].head * bias.head + query * bias.query +
+      const float* from = bias.data + sequence.batch * bias.batch + place * bias.head + query * bias.query +
                           (sequence.first_key + own_key) * bias.key;
 #pragma unroll
       for (int i = 0; i < kColumns; i++, from += 8 * bias.key) {

@@ -1,10 +1,21 @@
 // Biases of low rank and by formula on Hopper, on wgmma where there are queries enough.
 import './support/device'; // before node-attention
-import { alibi, attention, denseBias, factorizeBias, keyBias, lowRankBias, Tensor } from 'node-attention';
+import {
+  alibi,
+  attention,
+  type Bias,
+  denseBias,
+  factorizeBias,
+  KvCache,
+  keyBias,
+  lowRankBias,
+  SparsePlan,
+  Stream,
+  Tensor,
+} from 'node-attention';
 import { describe, expect, it } from 'vitest';
 import { check, expectedOn, expectResult, run, tensorOf } from '../support/library';
 import type { Float, Values } from '../support/numbers';
-import { refusal } from '../support/refusal';
 import { normals, plainProblem, testBiases } from './support/biases';
 import { interpreted, lastKernel, missing, schedule, schedules, title } from './support/device';
 
@@ -64,13 +75,41 @@ describe.skipIf(missing)(title('biases'), () => {
     expectResult({ out: await values(out), lse: await values(lse) }, { ...want, tolerance });
   });
 
-  it('a denseBias for some heads is refused', () => {
-    const q = Tensor.zeros([1, 5, 3, 16], { device: 'cuda' });
-    const bias = denseBias(Tensor.zeros([1, 1, 5, 5], { device: 'cuda' }), { heads: [2] });
-    expect(refusal(() => attention(q, q, q, { bias }))).toMatchObject({
-      code: 'ERR_OPTION',
-      message: expect.stringMatching(/bias 0: denseBias: heads .*zeros.*device 'cpu'/),
-    });
+  it('a denseBias of some heads gives the bits of one with zeros for the others: over a cache, a plan and in a graph', async () => {
+    const [heads, keys] = [300, 70]; // places of heads take more than one launch
+    const make = (shape: number[], seed: number) => Tensor.randn(shape, { seed, device: 'cuda' });
+    const own = Array.from({ length: heads }, (_, h) => h).filter((h) => (h * h) % 7 === 2);
+    for (const queries of [1, 40]) {
+      const [q, k, v] = [make([1, queries, heads, 8], 1), make([1, keys, 2, 8], 2), make([1, keys, 2, 8], 3)];
+      using cache = new KvCache({ batch: 1, kvHeads: 2, headDim: 8, capacity: keys, device: 'cuda' });
+      cache.append(k, v);
+      const some = make([1, own.length, queries, keys], 4);
+      const data = (await some.read()) as Float32Array;
+      const all = new Float32Array(heads * queries * keys);
+      for (const [at, h] of own.entries()) {
+        const size = queries * keys;
+        all.set(data.subarray(at * size, (at + 1) * size), h * size);
+      }
+      const filled = denseBias(Tensor.from(all, [1, heads, queries, keys], { device: 'cuda' }));
+      const placed = denseBias(some, { heads: own });
+      using mask = SparsePlan.fromBlocks([[0, 2, 3]], { queries, keys, keyBlock: 16, device: 'cuda' });
+      const calls: ((bias: Bias) => ReturnType<typeof attention>)[] = [
+        (bias) => attention(q, k, v, { bias }),
+        (bias) => attention(q, cache, { bias }),
+        (bias) => attention(q, k, v, { bias, mask }),
+      ];
+      for (const call of calls) {
+        const [got, want] = await Promise.all([placed, filled].map(async (bias) => call(bias).out.read()));
+        expect(got).toEqual(want);
+      }
+      using stream = new Stream('cuda');
+      let result: ReturnType<typeof attention> | undefined;
+      using graph = stream.capture(() => {
+        result = attention(q, k, v, { bias: placed, stream });
+      });
+      graph.launch();
+      expect(await result!.out.read()).toEqual(await attention(q, k, v, { bias: filled }).out.read());
+    }
   });
 
   it('alibi is off by at most 0.01 at 65,536 tokens with slope 1', async () => {

@@ -86,6 +86,42 @@ export function testBiases(name: string, runs: number): void {
       });
     });
 
+    it('a dense bias of some heads: the others get and read nothing', async () => {
+      const axis = { window: 5, stride: 2, dilation: 1, causal: false, wrap: false };
+      const windows = [3, 5, 7, 9].map((window) => [{ ...axis, window }]);
+      const nothing = (values: Values): Values => ({ ...values, data: values.data.map(() => Number.NaN) });
+      for (const [turn, [queries, keys, more]] of (
+        [
+          [135, 150, { masks: [{ left: -1, right: 0 }] }],
+          [3, 150, { softcap: 2 }],
+          [1, 700, {}],
+          [37, 85, { cuSeqlens: { q: [0, 9, 37], k: [0, 30, 85] } }],
+          [75, 75, { masks: [{ heads: [[axis]] }] }],
+          [75, 75, { masks: [{ heads: windows }] }],
+        ] as [number, number, Partial<Problem>][]
+      ).entries()) {
+        for (const [n, dtype] of TYPES.entries()) {
+          schedule(schedules[(turn + n) % schedules.length]!);
+          const whole = plainProblem(dtype, [queries], [keys], turn, 64, 64);
+          const first = ({ data, shape }: Values) => ({
+            shape: [1, ...shape.slice(1)],
+            data: data.slice(0, data.length / 2),
+          });
+          const p = more.cuSeqlens ? { q: first(whole.q), k: first(whole.k), v: first(whole.v) } : whole;
+          const batch = (turn + n) % 2 ? p.q.shape[0]! : 1;
+          const two = normals(turn, [batch, 2, queries, keys]);
+          await check({ ...p, ...more, denseBias: { ...two, heads: [3, 1] } }, dtype, n, 'cuda');
+          const one = { ...nothing(normals(turn, [1, 1, queries, keys])), heads: [2] };
+          const got = await run({ ...p, ...more, denseBias: one }, dtype, n, 'cuda');
+          const want = expectedOn('cuda', { ...p, ...more }, dtype);
+          got.lse.forEach((x, at) => {
+            if (at % 4 !== 2) expect(Math.abs(x - want.lse[at]!)).toBeLessThanOrEqual(want.tolerance.lse);
+            else if (want.lse[at]! > Number.NEGATIVE_INFINITY) expect(x).toBeNaN();
+          });
+        }
+      }
+    });
+
     it('a path that is forced: matrix units, since there is no other', async () => {
       const p = { ...plainProblem('bfloat16', [40], [50]), softcap: 2 };
       const lowRank = { q: normals(1, [1, 40, 4, 9]), k: normals(2, [2, 50, 1, 9]) };
