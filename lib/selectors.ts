@@ -310,7 +310,7 @@ export interface PooledOptions extends Omit<SelectorOptions, 'budget'> {
    * or least in each column; or whether each query selects its `own` blocks: budget and `always` are then those of a
    * query, as if `queryTile` were 1. Attention multiplies a block by the queries that see it, or where that is cheaper by
    * whole tiles, and the plan holds room for 4 bytes for each key of the blocks that any query of a tile has selected and
-   * every 32 queries. Not with `estimate`. Default 'each'.
+   * every 32 queries. With `estimate` what counts by means is what the query has not selected. Default 'each'.
    */
   queries?: 'each' | 'mean' | 'max' | 'min' | 'own';
   /**

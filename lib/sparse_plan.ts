@@ -25,10 +25,10 @@ export interface PlanGeometry {
   /** Whether queries see no key behind their own position; query i stands at i + Lk - Lq. Default false. */
   causal?: boolean;
   /**
-   * Whether the blocks that a row does not list still count, by estimate: each as one key, the mean of its keys, whose
-   * weight is multiplied by their number, with the mean of its values. Those that lie across a causal border do not. The
-   * lse is then between that of the listed blocks and that of all, but for rounding: means have the dtype of the keys.
-   * Default false.
+   * Whether the blocks of which a query sees nothing still count, by estimate: each as one key, the mean of its keys, whose
+   * weight is multiplied by their number, with the mean of its values. Those that lie across the causal border of any query
+   * of the row do not. The lse is then between that of the listed blocks and that of all, but for rounding: means have the
+   * dtype of the keys. Default false.
    */
   estimate?: boolean;
 }
@@ -505,7 +505,7 @@ export class SparsePlan extends Mask {
    * The plan of a function that says whether a query sees a key, both counted from 0 in their batch entry, for a
    * pattern of heads and a batch entry. It is called at once, and once for each pair that causality leaves, so this is
    * for patterns of small size or to be kept. Blocks that are seen in part become bitmaps; those that no query of a row
-   * sees are not listed, so that with `estimate` they count by their means.
+   * sees are not listed.
    *
    * @throws AttentionError before the function is called: ERR_OPTION for a geometry that cannot be, ERR_DEVICE for a
    * device that is not there or a stream of another one. Then ERR_OUT_OF_MEMORY, and what the function throws.
@@ -790,13 +790,13 @@ export class SparsePlan extends Mask {
     if (this.#complete) return `${what}. That is every block: attention is dense`;
     const sizes = this.levels.map((level) => 2 ** level).join(', ');
     const some = means === 0 ? '' : `, ${means} of them by means of ${sizes} keys`;
+    // Which of the two is seen from bitmaps, and these are not read.
+    const blockwise = this.device === 'cpu' && bitmaps > 0 && means === 0 && this.queries > this.queryTile;
+    const or = blockwise ? ', or block by block where few queries of a row see each' : '';
     if (this.estimate) {
-      return `${what}. Attention visits the listed blocks, row by row${some}, and the means of the others`;
+      return `${what}. Attention visits the listed blocks, row by row${some}${or}, and the means of the others`;
     }
     if (means > 0) return `${what}. Attention visits the listed blocks, row by row${some}`;
-    // Which of the two is seen from bitmaps, and these are not read.
-    const blockwise = this.device === 'cpu' && bitmaps > 0 && this.queries > this.queryTile;
-    const or = blockwise ? ', or block by block where few queries of a row see each' : '';
     if (this.device === 'cpu' && listed >= breakEven * blocks && this.queries > this.queryTile) {
       return `${what}. That is ${breakEven} of the blocks or more: attention walks them in the tiles of a dense one${or}`;
     }

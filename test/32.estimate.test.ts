@@ -8,11 +8,13 @@ import {
   keyBias,
   pagePlan,
   pooledPlan,
+  type SelectorOptions,
   SparsePlan,
   streamingPlan,
   Tensor,
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
+import { checkBehindEnd } from './support/cached';
 import { itAgrees } from './support/instruction-sets';
 import { uniform } from './support/numbers';
 
@@ -33,11 +35,12 @@ function smooth(seed: number, tokens: number, heads: number, dim: number): Tenso
   return Tensor.from(data, [1, tokens, heads, dim]);
 }
 
-const selectors = [
+const selectors: [string, (q: Tensor, k: Tensor, options: SelectorOptions) => SparsePlan][] = [
   ['hipPlan', hipPlan],
   ['pagePlan', pagePlan],
   ['pooledPlan', pooledPlan],
-] as const;
+  ['pooledPlan of each query', (q, k, options) => pooledPlan(q, k, { ...options, queries: 'own' })],
+];
 
 describe.each(selectors)('%s', (_, make) => {
   const [queries, keys] = [130, 1500];
@@ -106,6 +109,42 @@ it('is exact where the keys of a block are equal', async () => {
   expect(worst).toBeLessThan(8 * 2 ** -23 * Math.log(640));
 });
 
+it('counts a block for the queries that see none of it, whatever others of their tile see', async () => {
+  const [queries, keys, keyBlock] = [200, 500, 32];
+  const [q, k, v] = [1, 2, 3].map((seed) => Tensor.randn([1, seed === 1 ? queries : keys, 1, 8], { seed }));
+  // Each query sees one block in full, and half of the next.
+  const sees = (i: number, j: number) => Math.floor((j + keyBlock / 2) / keyBlock) === i % 13;
+  const [qs, ks, vs] = (await Promise.all([q, k, v].map((each) => each!.read()))) as Float32Array[];
+  for (const queryTile of [16, 64, 128]) {
+    using plan = SparsePlan.fromPredicate(sees, { queries, keys, queryTile, keyBlock, estimate: true });
+    const got = (await attention(q!, k!, v!, { mask: plan }).out.read()) as Float32Array;
+    for (let i = 0; i < queries; i++) {
+      const sum = new Float64Array(9);
+      const add = (first: number, end: number) => {
+        const mean = (of: Float32Array, d: number) => {
+          let total = 0;
+          for (let j = first; j < end; j++) total += of[j * 8 + d]!;
+          return total / (end - first);
+        };
+        let score = 0;
+        for (let d = 0; d < 8; d++) score += qs![i * 8 + d]! * mean(ks!, d);
+        const weight = (end - first) * Math.exp(score / Math.sqrt(8));
+        for (let d = 0; d < 8; d++) sum[d]! += weight * mean(vs!, d);
+        sum[8]! += weight;
+      };
+      for (let first = 0; first < keys; first += keyBlock) {
+        const end = Math.min(first + keyBlock, keys);
+        const own = Array.from({ length: end - first }, (_, n) => first + n).filter((j) => sees(i, j));
+        if (own.length === 0) add(first, end);
+        for (const j of own) add(j, j + 1);
+      }
+      // Rounding of scores below 20 whose 8 terms are summed in float32, in the exponent, of values below 5; twice that.
+      for (let d = 0; d < 8; d++)
+        expect(Math.abs(got[i * 8 + d]! - sum[d]! / sum[8]!)).toBeLessThan(2 * 20 * 10 * 2 ** -24 * 5);
+    }
+  }
+});
+
 it('stays in unions and intersections, and meets only its like', async () => {
   const g = { queries: 64, keys: 256, queryTile: 32, keyBlock: 16, estimate: true };
   using a = SparsePlan.fromBlocks([[0, 3], [2]], g);
@@ -163,6 +202,9 @@ it('reads keys and values of any strides', async () => {
   expect(await near.out.read()).toEqual(await want.out.read());
   expect(await near.lse.read()).toEqual(await want.lse.read());
 });
+
+it('counts a block for a query to which only keys behind the end of the sequence would be shown', () =>
+  checkBehindEnd('cpu'));
 
 it('takes a batch of none', async () => {
   const mask = streamingPlan({ queries: 64, keys: 64, window: 5, estimate: true });

@@ -144,9 +144,11 @@ describe('attention', () => {
   });
 
   it.each([
-    ['float32', 1e-5],
-    ['bfloat16', 2 ** -7],
-  ] as const)('in several runs of queries is that of tiles that select alike, %s', async (dtype, allowed) => {
+    ['float32', 1e-5, false],
+    ['bfloat16', 2 ** -7, false],
+    ['float32', 1e-5, true],
+    ['bfloat16', 2 ** -7, true],
+  ] as const)('in several runs of queries is that of tiles that select alike, %s', async (dtype, allowed, estimate) => {
     // Queries 16 by 16 are alike, so that those of a tile of 16 have one selection, which any tile of 64 cuts by bitmaps.
     const [tokens, heads, keyBlock] = [1400, 4, 32];
     using first = Tensor.randn([1, Math.ceil(tokens / 16), heads, 24], { seed: 1 });
@@ -160,14 +162,14 @@ describe('attention', () => {
     using k = Tensor.randn([1, tokens, 2, 24], { seed: 2, dtype });
     using sinks = Tensor.randn([heads], { seed: 3 });
     using extra = Tensor.randn([1, 5, 2, 24], { seed: 4, dtype });
-    const options: PooledOptions = { budget: 96, keyBlock, always: { sink: 0, window: 0 } };
+    const options: PooledOptions = { budget: 96, keyBlock, always: { sink: 0, window: 0 }, estimate };
     using own = pooledPlan(q, k, { ...options, queries: 'own', queryTile: 64 });
     using tile = pooledPlan(q, k, { ...options, queryTile: 16 });
     const [seen, shown] = await Promise.all([own, tile].map((each) => each.toDense().read()));
     expect(Buffer.compare(seen as Uint8Array, shown as Uint8Array)).toBe(0);
     expect((await own.statistics()).bitmaps).toBeGreaterThan(100);
     const [got, want] = [own, tile].map((mask) => attention(q, k, k, { mask, sinks, extra: { k: extra, v: extra } }));
-    // Sums of 101 terms in another order, of values below 5.
+    // Sums of 140 terms in another order, of values below 5.
     for (const name of ['lse', 'out'] as const) {
       const [a, b] = (await Promise.all([got!, want!].map((each) => each[name].to('float32').read()))) as [
         Float32Array,
@@ -225,6 +227,58 @@ describe('attention', () => {
     expect(await a).toEqual(await b);
   });
 });
+
+it.each([true, false])(
+  'counts what a query has not selected by means, causal %s, if all of its tile may see it',
+  async (isCausal) => {
+    const [queries, keys, keyBlock, queryTile, dim] = [150, 470, 16, 32, 8];
+    const [q, k] = [await integers(3, [1, queries, 2, dim]), await integers(4, [1, keys, 1, dim])];
+    using v = Tensor.randn([1, keys, 1, dim], { seed: 5 });
+    const options: PooledOptions = {
+      queries: 'own',
+      budget: 48,
+      keyBlock,
+      queryTile,
+      causal: isCausal,
+      estimate: true,
+    };
+    using plan = pooledPlan(q.tensor, k.tensor, { ...options, always: { sink: 3, window: 2 } });
+    const seen = await seenBy(plan);
+    const qs = [0, 1].map((head) => rowsOf(q.tensor, q.data, 0, head));
+    const ks = rowsOf(k.tensor, k.data, 0, 0);
+    const vs = rowsOf(v, (await v.read()) as Float32Array, 0, 0);
+    const { out, lse } = attention(q.tensor, k.tensor, v, { mask: plan, scale: 0.1 });
+    const [gotOut, gotLse] = (await Promise.all([out.read(), lse.read()])) as [Float32Array, Float32Array];
+    const mean = (rows: number[][], d: number) => rows.reduce((sum, row) => sum + row[d]!, 0) / rows.length;
+    for (let head = 0; head < 2; head++) {
+      for (let i = 0; i < queries; i++) {
+        const border = isCausal ? i - (i % queryTile) + keys - queries + 1 : keys;
+        const sums = new Float64Array(dim + 1);
+        const add = (first: number, end: number) => {
+          const [keyRows, valueRows] = [ks, vs].map((rows) => rows.slice(first, end)) as [number[][], number[][]];
+          const dot = qs[head]![i]!.reduce((sum, x, d) => sum + x * mean(keyRows, d), 0);
+          const weight = (end - first) * Math.exp(0.1 * dot);
+          for (let d = 0; d < dim; d++) sums[d]! += weight * mean(valueRows, d);
+          sums[dim]! += weight;
+        };
+        for (let first = 0; first < keys; first += keyBlock) {
+          const end = Math.min(first + keyBlock, keys);
+          const own = seen[i]!.slice(first, end);
+          if (own.includes('1')) {
+            for (let j = first; j < end; j++) if (own[j - first] === '1') add(j, j + 1);
+          } else if (end <= border) add(first, end);
+        }
+        const at = i * 2 + head;
+        // Twice the rounding of scores of 8 terms below 13 together, in the exponent, of values below 5.
+        const off = 2 * 10 * 13 * 2 ** -24 * 5;
+        expect(Math.abs(gotLse[at]! - Math.log(sums[dim]!))).toBeLessThan(off);
+        for (let d = 0; d < dim; d++) {
+          expect(Math.abs(gotOut[at * dim + d]! - sums[d]! / sums[dim]!)).toBeLessThan(off);
+        }
+      }
+    }
+  },
+);
 
 it.each(poolings)('by shares of the softmax, and over a cache, as tiles of one query would: %s', async (pooling) => {
   const lengths = [300, 120];
@@ -316,9 +370,7 @@ it('has room for what its queries may select, each of them', () => {
   }
 });
 
-it('refuses estimates, and other selectors do not know it', () => {
+it('is refused where there is none such', () => {
   using k = Tensor.randn([1, 30, 2, 8], { seed: 1 });
-  expect(code(() => pooledPlan(k, k, { queries: 'own', budget: 8, estimate: true }))).toBe('ERR_OPTION');
-  expect(() => pooledPlan(k, k, { queries: 'own', budget: 8, estimate: true })).toThrow(/queries 'own'/);
   expect(code(() => pooledPlan(k, k, { queries: 'any' as never, budget: 8 }))).toBe('ERR_OPTION');
 });

@@ -94,8 +94,9 @@ typedef struct na_plan {
   int64_t queries, keys;
   int32_t query_tile, key_block; /* powers of two: 16 ... 128 and 2 ... 128 */
   int32_t causal;                /* queries see no key behind their position, aligned bottom-right as for windows */
-  int32_t estimate; /* a block that a row does not list, but all of whose keys all of its queries may see, counts as so
-                       many times the mean of its keys, with the mean of their values */
+  int32_t estimate; /* a block all of whose keys all queries of a row may see counts for those that see none of them, as
+                       the row does not list it or its bitmap says, as so many times the mean of its keys, with the
+                       mean of their values */
   int32_t levels;   /* bits of the levels that entries may have beside 0; 2^level is at most half of key_block. Entries
                        of other levels are passed over */
   int64_t row_words;

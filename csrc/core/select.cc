@@ -98,15 +98,8 @@ Status check_stages(const SelectArguments& a) {
 // Of queries that select for themselves.
 Status check_queries(const SelectArguments& a) {
   if (!a.per_query) return {};
-  if (a.selector != NA_SELECT_POOLED || a.query_pooling >= 0) {
-    return error(NA_ERR_OPTION, "only pooledPlan has queries that select for themselves, each of them");
-  }
-  if (a.geometry.estimate) {
-    return error(NA_ERR_OPTION,
-                 "pooledPlan: estimate counts what no query of a tile has selected, and so cannot be used with queries "
-                 "'own'");
-  }
-  return {};
+  if (a.selector == NA_SELECT_POOLED && a.query_pooling < 0) return {};
+  return error(NA_ERR_OPTION, "only pooledPlan has queries that select for themselves, each of them");
 }
 
 // Of keys that count by their means.

@@ -5,6 +5,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <vector>
 
 #include "core/plan_entry.h"
@@ -594,10 +595,13 @@ class AttentionJob final : public Job {
         run_tile(tile, scratch);
       }
     };
-    if (p.extra > 0 || p.sinks) {
+    if (p.extra > 0 || p.sinks || p.means) {
+      // Row by row of the plan: what is estimated is known for one.
       std::vector<int32_t> all(static_cast<size_t>(to.run));
-      for (int64_t i = 0; i < to.run; i++) all[static_cast<size_t>(i)] = static_cast<int32_t>(to.first + i);
-      add(-1, all.data(), to.run);
+      std::iota(all.begin(), all.end(), static_cast<int32_t>(to.first));
+      for (int64_t i = 0; i < to.run; i += sparse.query_tile) {
+        add(-1, all.data() + i, std::min<int64_t>(sparse.query_tile, to.run - i));
+      }
     }
     const int64_t head = tile.head * sparse.heads / p.heads, batch = sparse.batch == 1 ? 0 : tile.batch;
     const int64_t end = to.first + to.run;
@@ -762,7 +766,7 @@ class AttentionJob final : public Job {
   // Whether a sparse plan is walked by blocks of keys.
   bool by_blocks() {
     const Problem& p = description_.problem;
-    if (!p.sparse || !p.sparse->bitmaps || p.means || description_.plans.size() > 1) return false;
+    if (!p.sparse || !p.sparse->bitmaps || of_means_ > 0 || description_.plans.size() > 1) return false;
     if (p.queries <= p.sparse->query_tile) return false;
     seen_ = seen_share(*p.sparse);
     return seen_ * (p.sparse->key_block + kGatheringKeys) < p.sparse->key_block;

@@ -17,19 +17,24 @@ constexpr int64_t kRounds = 4, kMostPairBytes = int64_t{1} << 26;
 int64_t batch_of(const na_attention& call, const na_plan& plan) { return call.pages ? call.q->shape[0] : plan.batch; }
 
 // How the unlisted blocks of a call are laid out: rows for patterns of heads, and of batch entries where these differ,
-// each of a tile of queries.
+// each of a tile of queries, with room for pairs.
 struct Layout {
   int64_t batch, tiles, blocks, room;
+  int64_t bitmap_bytes;  // of a pair
+  int64_t bitmaps;       // for each pair
 
   Layout(const na_attention& call, const na_plan& plan)
       : batch(batch_of(call, plan)),
         tiles(ceil_div(plan.queries, plan.query_tile)),
         blocks(ceil_div(plan.keys, plan.key_block)),
-        room(ceil_div(blocks, 2)) {}
+        room(ceil_div(blocks, 2)),
+        bitmap_bytes(2 * ceil_div(plan.query_tile, 32) * int64_t{sizeof(uint32_t)}),
+        bitmaps(plan.bitmaps ? 1 : 0) {}
 
   // How many tiles of queries have room for their pairs at a time, where so many blocks of threads run at a time.
   int64_t tiles_together(int64_t places, int64_t heads) const {
-    const int64_t most = std::min(int64_t{INT32_MAX}, kMostPairBytes / int64_t{sizeof(PlanBlock)}) / room;
+    const int64_t pair_bytes = int64_t{sizeof(PlanBlock)} + bitmaps * bitmap_bytes;
+    const int64_t most = kMostPairBytes / pair_bytes / room;
     return std::clamp<int64_t>(std::min(kRounds * places, most) / heads, 1, tiles);
   }
 };
@@ -88,7 +93,7 @@ void make_means(const na_attention& call, const na_plan& plan, const Problem& li
 Status check_estimate(const na_attention& call) {
   const na_plan& plan = *plan_of(call);
   const Layout of(call, plan);
-  if (of.batch * plan.heads * of.room <= INT32_MAX) return {};
+  if (of.batch * plan.heads * of.room <= INT32_MAX - kPairBitmaps) return {};
   return error(NA_ERR_SHAPE,
                "mask: a SparsePlan that estimates %lld blocks, of %lld batch entries and %lld patterns of heads; CUDA "
                "takes less than 2^32 of them together: make its blocks larger, or call attention for fewer at once",
@@ -118,7 +123,7 @@ Estimate make_estimate(const na_attention& call, const na_plan& plan, const Prob
   const Layout of(call, plan);
   const int64_t heads = of.batch * plan.heads;
   const int64_t together = of.tiles_together(places, heads);
-  const int64_t words = kPairBitmaps * 2 * ceil_div(plan.query_tile, 32);
+  const int64_t pairs = heads * together * of.room;
   Estimate made{{},
                 {},
                 {PlanShape(plan),
@@ -128,8 +133,8 @@ Estimate make_estimate(const na_attention& call, const na_plan& plan, const Prob
                  static_cast<int32_t>(of.batch),
                  static_cast<int32_t>(of.room),
                  static_cast<PlanRow*>(take(heads * of.tiles * int64_t{sizeof(PlanRow)})),
-                 static_cast<PlanBlock*>(take(heads * together * of.room * int64_t{sizeof(PlanBlock)})),
-                 static_cast<uint32_t*>(take(words * int64_t{sizeof(uint32_t)}))},
+                 static_cast<PlanBlock*>(take(pairs * int64_t{sizeof(PlanBlock)})),
+                 static_cast<uint32_t*>(take((kPairBitmaps + of.bitmaps * pairs) * of.bitmap_bytes))},
                 static_cast<int32_t>(together)};
   for (const Level& level : levels) made.unlisted.listed[made.unlisted.listed_count++] = level.problem.plan;
   make_means(call, plan, listed, exponent(plan.key_block), take, &made.problem, &made.means);

@@ -41,7 +41,8 @@ struct Means {
 cudaError_t describe_means(const Means& means, cudaStream_t stream);
 
 // Kernels of plans take blocks of two keys and more, so the means of blocks are listed in pairs. Of a pair of which one
-// counts, a bitmap hides the other.
+// counts, a bitmap hides the other. A pair with a block that the plan shows to some queries of the row has a bitmap of
+// its own, behind these two: the mean counts for the others.
 constexpr int32_t kPairExponent = 1, kPairBitmaps = 2;
 
 struct Unlisted {
@@ -54,7 +55,8 @@ struct Unlisted {
   int32_t room;       // of a row, for pairs
   PlanRow* rows;      // [batch, heads, tiles]
   PlanBlock* pairs;   // [batch, heads, tiles at a time, room]
-  uint32_t* bitmaps;  // [kPairBitmaps, 2, words of a bit for each query]: who sees the even mean alone, and the odd one
+  uint32_t* bitmaps;  // [n, 2, words of a bit for each query]: who sees the even mean alone, and the odd one. Where the
+                      // plan has bitmaps, then those of each place that `pairs` has
 };
 
 // Enqueues what makes bitmaps, the rows of the tiles [first, end), and their pairs.

@@ -7,7 +7,7 @@ import { checkAttention } from '../support/cached';
 import { check, expectedOn, expectResult, run, tensorOf } from '../support/library';
 import { decode, type Float, normal, uniform } from '../support/numbers';
 import { type MaskSpec, type PlanSpec, seesInPlan } from '../support/oracle';
-import { planOf } from '../support/plans';
+import { planOf, withMeans } from '../support/plans';
 import { append, emptyTwin, type Sizes } from '../support/twin';
 import { interpreted, missing, schedule, schedules, title } from './support/device';
 import { CAUSAL, poison, problemOf, type Spec } from './support/problems';
@@ -145,6 +145,20 @@ describe.skipIf(missing)(title('plans by blocks of keys'), () => {
     expect(got.subarray(half)).toEqual(last.subarray(half));
   });
 
+  it('beside means of what a query sees nothing of', async () => {
+    const estimate = async (spec: Spec, pattern: Pattern) => {
+      next();
+      const problem = problemOf(spec);
+      const mask = { plan: { ...planFor(spec, pattern), estimate: true } };
+      const want = expectedOn('cuda', withMeans({ ...problem, masks: [mask] }, spec.dtype), spec.dtype);
+      expectResult(await run({ ...problem, masks: [mask] }, spec.dtype, 7, 'cuda'), want);
+    };
+    const base: Spec = { dtype: 'float16', kvHeads: 2, group: 2, queries: 577, keys: 350, headDim: 40, sinks: true };
+    await estimate(base, { heads: 4, queryTile: 16 });
+    await estimate({ ...base, batch: 2, extra: 5 }, { batch: 2, keyBlock: 32, causal: true });
+    await estimate({ ...base, dtype: 'float32', keys: 490 }, { queryTile: 128, keyBlock: 128, causal: true });
+  });
+
   it('are the same bit for bit, however threads take turns', async () => {
     const spec: Spec = { dtype: 'float16', kvHeads: 2, group: 2, queries: 1100, keys: 300, headDim: 16 };
     const masks = [{ plan: planFor(spec, { heads: 4, queryTile: 16 }) }];
@@ -163,7 +177,10 @@ describe.skipIf(missing)(title('plans by blocks of keys'), () => {
       append(twin, sizes, [290, 0, 167], random);
       const q = normal(random, dtype, [3, 577, 4, 61]);
       next();
-      await checkAttention(twin, q, dtype, planFor({ queries: 577, keys: 290 }, { heads: 2 }));
+      for (const estimate of [false, true]) {
+        const plan = { ...planFor({ queries: 577, keys: 290 }, { heads: 2 }), estimate };
+        await checkAttention(twin, q, dtype, plan);
+      }
       twin.cache.dispose();
     }
   });

@@ -16,7 +16,7 @@ import {
   Tensor,
 } from 'node-attention';
 import { describe, expect, it } from 'vitest';
-import { checkAttention } from '../support/cached';
+import { checkAttention, checkBehindEnd } from '../support/cached';
 import { expectedOn, expectResult, run, tensorOf } from '../support/library';
 import { decode, type Float, normal, uniform, type Values } from '../support/numbers';
 import type { PlanSpec, Problem } from '../support/oracle';
@@ -95,6 +95,26 @@ describe.skipIf(missing)(title('plans that estimate'), () => {
     }
   });
 
+  it.each([2, 16, 128])('with blocks of %i that some queries of a row see, and others in no part', async (keyBlock) => {
+    for (const queryTile of [16, 32, 64, 128]) {
+      const spec: Spec = {
+        dtype: 'float32',
+        headDim: 8,
+        queries: 137,
+        keys: 333,
+        group: 2,
+        seed: keyBlock + queryTile,
+      };
+      for (const holes of [true, 'blocks', 'most blocks'] as const) {
+        await compare(spec, { keyBlock, queryTile, share: 0.6, holes, causal: true });
+        await compare({ ...spec, queries: 1, batch: 2 }, { keyBlock, queryTile, share: 0.8, holes, batch: 2 });
+      }
+      // An odd number of blocks, of which the last is seen in part.
+      const keys = 4 * keyBlock + 1;
+      await compare({ ...spec, keys }, { keyBlock, queryTile, share: 1, holes: 'most blocks' });
+    }
+  });
+
   it('with more rows than are made at once', async () => {
     const before = launches('list_unlisted_kernel');
     const spec: Spec = { dtype: 'float16', kvHeads: 3, group: 3, queries: 260, keys: 150, headDim: 8 };
@@ -102,6 +122,7 @@ describe.skipIf(missing)(title('plans that estimate'), () => {
     if (interpreted) expect(launches('list_unlisted_kernel') - before).toBe(2);
     // Of rows that are longer than a tile of the kernel.
     await compare({ ...spec, queries: 150 }, { heads: 9, queryTile: 128, keyBlock: 2 });
+    await compare(spec, { heads: 9, queryTile: 16, keyBlock: 4, causal: true, holes: 'blocks' });
   });
 
   it('with rows longer than a warp marks at once, in parts', async () => {
@@ -115,6 +136,9 @@ describe.skipIf(missing)(title('plans that estimate'), () => {
     const plan = { batch: 1, heads: 1, queries: 1, keys, queryTile: 16, keyBlock, causal: true, holes: false, lists };
     await compareWith({ ...problem, masks: [{ plan: { ...plan, estimate: true } }] }, spec.dtype);
     await compareWith({ ...problem, masks: [{ plan: { ...plan, lists: [missed], estimate: true } }] }, spec.dtype);
+    const all = Array.from({ length: blocks }, (_, i) => i);
+    const holes = 'most blocks';
+    await compareWith({ ...problem, masks: [{ plan: { ...plan, lists: [all], holes, estimate: true } }] }, spec.dtype);
   });
 
   it('never count too much, and come nearer to dense', async () => {
@@ -184,7 +208,7 @@ describe.skipIf(missing)(title('plans that estimate'), () => {
 
   it('are the same bit for bit under every schedule, and in graphs', async () => {
     const spec: Spec = { dtype: 'float16', queries: 70, keys: 200, headDim: 64, group: 2 };
-    const problem = estimating(spec, { keyBlock: 4, holes: true, causal: true });
+    const problem = estimating(spec, { keyBlock: 4, holes: 'blocks', causal: true });
     await checkSchedules(problem, spec.dtype);
     const { plan } = problem.masks![0] as { plan: PlanSpec };
     using mask = planOf({ ...plan, holes: false }, 'cuda');
@@ -218,7 +242,8 @@ describe.skipIf(missing)(title('plans over a cache that estimate'), () => {
       next();
       const { twin, sizes, stream, upTo, pickOf } = visit;
       const { q, geometry } = drawQueries(visit, [2, 8, 32, 128]);
-      const plan = { ...randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 1])), estimate: true };
+      const holes = pickOf([false, true, 'blocks', 'most blocks'] as const);
+      const plan = { ...randomPlan(upTo(1e6), geometry, pickOf([0.1, 0.5, 1]), holes), estimate: true };
       await checkAttention(twin, q, sizes.dtype, plan, undefined, stream);
     });
   });
@@ -248,6 +273,11 @@ describe.skipIf(missing)(title('plans over a cache that estimate'), () => {
     }
   });
 
+  it('count a block for a query to which only keys behind the end of the sequence would be shown', async () => {
+    next();
+    await checkBehindEnd('cuda');
+  });
+
   it.each(TYPES)('of one block of few columns, %s', async (dtype) => {
     const random = uniform(6);
     for (const [headDim, valueDim] of [
@@ -269,7 +299,8 @@ describe.skipIf(missing)(title('plans over a cache that estimate'), () => {
     ['hipPlan', hipPlan],
     ['pagePlan', pagePlan],
     ['pooledPlan', pooledPlan],
-  ] as const)('of %s are what they are on the CPU', async (_, make) => {
+    ['pooledPlan of each query', (q, k, options) => pooledPlan(q, k, { ...options, queries: 'own' })],
+  ] as [string, typeof pagePlan][])('of %s are what they are on the CPU', async (_, make) => {
     const random = uniform(8);
     const whole = (shape: number[]): Values => {
       const values = normal(random, 'float32', shape);

@@ -5,14 +5,14 @@ import fc from 'fast-check';
 import {
   attention,
   hipPlan,
-  type KvCache,
+  KvCache,
   type PooledOptions,
   pagePlan,
   pooledPlan,
   type SelectorOptions,
-  type SparsePlan,
+  SparsePlan,
   Stream,
-  type Tensor,
+  Tensor,
   window,
 } from 'node-attention';
 import { dtypes } from './cases';
@@ -156,6 +156,28 @@ export async function checkAttention(
     const problem: Problem = { q: rowsOf(q, b, 0, q.shape[1]!), k, v, masks };
     const byMeans = spec.estimate || spec.levels;
     expectResult(own, expectedOn(device, byMeans ? withMeans(problem, dtype) : problem, dtype));
+  }
+}
+
+/** Throws unless a query to which a plan shows of a block only what its own sequence does not have counts its mean. */
+export async function checkBehindEnd(device: 'cpu' | 'cuda'): Promise<void> {
+  const lengths = [200, 41];
+  const shape = (keys: number) => ({ queries: 20, keys, queryTile: 16, keyBlock: 32, estimate: true, device });
+  const [q, k] = [20, 200].map((tokens) => Tensor.randn([2, tokens, 1, 8], { seed: tokens, device }));
+  using cache = new KvCache({ batch: 2, kvHeads: 1, headDim: 8, capacity: 300, device });
+  cache.append(k!, k!, { lengths });
+  // Some queries of a row see key 40, and the others only what the second sequence does not have.
+  const sees = (i: number, j: number) => (i % 3 === 0 ? j === 40 : j === 45 || j === 199);
+  using plan = SparsePlan.fromPredicate(sees, shape(200));
+  const got = (await attention(q!, cache, { mask: plan }).out.read()) as Float32Array;
+  for (const [batch, keys] of lengths.entries()) {
+    const rows = (of: Tensor, tokens: number) => of.slice([batch, batch + 1], [0, tokens], [0, 1], [0, 8]);
+    using own = SparsePlan.fromPredicate(sees, shape(keys));
+    const mine = rows(k!, keys);
+    const want = (await attention(rows(q!, 20), mine, mine, { mask: own }).out.read()) as Float32Array;
+    const off = want.reduce((most, x, i) => Math.max(most, Math.abs(x - got[batch * want.length + i]!)), 0);
+    // Sums of at most 200 terms in another order, of values below 5.
+    if (off > 1e-5) throw new Error(`sequence of ${keys} keys: off by ${off}`);
   }
 }
 

@@ -183,10 +183,10 @@ export function withMeans(problem: Problem, dtype: Float): Problem {
         for (let block = 0; block < blocks; block++) {
           const first = block * keyBlock;
           const own = Array.from({ length: Math.min(keyBlock, keys - first) }, (_, i) => first + i);
-          const seen = row.some((i) => own.some((key) => sees(b, h, i, key)));
           const level = levelInPlan(plan, b, h, heads, tile, block);
-          const size = level ? 2 ** level : plan.estimate && !seen ? keyBlock : 0;
           for (const i of row) {
+            const seen = own.some((key) => sees(b, h, i, key));
+            const size = level ? 2 ** level : plan.estimate && !seen ? keyBlock : 0;
             const at = ((b * heads + h) * queries + i) * all;
             for (const key of own) if (sees(b, h, i, key)) bias[at + key] = 0;
             if (!isWhole(plan, tile, block)) continue;

@@ -579,7 +579,9 @@ bool next_keys(const Problem& problem, Tile& tile) {
   tile.v_head = extra ? problem.extra_v.head : tile.pooled ? problem.value_dim * bytes : problem.v.head;
   if (extra) {
     add_extra(problem, tile);
-  } else if (!tile.pooled) {
+  } else if (tile.pooled) {
+    note_sparse_bits(problem, tile);
+  } else {
     std::swap(tile.k, tile.ahead_k);
     std::swap(tile.v, tile.ahead_v);
     std::swap(tile.key, tile.ahead_key);
@@ -630,7 +632,7 @@ Sight sight(const Problem& problem, const Tile& tile, int block, int first, int 
     for (int v = 0; v < used; v++) some &= ~(static_cast<unsigned>((high < any_low[v]) | (low >= any_high[v])) << v);
   }
   unsigned all_bits = ~0u;
-  if (problem.sparse && !tile.extra) sparse_sight(tile, begin, used, strip, strips, &some, &all_bits);
+  if (problem.sparse && (!tile.extra || tile.pooled)) sparse_sight(tile, begin, used, strip, strips, &some, &all_bits);
   if (some == 0) return {0, 0, ~0u};
   Sight seen = {0, used, 0};
   while (!(some >> seen.from & 1)) seen.from++;

@@ -120,7 +120,7 @@ struct Problem {
   int element_bytes;                                      // of q, k and v in scratch memory
   int constraints;                                        // at most, in any plan
   const na_plan* sparse;                                  // a sparse plan among the masks, or null
-  bool estimate;                                          // the plan's blocks that are not listed count as their means
+  bool estimate;                                          // the plan's blocks that are not seen count as their means
   bool means;                                             // these do, or some that are listed, of levels
   const na_summaries *const *pooled_k, *const *pooled_v;  // by level
 
@@ -166,9 +166,9 @@ struct SparseWalk {
   int32_t* lane_bit;         // [lane]
   int32_t* vector_word;      // [vector of lanes]: the word its lanes' bits are in; -1: several
   uint32_t* vector_bits;     // likewise: these bits
-  // Blocks [pooled, pooled_end) may count as their means, but for those that the row lists: the full ones, the others,
-  // and those of means.
-  int64_t pooled, pooled_end;
+  // Of the tile's one row, where some count as means: blocks [pooled, pooled_end) may, but for those that the row
+  // lists, the full ones, the others, and those of means; if with a bitmap, they do for who sees nothing of them.
+  int64_t tile, pooled, pooled_end;
   Stream listed[3];
   // What is left of the entries of means, of which blocks from `whole` on are passed over: from mean `mean` of
   // `mean_end` of a block on, then words.

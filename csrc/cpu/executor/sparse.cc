@@ -3,7 +3,6 @@
 // blocks of all of them, ascending; bits say which queries see a key. Causality and other masks are constraints.
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <limits>
 
 #include "core/plan_entry.h"
@@ -119,6 +118,7 @@ void add_keys(const Problem& problem, Tile& tile, int64_t first, int count) {
 void set_pooled(const Problem& problem, const PlanReader& reader, Tile& tile, int64_t row, int64_t query_tile) {
   SparseWalk& walk = tile.sparse;
   const int64_t part = tile.split.part, parts = tile.split.parts;
+  walk.tile = query_tile;
   walk.whole = reader.shape.with_keys(tile.keys).whole_blocks(query_tile);
   const int64_t blocks = problem.estimate ? walk.whole : 0;
   walk.pooled = blocks * part / parts;
@@ -133,6 +133,32 @@ void set_pooled(const Problem& problem, const PlanReader& reader, Tile& tile, in
   walk.mean = walk.mean_end = 0;
   walk.mean_at = begin + (means_end - begin) * part / parts;
   walk.mean_words_end = begin + (means_end - begin) * (part + 1) / parts;
+}
+
+// Who sees the next mean that is put at hand.
+uint32_t* mean_bits(const Tile& tile) { return tile.sparse.bits + int64_t{tile.count} * tile.sparse.words; }
+
+// Of a block that all queries of the row may see whole, who sees its mean: all of them where the row does not list it,
+// or those that see none of its keys. False: nobody.
+bool see_mean(const PlanReader& reader, Tile& tile, int64_t block, uint32_t* bits) {
+  SparseWalk& walk = tile.sparse;
+  const PlanShape& shape = reader.shape;
+  for (int i = 0; i < 2; i++) {
+    while (walk.listed[i].block < block) advance(reader, tile.keys, walk.listed[i]);
+  }
+  while (walk.listed[2].block < block) advance_means(reader, walk.listed[2]);
+  std::fill_n(bits, walk.words, ~uint32_t{0});
+  for (const Stream& stream : walk.listed) {
+    if (stream.block != block) continue;
+    if (!stream.bitmap) return false;
+    const int64_t keys = std::min(shape.end_key(block), tile.keys) - block * shape.key_block;
+    for (int64_t i = 0; i < keys * walk.words; i++) bits[i % walk.words] &= ~stream.bitmap[i];
+  }
+  bool somebody = walk.words == 0;
+  for (int word = 0; word < walk.words; word++) {
+    somebody |= (bits[word] & shape.queries_of_word(walk.tile, word)) != 0;
+  }
+  return somebody;
 }
 
 // Puts a mean of so many keys at hand.
@@ -183,20 +209,21 @@ void set_sparse_lanes(const Problem& problem, Tile& tile) {
   const na_plan& plan = *problem.sparse;
   const PlanReader reader(plan);
   const PlanShape& shape = reader.shape;
+  walk.words = walk.stream_count = 0;
+  walk.key = walk.end = 0;
   if (tile.gathered) {
     const int64_t block = tile.gathered->block;
-    walk.words = walk.stream_count = 0;
-    walk.key = block < 0 ? 0 : block * shape.key_block;
-    walk.end = block < 0 ? 0 : std::max(walk.key, std::min(shape.end_key(block), tile.keys));
-    return;
+    if (block >= 0) {
+      walk.key = block * shape.key_block;
+      walk.end = std::max(walk.key, std::min(shape.end_key(block), tile.keys));
+    }
+    if (block >= 0 || !problem.means) return;
   }
   const int64_t tokens = tile.lanes / tile.heads, first = tile.lane_query[0] / shape.query_tile;
   const int rows = static_cast<int>((tokens + shape.query_tile - 1) / shape.query_tile);
   walk.words = rows > 1 || plan.bitmaps ? static_cast<int>((rows * shape.query_tile + 31) / 32) : 0;
-  walk.stream_count = 0;
-  walk.key = walk.end = 0;
   const int64_t head = tile.head * plan.heads / problem.heads, batch = plan.batch == 1 ? 0 : tile.batch;
-  for (int row = 0; row < rows; row++) {
+  for (int row = 0; row < rows && !tile.gathered; row++) {
     const int64_t index = (batch * plan.heads + head) * shape.tiles() + first + row;
     const int64_t begin = reader.begin(index), end = reader.listed_end(index);  // parts are of what is listed
     if (rows > 1) {
@@ -211,7 +238,8 @@ void set_sparse_lanes(const Problem& problem, Tile& tile) {
   if (problem.means) set_pooled(problem, reader, tile, (batch * plan.heads + head) * shape.tiles() + first, first);
   const int width = problem.geometry.width, lanes = tile.blocks * problem.geometry.lanes;
   for (int lane = 0; lane < lanes; lane++) {
-    walk.lane_bit[lane] = lane < tile.lanes ? static_cast<int32_t>(lane % tokens) : 0;
+    walk.lane_bit[lane] =
+        lane < tile.lanes ? static_cast<int32_t>(tile.lane_query[lane] - shape.first_query(first)) : 0;
   }
   for (int vector = 0; vector < lanes / width; vector++) {
     const int from = vector * width, to = std::max(from, std::min(from + width, tile.lanes));
@@ -276,19 +304,11 @@ bool add_pooled(const Problem& problem, Tile& tile) {
   const auto means_of = [&](int level, const auto& add) {
     add(SummaryRows(*problem.pooled_k[level]), SummaryRows(*problem.pooled_v[level]));
   };
-  const auto listed = [&](int64_t block) {
-    for (int i = 0; i < 2; i++) {
-      while (walk.listed[i].block < block) advance(reader, tile.keys, walk.listed[i]);
-    }
-    while (walk.listed[2].block < block) advance_means(reader, walk.listed[2]);
-    const auto is_at = [&](const Stream& stream) { return stream.block == block; };
-    return std::any_of(std::begin(walk.listed), std::end(walk.listed), is_at);
-  };
   tile.count = 0;
   if (walk.pooled < walk.pooled_end) {
     means_of(__builtin_ctzll(static_cast<uint64_t>(shape.key_block)), [&](const SummaryRows& k, const SummaryRows& v) {
       for (; tile.count < most && walk.pooled < walk.pooled_end; walk.pooled++) {
-        if (listed(walk.pooled)) continue;
+        if (!see_mean(reader, tile, walk.pooled, mean_bits(tile))) continue;
         add_mean(tile, k, v, walk.pooled, shape.end_key(walk.pooled) - walk.pooled * shape.key_block);
       }
     });
@@ -297,6 +317,7 @@ bool add_pooled(const Problem& problem, Tile& tile) {
     means_of(walk.mean_level, [&](const SummaryRows& k, const SummaryRows& v) {
       for (; tile.count < most && walk.mean < walk.mean_end; walk.mean++) {
         const int64_t first = walk.mean << walk.mean_level, end = (walk.mean + 1) << walk.mean_level;
+        std::fill_n(mean_bits(tile), walk.words, ~uint32_t{0});
         add_mean(tile, k, v, walk.mean, std::min(end, tile.keys) - first);
       }
     });
