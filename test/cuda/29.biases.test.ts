@@ -76,7 +76,7 @@ describe.skipIf(missing)(title('biases'), () => {
   });
 
   it('a denseBias of some heads gives the bits of one with zeros for the others: over a cache, a plan and in a graph', async () => {
-    const [heads, keys] = [300, 70]; // places of heads take more than one launch
+    const [heads, keys] = [400, 70]; // places of heads take more than one launch
     const make = (shape: number[], seed: number) => Tensor.randn(shape, { seed, device: 'cuda' });
     const own = Array.from({ length: heads }, (_, h) => h).filter((h) => (h * h) % 7 === 2);
     for (const queries of [1, 40]) {

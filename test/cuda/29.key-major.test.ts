@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { checkAttention } from '../support/cached';
 import { check, expectedOn, expectResult, run, tensorOf } from '../support/library';
 import { decode, type Float, normal, uniform } from '../support/numbers';
-import { type MaskSpec, type PlanSpec, seesInPlan } from '../support/oracle';
+import { type MaskSpec, type PlanSpec, type Problem, seesInPlan } from '../support/oracle';
 import { planOf, withMeans } from '../support/plans';
 import { append, emptyTwin, type Sizes } from '../support/twin';
 import { interpreted, missing, schedule, schedules, title } from './support/device';
@@ -28,18 +28,45 @@ function planFor({ queries, keys }: Pick<Spec, 'queries' | 'keys'>, pattern: Pat
   return { holes: 'most blocks', ...geometry, lists: Array.from({ length: rows }, () => all) };
 }
 
-/** Against the oracle; with a seed, all tensors are views of others full of NaN. Throws unless it is walked by keys. */
-async function compare(spec: Spec, pattern: Pattern, embedSeed?: number, more: MaskSpec[] = []): Promise<void> {
+/**
+ * Throws unless a plan is walked by keys: by rows, all queries of a tile multiply the values of a block that any of them
+ * sees, if by weights of 0.
+ */
+async function expectByKeys(problem: Problem, plan: PlanSpec, dtype: Float): Promise<void> {
+  const [batch, queries, heads] = problem.q.shape as [number, number, number];
+  const first = 2 * Math.floor(plan.keys / plan.keyBlock / 4) * plan.keyBlock;
+  poison(problem, first, first + plan.keyBlock);
+  const { out } = await run(problem, dtype, undefined, 'cuda');
+  const columns = out.length / (batch * queries * heads);
+  const bare = { ...plan, causal: false };
+  let [met, seeing] = [0, 0];
+  for (let row = 0; row < batch * queries * heads; row++) {
+    if (!Number.isNaN(out[row * columns])) continue;
+    const [b, i, h] = [Math.floor(row / heads / queries), Math.floor(row / heads) % queries, row % heads];
+    met++;
+    seeing += Number(seesInPlan(bare, b, h, heads, i, first));
+  }
+  // By rows 2 of 19; the last run, of few tiles, may go so.
+  expect(seeing / met).toBeGreaterThan(0.3);
+}
+
+/**
+ * Against the oracle; with a seed, all tensors are views of others full of NaN. Throws unless it is walked by keys: of a
+ * device that is larger than the stand-in, small problems are not.
+ */
+async function compare(
+  spec: Spec,
+  pattern: Pattern,
+  embedSeed?: number,
+  more: MaskSpec[] = [],
+  byKeys = interpreted,
+): Promise<void> {
   next();
   const problem = problemOf(spec);
   const plan = planFor(spec, pattern);
   problem.masks = [...problem.masks!, ...more, { plan }];
   await check(problem, spec.dtype, embedSeed, 'cuda');
-  // By rows, all queries of a tile multiply the values of a block that any of them sees, if by weights of 0.
-  const block = 2 * Math.floor(spec.keys / plan.keyBlock / 4);
-  poison(problem, block * plan.keyBlock, (block + 1) * plan.keyBlock);
-  const { out } = await run(problem, spec.dtype, undefined, 'cuda');
-  expect(out.filter(Number.isNaN).length / out.length).toBeLessThan(0.3);
+  if (byKeys) await expectByKeys(problem, plan, spec.dtype);
 }
 
 /** Which queries of one head are NaN where the values of one block are, and which of them see that block. */
@@ -73,6 +100,9 @@ describe.skipIf(missing)(title('plans by blocks of keys'), () => {
     for (const other of [{ holes: 'blocks', queryTile: 64 }, { keyBlock: 4 }, { holes: true }] as const) {
       const { got, seeing } = await touched(spec, other);
       expect(got.length).toBeGreaterThan(seeing.length);
+    }
+    for (const mask of [undefined, CAUSAL, { left: 30, right: 5 }]) {
+      await expect(compare({ ...spec, mask }, { keyBlock: 4 })).rejects.toThrow(/greater than 0\.3/);
     }
   });
 
@@ -204,6 +234,6 @@ describe.skipIf(missing)(title('plans by blocks of keys'), () => {
 
   it.skipIf(interpreted)('on a whole device', async () => {
     const spec: Spec = { dtype: 'bfloat16', kvHeads: 8, queries: 8192, keys: 1030, headDim: 16 };
-    await compare(spec, { heads: 8, queryTile: 64, keyBlock: 128 });
+    await compare(spec, { heads: 8, queryTile: 64, keyBlock: 128 }, undefined, [], true);
   });
 });
